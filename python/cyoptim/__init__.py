@@ -1,0 +1,49 @@
+"""torch.optim for NumPy: optimizers that run in place on arrays, at the speed of memory.
+
+A step, as the data sees it::
+
+    optimizer.step(grads=...)            optimizer.py      groups, options, state_dict
+      |
+      |  for each parameter its gradient      _doors.py    Parameter | ndarray | tensor | object
+      |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
+      |  for each group, once per step count
+      |  the scalars of the rule              optimizers/  Adam, SGD, ...: lr, betas, bias correction
+      v
+    one native call                      _kernels_<isa>    chunks of all tensors over the threads
+      |
+      v
+    p -= step_size * m / denominator     src/rules/*.pxd   the maths, one loop per rule
+
+Nothing is changed before everything has been checked; nothing can fail after.
+"""
+
+__version__ = "0.1.0"
+
+from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
+from cyoptim import lr_scheduler
+from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
+from cyoptim.checkpoint import CheckpointError, load, save
+from cyoptim.clip import clip_grad_norm_, clip_grad_value_
+from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from cyoptim.parameter import Parameter
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "CheckpointError",
+    "Optimizer",
+    "Parameter",
+    "RMSprop",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "get_num_threads",
+    "load",
+    "lr_scheduler",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "threads",
+]

@@ -1,0 +1,140 @@
+"""Threads, and what this build runs on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from cyoptim import _cpu, _dispatch, _engine
+
+__all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
+
+
+def set_num_threads(n: int) -> None:
+    """Use at most this many threads for a step, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. More than OpenMP allows (``OMP_NUM_THREADS``, the processors this process may
+        run on, threadpoolctl's limits) is never used, and small steps run on one thread.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer, or is less than 1.
+    """
+    _set_limit(_checked(n))
+
+
+def get_num_threads() -> int:
+    """The most threads a step may use now."""
+    return int(_engine.num_threads())
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Use at most this many threads inside a ``with`` block, in the whole process.
+
+    Parameters
+    ----------
+    n : int
+        As in :func:`set_num_threads`.
+
+    Examples
+    --------
+    >>> with threads(1):
+    ...     get_num_threads()
+    1
+    """
+    before = _engine.thread_limit()
+    _set_limit(_checked(n))
+    try:
+        yield
+    finally:
+        _set_limit(before)
+
+
+def _checked(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"the number of threads must be an integer, got {n!r}")
+    if n < 1:
+        raise ValueError(f"the number of threads must be at least 1, got {n}")
+    return int(n)
+
+
+def _set_limit(n: int) -> None:
+    _engine.set_limits(min(n, 2**31 - 1), _QUOTA)
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Processors that the control group's time quota amounts to, rounded up; 0 without one.
+
+    A quota is no affinity: OpenMP sees all processors and would start more threads than can run.
+    """
+    quotas = []
+    for path in _groups(root, own):
+        try:
+            if (path / "cpu.max").exists():
+                limit, period = (path / "cpu.max").read_text().split()
+            else:
+                limit = (path / "cpu.cfs_quota_us").read_text().strip()
+                period = (path / "cpu.cfs_period_us").read_text().strip()
+            if limit not in ("max", "-1"):
+                quotas.append(max(1, -(-int(limit) // int(period))))
+        except (OSError, ValueError):
+            continue
+    return min(quotas, default=0)
+
+
+def _groups(root: Path, own: Path) -> Iterator[Path]:
+    """This process's control group and all above it: the tightest quota counts."""
+    bases = [(root, ""), (root / "cpu", ""), (root / "cpu,cpuacct", "")]
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            bases.append((root, path))
+        elif "cpu" in controllers.split(","):
+            bases += [(root / "cpu", path), (root / controllers, path)]
+    for base, path in bases:
+        group = base / path.strip("/")
+        yield group
+        while group != base:
+            group = group.parent
+            yield group
+
+
+# Whoever sets OMP_NUM_THREADS has chosen.
+_QUOTA = 0 if os.environ.get("OMP_NUM_THREADS") else _quota()
+_set_limit(0)
+
+
+def show_config() -> None:
+    """Print the version, the instruction set in use, the threads, and the build.
+
+    Examples
+    --------
+    >>> show_config()  # doctest: +ELLIPSIS
+    cyoptim ...
+    """
+    from cyoptim import __version__
+
+    openmp = _engine.openmp()
+    allowed = ", ".join(_dispatch.available())
+    print(f"cyoptim {__version__}")
+    print(f"  instruction set  {_dispatch.chosen} (this machine allows: {allowed}; "
+          f"highest level: {_dispatch.LEVELS[_cpu.level()]})")
+    print(f"  threads          {get_num_threads()}"
+          + (f" (control group quota: {_QUOTA})" if _QUOTA else ""))
+    print(f"  OpenMP           {openmp if openmp else 'no: every step runs on one thread'}")
+    print(f"  compiler         {_engine.compiler()}")
+    print(f"  Python           {sys.version.split()[0]}, NumPy {np.__version__}")

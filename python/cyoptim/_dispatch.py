@@ -1,0 +1,50 @@
+"""Chooses the kernels for this machine when the package is imported.
+
+``_kernels_baseline``, ``_kernels_avx2`` and ``_kernels_avx512`` are one source compiled three
+times. The best one that the processor *and* the operating system allow is used;
+``CYOPTIM_ISA`` may choose a lower one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+
+from cyoptim import _cpu, _engine
+
+LEVELS = ("baseline", "avx2", "avx512")
+
+
+def available() -> tuple[str, ...]:
+    """Names of the instruction sets that were built and that this machine allows, lowest first."""
+    built = [name for name in LEVELS if importlib.util.find_spec(f"cyoptim._kernels_{name}")]
+    return tuple(name for name in built if LEVELS.index(name) <= _cpu.level())
+
+
+def _choose() -> str:
+    names = available()
+    asked = os.environ.get("CYOPTIM_ISA")
+    if not asked:
+        return names[-1]
+    if asked not in LEVELS:
+        raise ImportError(
+            f"CYOPTIM_ISA={asked!r} is not an instruction set, expected one of {', '.join(LEVELS)}"
+        )
+    if asked not in names:
+        raise ImportError(
+            f"CYOPTIM_ISA={asked!r} is not possible on this machine, which allows "
+            f"{', '.join(names)}"
+        )
+    return asked
+
+
+def use(name: str) -> None:
+    """Run the kernels of this instruction set from now on."""
+    global chosen
+    _engine.bind(importlib.import_module(f"cyoptim._kernels_{name}"))
+    chosen = name
+
+
+chosen = ""
+use(_choose())

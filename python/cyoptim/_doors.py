@@ -1,0 +1,121 @@
+"""The front doors: what may be a parameter, and the array that views its memory.
+
+A parameter is a :class:`cyoptim.Parameter`, a plain ndarray, a CPU tensor of torch, or any object
+with ``.data`` and ``.grad`` arrays. All are updated in place, through a view.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cyoptim._engine import ParameterBase, is_self_overlapping, memory_bounds
+
+ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
+
+Array = npt.NDArray[Any]
+
+
+def is_tensor(value: object) -> bool:
+    """Whether the value is a torch tensor; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_parameter(value: object) -> bool:
+    """Whether the value comes through one of the front doors."""
+    return (
+        isinstance(value, (ParameterBase, np.ndarray))
+        or is_tensor(value)
+        or (hasattr(value, "grad") and isinstance(getattr(value, "data", None), np.ndarray))
+    )
+
+
+def view_parameter(param: Any, label: str) -> tuple[int, Array]:
+    """The parameter's door, and an array that shares its memory and may be written to."""
+    door, view = _enter(param, label)
+    check_array(view, label)
+    if not view.flags.writeable:
+        raise ValueError(f"{label} is read-only")
+    if is_self_overlapping(view):
+        raise ValueError(f"{label} is a view whose elements overlap each other in memory")
+    return door, view
+
+
+def _enter(param: Any, label: str) -> tuple[int, Array]:
+    if isinstance(param, np.ndarray):
+        return ARRAY, param
+    if isinstance(param, ParameterBase):
+        return PARAMETER, param.data
+    if is_tensor(param):
+        from cyoptim.integrations.torch import view_leaf
+
+        return TENSOR, view_leaf(param, label)
+    if is_parameter(param):
+        return OBJECT, param.data
+    raise TypeError(
+        "optimizer can only optimize arrays (cyoptim.Parameter, numpy.ndarray, CPU torch tensors, "
+        f"or objects with .data and .grad arrays), but {label} is a {type_name(param)}"
+    )
+
+
+def check_array(array: Array, label: str) -> None:
+    """Refuse every dtype but native float32 and float64."""
+    if array.dtype.char not in "fd":
+        raise TypeError(f"{label} has dtype {array.dtype}, expected float32 or float64")
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's"
+        )
+
+
+def foreign_array(value: Any, label: str) -> Array:
+    """A torch tensor's memory as an array."""
+    if not is_tensor(value):
+        raise TypeError(f"{label} is a {type_name(value)}, expected an array")
+    from cyoptim.integrations.torch import view_tensor
+
+    return view_tensor(value, label)
+
+
+def announce_update(tensors: Sequence[Any]) -> None:
+    """Tell autograd that these tensors were changed in place."""
+    from cyoptim.integrations.torch import increment_version
+
+    increment_version(tensors)
+
+
+def type_name(value: object) -> str:
+    """The type as an error message shows it, with its module unless built in."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else (
+        f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def check_disjoint(views: Sequence[Array], params: Sequence[Any], labels: Sequence[str]) -> None:
+    """Refuse different parameters that share memory: each would spoil the other's update."""
+    bounds = sorted((*memory_bounds(view), i) for i, view in enumerate(views))
+    active: list[tuple[int, int]] = []
+    for low, high, i in bounds:
+        active = [(end, j) for end, j in active if end > low]
+        for _, j in active:
+            if params[i] is not params[j] and _share_memory(views[i], views[j]):
+                first, second = sorted((i, j))
+                raise ValueError(
+                    f"{labels[first]} and {labels[second]} share memory: "
+                    "overlapping parameters cannot be optimized together"
+                )
+        if high > low:
+            active.append((high, i))
+
+
+def _share_memory(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,100 @@
+"""The optimizer's ``state``: a mapping from each parameter to its arrays.
+
+The plan of a step keeps the addresses of these arrays, so both mappings here tell it when an entry
+is put in, replaced or removed. Writing *into* an array needs no telling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any, TypeVar
+
+from cyoptim._engine import Watch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ParameterState(dict[str, Any]):
+    """The state of one parameter: a dict that reports its changes."""
+
+    def __init__(self, watch: Watch, *args: Any) -> None:
+        super().__init__(*args)
+        self._watch = watch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _reporting(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    def wrapper(self: ParameterState, *args: Any, **kwargs: Any) -> Any:
+        self._watch.changed = True
+        return method(self, *args, **kwargs)
+
+    wrapper.__name__ = name
+    return wrapper
+
+
+for _name in (
+    "__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update",
+):  # fmt: skip
+    setattr(ParameterState, _name, _reporting(_name))
+
+
+class State(MutableMapping[Any, Any]):
+    """Parameters to their state, by identity: plain arrays cannot be hashed.
+
+    Reading the state of a parameter that has none makes an empty one, as in a defaultdict.
+    """
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self._entries: dict[Any, tuple[Any, Any]] = {}
+
+    @staticmethod
+    def _key(param: Any) -> Any:
+        return param if isinstance(param, (str, int)) else ("id", id(param))
+
+    def __getitem__(self, param: Any) -> Any:
+        entry = self._entries.get(self._key(param))
+        if entry is None:
+            self[param] = {}
+            entry = self._entries[self._key(param)]
+        return entry[1]
+
+    def __setitem__(self, param: Any, value: Any) -> None:
+        self.watch.changed = True
+        if isinstance(value, dict):
+            value = ParameterState(self.watch, value)
+        self._entries[self._key(param)] = (param, value)
+
+    def __delitem__(self, param: Any) -> None:
+        self.watch.changed = True
+        del self._entries[self._key(param)]
+
+    def __contains__(self, param: object) -> bool:
+        return self._key(param) in self._entries
+
+    def get(self, param: Any, default: Any = None) -> Any:
+        """The state of the parameter; makes none."""
+        entry = self._entries.get(self._key(param))
+        return default if entry is None else entry[1]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (param for param, _ in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr([(param, dict(state)) for param, state in self._entries.values()])
+
+    def _fill(self, param: Any, entries: dict[str, Any]) -> None:
+        # For the plan itself, which needs no report of what it puts in.
+        changed = self.watch.changed
+        self[param].update(entries)
+        self.watch.changed = changed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (), None, None, iter(self.items())

@@ -1,0 +1,233 @@
+"""Gradient clipping, by norm and by value, over all front doors."""
+
+from __future__ import annotations
+
+import math
+import types
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cyoptim._doors import (
+    Array,
+    check_array,
+    foreign_array,
+    is_parameter,
+    is_tensor,
+    type_name,
+)
+from cyoptim._engine import Spans, is_dense
+
+__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+
+
+def clip_grad_norm_(
+    parameters: Any,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+    *,
+    grads: Sequence[Any] | None = None,
+) -> Any:
+    r"""Scale gradients in place so that their total norm is at most `max_norm`.
+
+    With :math:`\|g\|_p` the norm of all gradients as one vector, each gradient is multiplied by
+    :math:`\min(1, \text{max\_norm} / (\|g\|_p + 10^{-6}))`.
+
+    Parameters
+    ----------
+    parameters : parameter or iterable of parameters
+        What :class:`cyoptim.Optimizer` takes. Those without a gradient are left out.
+    max_norm : float
+        The largest norm allowed.
+    norm_type : float
+        The order :math:`p` of the norm; ``inf`` for the largest absolute value.
+    error_if_nonfinite : bool
+        Raise if the total norm is NaN or infinite, instead of scaling by it.
+    foreach : bool, optional
+        Accepted as in torch, without effect.
+    grads : sequence of ndarray, optional
+        The gradients of `parameters`, one each or None, instead of their own. Needed for plain
+        arrays, which have no ``.grad``.
+
+    Returns
+    -------
+    NumPy scalar or torch.Tensor
+        The total norm before clipping, in the dtype of the gradients; a tensor without axes where
+        the parameters are torch tensors.
+
+    Raises
+    ------
+    RuntimeError
+        If `error_if_nonfinite` and the norm is not finite. No gradient has been changed then.
+    TypeError, ValueError
+        If there is an argument that cannot be clipped.
+
+    References
+    ----------
+    .. [1] R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+       networks", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gradient = np.array([3.0, 4.0])
+    >>> float(clip_grad_norm_([np.zeros(2)], max_norm=1.0, grads=[gradient]))
+    5.0
+    >>> gradient.round(3)
+    array([0.6, 0.8])
+    """
+    targets = _Gradients(parameters, grads)
+    limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
+    total = Spans(targets.arrays).norm(order)
+    if error_if_nonfinite and not math.isfinite(total):
+        raise RuntimeError(
+            f"The total norm of order {order} for gradients from "
+            "`parameters` is non-finite, so it cannot be clipped. To disable "
+            "this error and scale the gradients by the non-finite norm anyway, "
+            "set `error_if_nonfinite=False`"
+        )
+    coefficient = limit / (total + 1e-6)
+    if not coefficient >= 1:  # NaN scales, too: it must not pass unseen
+        targets.apply("scale", (coefficient,))
+    return targets.scalar(total)
+
+
+def clip_grad_value_(
+    parameters: Any,
+    clip_value: float,
+    foreach: bool | None = None,
+    *,
+    grads: Sequence[Any] | None = None,
+) -> None:
+    """Clip every element of the gradients, in place, to [-`clip_value`, `clip_value`].
+
+    Parameters
+    ----------
+    parameters : parameter or iterable of parameters
+        As in :func:`clip_grad_norm_`.
+    clip_value : float
+        The largest absolute value allowed. NaN elements stay NaN.
+    foreach : bool, optional
+        Accepted as in torch, without effect.
+    grads : sequence of ndarray, optional
+        As in :func:`clip_grad_norm_`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is an argument that cannot be clipped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gradient = np.array([-3.0, 0.5])
+    >>> clip_grad_value_([np.zeros(2)], 1.0, grads=[gradient])
+    >>> gradient
+    array([-1. ,  0.5])
+    """
+    limit = _number("clip_value", clip_value)
+    _Gradients(parameters, grads).apply("clamp", (-limit, limit))
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+
+
+class _Gradients:
+    """The gradients of some parameters, each once, as arrays that the kernels can work on."""
+
+    def __init__(self, parameters: Any, grads: Sequence[Any] | None) -> None:
+        params = _as_list(parameters)
+        found = _own_gradients(params) if grads is None else _given_gradients(params, grads)
+        self.tensors = any(is_tensor(grad) for grad in found)
+        views = [
+            (i, _view(grad, f"gradient of parameter {i}"))
+            for i, grad in enumerate(found)
+            if grad is not None
+        ]
+        self.arrays: list[Array] = []
+        self._copies: list[tuple[Array, Array]] = []
+        self._seen: set[tuple[Any, ...]] = set()
+        for i, view in views:
+            self._add(i, view)
+
+    def _add(self, i: int, view: Array) -> None:
+        # Two parameters may share a gradient; it must not be scaled twice.
+        key = (view.__array_interface__["data"][0], view.shape, view.strides)
+        if key in self._seen and view.size:
+            return
+        self._seen.add(key)
+        if not view.flags.writeable:
+            raise ValueError(f"gradient of parameter {i} is read-only")
+        if is_dense(view):
+            self.arrays.append(view)
+        else:
+            copy = view.copy()
+            self.arrays.append(copy)
+            self._copies.append((view, copy))
+
+    def apply(self, rule: str, scalars: tuple[float, ...]) -> None:
+        """Run a rule over every gradient."""
+        Spans(self.arrays).apply(rule, scalars)
+        for view, copy in self._copies:
+            view[...] = copy
+
+    def scalar(self, value: float) -> Any:
+        """A number in the dtype of the gradients."""
+        dtype = np.result_type(*self.arrays) if self.arrays else np.dtype(np.float32)
+        with np.errstate(over="ignore"):
+            number = dtype.type(value)
+        if not self.tensors:
+            return number
+        from cyoptim.integrations.torch import as_tensor
+
+        return as_tensor(np.asarray(number))
+
+
+def _as_list(parameters: Any) -> list[Any]:
+    if is_parameter(parameters):
+        return [parameters]
+    if not isinstance(parameters, Iterable):
+        raise TypeError(
+            f"parameters must be a parameter or an iterable of them, got {type_name(parameters)}"
+        )
+    params = list(parameters)
+    if not params and isinstance(parameters, types.GeneratorType):
+        warnings.warn(
+            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=4
+        )
+    for i, param in enumerate(params):
+        if not is_parameter(param):
+            raise TypeError(f"parameter {i} is a {type_name(param)}, expected an array")
+    return params
+
+
+def _own_gradients(params: list[Any]) -> list[Any]:
+    for i, param in enumerate(params):
+        if isinstance(param, np.ndarray):
+            raise ValueError(
+                f"parameter {i} is a plain array and has no gradient of its own: pass grads=..., "
+                "or wrap it in cyoptim.Parameter"
+            )
+    return [param.grad for param in params]
+
+
+def _given_gradients(params: list[Any], grads: Sequence[Any]) -> list[Any]:
+    if isinstance(grads, np.ndarray) or not isinstance(grads, (list, tuple)):
+        raise TypeError(f"grads must be a list of gradients, got {type_name(grads)}")
+    if len(grads) != len(params):
+        raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)}")
+    return list(grads)
+
+
+def _view(grad: Any, label: str) -> Array:
+    array = grad if isinstance(grad, np.ndarray) else foreign_array(grad, label)
+    check_array(array, label)
+    return array

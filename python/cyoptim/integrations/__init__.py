@@ -1,0 +1,1 @@
+"""What cyoptim knows of other libraries; each module is imported only when it is needed."""

@@ -1,0 +1,59 @@
+"""CPU torch tensors as parameters: their memory as NumPy arrays, without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cyoptim._doors import Array
+
+
+def view_leaf(tensor: torch.Tensor, label: str) -> Array:
+    """The memory of a tensor that can be optimized."""
+    if not (tensor.is_leaf or tensor.retains_grad):
+        raise ValueError(f"can't optimize a non-leaf Tensor: {label} is the result of an operation")
+    return view_tensor(tensor, label)
+
+
+def view_tensor(tensor: torch.Tensor, label: str) -> Array:
+    """The memory of a dense CPU tensor of float32 or float64."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{label} has layout {tensor.layout}, expected a dense tensor")
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{label} has dtype {tensor.dtype}, expected float32 or float64")
+    array: Array = tensor.detach().numpy()
+    return array
+
+
+def increment_version(tensors: Sequence[torch.Tensor]) -> None:
+    """Let autograd notice that the tensors were changed."""
+    torch.autograd.graph.increment_version(tensors)
+
+
+def as_tensor(array: Array) -> torch.Tensor:
+    """A tensor that shares the array's memory."""
+    return torch.from_numpy(array)
+
+
+def export_state(name: str, value: Any) -> Any:
+    """A state entry in the form in which torch keeps it."""
+    if name == "step":
+        return torch.tensor(float(value), dtype=torch.get_default_dtype())
+    return as_tensor(value) if isinstance(value, np.ndarray) else value
+
+
+def zero_gradient(tensor: torch.Tensor) -> None:
+    """Fill the gradient with zeros, cut off from the graph that made it."""
+    grad = tensor.grad
+    if grad is None:
+        return
+    if grad.grad_fn is not None:
+        grad.detach_()
+    else:
+        grad.requires_grad_(False)
+    grad.zero_()

@@ -1,0 +1,479 @@
+"""The base of all optimizers: parameter groups, lazy state, the step, and state_dict."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import numpy as np
+
+from cyoptim._doors import (
+    check_disjoint,
+    is_parameter,
+    is_tensor,
+    type_name,
+    view_parameter,
+)
+from cyoptim._engine import Plan
+from cyoptim._state import State
+from cyoptim._state_dict import checked_groups, export_state, import_state
+
+__all__ = ["Optimizer"]
+
+ParamsT: TypeAlias = Iterable[Any]
+Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
+Group: TypeAlias = dict[str, Any]
+Hyper: TypeAlias = tuple[float, ...]
+StateDict: TypeAlias = dict[str, Any]
+Self = TypeVar("Self", bound="Optimizer")
+
+# Keys of a group that are no options of its optimizer: users' own notes and the schedulers'.
+_NOTES = frozenset(
+    "params param_names name initial_lr max_lr min_lr base_momentum max_momentum swa_lr".split()
+)
+
+
+def execution_switches(**switches: Any) -> dict[str, Any]:
+    """torch's switches that choose how a step is executed.
+
+    ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
+    ``capturable`` and ``differentiable`` ask for what cannot be.
+    """
+    for name in ("capturable", "differentiable"):
+        if switches.get(name):
+            raise ValueError(
+                f"{name}=True is not supported: steps run on the CPU, outside of any graph"
+            )
+    return switches
+
+
+def check_lr(lr: Any) -> None:
+    """Refuse a learning rate that is not one number >= 0."""
+    if getattr(lr, "ndim", 0) and getattr(lr, "size", 0) != 1 and not is_tensor(lr):
+        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    if is_tensor(lr) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    check_nonnegative("learning rate", lr, "Invalid learning rate: {}")
+
+
+def check_nonnegative(name: str, value: Any, message: str = "") -> None:
+    """Refuse a value that is not a number >= 0; NaN is not."""
+    try:
+        fine = bool(value >= 0.0)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
+    if not fine:
+        raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse averaging factors that are not two numbers in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
+    for index, beta in enumerate(betas):
+        check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
+        if not beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+
+
+class Optimizer:
+    """Base class for all optimizers.
+
+    Parameters
+    ----------
+    params : iterable
+        What to optimize: parameters, ``(name, parameter)`` pairs, or dicts that each define a
+        group, with ``"params"`` and options that differ from the defaults. A parameter is a
+        :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
+        ``.data`` and ``.grad`` arrays; float32 or float64, of any shape and layout.
+    defaults : dict
+        Options of groups that do not set their own.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups; writing an option (``opt.param_groups[0]["lr"] = 0.1``) takes effect at the
+        next step.
+    state : mapping
+        ``state[p]`` is the dict of the parameter's state: arrays of the parameter's shape and
+        dtype, under torch's names, and the step count.
+    defaults : dict
+        The options given to the constructor.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is no array, or one of another dtype.
+    ValueError
+        If there are no parameters, if two of them share memory, if one is read-only, or if an
+        option has a value out of range or an unknown name.
+    """
+
+    # Whether the state counts steps under "step", as most of torch's optimizers do.
+    _counts_steps: ClassVar[bool] = True
+    # torch compares this attribute to warn of a scheduler that is stepped first.
+    _opt_called: bool = False
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        if is_parameter(params):
+            raise TypeError(
+                "params argument given to the optimizer should be an iterable of arrays or dicts, "
+                f"but got {type_name(params)}"
+            )
+        self.defaults = defaults
+        self.state = State()
+        self.param_groups: list[Group] = []
+        groups = _as_groups(params)
+        checked: list[Group] = []
+        for group in groups:
+            checked.append(self._check_group(group, checked))
+        self._plan = self._make_plan(checked)
+        self.param_groups.extend(checked)
+
+    # --- what an optimizer defines ----------------------------------------------------------------
+
+    def _check_options(self, group: Group) -> None:
+        """Raise ValueError or TypeError for an option out of range."""
+
+    def _hyper(self, group: Group) -> Hyper:
+        """The group's rule, and its scalars in the rule's order.
+
+        Asked for when an option has changed; what depends on the step count is the rule's clock.
+        """
+        raise NotImplementedError
+
+    def _initial_value(self, group: Group, name: str) -> float:
+        """What a new state array is filled with."""
+        return 0.0
+
+    # --- groups -----------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group of parameters, for instance layers that are to be trained from now on.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``"params"`` and the options in which the group differs from the defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor; the optimizer is left as it was.
+        """
+        group = self._check_group(param_group, self.param_groups)
+        plan = self._make_plan([*self.param_groups, group])
+        self.param_groups.append(group)
+        self._plan = plan
+
+    def _check_group(self, param_group: Group, others: list[Group]) -> Group:
+        """Complete a group with names and defaults, and check it as far as it goes alone."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        number = len(others)
+        if "params" not in param_group:
+            raise ValueError(f"param group {number} has no 'params'")
+        params = param_group["params"]
+        if isinstance(params, (set, frozenset)):
+            raise TypeError(
+                "optimizer parameters need to be organized in ordered collections, but the "
+                "ordering of tensors in sets will change between runs. Please use a list instead."
+            )
+        members, names = _split_names([params] if is_parameter(params) else list(params))
+        self._check_option_names(param_group, number)
+        param_group["params"] = members
+        if names:
+            param_group["param_names"] = names
+        for name, default in self.defaults.items():
+            param_group.setdefault(name, default)
+        self._check_options(param_group)
+        execution_switches(**param_group)
+        if len({id(p) for p in members}) != len(members):
+            warnings.warn(
+                "optimizer contains a parameter group with duplicate parameters; "
+                "in future, this will cause an error; "
+                "see github.com/pytorch/pytorch/issues/40967 for more information",
+                stacklevel=3,
+            )
+        _check_named_alike(param_group, others)
+        return param_group
+
+    def _check_option_names(self, group: Group, number: int) -> None:
+        for name in group:
+            if name not in self.defaults and name not in _NOTES:
+                close = difflib.get_close_matches(str(name), self.defaults, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(
+                    f"param group {number} has an option {name!r} that {type(self).__name__} does "
+                    f"not know{hint} (notes of your own can be written into param_groups later)"
+                )
+
+    def _make_plan(self, groups: list[Group]) -> Plan:
+        labels = _labels(groups)
+        params = list(chain.from_iterable(group["params"] for group in groups))
+        doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
+        _check_one_group_each(groups, labels)
+        check_disjoint([view for _, view in doors], params, labels)
+        self.state.watch.changed = True
+        return Plan(doors, labels, groups, self._counts_steps, self.state.watch)
+
+    # --- the step ---------------------------------------------------------------------------------
+
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
+    ) -> Any:
+        """Update every parameter that has a gradient, in place.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Called first, to compute the gradients anew; its result is returned.
+        grads : sequence or mapping, optional
+            Gradients to use instead of the parameters' own: one per parameter in the order of
+            the groups, or a mapping from parameter names; None, or a name left out, leaves the
+            parameter alone. Needed for plain arrays, which have no ``.grad``.
+
+        Returns
+        -------
+        object
+            What `closure` returned, or None.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient has another shape, dtype or type than its parameter's, or there are too
+            few or too many. Nothing has been changed then.
+        """
+        loss = None
+        if closure is not None:
+            loss = _evaluate(closure)
+        aligned = None if grads is None else self._align(grads)
+        if not self._plan.step(self, aligned):
+            self._plan = self._make_plan(self.param_groups)
+            if not self._plan.step(self, aligned):
+                raise RuntimeError("parameters were replaced while the step was being prepared")
+        self._opt_called = True
+        return loss
+
+    def _align(self, grads: Gradients) -> list[Any]:
+        """The gradients as a list, one entry per parameter."""
+        if isinstance(grads, Mapping):
+            return self._align_names(grads)
+        if not isinstance(grads, (list, tuple)):
+            raise TypeError(
+                "grads must be a list of gradients or a dict from parameter names, "
+                f"got {type_name(grads)}"
+            )
+        count = sum(len(group["params"]) for group in self.param_groups)
+        if len(grads) != count:
+            raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
+        return list(grads)
+
+    def _align_names(self, grads: Mapping[str, Any]) -> list[Any]:
+        if any("param_names" not in group for group in self.param_groups):
+            raise ValueError(
+                "grads is a dict, but the parameters have no names: construct the optimizer from "
+                "(name, parameter) pairs, for instance SGD(params.items())"
+            )
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        unknown = sorted(set(grads) - set(names))
+        if unknown:
+            raise ValueError(
+                f"grads has an entry {unknown[0]!r}, but the parameters are {', '.join(names)}"
+            )
+        return [grads.get(name) for name in names]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients of all parameters.
+
+        Parameters
+        ----------
+        set_to_none : bool
+            Drop the gradients, rather than fill them with zeros. A dropped gradient leaves its
+            parameter alone at the next step; a zero one still moves momentum and decay.
+        """
+        for group in self.param_groups:
+            for param in group["params"]:
+                if not isinstance(param, np.ndarray) and param.grad is not None:
+                    _reset_gradient(param, set_to_none)
+
+    # --- saving and loading -----------------------------------------------------------------------
+
+    def state_dict(self) -> StateDict:
+        """The optimizer's state in torch's form.
+
+        Returns
+        -------
+        dict
+            ``"state"``: per parameter number its state, and ``"param_groups"``: options, with
+            parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
+            For torch tensors, they are tensors that share memory, which torch can load.
+        """
+        numbers: dict[int, int] = {}
+        packed = []
+        for group in self.param_groups:
+            for i, param in enumerate(group["params"], sum(len(g["params"]) for g in packed)):
+                numbers.setdefault(id(param), i)
+            entry = {key: value for key, value in group.items() if key != "params"}
+            entry["params"] = [numbers[id(param)] for param in group["params"]]
+            packed.append(entry)
+        state = {
+            numbers.get(id(param), param): export_state(param, values)
+            for param, values in self.state.items()
+        }
+        return {"state": state, "param_groups": packed}
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Continue from a state that :meth:`state_dict`, here or in torch, has returned.
+
+        State arrays are copied, in the dtype and layout of their parameters; parameters
+        themselves are not part of it.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The state to continue from.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no state dict, or one of other groups or shapes. The optimizer is left as it
+            was.
+        """
+        self._prepare_load(state_dict)()
+
+    def _prepare_load(self, state_dict: StateDict) -> Callable[[], None]:
+        """Check a state dict and convert what it holds; the result puts it in and cannot fail."""
+        groups = checked_groups(state_dict, self.param_groups)
+        for group in groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+        labels = _labels(self.param_groups)
+        params = list(chain.from_iterable(g["params"] for g in self.param_groups))
+        keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
+        places = {key: i for i, key in reversed(list(enumerate(keys)))}
+        state = State()
+        for key, values in state_dict["state"].items():
+            if key in places:
+                i = places[key]
+                state[params[i]] = import_state(params[i], values, labels[i])
+            else:
+                state[key] = copy.deepcopy(values)
+
+        def commit() -> None:
+            state.watch.changed = True
+            self.__setstate__({"state": state, "param_groups": groups})
+
+        return commit
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "defaults": self.defaults,
+            "state": self.state,
+            "param_groups": self.param_groups,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+        self._plan = self._make_plan(self.param_groups)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__} ("]
+        for number, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {number}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+        return "\n".join([*lines, ")"])
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def _as_groups(params: ParamsT) -> list[Any]:
+    if isinstance(params, Mapping):
+        raise TypeError(
+            "params is a dict; give its items, as in SGD(params.items()), to optimize its values"
+        )
+    try:
+        entries = list(params)
+    except TypeError:
+        raise TypeError(
+            "params argument given to the optimizer should be an iterable of arrays or dicts, "
+            f"but got {type_name(params)}"
+        ) from None
+    if not entries:
+        raise ValueError("optimizer got an empty parameter list")
+    return entries if isinstance(entries[0], dict) else [{"params": entries}]
+
+
+def _split_names(entries: list[Any]) -> tuple[list[Any], list[str]]:
+    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
+    if names and len(names) != len(entries):
+        raise ValueError(
+            "all optimizer params should be with/without names. Some param names are missing"
+        )
+    return [entry[1] if isinstance(entry, tuple) else entry for entry in entries], names
+
+
+def _check_named_alike(group: Group, others: list[Group]) -> None:
+    for other in others:
+        if ("param_names" in group) != ("param_names" in other):
+            text = "with names" if "param_names" in group else "without names"
+            raise ValueError(
+                "all optimizer param groups should be with/without names. "
+                f"cannot add param group {text} to the optimizer"
+            )
+
+
+def _check_one_group_each(groups: list[Group], labels: list[str]) -> None:
+    seen: dict[int, tuple[int, str]] = {}
+    members = [(g, p) for g, group in enumerate(groups) for p in group["params"]]
+    for (g, param), label in zip(members, labels, strict=True):
+        first, name = seen.setdefault(id(param), (g, label))
+        if first != g:
+            raise ValueError(
+                f"some parameters appear in more than one parameter group: {name} is {label}"
+            )
+
+
+def _labels(groups: list[Group]) -> list[str]:
+    """How errors name each parameter."""
+    labels = []
+    for g, group in enumerate(groups):
+        names = group.get("param_names")
+        for i in range(len(group["params"])):
+            name = f" ({names[i]!r})" if names else ""
+            labels.append(f"parameter {i}{name} of group {g}")
+    return labels
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def _evaluate(closure: Callable[[], Any]) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return closure()
+    with torch.enable_grad():
+        return closure()
+
+
+def _reset_gradient(param: Any, set_to_none: bool) -> None:
+    if not set_to_none:
+        if is_tensor(param):
+            from cyoptim.integrations.torch import zero_gradient
+
+            zero_gradient(param)
+        else:
+            param.grad[...] = 0
+    elif hasattr(param, "null_grad"):  # MyGrad, where .grad cannot be written
+        param.null_grad()
+    else:
+        param.grad = None

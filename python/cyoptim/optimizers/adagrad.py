@@ -1,0 +1,119 @@
+"""Adagrad."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class Adagrad(Optimizer):
+    r"""Adagrad: steps scaled by the root of all squared gradients so far.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        s_t &= s_{t-1} + d_t^2 \\
+        \theta_t &= \theta_{t-1} - \frac{\gamma}{1 + (t - 1) \eta}
+            \frac{d_t}{\sqrt{s_t} + \epsilon}
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    lr_decay : float
+        :math:`\eta`, >= 0.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    initial_accumulator_value : float
+        :math:`s_0`, >= 0.
+    eps : float
+        :math:`\epsilon`, added to the denominator, >= 0.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach, fused : bool, optional
+        Accepted as in torch; always so here.
+    differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step`` and ``sum`` (:math:`s`), there from the start.
+
+    References
+    ----------
+    .. [1] J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and
+       Stochastic Optimization", JMLR 2011.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = Adagrad([w], lr=0.1)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(6)
+    array([ 0.9, -1.9])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        lr_decay: float = 0,
+        weight_decay: float = 0,
+        initial_accumulator_value: float = 0,
+        eps: float = 1e-10,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lr_decay": lr_decay,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "maximize": maximize,
+            **execution_switches(foreach=foreach, differentiable=differentiable, fused=fused),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+        self._plan.initialize(self)
+
+    def add_param_group(self, param_group: Group) -> None:
+        super().add_param_group(param_group)
+        self._plan.initialize(self)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("lr_decay", group["lr_decay"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+        check_nonnegative("initial_accumulator_value", group["initial_accumulator_value"])
+        check_nonnegative("epsilon", group["eps"])
+
+    def _initial_value(self, group: Group, name: str) -> float:
+        return float(group["initial_accumulator_value"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        return (
+            _ADAGRAD,
+            -1.0 if group["maximize"] else 1.0,
+            group["weight_decay"],
+            group["lr"],
+            group["eps"],
+            group["lr_decay"],
+        )
+
+
+_ADAGRAD = RULES["adagrad"]

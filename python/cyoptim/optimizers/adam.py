@@ -1,0 +1,129 @@
+"""Adam."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_betas,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class Adam(Optimizer):
+    r"""Adam: steps scaled by running averages of the gradient and of its square.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 \\
+        \theta_t &= \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
+            \frac{m_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    With `amsgrad`, the largest :math:`v` so far takes the place of :math:`v_t`. With
+    `decoupled_weight_decay`, :math:`d_t = \pm g_t` and :math:`\theta_{t-1}` is first multiplied by
+    :math:`1 - \gamma\lambda`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    betas : tuple of float
+        :math:`\beta_1, \beta_2`: how much of the two averages is kept at each step, in [0, 1).
+    eps : float
+        :math:`\epsilon`, added to the denominator, >= 0.
+    weight_decay : float
+        :math:`\lambda`, >= 0.
+    amsgrad : bool
+        Use the AMSGrad variant.
+    maximize : bool
+        Follow the gradient upwards.
+    decoupled_weight_decay : bool
+        Decay the parameters themselves, as :class:`cyoptim.AdamW` does.
+    foreach, fused : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`), and ``max_exp_avg_sq``
+    with `amsgrad`.
+
+    References
+    ----------
+    .. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    .. [2] S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = Adam([w], lr=0.1)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(6)
+    array([ 0.9, -1.9])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            **execution_switches(
+                foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("epsilon", group["eps"])
+        check_betas(group["betas"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        lr = group["lr"]
+        decay = group["weight_decay"]
+        decoupled = group["decoupled_weight_decay"]
+        return (
+            _AMSGRAD if group["amsgrad"] else _ADAM,
+            -1.0 if group["maximize"] else 1.0,
+            0.0 if decoupled else decay,
+            1.0 - lr * decay if decoupled else 1.0,
+            *group["betas"],
+            group["eps"],
+            lr,
+        )
+
+
+_ADAM = RULES["adam"]
+_AMSGRAD = RULES["adam_amsgrad"]

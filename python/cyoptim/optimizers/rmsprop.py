@@ -1,0 +1,130 @@
+"""RMSprop."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop: steps scaled by a running root mean square of the gradient.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        v_t &= \alpha v_{t-1} + (1 - \alpha) d_t^2 \\
+        b_t &= \mu b_{t-1} + d_t / (\sqrt{v_t} + \epsilon) \\
+        \theta_t &= \theta_{t-1} - \gamma b_t
+
+    With `centered`, :math:`v_t - \bar d_t^2` takes the place of :math:`v_t` under the root, where
+    :math:`\bar d_t = \alpha \bar d_{t-1} + (1 - \alpha) d_t`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    alpha : float
+        :math:`\alpha`: how much of the averages is kept at each step, >= 0.
+    eps : float
+        :math:`\epsilon`, added to the denominator, >= 0.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    momentum : float
+        Factor :math:`\mu` of the buffer, >= 0.
+    centered : bool
+        Divide by an estimate of the standard deviation.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``square_avg`` (:math:`v`), ``momentum_buffer`` with momentum, ``grad_avg``
+    with `centered`.
+
+    References
+    ----------
+    .. [1] G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012.
+    .. [2] A. Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = RMSprop([w], lr=0.1, alpha=0.0)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(6)
+    array([ 0.9, -1.9])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum: float = 0,
+        centered: bool = False,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                capturable=capturable, foreach=foreach, differentiable=differentiable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("epsilon", group["eps"])
+        check_nonnegative("momentum", group["momentum"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+        check_nonnegative("alpha", group["alpha"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        alpha = group["alpha"]
+        momentum = group["momentum"]
+        return (
+            _RULES[momentum > 0, bool(group["centered"])],
+            -1.0 if group["maximize"] else 1.0,
+            group["weight_decay"],
+            group["lr"],
+            alpha,
+            1.0 - alpha,
+            group["eps"],
+            momentum,
+        )
+
+
+# By whether there is momentum, and whether it is centered.
+_RULES = {
+    (False, False): RULES["rmsprop"],
+    (True, False): RULES["rmsprop_momentum"],
+    (False, True): RULES["rmsprop_centered"],
+    (True, True): RULES["rmsprop_centered_momentum"],
+}

@@ -1,0 +1,120 @@
+"""Stochastic gradient descent."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, optionally with momentum.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        b_t &= \mu b_{t-1} + (1 - \tau) d_t, \qquad b_1 = d_1 \\
+        \theta_t &= \theta_{t-1} - \gamma b_t
+            \quad\text{or, with Nesterov's form,}\quad
+            \theta_{t-1} - \gamma (d_t + \mu b_t)
+
+    Without momentum, :math:`\theta_t = \theta_{t-1} - \gamma d_t`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    momentum : float
+        Factor :math:`\mu` of the buffer, >= 0.
+    dampening : float
+        :math:`\tau`: how much of the gradient is kept out of the buffer.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    nesterov : bool
+        Look ahead along the buffer. Needs momentum, and no dampening.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach, fused : bool, optional
+        Accepted as in torch; always so here.
+    differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``momentum_buffer``, where momentum is not zero.
+
+    References
+    ----------
+    .. [1] B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    .. [2] I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and
+       momentum in deep learning", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = SGD([w], lr=0.1, momentum=0.9)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w
+    array([ 0.8, -1.6])
+    """
+
+    _counts_steps: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            **execution_switches(foreach=foreach, differentiable=differentiable, fused=fused),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("momentum", group["momentum"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def _hyper(self, group: Group) -> Hyper:
+        sign = -1.0 if group["maximize"] else 1.0
+        momentum = group["momentum"]
+        if momentum == 0:
+            return _PLAIN, sign, group["weight_decay"], group["lr"]
+        rule = _NESTEROV if group["nesterov"] else _MOMENTUM
+        gain = 1.0 - group["dampening"]
+        return rule, sign, group["weight_decay"], group["lr"], momentum, gain
+
+
+_PLAIN = RULES["sgd"]
+_MOMENTUM = RULES["sgd_momentum"]
+_NESTEROV = RULES["sgd_nesterov"]

@@ -1,0 +1,1043 @@
+# Everything that holds Python objects: parameters, the buffers behind them, and the plan of a step.
+#
+# (a) A Plan is made once for an optimizer and kept. It remembers the address of every parameter and
+#     state array; a step checks cheaply that nothing moved, takes the addresses of the gradients,
+#     and makes one native call for all tensors of all groups.
+# (b) A step has two halves. The first may raise and changes nothing: gradients are checked, the
+#     hyper-parameters are computed, new state is allocated. The second cannot raise.
+# (c) An optimizer is asked for a group's scalars only when an option of the group has changed; the
+#     rule's clock turns them into those of a step, once per distinct step count of the group.
+# (d) Gradients are kept alive while the native call runs without the GIL, and let go right after.
+cimport numpy as cnp
+from cpython.dict cimport PyDict_Next
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport INFINITY, isfinite, pow, sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memcmp
+
+import os
+
+import numpy as np
+
+from _reduce cimport (COUNT_NONZERO, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES, combine)
+from _table cimport CHUNK, FLOAT32, FLOAT64, Chunk, Clock, Kernels, Row, Table, Tensor
+
+cnp.import_array()
+
+cdef extern from "build.h" nogil:
+    int openmp_version()
+    int openmp_max_threads()
+    int openmp_release_workers()
+    const char *compiler_name()
+
+cdef extern from "dlpack_exchange.h" nogil:
+    enum:
+        DL_CPU
+        DL_FLOAT
+        DL_MAJOR
+    ctypedef struct BorrowedTensor:
+        void *data
+        int32_t device_type
+        int32_t ndim
+        uint8_t type_code
+        uint8_t type_bits
+        uint16_t type_lanes
+        int64_t *shape
+        int64_t *strides
+        uint64_t byte_offset
+    ctypedef int (*BorrowFunction)(void *, BorrowedTensor *) except -1 with gil
+    ctypedef struct ExchangeTable:
+        uint32_t major
+        BorrowFunction borrow
+
+cdef enum Door:
+    ARRAY = 0       # a plain ndarray: gradients come through step(grads=...)
+    PARAMETER = 1   # ours
+    TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
+    OBJECT = 3      # anything with .data and .grad arrays
+
+# Chunks of small tensors share a bundle; each costs about as much as this many elements.
+cdef Py_ssize_t TENSOR_COST = 64
+
+# -------------------------------------------------------------------------------------------------
+# Kernels and threads
+# -------------------------------------------------------------------------------------------------
+
+cdef const Kernels *KERNELS = NULL
+cdef list RULE_NAMES = []
+cdef list RULE_STATES = []
+cdef list RULE_SCALARS = []
+RULES = {}
+
+
+def bind(module):
+    """Use the kernels of this module from now on."""
+    global KERNELS
+    if not RULES:
+        for number, (name, (states, scalars)) in enumerate(module.RULES.items()):
+            RULES[name] = number
+            RULE_NAMES.append(name)
+            RULE_STATES.append(states)
+            RULE_SCALARS.append(scalars)
+    KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
+
+
+def state_names() -> frozenset:
+    """Names of the state arrays that have their parameter's shape."""
+    return frozenset([name for states in RULE_STATES for name in states])
+
+
+def compiler() -> str:
+    """The compiler that built this module."""
+    return compiler_name().decode()
+
+
+cdef int THREAD_LIMIT = 0       # 0: as many as OpenMP and the quota give
+cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
+cdef bint SERIAL = False        # in a forked child whose workers could not be given back
+cdef bint RELEASED = True
+
+
+def set_limits(int limit, int quota):
+    global THREAD_LIMIT, QUOTA
+    THREAD_LIMIT = limit
+    QUOTA = quota
+
+
+def thread_limit() -> int:
+    return THREAD_LIMIT
+
+
+cdef int available_threads() noexcept nogil:
+    cdef int n = openmp_max_threads()
+    if SERIAL:
+        return 1
+    if 0 < QUOTA < n:
+        n = QUOTA
+    if 0 < THREAD_LIMIT < n:
+        n = THREAD_LIMIT
+    return n
+
+
+def num_threads() -> int:
+    """The most threads a step may use now."""
+    return available_threads()
+
+
+def openmp() -> int:
+    """The version of OpenMP this was built with, as yyyymm; 0 without OpenMP."""
+    return openmp_version()
+
+
+def _before_fork():
+    global RELEASED
+    RELEASED = openmp_release_workers() == 0
+
+
+def _after_fork_in_child():
+    global SERIAL
+    if not RELEASED:
+        SERIAL = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+# -------------------------------------------------------------------------------------------------
+# Parameters and arrays
+# -------------------------------------------------------------------------------------------------
+
+
+cdef class ParameterBase:
+    """The two slots of a Parameter, readable without an attribute look-up."""
+
+    cdef cnp.ndarray _data
+    cdef object _grad
+    cdef object __weakref__
+
+    def __init__(self, data, *, grad=None):
+        self.data = data
+        self.grad = grad
+
+    @property
+    def data(self) -> np.ndarray:
+        """The array that optimizers change in place."""
+        return self._data
+
+    @data.setter
+    def data(self, value):
+        if isinstance(value, ParameterBase):
+            value = (<ParameterBase>value)._data
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"Parameter holds a NumPy array, got {type(value).__name__}")
+        self._data = value
+
+    @property
+    def grad(self):
+        """The gradient, an array of the parameter's shape and dtype, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None and not isinstance(value, np.ndarray):
+            if not isinstance(value, np.generic):
+                raise TypeError(
+                    f"a gradient is a NumPy array or None, got {type(value).__name__}"
+                )
+            value = np.asarray(value)
+        self._grad = value
+
+
+cdef class Watch:
+    """Set by the state mappings when a user puts, replaces or removes an entry."""
+
+    cdef public bint changed
+
+    def __init__(self):
+        self.changed = False
+
+
+cdef enum Layout:
+    OVERLAPPING = 0     # elements share memory: cannot be updated in place
+    STRIDED = 1         # distinct elements with gaps, or in reverse
+    DENSE = 2           # a permutation of C order, without gaps
+
+
+cdef Layout layout_of(cnp.ndarray a):
+    # Axes from the smallest stride up: without gaps each stride is the extent of the axes below.
+    cdef Py_ssize_t ndim = cnp.PyArray_NDIM(a), k
+    cdef Py_ssize_t extent = cnp.PyArray_ITEMSIZE(a), reach = extent, stride, dim
+    cdef bint dense = True
+    if cnp.PyArray_SIZE(a) <= 1:
+        return DENSE
+    axes = sorted([
+        (abs(cnp.PyArray_STRIDE(a, k)), cnp.PyArray_STRIDE(a, k), cnp.PyArray_DIM(a, k))
+        for k in range(ndim) if cnp.PyArray_DIM(a, k) > 1
+    ])
+    for size, stride, dim in axes:
+        if size < reach:
+            return OVERLAPPING
+        dense = dense and stride == extent
+        extent *= dim
+        reach += size * (dim - 1)
+    return DENSE if dense and cnp.PyArray_ISALIGNED(a) else STRIDED
+
+
+def memory_bounds(cnp.ndarray a):
+    """The first address of the array's elements and the one after the last."""
+    cdef uintptr_t low = <uintptr_t>cnp.PyArray_DATA(a), high = low
+    cdef Py_ssize_t k, span
+    if cnp.PyArray_SIZE(a) == 0:
+        return low, low
+    for k in range(cnp.PyArray_NDIM(a)):
+        span = cnp.PyArray_STRIDE(a, k) * (cnp.PyArray_DIM(a, k) - 1)
+        if span < 0:
+            low -= <uintptr_t>(-span)
+        else:
+            high += <uintptr_t>span
+    return low, high + <uintptr_t>cnp.PyArray_ITEMSIZE(a)
+
+
+def is_self_overlapping(cnp.ndarray a) -> bool:
+    """Whether two elements of the array may be the same memory."""
+    return layout_of(a) == OVERLAPPING
+
+
+def is_dense(cnp.ndarray a) -> bool:
+    """Whether the array's elements fill one aligned block of memory, in any order of the axes."""
+    return layout_of(a) == DENSE
+
+
+cdef inline bint same_layout(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # Same type, byte order, shape and strides, aligned: element k of one is element k of the other.
+    cdef int ndim = cnp.PyArray_NDIM(a), k
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b) or ndim != cnp.PyArray_NDIM(b):
+        return False
+    if not cnp.PyArray_ISBEHAVED_RO(b):
+        return False
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) != cnp.PyArray_DIM(b, k):
+            return False
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return True
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) > 1 and cnp.PyArray_STRIDE(a, k) != cnp.PyArray_STRIDE(b, k):
+            return False
+    return True
+
+
+cdef inline int dtype_code(cnp.ndarray a) noexcept:
+    return FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
+
+
+# -------------------------------------------------------------------------------------------------
+# The tables of a run
+# -------------------------------------------------------------------------------------------------
+
+
+cdef int fill_row(Row *row, tuple hyper) except -1:
+    """Set a row from (rule, scalar, ...)."""
+    cdef Py_ssize_t k, rule = hyper[0]
+    if len(hyper) - 1 != RULE_SCALARS[rule]:
+        raise TypeError(
+            f"rule {RULE_NAMES[rule]} takes {RULE_SCALARS[rule]} scalars, got {len(hyper) - 1}"
+        )
+    row.rule = <int>rule
+    for k in range(1, len(hyper)):
+        row.scalars[k - 1] = hyper[k]
+    return 0
+
+
+cdef class Work:
+    """Owns the tables of a run over a fixed list of tensors: tensors, chunks, bundles, rows."""
+
+    cdef Table table
+    cdef Py_ssize_t n_tensors, n_chunks, n_bundles, n_rows, room
+    cdef Py_ssize_t total       # elements
+
+    def __cinit__(self, list items, *args):
+        cdef Py_ssize_t n_tensors = len(items)
+        self.n_tensors = n_tensors
+        self.table.tensors = <Tensor *>PyMem_Calloc(max(n_tensors, 1), sizeof(Tensor))
+        self.room = 4
+        self.table.rows = <Row *>PyMem_Calloc(self.room, sizeof(Row))
+        if not self.table.tensors or not self.table.rows:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.table.tensors)
+        PyMem_Free(self.table.rows)
+        PyMem_Free(self.table.chunks)
+        PyMem_Free(self.table.bundles)
+
+    cdef int cut(self, list waves) except -1:
+        """Cut the tensors into chunks and bundles; return nothing but set the wave limits.
+
+        `waves` lists the tensor numbers that may run side by side; each becomes a range of
+        bundles, (first, last), in place.
+        """
+        cdef Py_ssize_t chunks = 0, t, start, cost, c = 0, b = 0
+        for wave in waves:
+            for t in wave:
+                chunks += (self.table.tensors[t].size + CHUNK - 1) // CHUNK
+        PyMem_Free(self.table.chunks)
+        PyMem_Free(self.table.bundles)
+        self.table.chunks = <Chunk *>PyMem_Malloc(max(chunks, 1) * sizeof(Chunk))
+        self.table.bundles = <Py_ssize_t *>PyMem_Malloc((chunks + 1) * sizeof(Py_ssize_t))
+        if not self.table.chunks or not self.table.bundles:
+            raise MemoryError
+        self.total = 0
+        for number, wave in enumerate(waves):
+            first = b
+            cost = CHUNK
+            for t in wave:
+                self.total += self.table.tensors[t].size
+                for start in range(0, self.table.tensors[t].size, CHUNK):
+                    if cost >= CHUNK:
+                        self.table.bundles[b] = c
+                        b += 1
+                        cost = 0
+                    self.table.chunks[c].tensor = t
+                    self.table.chunks[c].start = start
+                    self.table.chunks[c].stop = min(start + CHUNK, self.table.tensors[t].size)
+                    cost += self.table.chunks[c].stop - start + TENSOR_COST
+                    c += 1
+            waves[number] = (first, b)
+        self.table.bundles[b] = c
+        self.n_chunks = c
+        self.n_bundles = b
+        return 0
+
+    cdef Row *new_row(self) except NULL:
+        """Room for one more row; its contents are the caller's to set."""
+        cdef Row *rows
+        if self.n_rows == self.room:
+            rows = <Row *>PyMem_Realloc(self.table.rows, 2 * self.room * sizeof(Row))
+            if not rows:
+                raise MemoryError
+            self.table.rows = rows
+            self.room *= 2
+        self.n_rows += 1
+        return &self.table.rows[self.n_rows - 1]
+
+    cdef int threads(self, Py_ssize_t bundles) noexcept:
+        cdef int n = available_threads()
+        return n if n < bundles else <int>bundles
+
+    cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
+        cdef int threads = self.threads(last - first)
+        if last - first <= 1:
+            # Shorter than a release of the GIL is worth.
+            KERNELS.update(&self.table, first, last, 1)
+        else:
+            with nogil:
+                KERNELS.update(&self.table, first, last, threads)
+
+    cdef double reduce(self, int reduction, double order) except? -1:
+        """Combine all elements of stream 0 of all tensors: chunk by chunk, in their order."""
+        cdef double total = 0
+        cdef Py_ssize_t c, last = self.n_bundles
+        cdef int threads = self.threads(last)
+        cdef double *partials
+        if self.n_chunks == 0:
+            return 0
+        partials = <double *>PyMem_Malloc(self.n_chunks * sizeof(double))
+        if not partials:
+            raise MemoryError
+        with nogil:
+            KERNELS.reduce(&self.table, 0, last, threads, reduction, order, partials)
+            total = partials[0]
+            for c in range(1, self.n_chunks):
+                total = combine(total, partials[c], reduction)
+        PyMem_Free(partials)
+        return total
+
+
+cdef class Spans(Work):
+    """Arrays to be reduced or changed together: what clipping works on.
+
+    `arrays` are aligned, native float32 or float64 arrays, each dense.
+    """
+
+    cdef list arrays
+
+    def __init__(self, list arrays):
+        cdef Py_ssize_t k
+        cdef cnp.ndarray a
+        self.arrays = arrays
+        for k in range(self.n_tensors):
+            a = arrays[k]
+            self.table.tensors[k].streams[0] = cnp.PyArray_DATA(a)
+            self.table.tensors[k].size = cnp.PyArray_SIZE(a)
+            self.table.tensors[k].dtype = dtype_code(a)
+        self.cut([range(self.n_tensors)])
+
+    def norm(self, double order) -> float:
+        """The norm of all elements as one vector."""
+        if order == 2:
+            return sqrt(self.reduce(SUM_SQUARES, 0))
+        if order == 1:
+            return self.reduce(SUM_ABS, 0)
+        if order == INFINITY:
+            return self.reduce(MAX_ABS, 0)
+        if order == -INFINITY:
+            return self.reduce(MIN_ABS, 0)
+        if order == 0:
+            return self.reduce(COUNT_NONZERO, 0)
+        return pow(self.reduce(SUM_POWER, order), 1 / order)
+
+    def apply(self, str rule, tuple scalars) -> None:
+        """Run an element-wise rule of one stream over every array."""
+        self.n_rows = 0
+        fill_row(self.new_row(), (RULES[rule], *scalars))
+        self.update(0, self.n_bundles)
+
+
+# -------------------------------------------------------------------------------------------------
+# The plan of a step
+# -------------------------------------------------------------------------------------------------
+
+# What the plan remembers of one parameter.
+cdef struct Slot:
+    int door
+    int rule                # its state arrays are bound for this rule; -1: not bound
+    bint direct             # updated in its own memory; otherwise through a dense copy
+    Py_ssize_t group
+    Py_ssize_t first        # the slot in which the same parameter occurs first
+    void *address
+    int64_t *step           # the step count in its state; NULL: none yet
+    int64_t age             # takes the place of the step count where the rule keeps none
+    uintptr_t gap_low       # no parameter lies between these two addresses:
+    uintptr_t gap_high      # a gradient in here overlaps none
+
+
+cdef class Plan(Work):
+    """The parameters of an optimizer, ready to be stepped.
+
+    Parameters
+    ----------
+    doors : list of (int, ndarray)
+        For each parameter its door and the array that views its memory.
+    labels : list of str
+        How errors name each parameter.
+    groups : list of dict
+        The optimizer's ``param_groups``.
+    counts_steps : bool
+        Whether the state holds the step count under ``"step"``.
+    watch : Watch
+        Tells when the optimizer's state has to be looked up again.
+    """
+
+    cdef Slot *slots
+    cdef list groups            # the optimizer's own dicts
+    cdef list members           # each group's own list of parameters
+    cdef list objects           # parameters as the user gave them
+    cdef list views             # their memory as arrays
+    cdef list labels
+    cdef list waves             # ranges of bundles that run one after the other
+    cdef list held              # gradients and copies in use by the running step
+    cdef list updated           # tensors of other libraries that this step changes
+    cdef list copies            # (slot, array) of the parameters that are updated through a copy
+    cdef list states            # per slot: the state arrays whose addresses are bound
+    cdef list known_options     # per group: the option values its template was made of, or None
+    cdef Row *templates         # per group: the scalars before the clock
+    cdef Watch watch
+    cdef uintptr_t *walls       # merged address intervals of all parameters: low, high, low, ...
+    cdef Py_ssize_t n_walls
+    cdef bint counts_steps, repeats, busy
+    cdef type borrow_type
+    cdef BorrowFunction borrow
+
+    def __cinit__(self, list items, *args):
+        self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
+        self.walls = <uintptr_t *>PyMem_Malloc(2 * max(len(items), 1) * sizeof(uintptr_t))
+        if not self.slots or not self.walls:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.slots)
+        PyMem_Free(self.walls)
+        PyMem_Free(self.templates)
+
+    def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch):
+        cdef Py_ssize_t i = 0, g
+        cdef Slot *slot
+        cdef cnp.ndarray view
+        cdef dict seen = {}
+        self.groups = list(groups)
+        self.members = [group["params"] for group in groups]
+        self.labels = labels
+        self.counts_steps = counts_steps
+        self.watch = watch
+        self.objects = []
+        self.views = [array for _, array in doors]
+        self.states = [None] * self.n_tensors
+        self.held, self.updated, self.copies = [], [], []
+        self.known_options = [None] * len(groups)
+        self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
+        if not self.templates:
+            raise MemoryError
+        for g in range(len(groups)):
+            for param in self.members[g]:
+                slot = &self.slots[i]
+                view = self.views[i]
+                self.objects.append(param)
+                slot.door = doors[i][0]
+                slot.group = g
+                slot.first = seen.setdefault(id(param), i)
+                slot.rule = -1
+                slot.direct = layout_of(view) == DENSE
+                slot.address = cnp.PyArray_DATA(view)
+                self.table.tensors[i].streams[0] = slot.address
+                self.table.tensors[i].size = cnp.PyArray_SIZE(view)
+                self.table.tensors[i].dtype = dtype_code(view)
+                i += 1
+        self._cut_waves()
+        self._build_walls()
+
+    cdef int _cut_waves(self) except -1:
+        # A parameter that occurs twice in a group is updated twice, one after the other.
+        cdef Py_ssize_t i, k
+        cdef dict seen = {}
+        self.waves = [[]]
+        for i in range(self.n_tensors):
+            k = seen.get(self.slots[i].first, 0)
+            seen[self.slots[i].first] = k + 1
+            if k == len(self.waves):
+                self.waves.append([])
+            self.waves[k].append(i)
+        self.repeats = len(self.waves) > 1
+        return self.cut(self.waves)
+
+    cdef int _build_walls(self) except -1:
+        cdef uintptr_t low, high
+        cdef Py_ssize_t n = 0
+        for low, high in sorted([memory_bounds(view) for view in self.views]):
+            if low == high:
+                continue
+            if n and low < self.walls[2 * n - 1]:
+                self.walls[2 * n - 1] = max(self.walls[2 * n - 1], high)
+            else:
+                self.walls[2 * n] = low
+                self.walls[2 * n + 1] = high
+                n += 1
+        self.n_walls = n
+        return 0
+
+    cdef bint _clear_of_parameters(self, Slot *slot, uintptr_t low, uintptr_t high) noexcept:
+        # Whether the gradient shares no memory with any parameter. The gap found is remembered:
+        # the allocator tends to put the next gradient in the same place.
+        cdef Py_ssize_t below = 0, above = self.n_walls, middle
+        if slot.gap_low <= low and high <= slot.gap_high:
+            return True
+        while below < above:            # the first wall that ends above `low`
+            middle = (below + above) // 2
+            if self.walls[2 * middle + 1] <= low:
+                below = middle + 1
+            else:
+                above = middle
+        if below < self.n_walls and self.walls[2 * below] < high:
+            return False
+        slot.gap_low = self.walls[2 * below - 1] if below > 0 else 0
+        slot.gap_high = self.walls[2 * below] if below < self.n_walls else <uintptr_t>-1
+        return True
+
+    # --- whether the plan still fits -------------------------------------------------------------
+
+    cdef bint _same_members(self, list groups):
+        cdef Py_ssize_t g, k, i = 0
+        cdef list params
+        if PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
+            return False
+        for g in range(PyList_GET_SIZE(groups)):
+            if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
+                return False
+            params = (<dict>groups[g])["params"]
+            if params is not self.members[g] or i + PyList_GET_SIZE(params) > self.n_tensors:
+                return False
+            for k in range(PyList_GET_SIZE(params)):
+                if <void *>PyList_GET_ITEM(params, k) != <void *>PyList_GET_ITEM(self.objects, i):
+                    return False
+                i += 1
+        return i == self.n_tensors
+
+    cdef bint _moved(self, Py_ssize_t i) except -1:
+        cdef Slot *slot = &self.slots[i]
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef BorrowedTensor tensor
+        if slot.door == PARAMETER:
+            if (<ParameterBase>PyList_GET_ITEM(self.objects, i))._data is not view:
+                return True
+        elif slot.door == TENSOR:
+            if not self._borrow(self.objects[i], &tensor):
+                return <uintptr_t>slot.address != <uintptr_t>self.objects[i].data_ptr()
+            if not self._fits(view, &tensor):
+                return True
+            # Without elements the address means nothing: torch's is NULL, NumPy's is not.
+            return (cnp.PyArray_SIZE(view) != 0
+                    and <char *>tensor.data + tensor.byte_offset != <char *>slot.address)
+        elif slot.door == OBJECT:
+            if self.objects[i].data is not view:
+                return True
+        if not cnp.PyArray_ISWRITEABLE(view):
+            return True         # making the plan anew raises the error that names it
+        return cnp.PyArray_DATA(view) != slot.address
+
+    # --- tensors of other libraries --------------------------------------------------------------
+
+    cdef bint _borrow(self, object tensor, BorrowedTensor *out) except -1:
+        """Read the tensor through its library's exchange table; False if there is none."""
+        cdef const ExchangeTable *exchange
+        if type(tensor) is not self.borrow_type:
+            self.borrow_type = type(tensor)
+            self.borrow = NULL
+            capsule = getattr(self.borrow_type, "__dlpack_c_exchange_api__", None)
+            if capsule is not None:
+                exchange = <const ExchangeTable *>PyCapsule_GetPointer(
+                    capsule, "dlpack_exchange_api")
+                if exchange.major == DL_MAJOR:
+                    self.borrow = exchange.borrow
+        if self.borrow == NULL:
+            return False
+        self.borrow(<void *>tensor, out)
+        return True
+
+    cdef bint _fits(self, cnp.ndarray view, BorrowedTensor *tensor) noexcept:
+        """Whether the tensor has the view's dtype, shape and strides, in this memory."""
+        cdef int ndim = cnp.PyArray_NDIM(view), k
+        cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(view), stride = 1
+        if (tensor.device_type != DL_CPU or tensor.type_code != DL_FLOAT
+                or tensor.type_lanes != 1 or tensor.type_bits != 8 * itemsize
+                or tensor.ndim != ndim):
+            return False
+        for k in range(ndim - 1, -1, -1):
+            if tensor.shape[k] != cnp.PyArray_DIM(view, k):
+                return False
+            if tensor.strides != NULL:
+                stride = tensor.strides[k]
+            if tensor.shape[k] > 1 and stride * itemsize != cnp.PyArray_STRIDE(view, k):
+                return False
+            stride *= tensor.shape[k]
+        return True
+
+    # --- gradients -------------------------------------------------------------------------------
+
+    cdef int _take_gradient(self, Py_ssize_t i, object grad) except -1:
+        """Check a gradient and note its address. Copies it where it cannot be read in place."""
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef Slot *slot = &self.slots[i]
+        cdef Tensor *tensor = &self.table.tensors[i]
+        cdef BorrowedTensor borrowed
+        cdef uintptr_t low
+        if (cnp.PyArray_CheckExact(grad) and slot.direct
+                and same_layout(view, <cnp.ndarray>grad)):
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
+                and self._borrow(grad, &borrowed) and self._fits(view, &borrowed)):
+            tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
+        else:
+            grad = self._gradient_array(i, grad)
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        low = <uintptr_t>tensor.streams[1]
+        if (not self._clear_of_parameters(slot, low, low + tensor.size * cnp.PyArray_ITEMSIZE(view))
+                and (tensor.streams[1] != slot.address or self.repeats)):
+            # The gradient is (part of) a parameter that this same run changes: read it first.
+            grad = self._dense_copy(view, self._as_array(i, grad))
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        self.held.append(grad)
+        tensor.row = 0
+        return 0
+
+    cdef object _gradient_array(self, Py_ssize_t i, object grad):
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef cnp.ndarray array = self._as_array(i, grad)
+        if self.slots[i].direct and same_layout(view, array):
+            return array
+        if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view):
+            raise TypeError(
+                f"gradient of {self.labels[i]} has dtype {array.dtype}, expected {view.dtype}"
+            )
+        if not cnp.PyArray_SAMESHAPE(array, view):
+            raise ValueError(
+                f"gradient of {self.labels[i]} has shape {(<object>array).shape}, "
+                f"expected {(<object>view).shape}"
+            )
+        return self._dense_copy(view, array)
+
+    cdef object _as_array(self, Py_ssize_t i, object grad):
+        if cnp.PyArray_Check(grad):
+            return grad
+        if isinstance(grad, np.generic) and self.views[i].ndim == 0:
+            return np.asarray(grad)
+        if self.slots[i].door == TENSOR:
+            from cyoptim._doors import foreign_array
+            return foreign_array(grad, f"gradient of {self.labels[i]}")
+        raise TypeError(
+            f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"
+        )
+
+    cdef object _dense_copy(self, cnp.ndarray view, object source):
+        # In the layout that the parameter's state has.
+        copy = np.empty_like(view, subok=False)
+        copy[...] = source
+        return copy
+
+    cdef int _collect(self, list grads) except -1:
+        """Take every gradient, from `grads` (one per parameter, or None) or from the parameters."""
+        cdef Py_ssize_t i
+        cdef int door
+        for i in range(self.n_tensors):
+            self.table.tensors[i].row = -1
+            door = self.slots[i].door
+            if grads is not None:
+                grad = <object>PyList_GET_ITEM(grads, i)
+            elif door == PARAMETER:
+                grad = (<ParameterBase>PyList_GET_ITEM(self.objects, i))._grad
+            elif door == ARRAY:
+                raise ValueError(
+                    f"{self.labels[i]} is a plain array and has no gradient of its own: "
+                    "call step(grads=...), or wrap it in cyoptim.Parameter"
+                )
+            else:
+                grad = (<object>PyList_GET_ITEM(self.objects, i)).grad
+            if grad is not None:
+                self._take_gradient(i, grad)
+        return 0
+
+    # --- hyper-parameters and state --------------------------------------------------------------
+
+    cdef int64_t _next_step(self, Py_ssize_t i) noexcept:
+        cdef Slot *slot = &self.slots[self.slots[i].first]
+        cdef int64_t step = slot.step[0] if self.counts_steps and slot.step else slot.age
+        cdef Py_ssize_t j
+        if self.repeats:
+            for j in range(self.slots[i].first, i):
+                if (self.slots[j].first == self.slots[i].first
+                        and self.table.tensors[j].row >= 0):
+                    step += 1
+        return step + 1 if self.counts_steps else min(step + 1, 2)
+
+    cdef int _read_options(self, object optimizer, Py_ssize_t group) except -1:
+        """Bring the group's template row up to date with its options."""
+        cdef dict options = self.groups[group]
+        cdef list known = self.known_options[group]
+        if known is not None and _same_options(options, known):
+            return 0
+        self.known_options[group] = None
+        try:
+            fill_row(&self.templates[group], optimizer._hyper(options))
+        except (TypeError, ValueError, KeyError) as error:
+            raise type(error)(f"options of param group {group}: {error}") from error
+        self.known_options[group] = _constant_options(options)
+        return 0
+
+    cdef int _find_row(self, Py_ssize_t group, int64_t step) except -1:
+        """The row of this group at this step count."""
+        cdef Py_ssize_t r
+        cdef Row *row
+        cdef Clock clock
+        for r in range(self.n_rows - 1, -1, -1):
+            if self.table.rows[r].group == group and self.table.rows[r].step == step:
+                return <int>r
+        row = self.new_row()
+        row[0] = self.templates[group]
+        row.group = group
+        row.step = step
+        clock = KERNELS.clocks[row.rule]
+        if clock != NULL:
+            clock(row.scalars, step)
+        return <int>self.n_rows - 1
+
+    cdef list _assign_rows(self, object optimizer):
+        """Give every tensor with a gradient its row; return the slots whose state is not bound."""
+        cdef Py_ssize_t i, group = -1
+        cdef int64_t step, last = -1
+        cdef int row = -1
+        cdef list unbound = []
+        self.n_rows = 0
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row < 0:
+                continue
+            step = self._next_step(i)
+            if self.slots[i].group != group:
+                group, last = self.slots[i].group, -1
+                self._read_options(optimizer, group)
+            if step != last:
+                last = step
+                row = self._find_row(group, step)
+            self.table.tensors[i].row = row
+            if self.slots[i].rule != self.table.rows[row].rule:
+                unbound.append(i)
+        return unbound
+
+    cdef int _prepare(self, object optimizer) except -1:
+        if self.watch.changed:
+            self._forget_state(optimizer)
+        unbound = self._assign_rows(optimizer)
+        if unbound:
+            self._bind_states(optimizer, unbound)
+            # A momentum buffer may turn out to be new or not, which is another row.
+            self._assign_rows(optimizer)
+        return 0
+
+    cdef int _bind_states(self, object optimizer, list slots) except -1:
+        """Bind, and where missing make, the state of these slots. Nothing is put into the
+        optimizer's state before all of it could be allocated."""
+        cdef list made = []
+        cdef Py_ssize_t i
+        for i in slots:
+            if self.slots[i].first == i:
+                made.append((i, self._prepare_state(optimizer, i)))
+        for i, new in made:
+            if new:
+                optimizer.state._fill(self.objects[i], new)
+        for i in slots:
+            self._take_state(optimizer.state.get(self.objects[i], {}), i)
+        return 0
+
+    cdef dict _prepare_state(self, object optimizer, Py_ssize_t i):
+        """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
+        cdef Slot *slot = &self.slots[i]
+        cdef dict new = {}
+        names = RULE_STATES[self.table.rows[self.table.tensors[i].row].rule]
+        state = optimizer.state.get(self.objects[i], {})
+        fresh = False
+        if self.counts_steps and not _is_counter(state.get("step")):
+            new["step"] = make_counter(state.get("step"), self.labels[i])
+        for name in names:
+            value = state.get(name)
+            if value is None:
+                fresh = True
+                new[name] = _filled(
+                    self.views[i], optimizer._initial_value(self.groups[slot.group], name))
+            elif not self._is_state(i, value):
+                new[name] = self._state_array(i, name, value)
+        if names and not self.counts_steps:
+            slot.age = 0 if fresh else 1
+        return new
+
+    cdef bint _is_state(self, Py_ssize_t i, object value):
+        # An array that the kernel can use as it is: laid out as np.empty_like(view) would be.
+        cdef cnp.ndarray view = self.views[i]
+        if not self.slots[i].direct:
+            view = np.empty_like(view, subok=False)
+        return (cnp.PyArray_Check(value) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value)
+                and same_layout(view, <cnp.ndarray>value))
+
+    cdef object _state_array(self, Py_ssize_t i, str name, object value):
+        view = self.views[i]
+        if not cnp.PyArray_Check(value):
+            from cyoptim._doors import foreign_array
+            value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
+        if value.shape != view.shape or value.dtype.kind != "f":
+            raise ValueError(
+                f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
+                f"{value.dtype}, expected {view.shape} and {view.dtype}"
+            )
+        return self._dense_copy(view, value)
+
+    cdef int _take_state(self, object state, Py_ssize_t i) except -1:
+        cdef int rule = self.table.rows[self.table.tensors[i].row].rule
+        cdef Py_ssize_t k = 2
+        cdef list kept = []
+        if self.counts_steps:
+            counter = state["step"]
+            kept.append(counter)
+            self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        for name in RULE_STATES[rule]:
+            array = state[name]
+            kept.append(array)
+            self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
+            k += 1
+        self.states[i] = kept
+        self.slots[i].rule = rule
+        return 0
+
+    cdef int _forget_state(self, object optimizer) except -1:
+        """Look the state up again: entries were put in, replaced or removed."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self.slots[i].rule = -1
+            self.slots[i].step = NULL
+            self.slots[i].age = 0
+            if self.counts_steps and self.slots[i].first == i:
+                counter = optimizer.state.get(self.objects[i], {}).get("step")
+                if counter is not None:
+                    self._adopt_counter(optimizer, i, counter)
+        self.watch.changed = False
+        return 0
+
+    cdef int _adopt_counter(self, object optimizer, Py_ssize_t i, object counter) except -1:
+        if not _is_counter(counter):
+            counter = make_counter(counter, self.labels[i])
+            optimizer.state._fill(self.objects[i], {"step": counter})
+        self.states[i] = [counter]
+        self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        return 0
+
+    # --- the step --------------------------------------------------------------------------------
+
+    def step(self, optimizer, list grads) -> bool:
+        """Step every parameter that has a gradient; False if the plan no longer fits."""
+        cdef Py_ssize_t i
+        if self.busy:
+            raise RuntimeError("step() of this optimizer is already running in another thread")
+        if not self._same_members(optimizer.param_groups):
+            return False
+        for i in range(self.n_tensors):
+            if self._moved(i):
+                return False
+        self.busy = True
+        try:
+            self._collect(grads)
+            self._open_copies()
+            self._prepare(optimizer)
+            self._run()
+            self._count()
+            if self.updated:
+                self._announce()
+        finally:
+            self.busy = False
+            self.held.clear()
+            if self.copies:
+                self.copies.clear()
+            if self.updated:
+                self.updated.clear()
+        return True
+
+    def initialize(self, optimizer) -> None:
+        """Make the state of every parameter now instead of at its first gradient."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self.table.tensors[i].row = 0
+        self._prepare(optimizer)
+
+    cdef int _open_copies(self) except -1:
+        # Parameters with gaps between their elements are updated in a dense copy.
+        cdef Py_ssize_t i
+        cdef Slot *slot
+        for i in range(self.n_tensors):
+            slot = &self.slots[i]
+            if self.table.tensors[i].row < 0:
+                continue
+            if slot.door == TENSOR:
+                self.updated.append(self.objects[i])
+            if slot.first != i:
+                self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
+            elif not slot.direct:
+                copy = self._dense_copy(self.views[i], self.views[i])
+                self.copies.append((i, copy))
+                self.table.tensors[i].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+        return 0
+
+    cdef int _run(self) except -1:
+        cdef Py_ssize_t first, last
+        for first, last in self.waves:
+            self.update(first, last)
+        for i, copy in self.copies:
+            self.views[i][...] = copy
+        return 0
+
+    cdef void _count(self) noexcept:
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row >= 0:
+                if self.counts_steps:
+                    self.slots[i].step[0] += 1
+                else:
+                    self.slots[self.slots[i].first].age = 1
+
+    cdef int _announce(self) except -1:
+        from cyoptim._doors import announce_update
+        announce_update(self.updated)
+        return 0
+
+
+cdef bint _is_constant(object value):
+    # Values of these types cannot change in place; an array or a tensor can.
+    if isinstance(value, tuple):
+        return all([_is_constant(item) for item in value])
+    return value is None or type(value) in (float, int, bool, str) or isinstance(value, np.generic)
+
+
+cdef list _constant_options(dict options):
+    """The group's option values, to be compared by identity; None if any may change in place."""
+    values = [value for key, value in options.items() if key != "params" and key != "param_names"]
+    return values if all([_is_constant(value) for value in values]) else None
+
+
+cdef bint _same_options(dict options, list known):
+    cdef Py_ssize_t position = 0, k = 0, n = PyList_GET_SIZE(known)
+    cdef PyObject *key
+    cdef PyObject *value
+    while PyDict_Next(options, &position, &key, &value):
+        if <object>key == "params" or <object>key == "param_names":
+            continue
+        if k == n or <void *>value != <void *>PyList_GET_ITEM(known, k):
+            return False
+        k += 1
+    return k == n
+
+
+cdef bint _is_counter(object value):
+    return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64
+            and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0
+            and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
+
+
+def make_counter(value, label):
+    """A step count as it is kept in the state: an int64 array without axes."""
+    number = 0 if value is None else float(value)
+    if not (isfinite(number) and number >= 0 and number == int(number)):
+        raise ValueError(f"state 'step' of {label} is {value}, expected a whole number >= 0")
+    return np.array(int(number), dtype=np.int64)
+
+
+def _filled(view, value):
+    array = np.zeros_like(view, subok=False)
+    if value != 0:
+        array.fill(value)
+    return array

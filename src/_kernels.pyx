@@ -1,0 +1,152 @@
+# The rule table and the one scheduler. This file is compiled once per instruction set, so it holds
+# C data only: no arrays, no classes, no Python in any path that runs more than once.
+#
+# (a) One scheduler for every rule. A run is a list of bundles of about CHUNK elements; threads take
+#     whole bundles. One tensor of a billion elements and a million tensors of ten cost the same
+#     parallel region.
+# (b) A rule is called once per chunk through a pointer, which costs nothing over 16K elements; its
+#     loop is the only thing that sees elements.
+# (c) Denormals are flushed around every chunk and the caller's mode is put back, in whichever
+#     thread runs it.
+# (d) To add a rule: cimport it and add its line to the table.
+from cpython.pycapsule cimport PyCapsule_New
+from cython.parallel cimport prange
+
+from _reduce cimport reduce_span
+from _table cimport (FLOAT32, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row, Table,
+                     Tensor)
+from rules.adagrad cimport adagrad, adagrad_clock
+from rules.adam cimport adam, adam_amsgrad, adam_clock
+from rules.clip cimport clamp, scale
+from rules.rmsprop cimport (rmsprop, rmsprop_centered, rmsprop_centered_momentum,
+                            rmsprop_momentum)
+from rules.sgd cimport momentum_clock, sgd, sgd_momentum, sgd_nesterov
+
+cdef extern from "fp_mode.h" nogil:
+    unsigned long long fp_flush()
+    void fp_restore(unsigned long long mode)
+
+ctypedef void (*Rule32)(float **, const double *, Py_ssize_t) noexcept nogil
+ctypedef void (*Rule64)(double **, const double *, Py_ssize_t) noexcept nogil
+
+cdef enum:
+    MAX_RULES = 64
+
+cdef Rule32 RULES32[MAX_RULES]
+cdef Rule64 RULES64[MAX_RULES]
+cdef Clock CLOCKS[MAX_RULES]
+
+# name: (state arrays in the order of the streams, number of scalars that the optimizer gives)
+RULES = {}
+
+
+cdef int rule(str name, tuple states, int scalars, Rule32 rule32, Rule64 rule64,
+              Clock clock) except -1:
+    cdef Py_ssize_t number = len(RULES)
+    if number == MAX_RULES or 2 + len(states) > MAX_STREAMS or scalars > MAX_SCALARS:
+        raise ValueError(f"the tables are too small for rule {name}")
+    RULES32[number] = rule32
+    RULES64[number] = rule64
+    CLOCKS[number] = clock
+    RULES[name] = (states, scalars)
+    return 0
+
+
+rule("sgd", (), 3, sgd[float], sgd[double], NULL)
+rule("sgd_momentum", ("momentum_buffer",), 5,
+     sgd_momentum[float], sgd_momentum[double], momentum_clock)
+rule("sgd_nesterov", ("momentum_buffer",), 5,
+     sgd_nesterov[float], sgd_nesterov[double], momentum_clock)
+rule("adam", ("exp_avg", "exp_avg_sq"), 7, adam[float], adam[double], adam_clock)
+rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), 7,
+     adam_amsgrad[float], adam_amsgrad[double], adam_clock)
+rule("rmsprop", ("square_avg",), 7, rmsprop[float], rmsprop[double], NULL)
+rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), 7,
+     rmsprop_momentum[float], rmsprop_momentum[double], NULL)
+rule("rmsprop_centered", ("square_avg", "grad_avg"), 7,
+     rmsprop_centered[float], rmsprop_centered[double], NULL)
+rule("rmsprop_centered_momentum", ("square_avg", "momentum_buffer", "grad_avg"), 7,
+     rmsprop_centered_momentum[float], rmsprop_centered_momentum[double], NULL)
+rule("adagrad", ("sum",), 5, adagrad[float], adagrad[double], adagrad_clock)
+rule("scale", (), 1, scale[float], scale[double], NULL)
+rule("clamp", (), 2, clamp[float], clamp[double], NULL)
+
+
+cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
+    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
+    cdef const Row *row
+    cdef float *s32[MAX_STREAMS]
+    cdef double *s64[MAX_STREAMS]
+    cdef int k
+    if tensor.row < 0:
+        return
+    row = &table.rows[tensor.row]
+    if tensor.dtype == FLOAT32:
+        for k in range(MAX_STREAMS):
+            s32[k] = (<float *>tensor.streams[k]) + chunk.start
+        RULES32[row.rule](s32, row.scalars, chunk.stop - chunk.start)
+    else:
+        for k in range(MAX_STREAMS):
+            s64[k] = (<double *>tensor.streams[k]) + chunk.start
+        RULES64[row.rule](s64, row.scalars, chunk.stop - chunk.start)
+
+
+cdef void update_bundle(const Table *table, Py_ssize_t bundle) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef unsigned long long mode = fp_flush()
+    for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
+        update_chunk(table, &table.chunks[c])
+    fp_restore(mode)
+
+
+cdef void update(const Table *table, Py_ssize_t first, Py_ssize_t last,
+                 int threads) noexcept nogil:
+    cdef Py_ssize_t b
+    if threads <= 1:
+        for b in range(first, last):
+            update_bundle(table, b)
+    else:
+        for b in prange(first, last, num_threads=threads, schedule="static"):
+            update_bundle(table, b)
+
+
+cdef void reduce_bundle(const Table *table, Py_ssize_t bundle, int reduction, double order,
+                        double *partials) noexcept nogil:
+    cdef const Chunk *chunk
+    cdef const Tensor *tensor
+    cdef Py_ssize_t c, n
+    cdef unsigned long long mode = fp_flush()
+    for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
+        chunk = &table.chunks[c]
+        tensor = &table.tensors[chunk.tensor]
+        n = chunk.stop - chunk.start
+        if tensor.dtype == FLOAT32:
+            partials[c] = reduce_span((<const float *>tensor.streams[0]) + chunk.start, n,
+                                      reduction, order)
+        else:
+            partials[c] = reduce_span((<const double *>tensor.streams[0]) + chunk.start, n,
+                                      reduction, order)
+    fp_restore(mode)
+
+
+cdef void reduce(const Table *table, Py_ssize_t first, Py_ssize_t last, int threads,
+                 int reduction, double order, double *partials) noexcept nogil:
+    # One result a chunk; the caller combines them in the order of the chunks.
+    cdef Py_ssize_t b
+    if threads <= 1:
+        for b in range(first, last):
+            reduce_bundle(table, b, reduction, order, partials)
+    else:
+        for b in prange(first, last, num_threads=threads, schedule="static"):
+            reduce_bundle(table, b, reduction, order, partials)
+
+
+cdef Kernels KERNELS
+KERNELS.update = update
+KERNELS.reduce = reduce
+KERNELS.clocks = CLOCKS
+
+
+def kernels():
+    """The module's entry points, for the engine alone."""
+    return PyCapsule_New(&KERNELS, "cyoptim.kernels", NULL)

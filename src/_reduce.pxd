@@ -1,0 +1,81 @@
+# Reductions over one chunk, in double and in a fixed order.
+#
+# (a) LANES partial results, element i always in lane i % LANES, whatever the vector width: the
+#     bits are the same on every instruction set.
+# (b) The lanes are folded in one fixed order; chunks and tensors are combined by the caller in
+#     theirs. Nothing depends on the number of threads.
+# (c) float32 is accumulated in double, so the norm of many float32 gradients neither overflows
+#     nor loses the small ones.
+from cython cimport floating
+from libc.math cimport fabs, pow
+
+cdef enum:
+    LANES = 16
+
+cdef enum:
+    SUM_SQUARES = 0
+    SUM_ABS = 1
+    MAX_ABS = 2
+    MIN_ABS = 3
+    COUNT_NONZERO = 4
+    SUM_POWER = 5
+
+
+cdef inline double combine(double total, double value, int reduction) noexcept nogil:
+    # The larger and the smaller are NaN if either value is: two selections, see _math.pxd.
+    if reduction == MAX_ABS:
+        value = total if total > value else value
+        return total if total != total else value
+    if reduction == MIN_ABS:
+        value = total if total < value else value
+        return total if total != total else value
+    return total + value
+
+
+cdef inline double term(double x, int reduction, double order) noexcept nogil:
+    if reduction == SUM_SQUARES:
+        return x * x
+    if reduction == COUNT_NONZERO:
+        return 1 if x != 0 else 0
+    if reduction == SUM_POWER:
+        return pow(fabs(x), order)
+    return fabs(x)
+
+
+# Called with a constant reduction, so that the compiler makes one straight loop of each.
+cdef inline double _lanes(const floating *x, Py_ssize_t n, int reduction,
+                          double order) noexcept nogil:
+    cdef double lane[LANES]
+    cdef double start = term(<double>x[0], reduction, order) if reduction == MIN_ABS else 0
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k, width
+    for k in range(LANES):
+        lane[k] = start
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = combine(lane[k], term(<double>x[i + k], reduction, order), reduction)
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = combine(lane[k], term(<double>x[i + k], reduction, order), reduction)
+    width = LANES // 2
+    while width > 0:
+        for k in range(width):
+            lane[k] = combine(lane[k], lane[k + width], reduction)
+        width = width // 2
+    return lane[0]
+
+
+cdef inline double reduce_span(const floating *x, Py_ssize_t n, int reduction,
+                               double order) noexcept nogil:
+    if reduction == SUM_SQUARES:
+        return _lanes(x, n, SUM_SQUARES, 0)
+    if reduction == SUM_ABS:
+        return _lanes(x, n, SUM_ABS, 0)
+    if reduction == MAX_ABS:
+        return _lanes(x, n, MAX_ABS, 0)
+    if reduction == MIN_ABS:
+        return _lanes(x, n, MIN_ABS, 0)
+    if reduction == COUNT_NONZERO:
+        return _lanes(x, n, COUNT_NONZERO, 0)
+    return _lanes(x, n, SUM_POWER, order)

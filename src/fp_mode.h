@@ -1,0 +1,44 @@
+/* Flush-to-zero for denormals, per thread. fp_flush() turns it on and returns the mode to give
+ * back to fp_restore(). Elsewhere than on x86-64 and arm64 both do nothing. */
+#ifndef CYOPTIM_FP_MODE_H
+#define CYOPTIM_FP_MODE_H
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+/* bit 15: results flush to zero; bit 6: denormal operands count as zero */
+static inline unsigned long long fp_flush(void) {
+    unsigned int mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040u);
+    return mode;
+}
+static inline void fp_restore(unsigned long long mode) {
+    /* Keep the exception flags as the caller had them, too. */
+    _mm_setcsr((unsigned int)mode);
+}
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+/* FPCR bit 24: flush denormal operands and results to zero */
+static inline unsigned long long fp_flush(void) {
+    unsigned long long mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(mode | (1ull << 24)));
+    return mode;
+}
+static inline void fp_restore(unsigned long long mode) {
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(mode));
+}
+#elif defined(_M_ARM64)
+#include <intrin.h>
+static inline unsigned long long fp_flush(void) {
+    unsigned long long mode = _ReadStatusReg(ARM64_FPCR);
+    _WriteStatusReg(ARM64_FPCR, mode | (1ull << 24));
+    return mode;
+}
+static inline void fp_restore(unsigned long long mode) {
+    _WriteStatusReg(ARM64_FPCR, mode);
+}
+#else
+static inline unsigned long long fp_flush(void) { return 0; }
+static inline void fp_restore(unsigned long long mode) { (void)mode; }
+#endif
+
+#endif

@@ -1,0 +1,23 @@
+# Gradient clipping (Pascanu, Mikolov & Bengio 2013): stream 0 is the gradient itself.
+#
+# scalars: scale: coefficient        clamp: low, high (NaN passes through)
+from cython cimport floating
+
+
+cdef inline void scale(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+    cdef floating *g = s[0]
+    cdef floating c = <floating>h[0]
+    cdef Py_ssize_t i
+    for i in range(n):
+        g[i] = c * g[i]
+
+
+cdef inline void clamp(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+    cdef floating *g = s[0]
+    cdef floating low = <floating>h[0], high = <floating>h[1]
+    cdef floating x
+    cdef Py_ssize_t i
+    for i in range(n):
+        x = g[i]
+        x = low if x < low else x
+        g[i] = high if x > high else x
