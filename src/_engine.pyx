@@ -642,7 +642,12 @@ cdef class Plan(Work):
                     self.borrow = exchange.borrow
         if self.borrow == NULL:
             return False
-        self.borrow(<void *>tensor, out)
+        try:
+            self.borrow(<void *>tensor, out)
+        except Exception:
+            # A tensor without plain memory, such as a sparse one: whoever looks at it in detail
+            # next raises the error that says so.
+            return False
         return True
 
     cdef bint _fits(self, cnp.ndarray view, BorrowedTensor *tensor) noexcept:

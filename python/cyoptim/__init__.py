@@ -6,8 +6,8 @@ A step, as the data sees it::
       |
       |  for each parameter its gradient      _doors.py    Parameter | ndarray | tensor | object
       |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
-      |  for each group, once per step count
-      |  the scalars of the rule              optimizers/  Adam, SGD, ...: lr, betas, bias correction
+      |  for each group and step count
+      |  the scalars of its rule              optimizers/  Adam, SGD, ...: lr, betas, eps, ...
       v
     one native call                      _kernels_<isa>    chunks of all tensors over the threads
       |

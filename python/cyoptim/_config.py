@@ -131,10 +131,14 @@ def show_config() -> None:
     openmp = _engine.openmp()
     allowed = ", ".join(_dispatch.available())
     print(f"cyoptim {__version__}")
-    print(f"  instruction set  {_dispatch.chosen} (this machine allows: {allowed}; "
-          f"highest level: {_dispatch.LEVELS[_cpu.level()]})")
-    print(f"  threads          {get_num_threads()}"
-          + (f" (control group quota: {_QUOTA})" if _QUOTA else ""))
+    print(
+        f"  instruction set  {_dispatch.chosen} (this machine allows: {allowed}; "
+        f"highest level: {_dispatch.LEVELS[_cpu.level()]})"
+    )
+    print(
+        f"  threads          {get_num_threads()}"
+        + (f" (control group quota: {_QUOTA})" if _QUOTA else "")
+    )
     print(f"  OpenMP           {openmp if openmp else 'no: every step runs on one thread'}")
     print(f"  compiler         {_engine.compiler()}")
     print(f"  Python           {sys.version.split()[0]}, NumPy {np.__version__}")

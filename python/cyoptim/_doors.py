@@ -92,8 +92,10 @@ def announce_update(tensors: Sequence[Any]) -> None:
 def type_name(value: object) -> str:
     """The type as an error message shows it, with its module unless built in."""
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else (
-        f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else (f"{kind.__module__}.{kind.__qualname__}")
     )
 
 
@@ -116,6 +118,6 @@ def check_disjoint(views: Sequence[Array], params: Sequence[Any], labels: Sequen
 
 def _share_memory(a: Array, b: Array) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=1_000_000)
+        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

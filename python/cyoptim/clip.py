@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import types
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from cyoptim._doors import (
     type_name,
 )
 from cyoptim._engine import Spans, is_dense
+from cyoptim._warnings import warn
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -141,7 +141,7 @@ def _number(name: str, value: Any) -> float:
 
 
 class _Gradients:
-    """The gradients of some parameters, each once, as arrays that the kernels can work on."""
+    """The gradients of some parameters, as arrays that the kernels can work on."""
 
     def __init__(self, parameters: Any, grads: Sequence[Any] | None) -> None:
         params = _as_list(parameters)
@@ -152,30 +152,28 @@ class _Gradients:
             for i, grad in enumerate(found)
             if grad is not None
         ]
-        self.arrays: list[Array] = []
-        self._copies: list[tuple[Array, Array]] = []
-        self._seen: set[tuple[Any, ...]] = set()
+        self.arrays: list[Array] = []  # one for each gradient, dense
+        self._copies: list[tuple[Array, Array]] = []  # those that are not, and their copies
+        # Two parameters may share a gradient. It counts twice, but must not be changed twice.
+        self._distinct: dict[tuple[Any, ...], Array] = {}
         for i, view in views:
-            self._add(i, view)
+            if not view.flags.writeable:
+                raise ValueError(f"gradient of parameter {i} is read-only")
+            key = (view.__array_interface__["data"][0], view.shape, view.strides)
+            if key not in self._distinct:
+                self._distinct[key] = self._dense(view)
+            self.arrays.append(self._distinct[key])
 
-    def _add(self, i: int, view: Array) -> None:
-        # Two parameters may share a gradient; it must not be scaled twice.
-        key = (view.__array_interface__["data"][0], view.shape, view.strides)
-        if key in self._seen and view.size:
-            return
-        self._seen.add(key)
-        if not view.flags.writeable:
-            raise ValueError(f"gradient of parameter {i} is read-only")
+    def _dense(self, view: Array) -> Array:
         if is_dense(view):
-            self.arrays.append(view)
-        else:
-            copy = view.copy()
-            self.arrays.append(copy)
-            self._copies.append((view, copy))
+            return view
+        copy = view.copy()
+        self._copies.append((view, copy))
+        return copy
 
     def apply(self, rule: str, scalars: tuple[float, ...]) -> None:
         """Run a rule over every gradient."""
-        Spans(self.arrays).apply(rule, scalars)
+        Spans(list(self._distinct.values())).apply(rule, scalars)
         for view, copy in self._copies:
             view[...] = copy
 
@@ -200,9 +198,7 @@ def _as_list(parameters: Any) -> list[Any]:
         )
     params = list(parameters)
     if not params and isinstance(parameters, types.GeneratorType):
-        warnings.warn(
-            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=4
-        )
+        warn("`parameters` is an empty generator, no gradient clipping will occur.")
     for i, param in enumerate(params):
         if not is_parameter(param):
             raise TypeError(f"parameter {i} is a {type_name(param)}, expected an array")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -22,6 +21,7 @@ from cyoptim._doors import (
 from cyoptim._engine import Plan
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_state
+from cyoptim._warnings import warn
 
 __all__ = ["Optimizer"]
 
@@ -33,9 +33,8 @@ StateDict: TypeAlias = dict[str, Any]
 Self = TypeVar("Self", bound="Optimizer")
 
 # Keys of a group that are no options of its optimizer: users' own notes and the schedulers'.
-_NOTES = frozenset(
-    "params param_names name initial_lr max_lr min_lr base_momentum max_momentum swa_lr".split()
-)
+_NOTES = frozenset({"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"})
+_NOTES |= {"base_momentum", "max_momentum", "swa_lr"}
 
 
 def execution_switches(**switches: Any) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class Optimizer:
         next step.
     state : mapping
         ``state[p]`` is the dict of the parameter's state: arrays of the parameter's shape and
-        dtype, under torch's names, and the step count.
+        dtype, under torch's names, and the step count. Found by identity of the parameter.
     defaults : dict
         The options given to the constructor.
 
@@ -126,14 +125,21 @@ class Optimizer:
                 f"but got {type_name(params)}"
             )
         self.defaults = defaults
-        self.state = State()
+        self._state = State()
         self.param_groups: list[Group] = []
-        groups = _as_groups(params)
-        checked: list[Group] = []
-        for group in groups:
-            checked.append(self._check_group(group, checked))
-        self._plan = self._make_plan(checked)
-        self.param_groups.extend(checked)
+        self._add_groups(_as_groups(params))
+
+    @property
+    def state(self) -> State:
+        """The state of each parameter: arrays under torch's names, and the step count."""
+        return self._state
+
+    @state.setter
+    def state(self, value: Mapping[Any, Any]) -> None:
+        state = State()
+        state.update(value)
+        self._state = state
+        self._plan = self._make_plan(self.param_groups)
 
     # --- what an optimizer defines ----------------------------------------------------------------
 
@@ -166,13 +172,22 @@ class Optimizer:
         TypeError, ValueError
             As the constructor; the optimizer is left as it was.
         """
-        group = self._check_group(param_group, self.param_groups)
-        plan = self._make_plan([*self.param_groups, group])
-        self.param_groups.append(group)
-        self._plan = plan
+        self._add_groups([param_group])
 
-    def _check_group(self, param_group: Group, others: list[Group]) -> Group:
-        """Complete a group with names and defaults, and check it as far as it goes alone."""
+    def _add_groups(self, groups: list[Group]) -> None:
+        """Check the groups and add them: all, or none and no dict is changed."""
+        complete: list[Group] = []
+        for group in groups:
+            complete.append(self._complete_group(group, [*self.param_groups, *complete]))
+        self._make_plan([*self.param_groups, *complete])
+        # The users' own dicts become the groups, as in torch.
+        for group, completed in zip(groups, complete, strict=True):
+            group.update(completed)
+        self.param_groups.extend(groups)
+        self._plan = self._make_plan(self.param_groups)
+
+    def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
+        """A copy with names and defaults filled in, checked as far as it goes alone."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         number = len(others)
@@ -186,22 +201,19 @@ class Optimizer:
             )
         members, names = _split_names([params] if is_parameter(params) else list(params))
         self._check_option_names(param_group, number)
-        param_group["params"] = members
+        group = {**self.defaults, **param_group, "params": members}
         if names:
-            param_group["param_names"] = names
-        for name, default in self.defaults.items():
-            param_group.setdefault(name, default)
-        self._check_options(param_group)
-        execution_switches(**param_group)
+            group["param_names"] = names
+        self._check_options(group)
+        execution_switches(**group)
         if len({id(p) for p in members}) != len(members):
-            warnings.warn(
+            warn(
                 "optimizer contains a parameter group with duplicate parameters; "
                 "in future, this will cause an error; "
-                "see github.com/pytorch/pytorch/issues/40967 for more information",
-                stacklevel=3,
+                "see github.com/pytorch/pytorch/issues/40967 for more information"
             )
-        _check_named_alike(param_group, others)
-        return param_group
+        _check_named_alike(group, others)
+        return group
 
     def _check_option_names(self, group: Group, number: int) -> None:
         for name in group:
@@ -314,14 +326,14 @@ class Optimizer:
             parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
             For torch tensors, they are tensors that share memory, which torch can load.
         """
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
         numbers: dict[int, int] = {}
-        packed = []
-        for group in self.param_groups:
-            for i, param in enumerate(group["params"], sum(len(g["params"]) for g in packed)):
-                numbers.setdefault(id(param), i)
-            entry = {key: value for key, value in group.items() if key != "params"}
-            entry["params"] = [numbers[id(param)] for param in group["params"]]
-            packed.append(entry)
+        for i, param in enumerate(params):
+            numbers.setdefault(id(param), i)
+        packed = [
+            {**group, "params": [numbers[id(param)] for param in group["params"]]}
+            for group in self.param_groups
+        ]
         state = {
             numbers.get(id(param), param): export_state(param, values)
             for param, values in self.state.items()
@@ -350,9 +362,6 @@ class Optimizer:
     def _prepare_load(self, state_dict: StateDict) -> Callable[[], None]:
         """Check a state dict and convert what it holds; the result puts it in and cannot fail."""
         groups = checked_groups(state_dict, self.param_groups)
-        for group in groups:
-            for name, default in self.defaults.items():
-                group.setdefault(name, default)
         labels = _labels(self.param_groups)
         params = list(chain.from_iterable(g["params"] for g in self.param_groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
@@ -366,7 +375,6 @@ class Optimizer:
                 state[key] = copy.deepcopy(values)
 
         def commit() -> None:
-            state.watch.changed = True
             self.__setstate__({"state": state, "param_groups": groups})
 
         return commit
@@ -379,11 +387,13 @@ class Optimizer:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        for name in ("defaults", "param_groups"):
+            if name in state:
+                setattr(self, name, state[name])
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        self._plan = self._make_plan(self.param_groups)
+        self.state = state["state"]
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -15,7 +15,7 @@ def _plain(value: Any) -> Any:
     return value.data if isinstance(value, Parameter) else value
 
 
-class Parameter(ParameterBase, NDArrayOperatorsMixin):  # type: ignore[misc]
+class Parameter(ParameterBase, NDArrayOperatorsMixin):
     """An array to be optimized, with a slot for its gradient.
 
     The array is not copied: optimizers change it in place. In NumPy expressions a Parameter acts
@@ -99,7 +99,7 @@ class Parameter(ParameterBase, NDArrayOperatorsMixin):  # type: ignore[misc]
         return bool(self.data)
 
     def __repr__(self) -> str:
-        return f"Parameter({np.array2string(self.data, prefix='Parameter(')})"
+        return f"Parameter({np.array2string(self.data, separator=', ', prefix='Parameter(')})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.data, self.grad)

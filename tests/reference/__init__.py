@@ -1,0 +1,1 @@
+"""Slow, obvious float64 NumPy, line for line from the papers."""
