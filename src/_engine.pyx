@@ -364,8 +364,9 @@ cdef class Work:
         return &self.table.rows[self.n_rows - 1]
 
     cdef int threads(self, Py_ssize_t bundles) noexcept:
+        # Waking a second thread pays from about four bundles on: two for each.
         cdef int n = available_threads()
-        return n if n < bundles else <int>bundles
+        return n if n < bundles // 2 else max(<int>(bundles // 2), 1)
 
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
         cdef int threads = self.threads(last - first)

@@ -23,8 +23,8 @@ from doors import Door, run, trajectory_inputs
 
 CHUNK = 16384
 X86 = platform.machine().lower() in ("x86_64", "amd64")
-# Around a vector's and a chunk's length, and enough for several bundles.
-SIZES = [(1,), (15,), (16,), (17,), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (3 * CHUNK + 5,), (0,)]
+# Around a vector's and a chunk's length, and enough bundles for four threads.
+SIZES = [(1,), (15,), (16,), (17,), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (6 * CHUNK + 5,), (0,)]
 
 
 def digest(arrays: list[np.ndarray]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import doctest
 import io
 import json
 import os
 import random
+import re
 import stat
 import string
 import subprocess
@@ -234,19 +234,20 @@ def test_numpy_alone_reads_the_arrays_under_readable_names(path):
 
 
 def test_member_names_are_safe_and_never_clash(path):
-    keys = ["a/b", "a_b", "../../x", "..", ".", "", "A_B", "w.npy", "w", "x\0y", "ü", "k" * 500]
+    keys = ["a/b", "a_b", "../../x", "..", ".", "", "A_B", "w.npy", "w", "x\0y", "ü", "k" * 70_000]
     model = {key: np.full(2, i) for i, key in enumerate(keys)}
     cyoptim.save(path, model=model, **{STRUCTURE: np.zeros(1), "/abs": np.ones(1)})
     loaded = cyoptim.load(path)
     assert same(loaded["model"], model)
     assert same(loaded[STRUCTURE], np.zeros(1))
     with np.load(path, allow_pickle=False) as file:
-        for name in set(file.files) - {STRUCTURE}:
-            parts = name.split("/")
-            assert not {"", ".", ".."} & set(parts)
+        for name in file.files:
+            assert not {"", ".", ".."} & set(name.split("/"))
             assert set(name) <= set(string.ascii_letters + string.digits + "_-./~ü")
-            assert isinstance(file[name], np.ndarray)
+            assert len(name) < 200
         assert len({name.casefold() for name in file.files}) == len(keys) + 3
+        found = [file[name].tolist() for name in file.files if name != STRUCTURE]
+        assert sorted(found) == sorted([*([i, i] for i in range(len(keys))), [0], [1]])
 
 
 def test_the_same_objects_give_the_same_bytes(tmp_path, monkeypatch):
@@ -353,7 +354,9 @@ def test_nothing_to_save(path):
 # The file --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["run", "run.ckpt", "run.npz", "x" * 255])
+@pytest.mark.parametrize(
+    "name", ["run", "run.ckpt", "run.npz", "x" * (100 if os.name == "nt" else 255)]
+)
 def test_the_name_is_taken_as_given(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     cyoptim.save(name, a=1)
@@ -480,19 +483,22 @@ def test_a_failure_leaves_the_old_file_whole(path, monkeypatch, module, name, ca
 def test_the_bytes_are_on_the_disk_before_the_name_changes(path, monkeypatch):
     cyoptim.save(path, a=1)
     calls = []
+    fsync, replace = os.fsync, os.replace
 
-    def note(name, function):
-        def noting(*args):
-            calls.append((name, stat.S_ISDIR(os.fstat(args[0]).st_mode) if len(args) == 1 else ""))
-            return function(*args)
+    def spy_fsync(descriptor):
+        found = os.fstat(descriptor)
+        calls.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(descriptor)
 
-        return noting
+    def spy_replace(*names):
+        calls.append("replace")
+        replace(*names)
 
-    monkeypatch.setattr(os, "fsync", note("sync", os.fsync))
-    monkeypatch.setattr(os, "replace", note("replace", os.replace))
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "replace", spy_replace)
     cyoptim.save(path, a=2)
-    folder = [] if os.name == "nt" else [("sync", True)]
-    assert calls == [("sync", False), ("replace", ""), *folder]
+    folder = [] if os.name == "nt" else ["folder"]
+    assert calls == [path.stat().st_size, "replace", *folder]
 
 
 def test_an_abandoned_temporary_goes_with_the_next_save(path):
@@ -533,6 +539,7 @@ def test_a_temporary_lost_before_its_lock_is_made_anew(path, monkeypatch):
     assert cyoptim.load(path) == {"a": 2}
 
 
+@posix
 def test_threads_that_save_to_one_file(path):
     failures = []
     cyoptim.save(path, number=-1, W=np.full(20_000, -1.0))
@@ -621,7 +628,7 @@ def sample(path):
 def test_every_cut_is_found(path, sample):
     for length in range(len(sample)):
         path.write_bytes(sample[:length])
-        with pytest.raises(cyoptim.CheckpointError, match=str(path)):
+        with pytest.raises(cyoptim.CheckpointError, match=re.escape(str(path))):
             cyoptim.load(path)
 
 
@@ -804,10 +811,11 @@ class Scheduler:
 
     def load_state_dict(self, state):
         self.epoch = state["epoch"]
+        self.seen.clear()
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error
-        self.seen = state["seen"]
+        self.seen.extend(state["seen"])
 
 
 class Prepared(Scheduler):
@@ -817,6 +825,22 @@ class Prepared(Scheduler):
         if self.fails is not None:
             raise self.fails
         return lambda: Scheduler.load_state_dict(self, state)
+
+    def load_state_dict(self, state):
+        pytest.fail("_prepare_load was there for this")
+
+
+class Average:
+    """Keeps what it is given, as carelessly as many a state."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def state_dict(self):
+        return {"values": self.values}
+
+    def load_state_dict(self, state):
+        self.values = state["values"]
 
 
 def restorable():
@@ -841,12 +865,11 @@ SAVED = {
 
 def contents(objects):
     """A copy of what the objects hold."""
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(contextlib.closing(io.BytesIO()))
-        packing = checkpoint._Packing()
-        nodes = [packing.pack(value, (name,)) for name, value in objects.items()]
-        np.savez(file, **packing.arrays)
-        return json.dumps(nodes), file.getvalue()
+    packing = checkpoint._Packing()
+    nodes = {name: packing.pack(value, (name,)) for name, value in objects.items()}
+    return json.dumps(nodes, sort_keys=True), {
+        name: array.tobytes() for name, array in packing.arrays.items()
+    }
 
 
 def test_everything_is_restored_in_place(path):
@@ -862,6 +885,16 @@ def test_everything_is_restored_in_place(path):
     assert not any(np.shares_memory(saved["array"], array) for array in memory)
     saved["scheduler"]["seen"].append(7)
     assert targets["scheduler"].seen == [1, 2, 3]
+
+
+def test_the_loaded_dict_shares_nothing_with_what_was_restored(path):
+    values = [np.ones((2, 3), order="F"), 3, (0.9, 0.999), Counter({3: 1}), OrderedDict(a=None)]
+    cyoptim.save(path, average=Average(*values))
+    average = Average()
+    saved = cyoptim.load(path, average=average)
+    assert same(average.values, values)
+    assert not np.shares_memory(average.values[0], saved["average"]["values"][0])
+    assert average.values is not saved["average"]["values"]
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
@@ -1002,6 +1035,30 @@ def test_tensors_are_saved_as_arrays_and_restored_in_place(path):
     assert targets["leaf"].is_leaf
 
 
+def test_a_state_gets_its_tensors_back_as_tensors(path):
+    torch = pytest.importorskip("torch")
+    cyoptim.save(path, average=Average(torch.ones(3), np.ones(2), (torch.tensor(1),)))
+    average = Average()
+    saved = cyoptim.load(path, average=average)["average"]["values"]
+    tensor, array, (step,) = average.values
+    assert torch.equal(tensor, torch.ones(3))
+    assert torch.equal(step, torch.tensor(1))
+    assert same(array, np.ones(2))
+    assert [type(value) for value in saved] == [np.ndarray, np.ndarray, tuple]
+    tensor.zero_()
+    assert saved[0].all()
+
+
+def test_torch_goes_on_from_the_state_of_an_optimizer_of_arrays(path):
+    torch = pytest.importorskip("torch")
+    x, state = torch.ones(2), {0: {"step": 1, "square_avg": np.ones(2, np.float32)}}
+    theirs = torch.optim.RMSprop([x])
+    groups = theirs.state_dict()["param_groups"]
+    cyoptim.save(path, optimizer={"state": state, "param_groups": groups})
+    cyoptim.load(path, optimizer=theirs)
+    assert torch.equal(theirs.state[x]["square_avg"], torch.ones(2))
+
+
 def test_tensors_without_an_array_are_refused(path):
     torch = pytest.importorskip("torch")
     for tensor, message in [
@@ -1105,6 +1162,36 @@ def test_loading_into_a_used_optimizer_replaces_its_state(path):
     cyoptim.save(path, **straight)
     cyoptim.load(path, **resumed)
     assert train(**resumed) == train(**straight)
+
+
+SIDES = ["torch", "cyoptim on tensors", "cyoptim on arrays"]
+
+
+@pytest.mark.parametrize("saved", SIDES)
+@pytest.mark.parametrize("loaded", SIDES)
+def test_a_checkpoint_continues_on_either_side_of_torch(path, saved, loaded):
+    torch = pytest.importorskip("torch")
+
+    def build(side, values):
+        optim = torch.optim if side == "torch" else cyoptim
+        W = values.copy() if side == "cyoptim on arrays" else torch.from_numpy(values.copy())
+        return optim.Adam([W], lr=0.1), W, np.asarray(W)
+
+    def train(optimizer, W, values):
+        for _ in range(3):
+            grad = values * values + 1
+            if W is values:
+                optimizer.step(grads=[grad])
+            else:
+                W.grad = torch.from_numpy(grad)
+                optimizer.step()
+        return values
+
+    first = build(saved, np.linspace(-1, 1, 6).reshape(2, 3))
+    second = build(loaded, train(*first))
+    cyoptim.save(path, optimizer=first[0])
+    cyoptim.load(path, optimizer=second[0])
+    np.testing.assert_allclose(train(*second), train(*first), rtol=1e-12)
 
 
 def test_the_loaded_dict_shares_nothing_with_the_optimizer(path):

@@ -553,13 +553,10 @@ class _Archive:
             return _FROM_JSON[tag](content)
         if tag in _DICTS:
             pairs = content.items() if isinstance(content, dict) else content
-            return _DICTS[tag]({self._unpack_key(key): self.unpack(item) for key, item in pairs})
+            return _DICTS[tag]({self.unpack(key): self.unpack(item) for key, item in pairs})
         if tag == "tuple":
             return tuple(self.unpack(item) for item in content)
         return self._unpack_array(tag, content)
-
-    def _unpack_key(self, key: Any) -> Any:
-        return key if isinstance(key, str) else self.unpack(key)
 
     def _unpack_array(self, tag: str, name: str) -> Any:
         if tag not in ("array", "scalar", "tensor"):

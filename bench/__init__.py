@@ -1,0 +1,15 @@
+"""Validates first, then times: one optimizer step in cyoptim, in its peers, and at the roof.
+
+The way of a number::
+
+    python -m bench         __main__.py      options, progress, what is printed and written
+      |
+      |  one process per contender     runner.py, worker.py   JSON lines over stdin and stdout
+      |    build the step              contenders.py, roof.c  a row per contender
+      |    compare it with float64     workloads.py           a row per workload
+      |    time it, one contender after the other, round by round
+      v
+    table, JSON, plot, comparison      report.py, plot.py
+
+Run from the repository root; nothing here is installed.
+"""
