@@ -23,7 +23,8 @@ import os
 import numpy as np
 
 from _reduce cimport (COUNT_NONZERO, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES, combine)
-from _table cimport CHUNK, FLOAT32, FLOAT64, Chunk, Clock, Kernels, Row, Table, Tensor
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, Chunk, Clock, Kernels, Row, Table,
+                     Tensor)
 
 cnp.import_array()
 
@@ -70,6 +71,7 @@ cdef const Kernels *KERNELS = NULL
 cdef list RULE_NAMES = []
 cdef list RULE_STATES = []
 cdef list RULE_SCALARS = []
+cdef list RULE_MEMORY = []
 RULES = {}
 
 
@@ -77,11 +79,12 @@ def bind(module):
     """Use the kernels of this module from now on."""
     global KERNELS
     if not RULES:
-        for number, (name, (states, scalars)) in enumerate(module.RULES.items()):
+        for number, (name, (states, scalars, memory)) in enumerate(module.RULES.items()):
             RULES[name] = number
             RULE_NAMES.append(name)
             RULE_STATES.append(states)
             RULE_SCALARS.append(scalars)
+            RULE_MEMORY.append(memory)
     KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
 
 
@@ -450,6 +453,7 @@ cdef struct Slot:
     Py_ssize_t first        # the slot in which the same parameter occurs first
     void *address
     int64_t *step           # the step count in its state; NULL: none yet
+    float *memory[MAX_MEMORY]   # the rule's memory in its state; NULL: none
     int64_t age             # takes the place of the step count where the rule keeps none
     uintptr_t gap_low       # no parameter lies between these two addresses:
     uintptr_t gap_high      # a gradient in here overlaps none
@@ -780,21 +784,25 @@ cdef class Plan(Work):
         self.known_options[group] = _constant_options(options)
         return 0
 
-    cdef int _find_row(self, Py_ssize_t group, int64_t step) except -1:
-        """The row of this group at this step count."""
+    cdef int _find_row(self, Slot *slot, int64_t step) except -1:
+        """The row of this slot's group at this step count, and with what its state remembers."""
         cdef Py_ssize_t r
         cdef Row *row
         cdef Clock clock
+        cdef int k
         for r in range(self.n_rows - 1, -1, -1):
-            if self.table.rows[r].group == group and self.table.rows[r].step == step:
+            row = &self.table.rows[r]
+            if row.group == slot.group and row.step == step and _same_memory(row, slot):
                 return <int>r
         row = self.new_row()
-        row[0] = self.templates[group]
-        row.group = group
+        row[0] = self.templates[slot.group]
+        row.group = slot.group
         row.step = step
+        for k in range(MAX_MEMORY):
+            row.before[k] = row.memory[k] = slot.memory[k][0] if slot.memory[k] else 0
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
-            clock(row.scalars, step)
+            clock(row.scalars, step, row.memory)
         return <int>self.n_rows - 1
 
     cdef list _assign_rows(self, object optimizer):
@@ -811,9 +819,9 @@ cdef class Plan(Work):
             if self.slots[i].group != group:
                 group, last = self.slots[i].group, -1
                 self._read_options(optimizer, group)
-            if step != last:
+            if step != last or not _same_memory(&self.table.rows[row], &self.slots[i]):
                 last = step
-                row = self._find_row(group, step)
+                row = self._find_row(&self.slots[i], step)
             self.table.tensors[i].row = row
             if self.slots[i].rule != self.table.rows[row].rule:
                 unbound.append(i)
@@ -848,17 +856,24 @@ cdef class Plan(Work):
         """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
         cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
-        names = RULE_STATES[self.table.rows[self.table.tensors[i].row].rule]
+        rule = self.table.rows[self.table.tensors[i].row].rule
+        names = RULE_STATES[rule]
         state = optimizer.state.get(self.objects[i], {})
+        group = self.groups[slot.group]
         fresh = False
         if self.counts_steps and not _is_counter(state.get("step")):
             new["step"] = make_counter(state.get("step"), self.labels[i])
+        for name in RULE_MEMORY[rule]:
+            value = state.get(name)
+            if value is None:
+                value = optimizer._initial_value(group, name)
+            if not _is_number(value):
+                new[name] = make_number(value, f"state {name!r} of {self.labels[i]}")
         for name in names:
             value = state.get(name)
             if value is None:
                 fresh = True
-                new[name] = _filled(
-                    self.views[i], optimizer._initial_value(self.groups[slot.group], name))
+                new[name] = _filled(self.views[i], optimizer._initial_value(group, name))
             elif not self._is_state(i, value):
                 new[name] = self._state_array(i, name, value)
         if names and not self.counts_steps:
@@ -887,12 +902,16 @@ cdef class Plan(Work):
 
     cdef int _take_state(self, object state, Py_ssize_t i) except -1:
         cdef int rule = self.table.rows[self.table.tensors[i].row].rule
-        cdef Py_ssize_t k = 2
+        cdef Py_ssize_t k = 2, m
         cdef list kept = []
         if self.counts_steps:
             counter = state["step"]
             kept.append(counter)
             self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        for m in range(len(RULE_MEMORY[rule])):
+            array = state[RULE_MEMORY[rule][m]]
+            kept.append(array)
+            self.slots[i].memory[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
         for name in RULE_STATES[rule]:
             array = state[name]
             kept.append(array)
@@ -905,10 +924,13 @@ cdef class Plan(Work):
     cdef int _forget_state(self, object optimizer) except -1:
         """Look the state up again: entries were put in, replaced or removed."""
         cdef Py_ssize_t i
+        cdef int k
         for i in range(self.n_tensors):
             self.slots[i].rule = -1
             self.slots[i].step = NULL
             self.slots[i].age = 0
+            for k in range(MAX_MEMORY):
+                self.slots[i].memory[k] = NULL
             if self.counts_steps and self.slots[i].first == i:
                 counter = optimizer.state.get(self.objects[i], {}).get("step")
                 if counter is not None:
@@ -989,17 +1011,32 @@ cdef class Plan(Work):
 
     cdef void _count(self) noexcept:
         cdef Py_ssize_t i
+        cdef Slot *slot
+        cdef int k
         for i in range(self.n_tensors):
-            if self.table.tensors[i].row >= 0:
-                if self.counts_steps:
-                    self.slots[i].step[0] += 1
-                else:
-                    self.slots[self.slots[i].first].age = 1
+            if self.table.tensors[i].row < 0:
+                continue
+            slot = &self.slots[i]
+            if not self.counts_steps:
+                self.slots[slot.first].age = 1
+                continue
+            slot.step[0] += 1
+            for k in range(MAX_MEMORY):
+                if slot.memory[k]:
+                    slot.memory[k][0] = self.table.rows[self.table.tensors[i].row].memory[k]
 
     cdef int _announce(self) except -1:
         from cyoptim._doors import announce_update
         announce_update(self.updated)
         return 0
+
+
+cdef inline bint _same_memory(Row *row, Slot *slot) noexcept:
+    cdef int k
+    for k in range(MAX_MEMORY):
+        if slot.memory[k] and slot.memory[k][0] != row.before[k]:
+            return False
+    return True
 
 
 cdef bint _is_constant(object value):
@@ -1040,6 +1077,25 @@ def make_counter(value, label):
     if not (isfinite(number) and number >= 0 and number == int(number)):
         raise ValueError(f"state 'step' of {label} is {value}, expected a whole number >= 0")
     return np.array(int(number), dtype=np.int64)
+
+
+cdef bint _is_number(object value):
+    return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_FLOAT
+            and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0
+            and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
+
+
+def make_number(value, label):
+    """A number of a rule's memory as it is kept in the state: float32, as in torch."""
+    try:
+        return np.array(float(value), dtype=np.float32)
+    except (TypeError, ValueError):
+        raise TypeError(f"{label} is {value!r}, expected a number") from None
+
+
+def memory_names() -> frozenset:
+    """Names of the numbers that rules remember in the state."""
+    return frozenset([name for names in RULE_MEMORY for name in names])
 
 
 def _filled(view, value):

@@ -13,13 +13,19 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 
 from _reduce cimport reduce_span
-from _table cimport (FLOAT32, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row, Table,
-                     Tensor)
+from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row,
+                     Table, Tensor)
+from rules.adadelta cimport adadelta
 from rules.adagrad cimport adagrad, adagrad_clock
 from rules.adam cimport adam, adam_amsgrad, adam_clock
+from rules.adamax cimport adamax, adamax_clock
+from rules.asgd cimport asgd, asgd_clock
 from rules.clip cimport clamp, scale
+from rules.nadam cimport nadam, nadam_clock
+from rules.radam cimport radam, radam_clock
 from rules.rmsprop cimport (rmsprop, rmsprop_centered, rmsprop_centered_momentum,
                             rmsprop_momentum)
+from rules.rprop cimport rprop
 from rules.sgd cimport momentum_clock, sgd, sgd_momentum, sgd_nesterov
 
 cdef extern from "fp_mode.h" nogil:
@@ -36,19 +42,21 @@ cdef Rule32 RULES32[MAX_RULES]
 cdef Rule64 RULES64[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
-# name: (state arrays in the order of the streams, number of scalars that the optimizer gives)
+# name: (state arrays in the order of the streams, number of scalars that the optimizer gives, names
+# of the numbers in the rule's memory)
 RULES = {}
 
 
 cdef int rule(str name, tuple states, int scalars, Rule32 rule32, Rule64 rule64,
-              Clock clock) except -1:
+              Clock clock, tuple memory=()) except -1:
     cdef Py_ssize_t number = len(RULES)
-    if number == MAX_RULES or 2 + len(states) > MAX_STREAMS or scalars > MAX_SCALARS:
+    if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or scalars > MAX_SCALARS
+            or len(memory) > MAX_MEMORY):
         raise ValueError(f"the tables are too small for rule {name}")
     RULES32[number] = rule32
     RULES64[number] = rule64
     CLOCKS[number] = clock
-    RULES[name] = (states, scalars)
+    RULES[name] = (states, scalars, memory)
     return 0
 
 
@@ -68,6 +76,13 @@ rule("rmsprop_centered", ("square_avg", "grad_avg"), 7,
 rule("rmsprop_centered_momentum", ("square_avg", "momentum_buffer", "grad_avg"), 7,
      rmsprop_centered_momentum[float], rmsprop_centered_momentum[double], NULL)
 rule("adagrad", ("sum",), 5, adagrad[float], adagrad[double], adagrad_clock)
+rule("adadelta", ("square_avg", "acc_delta"), 6, adadelta[float], adadelta[double], NULL)
+rule("adamax", ("exp_avg", "exp_inf"), 6, adamax[float], adamax[double], adamax_clock)
+rule("nadam", ("exp_avg", "exp_avg_sq"), 8, nadam[float], nadam[double], nadam_clock,
+     ("mu_product",))
+rule("radam", ("exp_avg", "exp_avg_sq"), 7, radam[float], radam[double], radam_clock)
+rule("asgd", ("ax",), 6, asgd[float], asgd[double], asgd_clock, ("eta", "mu"))
+rule("rprop", ("prev", "step_size"), 5, rprop[float], rprop[double], NULL)
 rule("scale", (), 1, scale[float], scale[double], NULL)
 rule("clamp", (), 2, clamp[float], clamp[double], NULL)
 

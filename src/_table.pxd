@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     MAX_STREAMS = 8     # parameter, gradient, and up to six state arrays
     MAX_SCALARS = 16
+    MAX_MEMORY = 2
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
 
 cdef enum:
@@ -22,6 +23,8 @@ cdef struct Row:                # the scalars of one group at one step count
     int rule
     Py_ssize_t group
     int64_t step
+    float before[MAX_MEMORY]    # what the state remembered, and
+    float memory[MAX_MEMORY]    # what it is to remember after the step
     double scalars[MAX_SCALARS]
 
 cdef struct Chunk:              # elements [start, stop) of one tensor
@@ -40,8 +43,9 @@ ctypedef void (*UpdateFunction)(const Table *, Py_ssize_t first, Py_ssize_t last
 ctypedef void (*ReduceFunction)(const Table *, Py_ssize_t first, Py_ssize_t last, int threads,
                                 int reduction, double order, double *partials) noexcept nogil
 
-# Replaces the scalars that change from step to step by their values at this step count.
-ctypedef void (*Clock)(double *, int64_t step) noexcept nogil
+# Replaces the scalars that change from step to step by their values at this step count. A few
+# rules carry numbers from step to step beside the count: their memory, which the clock advances.
+ctypedef void (*Clock)(double *, int64_t step, float *memory) noexcept nogil
 
 # What one kernel module offers; passed to the engine in a capsule.
 cdef struct Kernels:

@@ -25,18 +25,36 @@ from cyoptim._config import get_num_threads, set_num_threads, show_config, threa
 from cyoptim.checkpoint import CheckpointError, load, save
 from cyoptim.clip import clip_grad_norm_, clip_grad_value_
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers import SGD, Adagrad, Adam, AdamW, RMSprop
+from cyoptim.optimizers import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+)
 from cyoptim.parameter import Parameter
 
 __all__ = [
+    "ASGD",
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "CheckpointError",
+    "NAdam",
     "Optimizer",
     "Parameter",
+    "RAdam",
     "RMSprop",
+    "Rprop",
     "clip_grad_norm_",
     "clip_grad_value_",
     "get_num_threads",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
-from cyoptim._engine import make_counter, state_names
+from cyoptim._engine import make_counter, make_number, memory_names, state_names
 
 Group = dict[str, Any]
 
@@ -34,9 +34,11 @@ def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
 def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
     if name == "step":
         return make_counter(value, label)
+    what = f"loaded state {name!r} of {label}"
+    if value is not None and name in memory_names():
+        return make_number(value, what)
     if value is None or name not in state_names():
         return copy.deepcopy(value)
-    what = f"loaded state {name!r} of {label}"
     array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
     _, view = view_parameter(param, label)
     if array.shape != view.shape:

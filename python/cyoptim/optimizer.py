@@ -60,14 +60,33 @@ def check_lr(lr: Any) -> None:
     check_nonnegative("learning rate", lr, "Invalid learning rate: {}")
 
 
-def check_nonnegative(name: str, value: Any, message: str = "") -> None:
-    """Refuse a value that is not a number >= 0; NaN is not."""
+def check_number(name: str, value: Any) -> None:
+    """Refuse a value that is not one number."""
     try:
-        fine = bool(value >= 0.0)
+        bool(value >= 0.0)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
-    if not fine:
+
+
+def check_nonnegative(name: str, value: Any, message: str = "") -> None:
+    """Refuse a value that is not a number >= 0; NaN is not."""
+    check_number(name, value)
+    if not value >= 0.0:
         raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse a value that is not a finite number."""
+    check_number(name, value)
+    if not abs(value) < float("inf"):
+        raise ValueError(f"Invalid {name} value: {value}")
+
+
+def check_interval(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse a value that is not a number in [low, high]."""
+    check_number(name, value)
+    if not low <= value <= high:
+        raise ValueError(f"Invalid {name} value: {value}")
 
 
 def check_betas(betas: Any) -> None:
@@ -78,6 +97,12 @@ def check_betas(betas: Any) -> None:
         check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
         if not beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+
+
+def decays(group: Group) -> tuple[float, float]:
+    """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
+    decay = group["weight_decay"]
+    return (0.0, 1.0 - group["lr"] * decay) if group["decoupled_weight_decay"] else (decay, 1.0)
 
 
 class Optimizer:

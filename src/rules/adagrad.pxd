@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from rules._math cimport root
 
 
-cdef inline void adagrad_clock(double *h, int64_t step) noexcept nogil:
+cdef inline void adagrad_clock(double *h, int64_t step, float *memory) noexcept nogil:
     h[2] = h[2] / (1 + (step - 1) * h[4])
 
 

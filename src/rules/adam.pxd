@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t
 from rules._math cimport greater, root
 
 
-cdef inline void adam_clock(double *h, int64_t step) noexcept nogil:
+cdef inline void adam_clock(double *h, int64_t step, float *memory) noexcept nogil:
     h[6] = h[6] / (1 - pow(h[3], <double>step))
     h[7] = 1 / sqrt(1 - pow(h[4], <double>step))
     h[8] = 1 - h[3]

@@ -24,7 +24,7 @@ cdef inline void sgd(floating **s, const double *h, Py_ssize_t n) noexcept nogil
         p[i] = p[i] - lr * d
 
 
-cdef inline void momentum_clock(double *h, int64_t step) noexcept nogil:
+cdef inline void momentum_clock(double *h, int64_t step, float *memory) noexcept nogil:
     if step == 1:
         h[4] = 1
 

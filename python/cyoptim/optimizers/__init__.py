@@ -1,9 +1,27 @@
 """The optimizers, one file each: defaults, checks, and the scalars of a step."""
 
+from cyoptim.optimizers.adadelta import Adadelta
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
+from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
+from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.nadam import NAdam
+from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
+from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RMSprop"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+]

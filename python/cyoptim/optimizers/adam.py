@@ -11,6 +11,7 @@ from cyoptim.optimizer import (
     check_betas,
     check_lr,
     check_nonnegative,
+    decays,
     execution_switches,
 )
 
@@ -111,17 +112,13 @@ class Adam(Optimizer):
         check_nonnegative("weight_decay", group["weight_decay"])
 
     def _hyper(self, group: Group) -> Hyper:
-        lr = group["lr"]
-        decay = group["weight_decay"]
-        decoupled = group["decoupled_weight_decay"]
         return (
             _AMSGRAD if group["amsgrad"] else _ADAM,
             -1.0 if group["maximize"] else 1.0,
-            0.0 if decoupled else decay,
-            1.0 - lr * decay if decoupled else 1.0,
+            *decays(group),
             *group["betas"],
             group["eps"],
-            lr,
+            group["lr"],
         )
 
 

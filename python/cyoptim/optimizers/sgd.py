@@ -10,6 +10,7 @@ from cyoptim.optimizer import (
     Hyper,
     Optimizer,
     ParamsT,
+    check_finite,
     check_lr,
     check_nonnegative,
     execution_switches,
@@ -102,6 +103,7 @@ class SGD(Optimizer):
         check_lr(group["lr"])
         check_nonnegative("momentum", group["momentum"])
         check_nonnegative("weight_decay", group["weight_decay"])
+        check_finite("dampening", group["dampening"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 

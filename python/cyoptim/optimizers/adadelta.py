@@ -1,0 +1,104 @@
+"""Adadelta."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_interval,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class Adadelta(Optimizer):
+    r"""Adadelta: steps in the units of the parameters, from running averages of both.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        v_t &= \rho v_{t-1} + (1 - \rho) d_t^2 \\
+        \Delta_t &= \frac{\sqrt{u_{t-1} + \epsilon}}{\sqrt{v_t + \epsilon}} d_t \\
+        u_t &= \rho u_{t-1} + (1 - \rho) \Delta_t^2 \\
+        \theta_t &= \theta_{t-1} - \gamma \Delta_t
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Factor :math:`\gamma` of each step, >= 0.
+    rho : float
+        :math:`\rho`: how much of the averages is kept at each step, in [0, 1].
+    eps : float
+        :math:`\epsilon`, added under the roots, >= 0.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``square_avg`` (:math:`v`), ``acc_delta`` (:math:`u`).
+
+    References
+    ----------
+    .. [1] M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", 2012.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = Adadelta([w], rho=0.0, eps=1.0)
+    >>> optimizer.step(grads=[np.array([0.75, 0.0])])
+    >>> w
+    array([ 0.4, -2. ])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        capturable: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                capturable=capturable, foreach=foreach, differentiable=differentiable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_interval("rho", group["rho"], 0.0, 1.0)
+        check_nonnegative("epsilon", group["eps"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        rho = group["rho"]
+        sign = -1.0 if group["maximize"] else 1.0
+        return _ADADELTA, sign, group["weight_decay"], group["lr"], rho, 1.0 - rho, group["eps"]
+
+
+_ADADELTA = RULES["adadelta"]

@@ -1,0 +1,102 @@
+"""Adamax."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_betas,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class Adamax(Optimizer):
+    r"""Adamax: Adam with the infinity norm of past gradients in place of their squares' average.
+
+    .. math::
+
+        d_t &= \pm g_t + \lambda \theta_{t-1} \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t \\
+        u_t &= \max(\beta_2 u_{t-1}, |d_t| + \epsilon) \\
+        \theta_t &= \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t} \frac{m_t}{u_t}
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    betas : tuple of float
+        :math:`\beta_1, \beta_2`, in [0, 1).
+    eps : float
+        :math:`\epsilon`, >= 0.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_inf`` (:math:`u`).
+
+    References
+    ----------
+    .. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 7.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = Adamax([w], lr=0.1)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(6)
+    array([ 0.9, -1.9])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                foreach=foreach, differentiable=differentiable, capturable=capturable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("epsilon", group["eps"])
+        check_betas(group["betas"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        sign = -1.0 if group["maximize"] else 1.0
+        return _ADAMAX, sign, group["weight_decay"], *group["betas"], group["eps"], group["lr"]
+
+
+_ADAMAX = RULES["adamax"]

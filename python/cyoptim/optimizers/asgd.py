@@ -1,0 +1,118 @@
+"""Averaged stochastic gradient descent."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_finite,
+    check_lr,
+    check_nonnegative,
+    execution_switches,
+)
+
+
+class ASGD(Optimizer):
+    r"""Averaged stochastic gradient descent.
+
+    .. math::
+
+        \theta_t &= (1 - \lambda_d \eta_t) \theta_{t-1} - \eta_t d_t, \qquad
+            d_t = \pm g_t + \lambda \theta_{t-1} \\
+        \bar\theta_t &= \bar\theta_{t-1} + \mu_t (\theta_t - \bar\theta_{t-1}) \\
+        \eta_{t+1} &= \gamma / (1 + \lambda_d \gamma t)^\alpha, \qquad
+        \mu_{t+1} = 1 / \max(1, t - t_0)
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    lambd : float
+        Decay :math:`\lambda_d`.
+    alpha : float
+        Power :math:`\alpha` with which the learning rate falls.
+    t0 : float
+        Step :math:`t_0` at which averaging begins.
+    weight_decay : float
+        L2 penalty :math:`\lambda`, >= 0.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``eta`` and ``mu`` (of the next step, in float32), ``ax``
+    (:math:`\bar\theta`), which is the result.
+
+    References
+    ----------
+    .. [1] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging",
+       1992.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = ASGD([w], lr=0.125, lambd=0.0)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w
+    array([ 0.75, -1.5 ])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        capturable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "lambd": lambd,
+            "alpha": alpha,
+            "t0": t0,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                foreach=foreach, differentiable=differentiable, capturable=capturable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+        for name in ("lambd", "alpha", "t0"):
+            check_finite(name, group[name])
+
+    def _initial_value(self, group: Group, name: str) -> float:
+        return {"eta": float(group["lr"]), "mu": 1.0}.get(name, 0.0)
+
+    def _hyper(self, group: Group) -> Hyper:
+        return (
+            _ASGD,
+            -1.0 if group["maximize"] else 1.0,
+            group["weight_decay"],
+            group["lambd"],
+            group["alpha"],
+            group["t0"],
+            group["lr"],
+        )
+
+
+_ASGD = RULES["asgd"]

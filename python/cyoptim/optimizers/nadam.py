@@ -1,0 +1,129 @@
+"""NAdam."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_betas,
+    check_lr,
+    check_nonnegative,
+    decays,
+    execution_switches,
+)
+
+
+class NAdam(Optimizer):
+    r"""NAdam: Adam with Nesterov's momentum.
+
+    .. math::
+
+        \mu_t &= \beta_1 (1 - \tfrac12 0.96^{t \psi}) \\
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t, \qquad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 \\
+        \hat m_t &= \frac{\mu_{t+1} m_t}{1 - \prod_{i=1}^{t+1} \mu_i}
+            + \frac{(1 - \mu_t) d_t}{1 - \prod_{i=1}^{t} \mu_i} \\
+        \theta_t &= \theta_{t-1} - \gamma \frac{\hat m_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
+
+    where :math:`d_t = \pm g_t + \lambda \theta_{t-1}`; with `decoupled_weight_decay`,
+    :math:`d_t = \pm g_t` and :math:`\theta_{t-1}` is first multiplied by
+    :math:`1 - \gamma\lambda`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    betas : tuple of float
+        :math:`\beta_1, \beta_2`, in [0, 1).
+    eps : float
+        :math:`\epsilon`, added to the denominator, >= 0.
+    weight_decay : float
+        :math:`\lambda`, >= 0.
+    momentum_decay : float
+        :math:`\psi`, >= 0.
+    decoupled_weight_decay : bool
+        Decay the parameters themselves, as AdamW does.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``mu_product`` (:math:`\prod \mu_i`, in float32), ``exp_avg`` (:math:`m`),
+    ``exp_avg_sq`` (:math:`v`).
+
+    References
+    ----------
+    .. [1] T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = NAdam([w], lr=0.1)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(3)
+    array([ 0.894, -1.894])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                foreach=foreach, capturable=capturable, differentiable=differentiable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("epsilon", group["eps"])
+        check_betas(group["betas"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+        check_nonnegative("momentum_decay", group["momentum_decay"])
+
+    def _initial_value(self, group: Group, name: str) -> float:
+        return 1.0 if name == "mu_product" else 0.0
+
+    def _hyper(self, group: Group) -> Hyper:
+        return (
+            _NADAM,
+            -1.0 if group["maximize"] else 1.0,
+            *decays(group),
+            *group["betas"],
+            group["eps"],
+            group["lr"],
+            group["momentum_decay"],
+        )
+
+
+_NADAM = RULES["nadam"]

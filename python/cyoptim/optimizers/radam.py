@@ -1,0 +1,124 @@
+"""RAdam."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_betas,
+    check_lr,
+    check_nonnegative,
+    decays,
+    execution_switches,
+)
+
+
+class RAdam(Optimizer):
+    r"""RAdam: Adam whose first steps, when the variance is not yet known, are plain momentum.
+
+    .. math::
+
+        m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t, \qquad
+        v_t = \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 \\
+        \rho_\infty &= \frac{2}{1 - \beta_2} - 1, \qquad
+        \rho_t = \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t} \\
+        r_t &= \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}
+                          {(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}} \\
+        \theta_t &= \theta_{t-1} - \frac{\gamma m_t}{1 - \beta_1^t} \cdot
+            \begin{cases}
+                r_t \sqrt{1 - \beta_2^t} / (\sqrt{v_t} + \epsilon) & \rho_t > 5 \\
+                1 & \text{otherwise}
+            \end{cases}
+
+    where :math:`d_t = \pm g_t + \lambda \theta_{t-1}`; with `decoupled_weight_decay`,
+    :math:`d_t = \pm g_t` and :math:`\theta_{t-1}` is first multiplied by
+    :math:`1 - \gamma\lambda`.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Learning rate :math:`\gamma`, >= 0.
+    betas : tuple of float
+        :math:`\beta_1, \beta_2`, in [0, 1).
+    eps : float
+        :math:`\epsilon`, added to the denominator, >= 0.
+    weight_decay : float
+        :math:`\lambda`, >= 0.
+    decoupled_weight_decay : bool
+        Decay the parameters themselves, as AdamW does.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`).
+
+    References
+    ----------
+    .. [1] L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = RAdam([w], lr=0.1)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w.round(6)
+    array([ 0.8, -1.6])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        decoupled_weight_decay: bool = False,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+            **execution_switches(
+                foreach=foreach, capturable=capturable, differentiable=differentiable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        check_nonnegative("epsilon", group["eps"])
+        check_betas(group["betas"])
+        check_nonnegative("weight_decay", group["weight_decay"])
+
+    def _hyper(self, group: Group) -> Hyper:
+        return (
+            _RADAM,
+            -1.0 if group["maximize"] else 1.0,
+            *decays(group),
+            *group["betas"],
+            group["eps"],
+            group["lr"],
+        )
+
+
+_RADAM = RULES["radam"]

@@ -1,0 +1,108 @@
+"""Rprop."""
+
+from __future__ import annotations
+
+from cyoptim._engine import RULES
+from cyoptim.optimizer import (
+    Group,
+    Hyper,
+    Optimizer,
+    ParamsT,
+    check_lr,
+    execution_switches,
+)
+
+
+class Rprop(Optimizer):
+    r"""Resilient backpropagation: each element has a step size, and only signs count.
+
+    .. math::
+
+        s_t &= \begin{cases}
+            \min(\eta^+ s_{t-1}, s_{max}) & g_t g_{t-1} > 0 \\
+            \max(\eta^- s_{t-1}, s_{min}),\ g_t \leftarrow 0 & g_t g_{t-1} < 0 \\
+            s_{t-1} & \text{otherwise}
+        \end{cases} \\
+        \theta_t &= \theta_{t-1} - s_t \operatorname{sign}(g_t)
+
+    Made for full batches. A NaN in the gradient counts as 0, as in torch.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+    lr : float
+        Step size to begin with, >= 0.
+    etas : tuple of float
+        :math:`\eta^-, \eta^+`, with :math:`0 < \eta^- < 1 < \eta^+`.
+    step_sizes : tuple of float
+        :math:`s_{min}, s_{max}`.
+    maximize : bool
+        Follow the gradient upwards.
+    foreach : bool, optional
+        Accepted as in torch; always so here.
+    capturable, differentiable : bool
+        Only False.
+
+    Notes
+    -----
+    State: ``step``, ``prev`` (the last gradient), ``step_size`` (:math:`s`).
+
+    References
+    ----------
+    .. [1] M. Riedmiller, H. Braun, "A direct adaptive method for faster backpropagation learning:
+       the RPROP algorithm", 1993.
+    .. [2] C. Igel, M. Huesken, "Improving the Rprop Learning Algorithm", 2000.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> optimizer = Rprop([w], lr=0.25)
+    >>> optimizer.step(grads=[2 * w])
+    >>> w
+    array([ 0.75, -1.75])
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50),
+        *,
+        capturable: bool = False,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "etas": etas,
+            "step_sizes": step_sizes,
+            "maximize": maximize,
+            **execution_switches(
+                foreach=foreach, differentiable=differentiable, capturable=capturable
+            ),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"])
+        for name in ("etas", "step_sizes"):
+            if not isinstance(group[name], (tuple, list)) or len(group[name]) != 2:
+                raise TypeError(f"{name} must be a pair of numbers, got {group[name]!r}")
+        minus, plus = group["etas"]
+        if not 0.0 < minus < 1.0 < plus:
+            raise ValueError(f"Invalid eta values: {minus}, {plus}")
+
+    def _initial_value(self, group: Group, name: str) -> float:
+        return float(group["lr"]) if name == "step_size" else 0.0
+
+    def _hyper(self, group: Group) -> Hyper:
+        sign = -1.0 if group["maximize"] else 1.0
+        return _RPROP, sign, *group["etas"], *group["step_sizes"]
+
+
+_RPROP = RULES["rprop"]
