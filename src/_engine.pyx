@@ -784,22 +784,37 @@ cdef class Plan(Work):
         self.known_options[group] = _constant_options(options)
         return 0
 
-    cdef int _find_row(self, Slot *slot, int64_t step) except -1:
-        """The row of this slot's group at this step count, and with what its state remembers."""
+    cdef void _recall(self, Py_ssize_t i, float *memory) noexcept:
+        """What the rule remembers of this slot: from its state, or from the slot's earlier
+        occurrence in the same step."""
+        cdef Slot *slot = &self.slots[i]
+        cdef Py_ssize_t j, earlier = -1
+        cdef int k
+        for j in range(slot.first, i):
+            if self.slots[j].first == slot.first and self.table.tensors[j].row >= 0:
+                earlier = j
+        for k in range(MAX_MEMORY):
+            if earlier >= 0:
+                memory[k] = self.table.rows[self.table.tensors[earlier].row].memory[k]
+            else:
+                memory[k] = slot.memory[k][0] if slot.memory[k] else 0
+
+    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *memory) except -1:
+        """The row of this group at this step count and with this memory."""
         cdef Py_ssize_t r
         cdef Row *row
         cdef Clock clock
         cdef int k
         for r in range(self.n_rows - 1, -1, -1):
             row = &self.table.rows[r]
-            if row.group == slot.group and row.step == step and _same_memory(row, slot):
+            if row.group == group and row.step == step and _same_memory(row, memory):
                 return <int>r
         row = self.new_row()
-        row[0] = self.templates[slot.group]
-        row.group = slot.group
+        row[0] = self.templates[group]
+        row.group = group
         row.step = step
         for k in range(MAX_MEMORY):
-            row.before[k] = row.memory[k] = slot.memory[k][0] if slot.memory[k] else 0
+            row.before[k] = row.memory[k] = memory[k]
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
             clock(row.scalars, step, row.memory)
@@ -810,6 +825,7 @@ cdef class Plan(Work):
         cdef Py_ssize_t i, group = -1
         cdef int64_t step, last = -1
         cdef int row = -1
+        cdef float memory[MAX_MEMORY]
         cdef list unbound = []
         self.n_rows = 0
         for i in range(self.n_tensors):
@@ -819,9 +835,10 @@ cdef class Plan(Work):
             if self.slots[i].group != group:
                 group, last = self.slots[i].group, -1
                 self._read_options(optimizer, group)
-            if step != last or not _same_memory(&self.table.rows[row], &self.slots[i]):
+            self._recall(i, memory)
+            if step != last or not _same_memory(&self.table.rows[row], memory):
                 last = step
-                row = self._find_row(&self.slots[i], step)
+                row = self._find_row(group, step, memory)
             self.table.tensors[i].row = row
             if self.slots[i].rule != self.table.rows[row].rule:
                 unbound.append(i)
@@ -1031,12 +1048,8 @@ cdef class Plan(Work):
         return 0
 
 
-cdef inline bint _same_memory(Row *row, Slot *slot) noexcept:
-    cdef int k
-    for k in range(MAX_MEMORY):
-        if slot.memory[k] and slot.memory[k][0] != row.before[k]:
-            return False
-    return True
+cdef inline bint _same_memory(const Row *row, const float *memory) noexcept:
+    return memcmp(row.before, memory, MAX_MEMORY * sizeof(float)) == 0
 
 
 cdef bint _is_constant(object value):

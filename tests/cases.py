@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cyoptim
-from reference import adagrad, adam, rmsprop, sgd
+from reference import (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    asgd,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
 
 NAN = float("nan")
 
@@ -160,7 +171,106 @@ CASES = (
         ),
         ("step", "sum"),
     ),
+    Case(
+        "Adadelta",
+        adadelta.Adadelta,
+        (
+            {},
+            {"lr": 0.5, "rho": 0.7, "eps": 1e-4},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *BAD_COMMON,
+            *BAD_CAPTURABLE,
+            *BAD_EPS,
+            ({"rho": 1.1}, ValueError, "Invalid rho value: 1.1"),
+            ({"rho": -0.1}, ValueError, "Invalid rho value: -0.1"),
+            ({"rho": NAN}, ValueError, "Invalid rho value: nan"),
+            ({"rho": None}, TypeError, "rho must be a number, got NoneType: None"),
+        ),
+        ("step", "square_avg", "acc_delta"),
+    ),
+    Case(
+        "Adamax",
+        adamax.Adamax,
+        (
+            {},
+            {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (*BAD_COMMON, *BAD_CAPTURABLE, *BAD_EPS, *BAD_BETAS),
+        ("step", "exp_avg", "exp_inf"),
+    ),
+    Case(
+        "NAdam",
+        nadam.NAdam,
+        (
+            {},
+            {"lr": 0.02, "betas": (0.8, 0.95), "momentum_decay": 0.05},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *BAD_COMMON,
+            *BAD_CAPTURABLE,
+            *BAD_EPS,
+            *BAD_BETAS,
+            ({"momentum_decay": -0.2}, ValueError, "Invalid momentum_decay value: -0.2"),
+        ),
+        ("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    ),
+    Case(
+        "RAdam",
+        radam.RAdam,
+        (
+            {},
+            {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (*BAD_COMMON, *BAD_CAPTURABLE, *BAD_EPS, *BAD_BETAS),
+        ("step", "exp_avg", "exp_avg_sq"),
+    ),
+    Case(
+        "ASGD",
+        asgd.ASGD,
+        (
+            {},
+            {"lr": 0.05, "lambd": 0.1, "alpha": 0.5, "t0": 5},
+            {"weight_decay": 0.1, "t0": 10},
+            {"weight_decay": 0.1, "maximize": True},
+        ),
+        (
+            *BAD_COMMON,
+            *BAD_CAPTURABLE,
+            ({"t0": NAN}, ValueError, "Invalid t0 value: nan"),
+            ({"lambd": "x"}, TypeError, "lambd must be a number, got str: 'x'"),
+        ),
+        ("step", "eta", "mu", "ax"),
+    ),
+    Case(
+        "Rprop",
+        rprop.Rprop,
+        (
+            {},
+            {"lr": 0.05, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.2)},
+            {"maximize": True},
+        ),
+        (
+            *(row for row in BAD_COMMON if "weight_decay" not in row[0]),
+            *BAD_CAPTURABLE,
+            ({"etas": (1.0, 0.5)}, ValueError, "Invalid eta values: 1.0, 0.5"),
+            ({"etas": 0.5}, TypeError, "etas must be a pair of numbers, got 0.5"),
+            ({"step_sizes": (1,)}, TypeError, "step_sizes must be a pair of numbers, got (1,)"),
+        ),
+        ("step", "prev", "step_size"),
+    ),
 )
+
 
 VARIANTS = [(case, variant) for case in CASES for variant in case.variants]
 VARIANT_IDS = [

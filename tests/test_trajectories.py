@@ -58,12 +58,13 @@ def test_equals_torch(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_groups_of_their_own_options(torch: Any, case: Any) -> None:
     start, grads = trajectory_inputs(SHAPES, np.float64, STEPS, seed=3)
+    decay = {} if case.name == "Rprop" else {"weight_decay": 0.1}
 
     def grouped(cls: Any) -> Any:
         def make(params: list[Any]) -> Any:
             return cls(
                 [
-                    {"params": params[:2], "lr": 0.02, "weight_decay": 0.1},
+                    {"params": params[:2], "lr": 0.02, **decay},
                     {"params": params[2:], "maximize": True},
                 ],
                 lr=0.005,
@@ -107,12 +108,14 @@ def test_nonfinite_gradients_spread_as_in_the_paper(
 def test_infinite_parameter_leaves_state_finite_without_decay(case: Any) -> None:
     # 0 * inf must not enter the state when weight_decay is 0.
     w = np.array([np.inf, 1.0])
-    options = {"weight_decay": 0}
+    options = {} if case.name == "Rprop" else {"weight_decay": 0}
     if case.name == "SGD":
         options["momentum"] = 0.9
     optimizer = case.cls([w], **options)
     optimizer.step(grads=[np.array([0.5, 0.5])])
     for name, array in optimizer.state[w].items():
+        if name == "ax":  # ASGD's average of the parameter itself
+            continue
         assert np.isfinite(array).all(), name
     assert w[0] == np.inf
 

@@ -17,7 +17,7 @@ cdef inline void nadam_clock(double *h, int64_t step, float *memory) noexcept no
     cdef double beta1 = h[3], lr = h[6], decay = h[7]
     cdef double mu = beta1 * (1 - 0.5 * pow(0.96, step * decay))
     cdef double mu_next = beta1 * (1 - 0.5 * pow(0.96, (step + 1) * decay))
-    memory[0] = <float>(memory[0] * mu)
+    memory[0] = memory[0] * <float>mu       # in float32, as torch
     h[6] = lr * (1 - mu) / (1 - <double>memory[0])
     h[7] = lr * mu_next / (1 - <double>memory[0] * mu_next)
     h[8] = 1 / sqrt(1 - pow(h[4], <double>step))
