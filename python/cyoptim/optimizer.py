@@ -19,11 +19,26 @@ from cyoptim._doors import (
     view_parameter,
 )
 from cyoptim._engine import Plan
+from cyoptim._hooks import (
+    STEP_POST_HOOKS,
+    STEP_PRE_HOOKS,
+    Hook,
+    HookTable,
+    RemovableHandle,
+    call_around_step,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+    with_hooks,
+)
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_state
 from cyoptim._warnings import warn
 
-__all__ = ["Optimizer"]
+__all__ = [
+    "Optimizer",
+    "register_optimizer_step_post_hook",
+    "register_optimizer_step_pre_hook",
+]
 
 ParamsT: TypeAlias = Iterable[Any]
 Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
@@ -140,8 +155,15 @@ class Optimizer:
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
-    # torch compares this attribute to warn of a scheduler that is stepped first.
+    # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
+    # Whether a subclass's own step() is running, which may call its parent's.
+    _in_step: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls.step = with_hooks(cls.step)  # type: ignore[method-assign]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
@@ -150,6 +172,7 @@ class Optimizer:
                 f"but got {type_name(params)}"
             )
         self.defaults = defaults
+        self._make_hook_tables()
         self._state = State()
         self.param_groups: list[Group] = []
         self._add_groups(_as_groups(params))
@@ -286,9 +309,21 @@ class Optimizer:
             If a gradient has another shape, dtype or type than its parameter's, or there are too
             few or too many. Nothing has been changed then.
         """
-        loss = None
-        if closure is not None:
-            loss = _evaluate(closure)
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or STEP_PRE_HOOKS
+            or STEP_POST_HOOKS
+        ) and not self._in_step:
+            args = (self,) if closure is None else (self, closure)
+            kwargs = {} if grads is None else {"grads": grads}
+            return call_around_step(Optimizer._step, args, kwargs)
+        return self._step(closure, grads=grads)
+
+    def _step(
+        self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
+    ) -> Any:
+        loss = None if closure is None else _evaluate(closure)
         aligned = None if grads is None else self._align(grads)
         if not self._plan.step(self, aligned):
             self._plan = self._make_plan(self.param_groups)
@@ -339,6 +374,119 @@ class Optimizer:
                 if not isinstance(param, np.ndarray) and param.grad is not None:
                     _reset_gradient(param, set_to_none)
 
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def _make_hook_tables(self) -> None:
+        self._optimizer_step_pre_hooks = HookTable()
+        self._optimizer_step_post_hooks = HookTable()
+        self._optimizer_state_dict_pre_hooks = HookTable()
+        self._optimizer_state_dict_post_hooks = HookTable()
+        self._optimizer_load_state_dict_pre_hooks = HookTable()
+        self._optimizer_load_state_dict_post_hooks = HookTable()
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step.
+
+        Parameters
+        ----------
+        hook : callable
+            `args` and `kwargs` are those of ``step``, with the optimizer first. Returns None, or
+            a pair of arguments and keyword arguments to be used instead.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_step_pre_hooks.register(hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step.
+
+        Parameters
+        ----------
+        hook : callable
+            `args` and `kwargs` are those of ``step``, with the optimizer first.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_step_post_hooks.register(hook)
+
+    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before :meth:`state_dict` gathers the state.
+
+        Parameters
+        ----------
+        hook : callable
+            Its result is not used.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` on what :meth:`state_dict` is about to return.
+
+        Parameters
+        ----------
+        hook : callable
+            May change the dict in place, or return another one.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_state_dict_post_hooks.register(hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` on what :meth:`load_state_dict` was given.
+
+        Parameters
+        ----------
+        hook : callable
+            Gets a shallow copy, which it may change in place; or it returns another dict.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_load_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after :meth:`load_state_dict`.
+
+        Parameters
+        ----------
+        hook : callable
+            Its result is not used.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_load_state_dict_post_hooks.register(hook, prepend)
+
     # --- saving and loading -----------------------------------------------------------------------
 
     def state_dict(self) -> StateDict:
@@ -351,6 +499,8 @@ class Optimizer:
             parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
             For torch tensors, they are tensors that share memory, which torch can load.
         """
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         numbers: dict[int, int] = {}
         for i, param in enumerate(params):
@@ -363,7 +513,11 @@ class Optimizer:
             numbers.get(id(param), param): export_state(param, values)
             for param, values in self.state.items()
         }
-        return {"state": state, "param_groups": packed}
+        state_dict: StateDict = {"state": state, "param_groups": packed}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            result = hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        return state_dict
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from a state that :meth:`state_dict`, here or in torch, has returned.
@@ -386,6 +540,11 @@ class Optimizer:
 
     def _prepare_load(self, state_dict: StateDict) -> Callable[[], None]:
         """Check a state dict and convert what it holds; the result puts it in and cannot fail."""
+        if self._optimizer_load_state_dict_pre_hooks:
+            state_dict = copy.copy(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            result = hook(self, state_dict)
+            state_dict = state_dict if result is None else result
         groups = checked_groups(state_dict, self.param_groups)
         labels = _labels(self.param_groups)
         params = list(chain.from_iterable(g["params"] for g in self.param_groups))
@@ -401,6 +560,8 @@ class Optimizer:
 
         def commit() -> None:
             self.__setstate__({"state": state, "param_groups": groups})
+            for hook in self._optimizer_load_state_dict_post_hooks.values():
+                hook(self)
 
         return commit
 
@@ -415,6 +576,8 @@ class Optimizer:
         for name in ("defaults", "param_groups"):
             if name in state:
                 setattr(self, name, state[name])
+        if "_optimizer_step_pre_hooks" not in self.__dict__:
+            self._make_hook_tables()
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)

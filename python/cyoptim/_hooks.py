@@ -1,0 +1,118 @@
+"""Functions that users register to be called around a step, a save or a load."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import chain, count
+from typing import Any
+
+Hook = Callable[..., Any]
+
+_numbers = count()
+
+
+class HookTable(OrderedDict[int, Hook]):
+    """Hooks in the order in which they are called."""
+
+    def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Add a hook, at the end or in front."""
+        handle = RemovableHandle(self)
+        self[handle.id] = hook
+        if prepend:
+            self.move_to_end(handle.id, last=False)
+        return handle
+
+
+class RemovableHandle:
+    """Takes one hook out of its table again, by :meth:`remove` or at the end of a ``with`` block."""
+
+    def __init__(self, table: HookTable) -> None:
+        self.id = next(_numbers)
+        self._table = weakref.ref(table)
+
+    def remove(self) -> None:
+        """Take the hook out; more than once does no harm."""
+        table = self._table()
+        if table is not None:
+            table.pop(self.id, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+STEP_PRE_HOOKS = HookTable()
+STEP_POST_HOOKS = HookTable()
+
+
+def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` before each step of every optimizer.
+
+    Parameters
+    ----------
+    hook : callable
+        As in :meth:`cyoptim.Optimizer.register_step_pre_hook`.
+
+    Returns
+    -------
+    RemovableHandle
+        Whose ``remove()`` takes the hook out again.
+    """
+    return STEP_PRE_HOOKS.register(hook)
+
+
+def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
+    """Call ``hook(optimizer, args, kwargs)`` after each step of every optimizer.
+
+    Parameters
+    ----------
+    hook : callable
+        As in :meth:`cyoptim.Optimizer.register_step_post_hook`.
+
+    Returns
+    -------
+    RemovableHandle
+        Whose ``remove()`` takes the hook out again.
+    """
+    return STEP_POST_HOOKS.register(hook)
+
+
+def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+    """Run ``step(*args, **kwargs)``, whose first argument is the optimizer, and its hooks."""
+    optimizer = args[0]
+    for hook in chain(STEP_PRE_HOOKS.values(), optimizer._optimizer_step_pre_hooks.values()):
+        result = hook(optimizer, args, kwargs)
+        if result is None:
+            continue
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise RuntimeError(
+                f"{step} must return None or a tuple of (new_args, new_kwargs), but got {result}."
+            )
+        args, kwargs = result
+    value = step(*args, **kwargs)
+    for hook in chain(optimizer._optimizer_step_post_hooks.values(), STEP_POST_HOOKS.values()):
+        hook(optimizer, args, kwargs)
+    return value
+
+
+def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A subclass's own ``step``, with the hooks around it; once, however it calls its parent's."""
+
+    @functools.wraps(step)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._in_step:
+            return step(self, *args, **kwargs)
+        self._in_step = True
+        try:
+            value = call_around_step(step, (self, *args), kwargs)
+        finally:
+            self._in_step = False
+        self._opt_called = True
+        return value
+
+    return wrapper
