@@ -1,0 +1,373 @@
+"""What all schedulers share: the order of calls, groups that come later, state, and a preview."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+from cyoptim._doors import type_name
+from cyoptim._schedulers.values import Scalar, copied, group_values, plain, set_value
+from cyoptim._warnings import warn
+from cyoptim.optimizer import Optimizer
+
+StateDict = dict[str, Any]
+Self = TypeVar("Self", bound="LRScheduler")
+
+EPOCH_DEPRECATION_WARNING = (
+    "The epoch parameter in `scheduler.step()` was not necessary and is being "
+    "deprecated where possible. Please use `scheduler.step()` to step the "
+    "scheduler. During the deprecation, if epoch is different from None, the "
+    "closed form is used instead of the new chainable form, where available."
+)
+_URL = "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
+_STEP_OVERRIDDEN = (
+    "Seems like `optimizer.step()` has been overridden after learning rate scheduler "
+    "initialization. Please, make sure to call `optimizer.step()` before "
+    f"`lr_scheduler.step()`. See more details at {_URL}"
+)
+_STEP_NOT_CALLED = (
+    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
+    "In PyTorch 1.1.0 and later, you should call them in the opposite order: "
+    "`optimizer.step()` before `lr_scheduler.step()`.  Failure to do this "
+    "will result in PyTorch skipping the first value of the learning rate schedule. "
+    f"See more details at {_URL}"
+)
+_GET_LR_CALLED = (
+    "To get the last learning rate computed by the scheduler, please use `get_last_lr()`."
+)
+
+
+class LRScheduler:
+    """Base class of schedules, which set the learning rate of every group once per epoch.
+
+    A subclass defines :meth:`get_lr` from ``last_epoch``, ``base_lrs`` and the optimizer's groups.
+    An epoch is whatever passes between two calls of :meth:`step`: a batch, or a pass over the data.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose groups are driven. Constructing a scheduler sets their ``"lr"`` for the first epoch.
+    last_epoch : int
+        The last epoch that is done; -1 to begin. Otherwise the groups must have ``"initial_lr"``,
+        as they have after :meth:`cyoptim.Optimizer.load_state_dict`.
+
+    Attributes
+    ----------
+    last_epoch : int
+        The epoch that ``"lr"`` now is for; 0 after construction.
+    base_lrs : list
+        The learning rates that the schedule starts from, one per group. Groups that are added to
+        the optimizer later join at the next step.
+
+    Raises
+    ------
+    TypeError
+        If `optimizer` is none.
+    KeyError
+        If `last_epoch` >= 0 and a group has no ``"initial_lr"``.
+
+    Notes
+    -----
+    A learning rate that is an array without axes or a torch tensor is filled in place.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> class Halving(LRScheduler):
+    ...     def get_lr(self):
+    ...         return [base / 2**self.last_epoch for base in self.base_lrs]
+    >>> Halving(SGD([np.zeros(3)], lr=1.0)).preview(3)
+    [0.5, 0.25, 0.125]
+    """
+
+    _get_lr_called_within_step: bool = False
+    _is_initial: bool = False
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        check_optimizer(optimizer)
+        self.optimizer = optimizer
+        self.base_lrs = _initial_lrs(optimizer, last_epoch)
+        self.last_epoch = last_epoch
+        _watch_step(optimizer)
+        self._initial_step()
+
+    # --- stepping ---------------------------------------------------------------------------------
+
+    def get_lr(self) -> list[Scalar]:
+        """The learning rates at ``last_epoch``, from those before it. What a subclass defines.
+
+        Returns
+        -------
+        list
+            One per group. To see the present ones, use :meth:`get_last_lr`.
+        """
+        raise NotImplementedError
+
+    def get_last_lr(self) -> list[Scalar]:
+        """The learning rates that this scheduler has last set.
+
+        Returns
+        -------
+        list
+            One per group; copies, of the type that the groups hold.
+        """
+        return [copied(lr) for lr in self._last_lr]
+
+    def step(self, epoch: int | None = None) -> None:
+        """Go on to the next epoch. Call it after the optimizer's step.
+
+        Parameters
+        ----------
+        epoch : int, optional
+            Deprecated: the epoch to jump to.
+
+        Warns
+        -----
+        UserWarning
+            If the optimizer has not stepped before the first call, or if `epoch` is given.
+        """
+        if self._step_count == 1:
+            _check_order(self.optimizer)
+        self._step_count += 1
+        if epoch is not None:
+            warn(EPOCH_DEPRECATION_WARNING)
+        self._update_lr(epoch)
+
+    def _initial_step(self) -> None:
+        """Set the learning rates of the first epoch."""
+        self._step_count = 0
+        with _initial_mode(self):
+            self.step()
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        self._adopt_groups()
+        with _enable_get_lr_call(self):
+            if epoch is None:
+                self.last_epoch += 1
+                values = self.get_lr()
+            else:
+                self.last_epoch = epoch
+                values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+        self._set_lrs(values)
+
+    def _set_lrs(self, values: list[Scalar]) -> None:
+        groups = self.optimizer.param_groups
+        if len(values) != len(groups):
+            raise ValueError(
+                f"{type(self).__name__} has {len(values)} learning rates for {len(groups)} "
+                "parameter groups"
+            )
+        for group, value in zip(groups, values, strict=True):
+            set_value(group, "lr", value)
+        self._last_lr = group_values(self.optimizer, "lr")
+
+    def _adopt_groups(self) -> None:
+        """Let groups join that were added since the last step."""
+        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+            self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
+
+    # --- as a part of another schedule ------------------------------------------------------------
+
+    def _start_lrs(self) -> list[Scalar]:
+        """The learning rates that the optimizer has before this schedule touches them."""
+        return self.base_lrs
+
+    def _rewind(self) -> None:
+        """Go back to before the first epoch; the learning rates stay as they are."""
+        self.last_epoch = -1
+
+    def _take_over(self) -> None:
+        """Begin at epoch 0 where another schedule has ended."""
+        self._update_lr(0)
+
+    # --- state ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> StateDict:
+        """Everything but the optimizer, in torch's form.
+
+        Returns
+        -------
+        dict
+            JSON can hold it; numbers that are arrays or tensors are given as Python's. Of
+            functions that the user gave, only those that are objects with attributes are in it.
+        """
+        return {name: plain(value) for name, value in vars(self).items() if name != "optimizer"}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from what :meth:`state_dict`, here or in torch, has returned.
+
+        The optimizer is left alone: load its state, too, to get its learning rates back, and after
+        its schedulers were constructed.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The state; copied.
+        """
+        self._load(check_state(state_dict))
+
+    def _load(self, state: StateDict) -> None:
+        vars(self).update(state)
+
+    # --- looking ahead ----------------------------------------------------------------------------
+
+    def preview(self, n: int) -> list[float] | list[list[float]]:
+        """The learning rates that the next `n` calls of :meth:`step` will set.
+
+        Neither the scheduler nor the optimizer changes. Other schedulers of the same optimizer are
+        not taken into account.
+
+        Parameters
+        ----------
+        n : int
+            How many steps to look ahead, >= 0.
+
+        Returns
+        -------
+        list
+            One learning rate per step; where the optimizer has several groups, a list of theirs.
+
+        Raises
+        ------
+        ValueError
+            If `n` is negative, or the schedule ends before.
+        """
+        shadow = self._shadow()
+        return _collect(shadow.optimizer, [shadow.step] * check_count("n", n))
+
+    def _shadow(self: Self) -> Self:
+        """A copy that drives an optimizer without parameters."""
+        stand_in: Any = _StandIn(self.optimizer)
+        return copy.deepcopy(self, {id(self.optimizer): stand_in})
+
+
+class _LRScheduler(LRScheduler):
+    """The base class under the name that it had in torch 1."""
+
+
+class _StandIn:
+    """An optimizer's groups without their parameters, for schedulers that look ahead."""
+
+    _opt_called = True
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.defaults = optimizer.defaults
+        self.param_groups = [
+            {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+
+    def step(self) -> None:
+        """Nothing: there are no parameters."""
+
+
+def _collect(
+    optimizer: Optimizer, steps: list[Callable[[], None]]
+) -> list[float] | list[list[float]]:
+    rows = []
+    for step in steps:
+        step()
+        rows.append([float(group["lr"]) for group in optimizer.param_groups])
+    return [row[0] for row in rows] if len(optimizer.param_groups) == 1 else rows
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what is no optimizer."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+
+
+def check_count(name: str, value: Any, least: int = 0) -> int:
+    """Refuse what is no integer of at least so much."""
+    count = operator.index(value)
+    if count < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return count
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse a number that is not > 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_state(state_dict: Any) -> StateDict:
+    """A copy of a scheduler's state."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
+    return {name: plain(value) for name, value in state_dict.items() if name != "optimizer"}
+
+
+def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
+    for i, group in enumerate(optimizer.param_groups):
+        if last_epoch == -1:
+            group.setdefault("initial_lr", copied(group["lr"]))
+        elif "initial_lr" not in group:
+            raise KeyError(
+                f"param 'initial_lr' is not specified in param_groups[{i}] when resuming "
+                "scheduler with last_epoch >= 0: load the optimizer's state first"
+            )
+    return group_values(optimizer, "initial_lr")
+
+
+# --- the order of calls ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _raised(scheduler: LRScheduler, flag: str) -> Iterator[None]:
+    setattr(scheduler, flag, True)
+    try:
+        yield
+    finally:
+        setattr(scheduler, flag, False)
+
+
+def _initial_mode(scheduler: LRScheduler) -> AbstractContextManager[None]:
+    return _raised(scheduler, "_is_initial")
+
+
+def _enable_get_lr_call(scheduler: LRScheduler) -> AbstractContextManager[None]:
+    return _raised(scheduler, "_get_lr_called_within_step")
+
+
+def warn_outside_step(scheduler: LRScheduler) -> None:
+    """Warn who calls get_lr() to see the present learning rate."""
+    if not scheduler._get_lr_called_within_step:
+        warn(_GET_LR_CALLED)
+
+
+def _function(step: Any) -> Any:
+    return getattr(step, "__func__", step)
+
+
+def _watch_step(optimizer: Optimizer) -> None:
+    """Remember what `step` is now; steps made before the first scheduler do not count."""
+    notes = vars(optimizer)
+    if "_watched_step" not in notes:
+        optimizer._opt_called = False
+    notes["_watched_step"] = _function(optimizer.step)
+
+
+def _check_order(optimizer: Optimizer) -> None:
+    if _is_overridden(optimizer):
+        warn(_STEP_OVERRIDDEN)
+    elif not optimizer._opt_called:
+        warn(_STEP_NOT_CALLED)
+
+
+def _is_overridden(optimizer: Optimizer) -> bool:
+    """Whether `step` was replaced since it was watched, other than by a wrapper around it."""
+    watched = vars(optimizer).get("_watched_step")
+    step: Any = optimizer.step
+    while watched is not None and _function(step) is not watched:
+        if not hasattr(step, "__wrapped__"):
+            return True
+        step = step.__wrapped__
+    return False
