@@ -27,7 +27,7 @@ class HookTable(OrderedDict[int, Hook]):
 
 
 class RemovableHandle:
-    """Takes one hook out of its table again, by :meth:`remove` or at the end of a ``with`` block."""
+    """Takes one hook out again, by :meth:`remove` or at the end of a ``with`` block."""
 
     def __init__(self, table: HookTable) -> None:
         self.id = next(_numbers)

@@ -305,6 +305,15 @@ def check_state(state_dict: Any) -> StateDict:
     return {name: plain(value) for name, value in state_dict.items() if name != "optimizer"}
 
 
+def take(state: StateDict, key: str, scheduler: LRScheduler) -> Any:
+    """Take an entry out of a state that must have it."""
+    if key not in state:
+        raise KeyError(
+            f"{key!r} is missing: this is not the state of a {type(scheduler).__name__}"
+        )
+    return state.pop(key)
+
+
 def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
     for i, group in enumerate(optimizer.param_groups):
         if last_epoch == -1:
