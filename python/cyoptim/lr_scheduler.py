@@ -1,113 +1,119 @@
-"""Learning-rate schedules."""
+"""Learning-rate schedules under torch's names, and a few more.
+
+Call ``scheduler.step()`` after ``optimizer.step()``, once per epoch or once per batch:
+
+>>> import numpy as np
+>>> import cyoptim
+>>> w = cyoptim.Parameter(np.ones(3))
+>>> optimizer = cyoptim.SGD([w], lr=0.1)
+>>> scheduler = StepLR(optimizer, step_size=2, gamma=0.5)
+>>> for epoch in range(4):
+...     w.grad = 2 * w
+...     optimizer.step()
+...     scheduler.step()
+>>> scheduler.get_last_lr()
+[0.025]
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cyoptim._warnings import warn
-from cyoptim.optimizer import Optimizer
+from cyoptim._schedulers.base import (
+    EPOCH_DEPRECATION_WARNING,
+    LRScheduler,
+    _enable_get_lr_call,
+    _initial_mode,
+    _LRScheduler,
+)
+from cyoptim._schedulers.composed import ChainedScheduler, SequentialLR
+from cyoptim._schedulers.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
+from cyoptim._schedulers.decays import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    MultiStepLR,
+    PolynomialLR,
+    StepLR,
+)
+from cyoptim._schedulers.lambdas import LambdaLR, MultiplicativeLR
+from cyoptim._schedulers.plateau import ReduceLROnPlateau
+from cyoptim._schedulers.warmups import InverseSqrtLR, WarmupCosineLR, WarmupStableDecayLR
 
-__all__ = ["LRScheduler", "StepLR"]
-
-
-class LRScheduler:
-    """Base class of schedules: sets the learning rate of every group, once per epoch.
-
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Whose ``param_groups`` are driven.
-    last_epoch : int
-        The epoch to go on from; -1 to begin.
-    """
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
-        self.optimizer = optimizer
-        for i, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"param 'initial_lr' is not specified in param_groups[{i}] when resuming "
-                    "scheduler with last_epoch >= 0"
-                )
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._step_count = 0
-        self.step()
-
-    def get_lr(self) -> list[float]:
-        """The learning rates of the present epoch."""
-        raise NotImplementedError
-
-    def get_last_lr(self) -> list[float]:
-        """The learning rates that the last step has set."""
-        return self._last_lr
-
-    def step(self) -> None:
-        """Go on to the next epoch. Call it after the optimizer's step."""
-        if self._step_count == 1 and not self.optimizer._opt_called:
-            warn(
-                "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
-                "In PyTorch 1.1.0 and later, you should call them in the opposite order: "
-                "`optimizer.step()` before `lr_scheduler.step()`.  Failure to do this "
-                "will result in PyTorch skipping the first value of the learning rate schedule. "
-                "See more details at "
-                "https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate"
-            )
-        self._step_count += 1
-        self.last_epoch += 1
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer, as a dict that JSON can hold."""
-        return {key: value for key, value in self.__dict__.items() if key != "optimizer"}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` has returned."""
-        self.__dict__.update(state_dict)
+__all__ = [
+    "EPOCH_DEPRECATION_WARNING",
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "InverseSqrtLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+    "WarmupCosineLR",
+    "WarmupStableDecayLR",
+    "_LRScheduler",
+    "_enable_get_lr_call",
+    "_initial_mode",
+    "plot",
+]
 
 
-class StepLR(LRScheduler):
-    r"""Multiply the learning rate by `gamma` every `step_size` epochs.
-
-    .. math:: \gamma_t = \gamma_0 \cdot \text{gamma}^{\lfloor t / \text{step\_size} \rfloor}
+def plot(scheduler: LRScheduler, n: int, ax: Any = None) -> Any:
+    """Draw the present learning rates and those of the next `n` steps.
 
     Parameters
     ----------
-    optimizer : Optimizer
-        Whose ``param_groups`` are driven.
-    step_size : int
-        Epochs between two decays.
-    gamma : float
-        Factor of each decay.
-    last_epoch : int
-        The epoch to go on from; -1 to begin.
+    scheduler : LRScheduler
+        Any but :class:`ReduceLROnPlateau`; it is not changed.
+    n : int
+        How many steps to look ahead.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; new axes by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The axes, with one line for each group.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        As :meth:`LRScheduler.preview`.
 
     Examples
     --------
     >>> import cyoptim, numpy as np
-    >>> optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=0.5)
-    >>> scheduler = StepLR(optimizer, step_size=2)
-    >>> for _ in range(3):
-    ...     optimizer.step()
-    ...     scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.05]
+    >>> optimizer = cyoptim.SGD([np.zeros(3)], lr=0.1)
+    >>> ax = plot(CosineAnnealingLR(optimizer, T_max=100), 100)  # doctest: +SKIP
     """
+    now = [float(group["lr"]) for group in scheduler.optimizer.param_groups]
+    lrs = [now if len(now) > 1 else now[0], *scheduler.preview(n)]
+    if ax is None:
+        ax = _new_axes()
+    lines = ax.plot(range(n + 1), lrs)
+    ax.set_xlabel("step")
+    ax.set_ylabel("learning rate")
+    if len(lines) > 1:
+        ax.legend(lines, [f"group {i}" for i in range(len(lines))])
+    return ax
 
-    def __init__(
-        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
-    ) -> None:
-        self.step_size = step_size
-        self.gamma = gamma
-        super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
-        decay = self.last_epoch > 0 and self.last_epoch % self.step_size == 0
-        factor = self.gamma if decay else 1.0
-        return [group["lr"] * factor for group in self.optimizer.param_groups]
+def _new_axes() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('plot needs matplotlib: pip install "cyoptim[demo]"') from error
+    return plt.subplots()[1]
