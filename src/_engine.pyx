@@ -18,8 +18,6 @@ from libc.math cimport INFINITY, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp
 
-import os
-
 import numpy as np
 
 from _reduce cimport (COUNT_NONZERO, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES, combine)
@@ -31,8 +29,12 @@ cnp.import_array()
 cdef extern from "build.h" nogil:
     int openmp_version()
     int openmp_max_threads()
-    int openmp_release_workers()
     const char *compiler_name()
+
+cdef extern from "pool.h" nogil:
+    int pool_available()
+    void pool_run(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
+                  Py_ssize_t first, Py_ssize_t last, int threads)
 
 cdef extern from "dlpack_exchange.h" nogil:
     enum:
@@ -100,8 +102,16 @@ def compiler() -> str:
 
 cdef int THREAD_LIMIT = 0       # 0: as many as OpenMP and the quota give
 cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
-cdef bint SERIAL = False        # in a forked child whose workers could not be given back
-cdef bint RELEASED = True
+
+
+# Bundles that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
+# between matrix products, whose threads linger on the processors, eight are needed to gain anything.
+cdef int LEAST_SHARE = 8
+
+
+def set_least_share(int bundles):
+    global LEAST_SHARE
+    LEAST_SHARE = bundles
 
 
 def set_limits(int limit, int quota):
@@ -115,9 +125,7 @@ def thread_limit() -> int:
 
 
 cdef int available_threads() noexcept nogil:
-    cdef int n = openmp_max_threads()
-    if SERIAL:
-        return 1
+    cdef int n = openmp_max_threads() if pool_available() else 1
     if 0 < QUOTA < n:
         n = QUOTA
     if 0 < THREAD_LIMIT < n:
@@ -134,20 +142,6 @@ def openmp() -> int:
     """The version of OpenMP this was built with, as yyyymm; 0 without OpenMP."""
     return openmp_version()
 
-
-def _before_fork():
-    global RELEASED
-    RELEASED = openmp_release_workers() == 0
-
-
-def _after_fork_in_child():
-    global SERIAL
-    if not RELEASED:
-        SERIAL = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 # -------------------------------------------------------------------------------------------------
 # Parameters and arrays
@@ -366,33 +360,34 @@ cdef class Work:
         self.n_rows += 1
         return &self.table.rows[self.n_rows - 1]
 
-    cdef int threads(self, Py_ssize_t bundles) noexcept:
-        # Waking a second thread pays from about four bundles on: two for each.
+    cdef int threads(self, Py_ssize_t bundles) noexcept nogil:
         cdef int n = available_threads()
-        return n if n < bundles // 2 else max(<int>(bundles // 2), 1)
+        cdef Py_ssize_t worth = bundles // LEAST_SHARE
+        return n if n < worth else max(<int>worth, 1)
 
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
-        cdef int threads = self.threads(last - first)
-        if last - first <= 1:
+        if last - first == 1:
             # Shorter than a release of the GIL is worth.
-            KERNELS.update(&self.table, first, last, 1)
+            KERNELS.update(&self.table, first)
         else:
             with nogil:
-                KERNELS.update(&self.table, first, last, threads)
+                pool_run(KERNELS.update, &self.table, first, last, self.threads(last - first))
 
     cdef double reduce(self, int reduction, double order) except? -1:
         """Combine all elements of stream 0 of all tensors: chunk by chunk, in their order."""
         cdef double total = 0
-        cdef Py_ssize_t c, last = self.n_bundles
-        cdef int threads = self.threads(last)
+        cdef Py_ssize_t c
         cdef double *partials
         if self.n_chunks == 0:
             return 0
         partials = <double *>PyMem_Malloc(self.n_chunks * sizeof(double))
         if not partials:
             raise MemoryError
+        self.table.reduction = reduction
+        self.table.order = order
+        self.table.partials = partials
         with nogil:
-            KERNELS.reduce(&self.table, 0, last, threads, reduction, order, partials)
+            pool_run(KERNELS.reduce, &self.table, 0, self.n_bundles, self.threads(self.n_bundles))
             total = partials[0]
             for c in range(1, self.n_chunks):
                 total = combine(total, partials[c], reduction)

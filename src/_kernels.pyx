@@ -1,16 +1,14 @@
-# The rule table and the one scheduler. This file is compiled once per instruction set, so it holds
-# C data only: no arrays, no classes, no Python in any path that runs more than once.
+# The rule table, and what is done with one bundle of work. This file is compiled once per instruction
+# set, so it holds C data only: no arrays, no classes, no threads, no Python in any path that runs
+# more than once.
 #
-# (a) One scheduler for every rule. A run is a list of bundles of about CHUNK elements; threads take
-#     whole bundles. One tensor of a billion elements and a million tensors of ten cost the same
-#     parallel region.
+# (a) Every rule is run by the same function over the same tables. One tensor of a billion elements
+#     and a million tensors of ten are bundles of about CHUNK elements alike.
 # (b) A rule is called once per chunk through a pointer, which costs nothing over 16K elements; its
 #     loop is the only thing that sees elements.
-# (c) Denormals are flushed around every chunk and the caller's mode is put back, in whichever
-#     thread runs it.
+# (c) Denormals are flushed around every bundle and the mode is put back, in whichever thread runs it.
 # (d) To add a rule: cimport it and add its line to the table.
 from cpython.pycapsule cimport PyCapsule_New
-from cython.parallel cimport prange
 
 from _reduce cimport reduce_span
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row,
@@ -106,7 +104,8 @@ cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept n
         RULES64[row.rule](s64, row.scalars, chunk.stop - chunk.start)
 
 
-cdef void update_bundle(const Table *table, Py_ssize_t bundle) noexcept nogil:
+cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+    cdef const Table *table = <const Table *>context
     cdef Py_ssize_t c
     cdef unsigned long long mode = fp_flush()
     for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
@@ -114,51 +113,29 @@ cdef void update_bundle(const Table *table, Py_ssize_t bundle) noexcept nogil:
     fp_restore(mode)
 
 
-cdef void update(const Table *table, Py_ssize_t first, Py_ssize_t last,
-                 int threads) noexcept nogil:
-    cdef Py_ssize_t b
-    if threads <= 1:
-        for b in range(first, last):
-            update_bundle(table, b)
-    else:
-        for b in prange(first, last, num_threads=threads, schedule="static"):
-            update_bundle(table, b)
+cdef inline double reduce_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
+    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
+    cdef Py_ssize_t n = chunk.stop - chunk.start
+    if tensor.dtype == FLOAT32:
+        return reduce_span((<const float *>tensor.streams[0]) + chunk.start, n,
+                           table.reduction, table.order)
+    return reduce_span((<const double *>tensor.streams[0]) + chunk.start, n,
+                       table.reduction, table.order)
 
 
-cdef void reduce_bundle(const Table *table, Py_ssize_t bundle, int reduction, double order,
-                        double *partials) noexcept nogil:
-    cdef const Chunk *chunk
-    cdef const Tensor *tensor
-    cdef Py_ssize_t c, n
+cdef void reduce_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+    # One result a chunk; the caller combines them in the order of the chunks.
+    cdef const Table *table = <const Table *>context
+    cdef Py_ssize_t c
     cdef unsigned long long mode = fp_flush()
     for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
-        chunk = &table.chunks[c]
-        tensor = &table.tensors[chunk.tensor]
-        n = chunk.stop - chunk.start
-        if tensor.dtype == FLOAT32:
-            partials[c] = reduce_span((<const float *>tensor.streams[0]) + chunk.start, n,
-                                      reduction, order)
-        else:
-            partials[c] = reduce_span((<const double *>tensor.streams[0]) + chunk.start, n,
-                                      reduction, order)
+        table.partials[c] = reduce_chunk(table, &table.chunks[c])
     fp_restore(mode)
 
 
-cdef void reduce(const Table *table, Py_ssize_t first, Py_ssize_t last, int threads,
-                 int reduction, double order, double *partials) noexcept nogil:
-    # One result a chunk; the caller combines them in the order of the chunks.
-    cdef Py_ssize_t b
-    if threads <= 1:
-        for b in range(first, last):
-            reduce_bundle(table, b, reduction, order, partials)
-    else:
-        for b in prange(first, last, num_threads=threads, schedule="static"):
-            reduce_bundle(table, b, reduction, order, partials)
-
-
 cdef Kernels KERNELS
-KERNELS.update = update
-KERNELS.reduce = reduce
+KERNELS.update = update_bundle
+KERNELS.reduce = reduce_bundle
 KERNELS.clocks = CLOCKS
 
 

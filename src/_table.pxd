@@ -37,11 +37,12 @@ cdef struct Table:
     Row *rows
     Chunk *chunks
     Py_ssize_t *bundles
+    int reduction               # which, and of which order, for a run that reduces
+    double order
+    double *partials            # one result a chunk
 
-ctypedef void (*UpdateFunction)(const Table *, Py_ssize_t first, Py_ssize_t last,
-                                int threads) noexcept nogil
-ctypedef void (*ReduceFunction)(const Table *, Py_ssize_t first, Py_ssize_t last, int threads,
-                                int reduction, double order, double *partials) noexcept nogil
+# Does one bundle of a Table.
+ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
 
 # Replaces the scalars that change from step to step by their values at this step count. A few
 # rules carry numbers from step to step beside the count: their memory, which the clock advances.
@@ -49,6 +50,6 @@ ctypedef void (*Clock)(double *, int64_t step, float *memory) noexcept nogil
 
 # What one kernel module offers; passed to the engine in a capsule.
 cdef struct Kernels:
-    UpdateFunction update
-    ReduceFunction reduce
+    BundleFunction update
+    BundleFunction reduce
     Clock *clocks               # per rule; NULL where no scalar depends on the step

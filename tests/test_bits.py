@@ -68,7 +68,8 @@ def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -
 def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, str]) -> None:
     # In a process of its own: OpenMP reads the limit once, and it may exceed the processors.
     code = (
-        "import json, test_bits, cyoptim; "
+        "import json, test_bits, cyoptim; from cyoptim import _engine; "
+        "_engine.set_least_share(1); "
         f"assert cyoptim.get_num_threads() == {threads}; "
         "print(json.dumps(test_bits.all_digests()))"
     )

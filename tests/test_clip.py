@@ -215,7 +215,7 @@ def test_bad_arguments(function: Any, args: Any, kwargs: Any, error: Any, messag
 @pytest.mark.parametrize("order", [2.0, 1.0, math.inf, -math.inf, 0.0, 3.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_same_bits_on_each_instruction_set_and_number_of_threads(dtype: Any, order: float) -> None:
-    grads = [np.random.default_rng(3).standard_normal(100_003).astype(dtype) for _ in range(3)]
+    grads = [np.random.default_rng(3).standard_normal(200_003).astype(dtype) for _ in range(3)]
 
     def norm() -> bytes:
         params = [np.zeros(1)] * len(grads)

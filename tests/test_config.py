@@ -16,7 +16,7 @@ import pytest
 import cyoptim
 from cyoptim import _config, _cpu, _dispatch
 
-LARGE = 200_000  # elements: several bundles, so that a step runs in parallel
+LARGE = 600_000  # elements: bundles enough for a step on two threads
 
 
 def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
