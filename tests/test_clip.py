@@ -244,3 +244,56 @@ def test_any_values(values: list[float], order: float) -> None:
         expected = np.float32(np.linalg.norm(exact, order) if len(g) else 0.0)
     total = cyoptim.clip_grad_norm_([np.zeros(1)], math.inf, order, grads=[g.copy()])
     np.testing.assert_allclose(float(total), float(expected), rtol=2e-7)
+
+
+@pytest.mark.parametrize("order", [2.0, 1.0, math.inf])
+def test_norm_and_scaling_apart(torch: Any, order: float) -> None:
+    grads = gradients(np.float64, order=order)
+    theirs = [torch.zeros(g.shape, dtype=torch.float64) for g in grads]
+    for p, g in zip(theirs, grads, strict=True):
+        p.grad = torch.from_numpy(g.copy())
+    expected = torch.nn.utils.get_total_norm([p.grad for p in theirs], order)
+    torch.nn.utils.clip_grads_with_norm_(theirs, 0.7, expected)
+    total = cyoptim.get_total_norm(grads, order)
+    np.testing.assert_allclose(float(total), float(expected), rtol=1e-12)
+    tensors = cyoptim.get_total_norm(iter([torch.from_numpy(g) for g in grads]), order)
+    assert isinstance(tensors, torch.Tensor)
+    assert cyoptim.clip_grads_with_norm_(boxed(cyoptim.Parameter, grads), 0.7, total) is None
+    for g, p in zip(grads, theirs, strict=True):
+        np.testing.assert_allclose(g, p.grad.numpy(), rtol=1e-12)
+
+
+def test_total_norm_of_what_may_not_be_written() -> None:
+    assert float(cyoptim.get_total_norm(READ_ONLY)) == np.sqrt(2)
+    assert float(cyoptim.get_total_norm([])) == 0.0
+    with pytest.raises(RuntimeError, match="non-finite"):
+        cyoptim.get_total_norm(np.array([math.nan]), error_if_nonfinite=True)
+    with pytest.raises(TypeError, match="gradient of parameter 0 is a list"):
+        cyoptim.get_total_norm([[1.0]])
+
+
+def test_vectors() -> None:
+    W, b = np.arange(6.0).reshape(2, 3), cyoptim.Parameter(np.array([6.0]))
+    vector = cyoptim.parameters_to_vector([W.T, b])
+    np.testing.assert_array_equal(vector, [0, 3, 1, 4, 2, 5, 6])
+    cyoptim.vector_to_parameters(2 * vector, [W.T, b])
+    np.testing.assert_array_equal(W, 2 * np.arange(6.0).reshape(2, 3))
+    assert b.data[0] == 12
+    with pytest.raises(ValueError, match=r"vec has shape \(6,\), expected \(7,\)"):
+        cyoptim.vector_to_parameters(np.zeros(6), [W, b])
+    with pytest.raises(TypeError, match="expected torch.Tensor or numpy.ndarray, but got: list"):
+        cyoptim.vector_to_parameters([1.0], [b])
+    with pytest.raises(ValueError, match="at least one parameter"):
+        cyoptim.parameters_to_vector([])
+
+
+def test_vectors_of_tensors(torch: Any) -> None:
+    net = torch.nn.Linear(3, 2)
+    vector = cyoptim.parameters_to_vector(net.parameters())
+    torch.testing.assert_close(
+        vector, torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+    )
+    cyoptim.vector_to_parameters(vector * 2, net.parameters())
+    torch.testing.assert_close(
+        torch.nn.utils.parameters_to_vector(net.parameters()).detach(), vector * 2
+    )

@@ -23,7 +23,12 @@ from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that t
 from cyoptim import lr_scheduler
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
 from cyoptim.checkpoint import CheckpointError, load, save
-from cyoptim.clip import clip_grad_norm_, clip_grad_value_
+from cyoptim.clip import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import (
     ASGD,
@@ -39,6 +44,7 @@ from cyoptim.optimizers import (
     Rprop,
 )
 from cyoptim.parameter import Parameter
+from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 __all__ = [
     "ASGD",
@@ -57,11 +63,15 @@ __all__ = [
     "Rprop",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "clip_grads_with_norm_",
     "get_num_threads",
+    "get_total_norm",
     "load",
     "lr_scheduler",
+    "parameters_to_vector",
     "save",
     "set_num_threads",
     "show_config",
     "threads",
+    "vector_to_parameters",
 ]

@@ -20,7 +20,7 @@ from cyoptim._doors import (
 from cyoptim._engine import Spans, is_dense
 from cyoptim._warnings import warn
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 
 def clip_grad_norm_(
@@ -80,20 +80,96 @@ def clip_grad_norm_(
     >>> gradient.round(3)
     array([0.6, 0.8])
     """
-    targets = _Gradients(parameters, grads)
     limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
-    total = Spans(targets.arrays).norm(order)
-    if error_if_nonfinite and not math.isfinite(total):
-        raise RuntimeError(
-            f"The total norm of order {order} for gradients from "
-            "`parameters` is non-finite, so it cannot be clipped. To disable "
-            "this error and scale the gradients by the non-finite norm anyway, "
-            "set `error_if_nonfinite=False`"
-        )
-    coefficient = limit / (total + 1e-6)
-    if not coefficient >= 1:  # NaN scales, too: it must not pass unseen
-        targets.apply("scale", (coefficient,))
+    targets = _Gradients(_gradients_of(parameters, grads))
+    total = _total_norm(targets, order, error_if_nonfinite)
+    _scale_down(targets, limit, total)
     return targets.scalar(total)
+
+
+def get_total_norm(
+    tensors: Any,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Any:
+    """The norm of some arrays as one vector.
+
+    Parameters
+    ----------
+    tensors : array or iterable of arrays
+        Usually gradients: float32 or float64, NumPy arrays or CPU torch tensors.
+    norm_type : float
+        The order of the norm; ``inf`` for the largest absolute value.
+    error_if_nonfinite : bool
+        Raise if the norm is NaN or infinite.
+    foreach : bool, optional
+        Accepted as in torch, without effect.
+
+    Returns
+    -------
+    NumPy scalar or torch.Tensor
+        The norm, in the dtype of the arrays.
+
+    Raises
+    ------
+    RuntimeError
+        If `error_if_nonfinite` and the norm is not finite.
+    TypeError
+        If there is something other than arrays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(get_total_norm([np.array([3.0]), np.array([4.0])]))
+    5.0
+    """
+    order = _number("norm_type", norm_type)
+    arrays = [tensors] if isinstance(tensors, np.ndarray) or is_tensor(tensors) else list(tensors)
+    targets = _Gradients(arrays, writable=False)
+    return targets.scalar(_total_norm(targets, order, error_if_nonfinite))
+
+
+def clip_grads_with_norm_(
+    parameters: Any,
+    max_norm: float,
+    total_norm: Any,
+    foreach: bool | None = None,
+    *,
+    grads: Sequence[Any] | None = None,
+) -> None:
+    """Scale gradients in place by a total norm that is known already.
+
+    Each is multiplied by ``min(1, max_norm / (total_norm + 1e-6))``.
+
+    Parameters
+    ----------
+    parameters : parameter or iterable of parameters
+        As in :func:`clip_grad_norm_`.
+    max_norm : float
+        The largest norm allowed.
+    total_norm : float
+        The norm of all gradients, as :func:`get_total_norm` returns it.
+    foreach : bool, optional
+        Accepted as in torch, without effect.
+    grads : sequence of ndarray, optional
+        As in :func:`clip_grad_norm_`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is an argument that cannot be clipped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gradient = np.array([3.0, 4.0])
+    >>> clip_grads_with_norm_([np.zeros(2)], 1.0, 5.0, grads=[gradient])
+    >>> gradient.round(3)
+    array([0.6, 0.8])
+    """
+    limit, total = _number("max_norm", max_norm), _number("total_norm", total_norm)
+    _scale_down(_Gradients(_gradients_of(parameters, grads)), limit, total)
 
 
 def clip_grad_value_(
@@ -130,7 +206,25 @@ def clip_grad_value_(
     array([-1. ,  0.5])
     """
     limit = _number("clip_value", clip_value)
-    _Gradients(parameters, grads).apply("clamp", (-limit, limit))
+    _Gradients(_gradients_of(parameters, grads)).apply("clamp", (-limit, limit))
+
+
+def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> float:
+    total = Spans(targets.arrays).norm(order)
+    if error_if_nonfinite and not math.isfinite(total):
+        raise RuntimeError(
+            f"The total norm of order {order} for gradients from "
+            "`parameters` is non-finite, so it cannot be clipped. To disable "
+            "this error and scale the gradients by the non-finite norm anyway, "
+            "set `error_if_nonfinite=False`"
+        )
+    return total
+
+
+def _scale_down(targets: _Gradients, limit: float, total: float) -> None:
+    coefficient = limit / (total + 1e-6)
+    if not coefficient >= 1:  # NaN scales, too: it must not pass unseen
+        targets.apply("scale", (coefficient,))
 
 
 def _number(name: str, value: Any) -> float:
@@ -143,9 +237,7 @@ def _number(name: str, value: Any) -> float:
 class _Gradients:
     """The gradients of some parameters, as arrays that the kernels can work on."""
 
-    def __init__(self, parameters: Any, grads: Sequence[Any] | None) -> None:
-        params = _as_list(parameters)
-        found = _own_gradients(params) if grads is None else _given_gradients(params, grads)
+    def __init__(self, found: list[Any], writable: bool = True) -> None:
         self.tensors = any(is_tensor(grad) for grad in found)
         views = [
             (i, _view(grad, f"gradient of parameter {i}"))
@@ -157,7 +249,7 @@ class _Gradients:
         # Two parameters may share a gradient. It counts twice, but must not be changed twice.
         self._distinct: dict[tuple[Any, ...], Array] = {}
         for i, view in views:
-            if not view.flags.writeable:
+            if writable and not view.flags.writeable:
                 raise ValueError(f"gradient of parameter {i} is read-only")
             key = (view.__array_interface__["data"][0], view.shape, view.strides)
             if key not in self._distinct:
@@ -187,6 +279,11 @@ class _Gradients:
         from cyoptim.integrations.torch import as_tensor
 
         return as_tensor(np.asarray(number))
+
+
+def _gradients_of(parameters: Any, grads: Sequence[Any] | None) -> list[Any]:
+    params = _as_list(parameters)
+    return _own_gradients(params) if grads is None else _given_gradients(params, grads)
 
 
 def _as_list(parameters: Any) -> list[Any]:

@@ -1,0 +1,90 @@
+"""All parameters as one vector, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from cyoptim._doors import Array, check_array, foreign_array, is_tensor, type_name, view_parameter
+
+__all__ = ["parameters_to_vector", "vector_to_parameters"]
+
+
+def parameters_to_vector(parameters: Iterable[Any]) -> Any:
+    """Copy parameters, one after the other and each in C order, into one vector.
+
+    Parameters
+    ----------
+    parameters : iterable of parameters
+        What :class:`cyoptim.Optimizer` takes, at least one.
+
+    Returns
+    -------
+    ndarray or torch.Tensor
+        A tensor if the parameters are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no parameter, or something other than parameters.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> parameters_to_vector([np.ones((2, 1)), np.zeros(1)])
+    array([1., 1., 0.])
+    """
+    params = list(parameters)
+    views = _views(params)
+    vector = np.concatenate([view.ravel() for view in views])
+    if not is_tensor(params[0]):
+        return vector
+    from cyoptim.integrations.torch import as_tensor
+
+    return as_tensor(vector)
+
+
+def vector_to_parameters(vec: Any, parameters: Iterable[Any]) -> None:
+    """Copy the elements of a vector into parameters, in place.
+
+    Parameters
+    ----------
+    vec : ndarray or torch.Tensor
+        As :func:`parameters_to_vector` makes it.
+    parameters : iterable of parameters
+        What takes its elements, in order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `vec` is no vector of as many elements as the parameters have together. Nothing has
+        been changed then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> W, b = np.zeros((2, 1)), np.zeros(1)
+    >>> vector_to_parameters(np.array([1.0, 2.0, 3.0]), [W, b])
+    >>> b
+    array([3.])
+    """
+    if not isinstance(vec, np.ndarray) and not is_tensor(vec):
+        raise TypeError(f"expected torch.Tensor or numpy.ndarray, but got: {type_name(vec)}")
+    values = vec if isinstance(vec, np.ndarray) else foreign_array(vec, "vec")
+    check_array(values, "vec")
+    views = _views(list(parameters))
+    size = sum(view.size for view in views)
+    if values.shape != (size,):
+        raise ValueError(f"vec has shape {values.shape}, expected ({size},)")
+    start = 0
+    for view in views:
+        view[...] = values[start : start + view.size].reshape(view.shape)
+        start += view.size
+
+
+def _views(params: list[Any]) -> list[Array]:
+    if not params:
+        raise ValueError("expected at least one parameter")
+    return [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
