@@ -266,6 +266,11 @@ cdef inline bint same_layout(cnp.ndarray a, cnp.ndarray b) noexcept:
     return True
 
 
+def same_layout_as(cnp.ndarray a, cnp.ndarray b) -> bool:
+    """Whether element k in memory is the same element in both, and of the same type."""
+    return same_layout(a, b)
+
+
 cdef inline int dtype_code(cnp.ndarray a) noexcept:
     return FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
 
@@ -396,18 +401,25 @@ cdef class Work:
 
 
 cdef class Spans(Work):
-    """Arrays to be reduced or changed together: what clipping works on.
+    """Arrays to be reduced or changed together: what clipping and averaging work on.
 
-    `arrays` are aligned, native float32 or float64 arrays, each dense.
+    `arrays` are aligned, native float32 or float64 arrays, each dense; `others`, where a rule reads
+    a second stream, are arrays of the same layouts.
     """
 
     cdef list arrays
+    cdef list others
 
-    def __init__(self, list arrays):
+    def __init__(self, list arrays, list others=None):
         cdef Py_ssize_t k
         cdef cnp.ndarray a
         self.arrays = arrays
+        self.others = others
         for k in range(self.n_tensors):
+            if others is not None:
+                if not same_layout(arrays[k], others[k]):
+                    raise ValueError(f"arrays {k} differ in dtype, shape or layout")
+                self.table.tensors[k].streams[1] = cnp.PyArray_DATA(<cnp.ndarray>others[k])
             a = arrays[k]
             self.table.tensors[k].streams[0] = cnp.PyArray_DATA(a)
             self.table.tensors[k].size = cnp.PyArray_SIZE(a)
@@ -429,7 +441,7 @@ cdef class Spans(Work):
         return pow(self.reduce(SUM_POWER, order), 1 / order)
 
     def apply(self, str rule, tuple scalars) -> None:
-        """Run an element-wise rule of one stream over every array."""
+        """Run an element-wise rule over every array."""
         self.n_rows = 0
         fill_row(self.new_row(), (RULES[rule], *scalars))
         self.update(0, self.n_bundles)

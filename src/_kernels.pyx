@@ -18,6 +18,7 @@ from rules.adagrad cimport adagrad, adagrad_clock
 from rules.adam cimport adam, adam_amsgrad, adam_clock
 from rules.adamax cimport adamax, adamax_clock
 from rules.asgd cimport asgd, asgd_clock
+from rules.average cimport average
 from rules.clip cimport clamp, scale
 from rules.nadam cimport nadam, nadam_clock
 from rules.radam cimport radam, radam_clock
@@ -83,6 +84,7 @@ rule("asgd", ("ax",), 6, asgd[float], asgd[double], asgd_clock, ("eta", "mu"))
 rule("rprop", ("prev", "step_size"), 5, rprop[float], rprop[double], NULL)
 rule("scale", (), 1, scale[float], scale[double], NULL)
 rule("clamp", (), 2, clamp[float], clamp[double], NULL)
+rule("average", (), 1, average[float], average[double], NULL)
 
 
 cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:

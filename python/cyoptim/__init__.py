@@ -20,7 +20,7 @@ Nothing is changed before everything has been checked; nothing can fail after.
 __version__ = "0.1.0"
 
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
-from cyoptim import lr_scheduler
+from cyoptim import lr_scheduler, swa_utils
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
 from cyoptim.checkpoint import CheckpointError, load, save
 from cyoptim.clip import (
@@ -72,6 +72,7 @@ __all__ = [
     "save",
     "set_num_threads",
     "show_config",
+    "swa_utils",
     "threads",
     "vector_to_parameters",
 ]

@@ -298,6 +298,12 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a factor outside of [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+
+
 def check_state(state_dict: Any) -> StateDict:
     """A copy of a scheduler's state."""
     if not isinstance(state_dict, Mapping):
@@ -308,9 +314,7 @@ def check_state(state_dict: Any) -> StateDict:
 def take(state: StateDict, key: str, scheduler: LRScheduler) -> Any:
     """Take an entry out of a state that must have it."""
     if key not in state:
-        raise KeyError(
-            f"{key!r} is missing: this is not the state of a {type(scheduler).__name__}"
-        )
+        raise KeyError(f"{key!r} is missing: this is not the state of a {type(scheduler).__name__}")
     return state.pop(key)
 
 

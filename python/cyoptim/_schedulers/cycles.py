@@ -11,12 +11,13 @@ from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
     _enable_get_lr_call,
-    check_count,
     check_optimizer,
+    take,
     warn_outside_step,
 )
-from cyoptim._schedulers.decays import callable_state, cosine, restore_callable
-from cyoptim._schedulers.values import Scalar, copied, per_group, shared
+from cyoptim._schedulers.curves import cosine
+from cyoptim._schedulers.lambdas import callable_state, restore_callable
+from cyoptim._schedulers.values import Scalar, copied, per_group, set_value, shared
 from cyoptim.optimizer import Group, Optimizer
 
 
@@ -129,13 +130,12 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self.T_i *= self.T_mult
 
     def _locate(self, epoch: float) -> None:
-        restart, self.T_i = 0, self.T_0
-        if self.T_mult == 1:
-            restart = math.floor(epoch / self.T_0) * self.T_0 if epoch > 0 else 0
-        while self.T_mult > 1 and epoch - restart >= self.T_i:
-            restart += self.T_i
+        self.T_cur, self.T_i = epoch, self.T_0
+        if self.T_mult == 1 and epoch > 0:
+            self.T_cur %= self.T_0
+        while self.T_cur >= self.T_i:
+            self.T_cur -= self.T_i
             self.T_i *= self.T_mult
-        self.T_cur: float = epoch - restart
 
     def _rewind(self) -> None:
         super()._rewind()
@@ -167,9 +167,7 @@ class _MomentumLR(LRScheduler):
     def _update_lr(self, epoch: int | None = None) -> None:
         super()._update_lr(epoch)
         if self.cycle_momentum:
-            for group, momentum in zip(
-                self.optimizer.param_groups, self._momentums(), strict=True
-            ):
+            for group, momentum in zip(self.optimizer.param_groups, self._momentums(), strict=True):
                 self._set_momentum(group, momentum)
 
     def _set_momentum(self, group: Group, momentum: Scalar) -> None:
@@ -262,7 +260,7 @@ class CyclicLR(_MomentumLR):
     ) -> None:
         check_optimizer(optimizer)
         self.optimizer = optimizer
-        self._lower_lrs = per_group("base_lr", optimizer, base_lr)
+        base_lrs = per_group("base_lr", optimizer, base_lr)
         self.max_lrs = per_group("max_lr", optimizer, max_lr)
         self._init_sizes(step_size_up, step_size_up if step_size_down is None else step_size_down)
         if mode not in _SCALES and scale_fn is None:
@@ -277,5 +275,312 @@ class CyclicLR(_MomentumLR):
             self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
             self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
-            self._begin()
+            for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
+                set_value(group, "lr", lr)
+            if cycle_momentum:
+                self._begin_momentum(self.base_momentums, self.max_momentums)
         super().__init__(optimizer, last_epoch)
+        self.base_lrs = base_lrs
+
+    def _init_sizes(self, up: float, down: float) -> None:
+        if not up > 0 or not down >= 0:
+            raise ValueError(
+                "step_size_up must be positive and step_size_down not negative, "
+                f"got {up} and {down}"
+            )
+        self.total_size = float(up) + float(down)
+        self.step_ratio = float(up) / self.total_size
+
+    def _init_scale_fn(self) -> None:
+        if self._scale_fn_custom is not None:
+            return
+        self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
+        scale = _SCALES[self.mode]
+        self._scale_fn_ref = partial(scale, self.gamma) if self.mode == "exp_range" else scale
+
+    def scale_fn(self, x: float) -> float:
+        """How far a cycle goes.
+
+        Parameters
+        ----------
+        x : float
+            The number of the cycle, from 1, or of the step, as `scale_mode` says.
+
+        Returns
+        -------
+        float
+            A factor of the distance between the bounds.
+        """
+        if self._scale_fn_custom is not None:
+            return self._scale_fn_custom(x)
+        return self._scale_fn_ref(x)
+
+    def _height(self) -> float:
+        """How far the present step is from the lower to the upper bound."""
+        cycle = math.floor(1 + self.last_epoch / self.total_size)
+        x = 1.0 + self.last_epoch / self.total_size - cycle
+        rising = x <= self.step_ratio
+        height = x / self.step_ratio if rising else (x - 1) / (self.step_ratio - 1)
+        return height * self.scale_fn(cycle if self.scale_mode == "cycle" else self.last_epoch)
+
+    def get_lr(self) -> list[Scalar]:
+        """The learning rates at ``last_epoch``."""
+        warn_outside_step(self)
+        height = self._height()
+        pairs = zip(self.base_lrs, self.max_lrs, strict=True)
+        return [low + (high - low) * height for low, high in pairs]
+
+    def _momentums(self) -> list[Scalar]:
+        height = self._height()
+        pairs = zip(self.base_momentums, self.max_momentums, strict=True)
+        return [high - (high - low) * height for low, high in pairs]
+
+    def _adopt_groups(self) -> None:
+        groups = self.optimizer.param_groups
+        names = ["base_lrs", "max_lrs"]
+        if self.cycle_momentum:
+            names += ["base_momentums", "max_momentums"]
+        for name in names:
+            values = getattr(self, name)
+            values += [shared(values, name) for _ in groups[len(values) :]]
+        for group, lr in zip(groups, self.base_lrs, strict=False):
+            group.setdefault("initial_lr", copied(lr))
+
+    def state_dict(self) -> StateDict:
+        """Everything but the optimizer and `scale_fn`; see :meth:`LRScheduler.state_dict`."""
+        state = super().state_dict()
+        state.pop("_scale_fn_ref", None)
+        state["_scale_fn_custom"] = callable_state(self._scale_fn_custom)
+        return state
+
+    def _load(self, state: StateDict) -> None:
+        saved = take(state, "_scale_fn_custom", self)
+        if saved is not None and self._scale_fn_custom is None:
+            raise ValueError("the state was saved with a scale_fn; construct with one to load it")
+        super()._load(state)
+        restore_callable(self._scale_fn_custom, saved)
+        self._init_scale_fn()
+
+
+def _triangular(cycle: float) -> float:
+    return 1.0
+
+
+def _triangular2(cycle: float) -> float:
+    factor: float = 2.0 ** (1 - cycle)
+    return factor
+
+
+def _exp_range(gamma: float, step: float) -> float:
+    factor: float = gamma**step
+    return factor
+
+
+_SCALES: dict[str, Callable[..., float]] = {
+    "triangular": _triangular,
+    "triangular2": _triangular2,
+    "exp_range": _exp_range,
+}
+
+
+class _Phase(TypedDict):
+    """A stretch of the one cycle, between options of the group."""
+
+    end_step: float
+    start_lr: str
+    end_lr: str
+    start_momentum: str
+    end_momentum: str
+
+
+class OneCycleLR(_MomentumLR):
+    r"""Let the learning rate rise once to `max_lr`, then fall far below its start (1cycle).
+
+    It goes from `max_lr` / `div_factor` up to `max_lr`, and down to `max_lr` / (`div_factor` ·
+    `final_div_factor`). Step after every batch, `total_steps` times at most.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose groups are driven.
+    max_lr : float or list of float
+        The upper bound, for all groups or one for each.
+    total_steps : int, optional
+        Steps of the cycle; or give both `epochs` and `steps_per_epoch`.
+    epochs, steps_per_epoch : int, optional
+        Their product is the number of steps.
+    pct_start : float
+        The share of the steps in which the learning rate rises, in [0, 1].
+    anneal_strategy : {"cos", "linear"}
+        The curve between two bounds.
+    cycle_momentum : bool
+        Whether momentum, or the first of the betas, goes down while the learning rate goes up.
+    base_momentum, max_momentum : float or list of float
+        The bounds of the momentum.
+    div_factor : float
+        The upper bound over the start.
+    final_div_factor : float
+        The start over the end.
+    three_phase : bool
+        Fall back to the start as fast as it rose, and to the end from there, as in the paper.
+    last_epoch : int
+        The last step that is done; -1 to begin.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range, or there is no momentum to cycle; by :meth:`step`, after
+        the last step.
+
+    References
+    ----------
+    .. [1] L. N. Smith, N. Topin, "Super-convergence: Very fast training of neural networks using
+       large learning rates", 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import Adam
+    >>> optimizer = Adam([np.zeros(3)])
+    >>> scheduler = OneCycleLR(optimizer, 1.0, 5, pct_start=0.4, anneal_strategy="linear")
+    >>> [round(lr, 3) for lr in scheduler.preview(4)]
+    [1.0, 0.667, 0.333, 0.0]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | Sequence[float] = 0.85,
+        max_momentum: float | Sequence[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        check_optimizer(optimizer)
+        self.optimizer = optimizer
+        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
+        if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
+            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+        self._schedule_phases = _phases(self.total_steps, pct_start, three_phase)
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
+        self._anneal_func_type = anneal_strategy
+        highs = per_group("max_lr", optimizer, max_lr)
+        self._init_momentum(optimizer, cycle_momentum)
+        base_momentums = per_group("base_momentum", optimizer, base_momentum)
+        max_momentums = per_group("max_momentum", optimizer, max_momentum)
+        if last_epoch == -1:
+            for group, high in zip(optimizer.param_groups, highs, strict=True):
+                group["initial_lr"] = high / div_factor
+                group["max_lr"] = high
+                group["min_lr"] = group["initial_lr"] / final_div_factor
+            if cycle_momentum:
+                self._begin_momentum(base_momentums, max_momentums)
+        super().__init__(optimizer, last_epoch)
+
+    @staticmethod
+    def _annealing_cos(start: Scalar, end: Scalar, pct: float) -> Scalar:
+        return cosine(start, end, pct)
+
+    @staticmethod
+    def _annealing_linear(start: Scalar, end: Scalar, pct: float) -> Scalar:
+        return (end - start) * pct + start
+
+    def _anneal_func(self, start: Scalar, end: Scalar, pct: float) -> Scalar:
+        if not hasattr(self, "_anneal_func_type"):
+            # A state that torch 1 saved has the function itself.
+            value: Scalar = vars(self)["anneal_func"](start, end, pct)
+            return value
+        if self._anneal_func_type == "cos":
+            return self._annealing_cos(start, end, pct)
+        return self._annealing_linear(start, end, pct)
+
+    def _place(self) -> tuple[_Phase, float]:
+        """The phase of the present step, and the share of it that is done."""
+        start = 0.0
+        for phase in self._schedule_phases:
+            if self.last_epoch <= phase["end_step"] or phase is self._schedule_phases[-1]:
+                break
+            start = phase["end_step"]
+        length = phase["end_step"] - start
+        return phase, (self.last_epoch - start) / length if length else 1.0
+
+    def get_lr(self) -> list[Scalar]:
+        """The learning rates at ``last_epoch``."""
+        warn_outside_step(self)
+        if self.last_epoch > self.total_steps:
+            raise ValueError(
+                f"Tried to step {self.last_epoch} times. "
+                f"The specified number of total steps is {self.total_steps}"
+            )
+        phase, done = self._place()
+        return self._between(phase["start_lr"], phase["end_lr"], done)
+
+    def _momentums(self) -> list[Scalar]:
+        phase, done = self._place()
+        return self._between(phase["start_momentum"], phase["end_momentum"], done)
+
+    def _between(self, start: str, end: str, done: float) -> list[Scalar]:
+        groups = self.optimizer.param_groups
+        return [self._anneal_func(group[start], group[end], done) for group in groups]
+
+    def _adopt_groups(self) -> None:
+        count = len(self.base_lrs)
+        names = ["initial_lr", "max_lr", "min_lr"]
+        if self.cycle_momentum:
+            names += ["base_momentum", "max_momentum"]
+        before, later = self.optimizer.param_groups[:count], self.optimizer.param_groups[count:]
+        for name in names:
+            for group in later:
+                if name not in group:
+                    group[name] = shared([old[name] for old in before], name)
+        super()._adopt_groups()
+
+
+def _total_steps(total: int | None, epochs: int | None, steps_per_epoch: int | None) -> int:
+    if total is not None:
+        return _positive("total_steps", total)
+    if epochs is None or steps_per_epoch is None:
+        raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+    return _positive("epochs", epochs) * _positive("steps_per_epoch", steps_per_epoch)
+
+
+def _positive(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value <= 0:
+        raise ValueError(f"Expected positive integer {name}, but got {value}")
+    return value
+
+
+def _phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:
+    rise = float(pct_start * total_steps) - 1
+    last = float(total_steps - 1)
+    up = _phase(rise, "initial_lr", "max_lr", "max_momentum", "base_momentum")
+    if not three_phase:
+        return [up, _phase(last, "max_lr", "min_lr", "base_momentum", "max_momentum")]
+    fall = float(2 * pct_start * total_steps) - 2
+    return [
+        up,
+        _phase(fall, "max_lr", "initial_lr", "base_momentum", "max_momentum"),
+        _phase(last, "initial_lr", "min_lr", "max_momentum", "max_momentum"),
+    ]
+
+
+def _phase(end_step: float, *bounds: str) -> _Phase:
+    start_lr, end_lr, start_momentum, end_momentum = bounds
+    return {
+        "end_step": end_step,
+        "start_lr": start_lr,
+        "end_lr": end_lr,
+        "start_momentum": start_momentum,
+        "end_momentum": end_momentum,
+    }

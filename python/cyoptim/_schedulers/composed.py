@@ -1,0 +1,234 @@
+"""Schedules made of schedules."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from cyoptim._doors import type_name
+from cyoptim._schedulers.base import LRScheduler, StateDict, take
+from cyoptim._schedulers.plateau import ReduceLROnPlateau
+from cyoptim._schedulers.values import Scalar, copied, group_values
+from cyoptim.optimizer import Optimizer
+
+
+class _Composed(LRScheduler):
+    """Schedules that step others."""
+
+    _schedulers: list[LRScheduler]
+
+    def _first_child(self) -> LRScheduler:
+        raise NotImplementedError
+
+    def _start_lrs(self) -> list[Scalar]:
+        return self._first_child()._start_lrs()
+
+    def _reset_lrs(self) -> None:
+        """Undo what constructing the schedules one after another has done to the groups."""
+        lrs = [copied(lr) for lr in self._start_lrs()]
+        self._set_lrs(lrs + group_values(self.optimizer, "lr")[len(lrs) :])
+
+    def _rewind(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler._rewind()
+
+    def _take_over(self) -> None:
+        self._initial_step()
+
+    def state_dict(self) -> StateDict:
+        """Everything but the optimizer; see :meth:`LRScheduler.state_dict`."""
+        states = [scheduler.state_dict() for scheduler in self._schedulers]
+        return {**super().state_dict(), "_schedulers": states}
+
+    def _load(self, state: StateDict) -> None:
+        saved = take(state, "_schedulers", self)
+        if len(saved) != len(self._schedulers):
+            raise ValueError(
+                f"the state is one of {len(saved)} schedulers, expected {len(self._schedulers)}"
+            )
+        before = [scheduler.state_dict() for scheduler in self._schedulers]
+        try:
+            _load_each(self._schedulers, saved)
+        except BaseException:
+            _load_each(self._schedulers, before)
+            raise
+        super()._load(state)
+
+
+def _load_each(schedulers: list[LRScheduler], states: list[StateDict]) -> None:
+    for scheduler, state in zip(schedulers, states, strict=True):
+        scheduler.load_state_dict(state)
+
+
+def _check_schedulers(name: str, schedulers: Sequence[Any], optimizer: Any) -> None:
+    for i, scheduler in enumerate(schedulers):
+        if not hasattr(scheduler, "optimizer"):
+            raise TypeError(f"{name} at index {i} should have `optimizer` as its attribute.")
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(f"{name} at index {i} is no scheduler, but a {type_name(scheduler)}")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                f"{name} does not support `ReduceLROnPlateau` scheduler as it "
+                "requires additional kwargs to be specified when calling `step`, "
+                f"but got one at index {i} in the given schedulers sequence."
+            )
+        if scheduler.optimizer is not optimizer:
+            raise ValueError(
+                f"{name} expects all schedulers to belong to the same optimizer, but "
+                f"got scheduler {type(scheduler).__name__} at index {i} has "
+                f"{scheduler.optimizer}, which is different from {type(optimizer).__name__}."
+            )
+
+
+class SequentialLR(_Composed):
+    """Follow one schedule after another, each from its own beginning.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The one that all `schedulers` drive.
+    schedulers : list of LRScheduler
+        The schedules in their order. From now on only this scheduler is stepped.
+    milestones : list of int
+        The epochs at which the second, third, ... schedule takes over.
+    last_epoch : int
+        The last epoch that is done; -1 to begin. Otherwise the schedules are run through up to it.
+
+    Raises
+    ------
+    TypeError
+        If one of `schedulers` is none.
+    ValueError
+        If there are not as many milestones as takeovers, if they decrease, or if the schedulers
+        drive different optimizers or need a metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> from cyoptim.lr_scheduler import ExponentialLR, LinearLR
+    >>> optimizer = SGD([np.zeros(3)], lr=1.0)
+    >>> warmup = LinearLR(optimizer, start_factor=0.5, total_iters=2)
+    >>> scheduler = SequentialLR(optimizer, [warmup, ExponentialLR(optimizer, 0.5)], [2])
+    >>> scheduler.preview(4)
+    [0.75, 1.0, 0.5, 0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: Sequence[LRScheduler],
+        milestones: Sequence[int],
+        last_epoch: int = -1,
+    ) -> None:
+        name = type(self).__name__
+        if len(schedulers) < 1:
+            raise ValueError(f"{name} expects at least one scheduler, but got no scheduler.")
+        _check_schedulers(name, schedulers, optimizer)
+        if len(milestones) != len(schedulers) - 1:
+            raise ValueError(
+                "Sequential Schedulers expects number of schedulers provided to be one more "
+                f"than the number of milestone points, but got number of schedulers "
+                f"{len(schedulers)} and the number of milestones to be equal to {len(milestones)}"
+            )
+        if any(later < earlier for earlier, later in pairwise(milestones)):
+            raise ValueError(f"milestones must not decrease, got {list(milestones)}")
+        self._schedulers = list(schedulers)
+        self._milestones = list(milestones)
+        self.optimizer = optimizer
+        self._initial_step()
+        self._fast_forward(last_epoch + 1)
+
+    def _fast_forward(self, epochs: int) -> None:
+        # No warning: the optimizer has made its steps before.
+        called, self.optimizer._opt_called = self.optimizer._opt_called, True
+        try:
+            for _ in range(epochs):
+                self.step()
+        finally:
+            self.optimizer._opt_called = called
+
+    def _first_child(self) -> LRScheduler:
+        return self._schedulers[bisect_right(self._milestones, 0)]
+
+    def _rewind(self) -> None:
+        super()._rewind()
+        self.last_epoch = -1
+
+    def _initial_step(self) -> None:
+        self._rewind()
+        self._reset_lrs()
+        self.last_epoch = 0
+        self._first_child()._initial_step()
+        self._last_lr = group_values(self.optimizer, "lr")
+
+    def step(self) -> None:  # type: ignore[override]
+        """Go on to the next epoch. Call it after the optimizer's step."""
+        self.last_epoch += 1
+        i = bisect_right(self._milestones, self.last_epoch)
+        if i > 0 and self._milestones[i - 1] == self.last_epoch:
+            self._schedulers[i]._take_over()
+        else:
+            self._schedulers[i].step()
+        self._last_lr = group_values(self.optimizer, "lr")
+
+
+class ChainedScheduler(_Composed):
+    """Step several schedules at once, so that their factors multiply.
+
+    Parameters
+    ----------
+    schedulers : sequence of LRScheduler
+        Those to step, in this order.
+    optimizer : Optimizer, optional
+        The one that they drive; the first one's by default.
+
+    Raises
+    ------
+    TypeError
+        If one of `schedulers` is none.
+    ValueError
+        If there are none, or they drive different optimizers or need a metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> from cyoptim.lr_scheduler import ConstantLR, ExponentialLR
+    >>> optimizer = SGD([np.zeros(3)], lr=1.0)
+    >>> slow = ConstantLR(optimizer, factor=0.5, total_iters=2)
+    >>> ChainedScheduler([slow, ExponentialLR(optimizer, 0.5)]).preview(3)
+    [0.25, 0.25, 0.125]
+    """
+
+    def __init__(
+        self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
+    ) -> None:
+        name = type(self).__name__
+        if len(schedulers) < 1:
+            raise ValueError(
+                f"{name} expects at least one scheduler to be chained, but got no scheduler."
+            )
+        optimizer = optimizer or getattr(schedulers[0], "optimizer", None)
+        _check_schedulers(name, schedulers, optimizer)
+        self._schedulers = list(schedulers)
+        self.optimizer = self._schedulers[0].optimizer
+        self._last_lr = group_values(self.optimizer, "lr")
+
+    def _first_child(self) -> LRScheduler:
+        return self._schedulers[0]
+
+    def _initial_step(self) -> None:
+        self._rewind()
+        self._reset_lrs()
+        for scheduler in self._schedulers:
+            scheduler._initial_step()
+        self._last_lr = group_values(self.optimizer, "lr")
+
+    def step(self) -> None:  # type: ignore[override]
+        """Go on to the next epoch. Call it after the optimizer's step."""
+        for scheduler in self._schedulers:
+            scheduler.step()
+        self._last_lr = group_values(self.optimizer, "lr")

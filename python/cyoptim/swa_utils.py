@@ -1,0 +1,360 @@
+"""Averages of parameters over training: of equal weight (SWA) and moving (EMA)."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from cyoptim._doors import Array, check_array, foreign_array, is_parameter, is_tensor, type_name
+from cyoptim._engine import Spans, is_dense, same_layout_as
+
+__all__ = [
+    "AveragedModel",
+    "get_ema_avg_fn",
+    "get_ema_multi_avg_fn",
+    "get_swa_avg_fn",
+    "get_swa_multi_avg_fn",
+    "update_bn",
+]
+
+AverageFunction: TypeAlias = Callable[[Any, Any, Any], Any]
+MultiAverageFunction: TypeAlias = Callable[[Sequence[Any], Sequence[Any], Any], None]
+
+
+def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverageFunction:
+    r"""Make the function that moves averages by :math:`\bar\theta \leftarrow
+    \delta\bar\theta + (1 - \delta)\theta`, all in one native call.
+
+    Parameters
+    ----------
+    decay : float
+        :math:`\delta`, in [0, 1].
+
+    Returns
+    -------
+    callable
+        For `multi_avg_fn` of :class:`AveragedModel`.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is not in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> average, value = np.zeros(2), np.ones(2)
+    >>> get_ema_multi_avg_fn(0.75)([average], [value], 1)
+    >>> average
+    array([0.25, 0.25])
+    """
+    _check_decay(decay)
+
+    def ema_update(averaged: Sequence[Any], current: Sequence[Any], _: Any) -> None:
+        _average(averaged, current, 1.0 - decay)
+
+    return ema_update
+
+
+def get_swa_multi_avg_fn() -> MultiAverageFunction:
+    r"""Make the function that moves averages by :math:`\bar\theta \leftarrow
+    \bar\theta + (\theta - \bar\theta) / (n + 1)`, all in one native call.
+
+    Returns
+    -------
+    callable
+        For `multi_avg_fn` of :class:`AveragedModel`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> average, value = np.zeros(2), np.ones(2)
+    >>> get_swa_multi_avg_fn()([average], [value], 1)
+    >>> average
+    array([0.5, 0.5])
+    """
+
+    def swa_update(averaged: Sequence[Any], current: Sequence[Any], num_averaged: Any) -> None:
+        _average(averaged, current, 1.0 / (float(num_averaged) + 1.0))
+
+    return swa_update
+
+
+def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
+    """Make the function of :func:`get_ema_multi_avg_fn` for one parameter.
+
+    Parameters
+    ----------
+    decay : float
+        How much of the average is kept, in [0, 1].
+
+    Returns
+    -------
+    callable
+        For `avg_fn` of :class:`AveragedModel`: it returns the new average.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is not in [0, 1].
+
+    Examples
+    --------
+    >>> get_ema_avg_fn(0.75)(0.0, 1.0, 1)
+    0.25
+    """
+    _check_decay(decay)
+
+    def ema_update(averaged: Any, current: Any, _: Any) -> Any:
+        return decay * averaged + (1 - decay) * current
+
+    return ema_update
+
+
+def get_swa_avg_fn() -> AverageFunction:
+    """Make the function of :func:`get_swa_multi_avg_fn` for one parameter.
+
+    Returns
+    -------
+    callable
+        For `avg_fn` of :class:`AveragedModel`: it returns the new average.
+
+    Examples
+    --------
+    >>> get_swa_avg_fn()(0.0, 1.0, 1)
+    0.5
+    """
+
+    def swa_update(averaged: Any, current: Any, num_averaged: Any) -> Any:
+        return averaged + (current - averaged) / (num_averaged + 1)
+
+    return swa_update
+
+
+def _check_decay(decay: float) -> None:
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(
+            f"Invalid decay value {decay} provided. Please provide a value in [0,1] range."
+        )
+
+
+def _memory(value: Any) -> Array:
+    if is_tensor(value):
+        return foreign_array(value.detach(), "a parameter")
+    return value.data if hasattr(value, "grad") else value  # type: ignore[no-any-return]
+
+
+def _average(averaged: Sequence[Any], current: Sequence[Any], weight: float) -> None:
+    """Move each average by `weight` of its way; one native call for all that lie densely."""
+    means: list[Array] = []
+    values: list[Array] = []
+    for a, c in zip(averaged, current, strict=True):
+        if is_tensor(a) and (a.device.type != "cpu" or a.dtype not in _native_dtypes()):
+            a.copy_(a * (1 - weight) + c * weight)
+            continue
+        mean, value = _memory(a), _memory(c)
+        if is_dense(mean) and same_layout_as(mean, value):
+            means.append(mean)
+            values.append(value)
+        else:
+            mean += weight * (value - mean)
+    Spans(means, values).apply("average", (weight,))
+
+
+def _native_dtypes() -> tuple[Any, ...]:
+    import torch
+
+    return torch.float32, torch.float64
+
+
+class AveragedModel:
+    """Keep a running average of a model's float32 and float64 parameters.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, or list or dict of parameters
+        What is averaged; copied at the start. For a torch module the average is a module, too,
+        and can be called. Lists and dicts hold parameters, arrays, or further lists and dicts.
+    device : optional
+        For torch modules: the device of the average.
+    avg_fn : callable, optional
+        ``avg_fn(averaged, current, num_averaged)`` returns the new average of one parameter.
+    multi_avg_fn : callable, optional
+        ``multi_avg_fn(averaged, current, num_averaged)`` moves a list of averages in place. By
+        default all models so far have the same weight.
+    use_buffers : bool
+        For torch modules: average the buffers, too, instead of copying them.
+
+    Attributes
+    ----------
+    module : object
+        The average, of the same structure as the model.
+    n_averaged : int or torch.Tensor
+        How many times :meth:`update_parameters` was called.
+
+    Raises
+    ------
+    AssertionError
+        If both `avg_fn` and `multi_avg_fn` are given, as in torch.
+    TypeError
+        If `model` is neither a module nor a list or dict of parameters.
+
+    References
+    ----------
+    .. [1] P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+       Generalization", UAI 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = {"w": np.array([0.0])}
+    >>> average = AveragedModel(model)
+    >>> for value in (1.0, 2.0, 6.0):
+    ...     model["w"][...] = value
+    ...     average.update_parameters(model)
+    >>> average.module["w"]
+    array([3.])
+    """
+
+    module: Any
+    n_averaged: Any
+
+    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> AveragedModel:
+        if cls is AveragedModel and _is_module(model):
+            from cyoptim.integrations.torch_swa import AveragedModule
+
+            return object.__new__(AveragedModule)
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        model: Any,
+        device: Any = None,
+        avg_fn: AverageFunction | None = None,
+        multi_avg_fn: MultiAverageFunction | None = None,
+        use_buffers: bool = False,
+    ) -> None:
+        check_functions(avg_fn, multi_avg_fn)
+        list(_leaves(model))
+        self.module = copy.deepcopy(model)
+        self.n_averaged = 0
+        self.avg_fn = avg_fn
+        self.multi_avg_fn = multi_avg_fn
+
+    def update_parameters(self, model: Any) -> None:
+        """Take the parameters of a model into the average.
+
+        Parameters
+        ----------
+        model : object
+            Of the same structure as the first one.
+
+        Raises
+        ------
+        ValueError
+            If its parameters are not as many, or not of the same shapes.
+        """
+        averaged, current = list(_leaves(self.module)), list(_leaves(model))
+        shapes = [np.shape(a) for a in averaged], [np.shape(c) for c in current]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"model has parameters of shapes {shapes[1]}, expected {shapes[0]}")
+        move(averaged, current, self.n_averaged, self.avg_fn, self.multi_avg_fn)
+        self.n_averaged += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many models are in it."""
+        return {"module": self.module, "n_averaged": self.n_averaged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` has returned; values are copied.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The state to continue from.
+
+        Raises
+        ------
+        ValueError
+            If its parameters are not as many, or not of the same shapes.
+        """
+        own, loaded = list(_leaves(self.module)), list(_leaves(state_dict["module"]))
+        if [np.shape(a) for a in own] != [np.shape(b) for b in loaded]:
+            raise ValueError("the loaded average has parameters of other shapes")
+        for mine, theirs in zip(own, loaded, strict=True):
+            _memory(mine)[...] = _memory(theirs)
+        self.n_averaged = int(state_dict["n_averaged"])
+
+
+def check_functions(avg_fn: Any, multi_avg_fn: Any) -> None:
+    """Refuse two ways of averaging at once."""
+    if avg_fn is not None and multi_avg_fn is not None:
+        raise AssertionError("Only one of avg_fn and multi_avg_fn should be provided")
+
+
+def move(
+    averaged: Sequence[Any],
+    current: Sequence[Any],
+    n: Any,
+    avg_fn: AverageFunction | None,
+    multi_avg_fn: MultiAverageFunction | None,
+) -> None:
+    """Move averages towards values; the first values are taken as they are."""
+    if n == 0:
+        for a, c in zip(averaged, current, strict=True):
+            _memory(a)[...] = _memory(c)
+    elif avg_fn is None:
+        (multi_avg_fn or get_swa_multi_avg_fn())(averaged, current, n)
+    else:
+        for a, c in zip(averaged, current, strict=True):
+            _memory(a)[...] = _memory(avg_fn(a, c, n))
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    if isinstance(model, dict):
+        for value in model.values():
+            yield from _leaves(value)
+    elif isinstance(model, (list, tuple)):
+        for value in model:
+            yield from _leaves(value)
+    elif is_parameter(model):
+        check_array(_memory(model), "a parameter")
+        yield model
+    else:
+        raise TypeError(
+            "a model is a torch module, or a list or dict of parameters; found "
+            f"a {type_name(model)}"
+        )
+
+
+def _is_module(model: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module)
+
+
+def update_bn(loader: Iterable[Any], model: Any, device: Any = None) -> None:
+    """Compute the running statistics of a torch module's batch normalization layers anew.
+
+    Parameters
+    ----------
+    loader : iterable
+        Batches of inputs, or lists or tuples that begin with them.
+    model : torch.nn.Module
+        Whose layers are to be brought up to date.
+    device : optional
+        Where the inputs are to be moved first.
+
+    Raises
+    ------
+    TypeError
+        If `model` is no torch module: lists and dicts of arrays have no such layers.
+    """
+    if not _is_module(model):
+        raise TypeError(f"update_bn needs a torch module, got {type_name(model)}")
+    from cyoptim.integrations.torch_swa import update_batch_norms
+
+    update_batch_norms(loader, model, device)

@@ -1,0 +1,135 @@
+"""Averages of arrays and of torch modules."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cyoptim
+from cyoptim.swa_utils import (
+    AveragedModel,
+    get_ema_avg_fn,
+    get_ema_multi_avg_fn,
+    get_swa_avg_fn,
+    get_swa_multi_avg_fn,
+    update_bn,
+)
+
+RULES = {
+    "default": {},
+    "swa": {"avg_fn": get_swa_avg_fn()},
+    "swa multi": {"multi_avg_fn": get_swa_multi_avg_fn()},
+    "ema": {"avg_fn": get_ema_avg_fn(0.9)},
+    "ema multi": {"multi_avg_fn": get_ema_multi_avg_fn(0.9)},
+}
+
+
+def expected_average(history: list[np.ndarray], rule: str) -> np.ndarray:
+    average = history[0]
+    for n, value in enumerate(history[1:], start=1):
+        average = 0.9 * average + 0.1 * value if "ema" in rule else (n * average + value) / (n + 1)
+    return average
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays(rule: str, dtype: Any, rng: np.random.Generator) -> None:
+    base = np.zeros((4, 6), dtype)
+    model = {
+        "W": cyoptim.Parameter(np.zeros((3, 4), dtype)),
+        "rest": [np.zeros(5, dtype), base[::2, ::3], np.asfortranarray(np.zeros((3, 2), dtype))],
+        "scalar": np.zeros((), dtype),
+    }
+    average = AveragedModel(model, **RULES[rule])
+    history: list[list[np.ndarray]] = []
+    for _ in range(5):
+        arrays = [model["W"].data, *model["rest"], model["scalar"]]
+        for array in arrays:
+            array[...] = rng.standard_normal(array.shape)
+        history.append([np.array(array, np.float64) for array in arrays])
+        average.update_parameters(model)
+    assert average.n_averaged == 5
+    found = [average.module["W"].data, *average.module["rest"], average.module["scalar"]]
+    for k, array in enumerate(found):
+        assert array.dtype == dtype
+        np.testing.assert_allclose(
+            array, expected_average([h[k] for h in history], rule), rtol=1e-5, atol=1e-6
+        )
+        assert not np.shares_memory(array, arrays[k])
+    twin = AveragedModel(model)
+    twin.load_state_dict(copy.deepcopy(average.state_dict()))
+    assert twin.n_averaged == 5
+    np.testing.assert_array_equal(twin.module["W"].data, average.module["W"].data)
+
+
+def test_bad_arguments() -> None:
+    for make in (get_ema_avg_fn, get_ema_multi_avg_fn):
+        for decay in (-0.1, 1.1, float("nan")):
+            with pytest.raises(ValueError, match="Please provide a value in \\[0,1\\] range"):
+                make(decay)
+    with pytest.raises(AssertionError, match="Only one of avg_fn and multi_avg_fn"):
+        AveragedModel([np.zeros(2)], avg_fn=get_swa_avg_fn(), multi_avg_fn=get_swa_multi_avg_fn())
+    with pytest.raises(TypeError, match="found a str"):
+        AveragedModel({"w": "text"})
+    with pytest.raises(TypeError, match="has dtype int64"):
+        AveragedModel([np.zeros(2, int)])
+    average = AveragedModel([np.zeros(2)])
+    for other in ([np.zeros(3)], [np.zeros(2), np.zeros(2)]):
+        with pytest.raises(ValueError, match="model has parameters of shapes"):
+            average.update_parameters(other)
+    with pytest.raises(TypeError, match="update_bn needs a torch module, got list"):
+        update_bn([], [np.zeros(2)])
+
+
+def network(torch: Any) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+    )
+
+
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("rule", RULES)
+def test_module_equals_torchs(torch: Any, rule: str, use_buffers: bool) -> None:
+    theirs_of = {
+        "default": {},
+        "swa": {"avg_fn": torch.optim.swa_utils.get_swa_avg_fn()},
+        "swa multi": {"multi_avg_fn": torch.optim.swa_utils.get_swa_multi_avg_fn()},
+        "ema": {"avg_fn": torch.optim.swa_utils.get_ema_avg_fn(0.9)},
+        "ema multi": {"multi_avg_fn": torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)},
+    }
+    if use_buffers and "multi" in rule:
+        pytest.skip("torch cannot average integer buffers so")
+    net = network(torch)
+    ours = AveragedModel(net, use_buffers=use_buffers, **RULES[rule])
+    theirs = torch.optim.swa_utils.AveragedModel(net, use_buffers=use_buffers, **theirs_of[rule])
+    assert isinstance(ours, torch.nn.Module)
+    assert isinstance(ours, AveragedModel)
+    for k in range(5):
+        net(torch.randn(16, 4, generator=torch.Generator().manual_seed(k)))
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)))
+        ours.update_parameters(net)
+        theirs.update_parameters(net)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    copy.deepcopy(ours).update_parameters(net)
+
+
+def test_update_bn(torch: Any) -> None:
+    ours, theirs = network(torch), network(torch)
+    batches = [(torch.randn(16, 4), None) for _ in range(5)]
+    update_bn(batches, ours.eval())
+    torch.optim.swa_utils.update_bn(batches, theirs.eval())
+    assert not ours.training
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert ours[1].momentum == theirs[1].momentum
