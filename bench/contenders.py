@@ -1,54 +1,45 @@
 """Who is timed: a row per contender.
 
-A contender gets the optimizer's name and option, the parameters and the gradients, puts them into
-memory as its users would, and returns a :class:`Subject`. To add a contender, write its builder
-and add its row.
+A contender gets the optimizer's name, the parameters, the gradients and the number of threads,
+puts them into memory as its users would, and returns a :class:`Subject`. To add a contender, write
+its builder and add its row.
 """
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.roof import roof
 from bench.workloads import OPTIONS, REFERENCES, Array, Arrays, Stream
 
-
-class Unavailable(Exception):
-    """A contender cannot run here; the message says what would make it run."""
+Scalars = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A step that is ready to be called, and the memory that it works on."""
+    """A step that is ready to be called, the memory it works on, and what it should compute."""
 
     step: Callable[[], Any]
     params: Arrays
     grads: Arrays
     reference: Any
-
-
-Builder = Callable[[str, Arrays, Arrays, int], Subject]
+    owner: Any = None  # keeps alive what the step reaches through addresses only
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: how to build it, install it, and draw it."""
+    """A row of the table."""
 
-    build: Builder
+    build: Callable[[str, Arrays, Arrays, int], Subject]
     packages: tuple[str, ...]
     color: str
 
 
-def cyoptim_parameters(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     import cyoptim
 
     cyoptim.set_num_threads(threads)
@@ -57,73 +48,124 @@ def cyoptim_parameters(optimizer: str, params: Arrays, grads: Arrays, threads: i
     return Subject(stepper.step, params, grads, _reference(optimizer))
 
 
-def cyoptim_tensors(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    tensors = _tensors(params, grads, threads)
+def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     import cyoptim
 
     cyoptim.set_num_threads(threads)
-    stepper = getattr(cyoptim, optimizer)(tensors, **OPTIONS[optimizer])
-    return _tensor_subject(optimizer, stepper, tensors)
+    return _step_tensors(cyoptim, optimizer, params, grads, threads)
 
 
-def torch_fused(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    return _torch(optimizer, params, grads, threads, fused=True)
-
-
-def torch_default(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    return _torch(optimizer, params, grads, threads)
-
-
-def _torch(
-    optimizer: str, params: Arrays, grads: Arrays, threads: int, **switches: bool
-) -> Subject:
-    tensors = _tensors(params, grads, threads)
+def build_torch_default(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     import torch
 
-    stepper = getattr(torch.optim, optimizer)(tensors, **OPTIONS[optimizer], **switches)
-    return _tensor_subject(optimizer, stepper, tensors)
+    return _step_tensors(torch.optim, optimizer, params, grads, threads)
 
 
-def _tensors(params: Arrays, grads: Arrays, threads: int) -> list[Any]:
-    """Parameters in memory that torch has allocated."""
+def build_torch_fused(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     import torch
 
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
-    return tensors
+    return _step_tensors(torch.optim, optimizer, params, grads, threads, fused=True)
 
 
-def _tensor_subject(optimizer: str, stepper: Any, tensors: list[Any]) -> Subject:
-    params = [tensor.detach().numpy() for tensor in tensors]
-    grads = [tensor.grad.numpy() for tensor in tensors]
-    return Subject(stepper.step, params, grads, _reference(optimizer))
+def build_numpy(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    scratch = np.empty(max(p.size for p in params), params[0].dtype)
+    views = [scratch[: p.size].reshape(p.shape) for p in params]
+    update = {"Adam": _adam_numpy}[optimizer]
+    return _step_each(optimizer, update, params, grads, float, views)
+
+
+def build_numba(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    import numba
+
+    from bench.numba_loops import compiled
+
+    numba.set_num_threads(threads)
+    return _step_each(optimizer, compiled(optimizer), params, grads, params[0].dtype.type)
+
+
+def build_roof(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    scale = 1e-3
+    first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
+    step, owner = {"Adam": roof}[optimizer]((params, grads, first, second), scale, threads)
+    return Subject(step, params, grads, Stream(scale), owner)
+
+
+CONTENDERS = {
+    "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
+    "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
+    "torch-fused": Contender(build_torch_fused, ("torch",), "#1f77b4"),
+    "torch-default": Contender(build_torch_default, ("torch",), "#aec7e8"),
+    "numba": Contender(build_numba, ("numba",), "#2ca02c"),
+    "numpy": Contender(build_numpy, ("numpy",), "#9467bd"),
+    "roof": Contender(build_roof, (), "#222222"),
+}
 
 
 def _reference(optimizer: str) -> Any:
     return REFERENCES[optimizer](**OPTIONS[optimizer])
 
 
-def numpy_in_place(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    update = _offered({"Adam": _numpy_adam}, optimizer, "numpy")
-    return _per_tensor(optimizer, update, params, grads, scratch=1)
+def _step_tensors(
+    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **switches: bool
+) -> Subject:
+    """Step tensors in memory of torch's own, with an optimizer of torch or one that looks so."""
+    import torch
+
+    torch.set_num_threads(threads)
+    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad).clone()
+    stepper = getattr(library, optimizer)(tensors, **OPTIONS[optimizer], **switches)
+    return Subject(
+        stepper.step,
+        [tensor.detach().numpy() for tensor in tensors],
+        [tensor.grad.numpy() for tensor in tensors],
+        _reference(optimizer),
+    )
 
 
-def _numpy_adam(
-    p: Array, g: Array, m: Array, v: Array, scratch: Array, scalars: tuple[Any, ...]
-) -> None:
+def _step_each(
+    optimizer: str,
+    update: Callable[..., None],
+    params: Arrays,
+    grads: Arrays,
+    number: Callable[[float], Any],
+    *more: Arrays,
+) -> Subject:
+    """Call an update once per tensor, with the scalars of the step as numbers of this type."""
+    averages = [[np.zeros_like(p) for p in params] for _ in range(2)]
+    rows = list(zip(params, grads, *averages, *more, strict=True))
+    options = OPTIONS[optimizer]
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+        scalars = tuple(map(number, _adam_scalars(count, **options)))
+        for row in rows:
+            update(*row, scalars)
+
+    return Subject(step, params, grads, _reference(optimizer))
+
+
+def _adam_scalars(t: int, lr: float, betas: tuple[float, float], eps: float) -> Scalars:
+    beta1, beta2 = betas
+    size, unbias = lr / (1 - beta1**t), (1 - beta2**t) ** -0.5
+    return beta1, 1 - beta1, beta2, 1 - beta2, eps, size, unbias
+
+
+def _adam_numpy(p: Array, g: Array, m: Array, v: Array, d: Array, scalars: Scalars) -> None:
     beta1, gain1, beta2, gain2, eps, size, unbias = scalars
     m *= beta1
-    np.multiply(g, gain1, out=scratch)
-    m += scratch
+    np.multiply(g, gain1, out=d)
+    m += d
     v *= beta2
-    np.multiply(g, g, out=scratch)
-    scratch *= gain2
-    v += scratch
-    np.sqrt(v, out=scratch)
-    scratch *= unbias
-    scratch += eps
-    np.divide(m, scratch, out=scratch)
-    scratch *= size
-    p -= scratch
+    np.multiply(g, g, out=d)
+    d *= gain2
+    v += d
+    np.sqrt(v, out=d)
+    d *= unbias
+    d += eps
+    np.divide(m, d, out=d)
+    d *= size
+    p -= d

@@ -58,7 +58,8 @@ class Workload:
         An element that is zero or denormal would be timed as another instruction path.
         """
         rng = np.random.default_rng(seed)
-        arrays = [rng.standard_normal(shape, dtype=self.dtype) for shape in self.shapes]
+        dtype = np.dtype(self.dtype).type
+        arrays = [rng.standard_normal(shape, dtype=dtype) for shape in self.shapes]
         for array in arrays:
             np.copysign(np.maximum(np.abs(array), 1e-3), array, out=array)
         return arrays
@@ -113,7 +114,8 @@ class Expected:
         a ten-thousandth of Adam's learning rate.
         """
         pairs = zip(self._blocks(self.params), self._blocks(params), strict=True)
-        return max(float(np.max(np.abs(a - b) / (1e-6 * np.abs(a) + 1e-7))) for a, b in pairs)
+        errors = [np.max(np.abs(a - b) / (1e-6 * np.abs(a) + 1e-7)) for a, b in pairs]
+        return float(np.max(errors))  # NaN if there is one: the built-in max may lose it
 
     def _blocks(self, arrays: Arrays) -> Arrays:
         flat = [array.reshape(-1) for array in arrays]

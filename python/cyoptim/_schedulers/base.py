@@ -145,13 +145,17 @@ class LRScheduler:
 
     def _update_lr(self, epoch: int | None = None) -> None:
         self._adopt_groups()
-        with _enable_get_lr_call(self):
-            if epoch is None:
-                self.last_epoch += 1
-                values = self.get_lr()
-            else:
-                self.last_epoch = epoch
-                values = getattr(self, "_get_closed_form_lr", self.get_lr)()
+        compute = self.get_lr
+        if epoch is None:
+            epoch = self.last_epoch + 1
+        else:
+            compute = getattr(self, "_get_closed_form_lr", compute)
+        self.last_epoch = epoch
+        self._get_lr_called_within_step = True
+        try:
+            values = compute()
+        finally:
+            self._get_lr_called_within_step = False
         self._set_lrs(values)
 
     def _set_lrs(self, values: list[Scalar]) -> None:
@@ -167,7 +171,8 @@ class LRScheduler:
 
     def _adopt_groups(self) -> None:
         """Let groups join that were added since the last step."""
-        for group in self.optimizer.param_groups[len(self.base_lrs) :]:
+        known = len(self.base_lrs)
+        for group in self.optimizer.param_groups[known:]:
             self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
 
     # --- as a part of another schedule ------------------------------------------------------------

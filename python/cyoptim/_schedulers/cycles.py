@@ -131,15 +131,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def _locate(self, epoch: float) -> None:
         self.T_cur, self.T_i = epoch, self.T_0
-        if self.T_mult == 1 and epoch > 0:
+        if self.T_mult == 1:
             self.T_cur %= self.T_0
         while self.T_cur >= self.T_i:
             self.T_cur -= self.T_i
             self.T_i *= self.T_mult
-
-    def _rewind(self) -> None:
-        super()._rewind()
-        self._locate(-1)
 
 
 # --- with momentum --------------------------------------------------------------------------------
@@ -337,10 +333,10 @@ class CyclicLR(_MomentumLR):
 
     def _adopt_groups(self) -> None:
         groups = self.optimizer.param_groups
-        names = ["base_lrs", "max_lrs"]
-        if self.cycle_momentum:
-            names += ["base_momentums", "max_momentums"]
-        for name in names:
+        if len(self.max_lrs) == len(groups):  # of all lists the last to grow
+            return
+        momenta = ["base_momentums", "max_momentums"] if self.cycle_momentum else []
+        for name in (*momenta, "base_lrs", "max_lrs"):
             values = getattr(self, name)
             values += [shared(values, name) for _ in groups[len(values) :]]
         for group, lr in zip(groups, self.base_lrs, strict=False):
@@ -536,6 +532,8 @@ class OneCycleLR(_MomentumLR):
 
     def _adopt_groups(self) -> None:
         count = len(self.base_lrs)
+        if count == len(self.optimizer.param_groups):
+            return
         names = ["initial_lr", "max_lr", "min_lr"]
         if self.cycle_momentum:
             names += ["base_momentum", "max_momentum"]

@@ -72,7 +72,7 @@ class ChainableLR(LRScheduler):
         """With last_epoch >= 0 the optimizer's state, loaded before, has the right rate already."""
         if self._decays_on_resume and lr != self._closed(base, epoch):
             return self._chained(base, lr, epoch)
-        return copied(lr)
+        return lr
 
     def _get_closed_form_lr(self) -> list[Scalar]:
         return [self._closed(base, self.last_epoch) for base in self.base_lrs]

@@ -17,6 +17,8 @@ Scalar: TypeAlias = Any
 
 def copied(value: Scalar) -> Scalar:
     """A value that does not change when the original is filled in place."""
+    if type(value) is float:  # nearly always; the other questions take longer
+        return value
     if isinstance(value, np.ndarray):
         return value.copy()
     return value.clone() if is_tensor(value) else value
@@ -30,7 +32,9 @@ def group_values(optimizer: Optimizer, key: str) -> list[Scalar]:
 def set_value(group: Group, key: str, value: Scalar) -> None:
     """Write an option; one that is an array or a tensor keeps its identity."""
     current = group[key]
-    if isinstance(current, np.ndarray):
+    if type(current) is float:
+        group[key] = value
+    elif isinstance(current, np.ndarray):
         current[...] = float(value)
     elif is_tensor(current):
         current.fill_(float(value))

@@ -1,0 +1,185 @@
+"""What is made of the results: tables, JSON, and the comparison of two runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.contenders import CONTENDERS
+from bench.runner import Result
+from bench.workloads import WORKLOADS, Workload
+
+HEADER = ("contender", "per step", "x cyoptim", "x roof", "spread")
+
+LEAST_NOISE = 0.02
+"""Differences up to this are noise, whatever the rounds say."""
+
+
+@dataclass
+class Run:
+    """The results of one command, and where they come from."""
+
+    environment: dict[str, Any]
+    results: list[Result]
+
+    def save(self, path: Path) -> None:
+        entries = [
+            asdict(r) | ({"best": r.best, "spread": r.spread} if r.rounds else {})
+            for r in self.results
+        ]
+        text = json.dumps({"environment": self.environment, "results": entries}, indent=1)
+        path.write_text(text + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        content = json.loads(path.read_text())
+        names = Result.__dataclass_fields__
+        results = [
+            Result(**{key: value for key, value in entry.items() if key in names})
+            for entry in content["results"]
+        ]
+        return cls(content["environment"], results)
+
+    def by_workload(self) -> Iterator[tuple[Workload, list[Result]]]:
+        for name, workload in WORKLOADS.items():
+            results = [r for r in self.results if r.workload == name]
+            if results:
+                yield workload, results
+
+
+def environment(threads: int, command: str) -> dict[str, Any]:
+    """What the numbers depend on."""
+    import cyoptim
+
+    packages = {package for row in CONTENDERS.values() for package in row.packages}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "cpu": _cpu(),
+        "instruction set": cyoptim._dispatch.chosen,
+        "threads": threads,
+        "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{package: version for package in sorted(packages) if (version := _version(package))},
+        "cyoptim": cyoptim.__version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    units = (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))
+    unit, scale = next((row for row in units if seconds >= row[1]), units[-1])
+    value = seconds / scale
+    return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
+
+
+def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The cells of one workload's table; who was not timed says why."""
+    best = {r.contender: r.best for r in results if r.rounds}
+    return [
+        (
+            r.contender,
+            duration(r.best),
+            _ratio(r.best, best.get("cyoptim")),
+            _ratio(r.best, best.get("roof")),
+            f"{r.spread:.2f}",
+        )
+        if r.rounds
+        else (r.contender, r.status.upper(), "", "", "")
+        for r in results
+    ]
+
+
+def _ratio(value: float, base: float | None) -> str:
+    if base is None:
+        return ""
+    ratio = value / base
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def caption(workload: Workload, results: Sequence[Result]) -> str:
+    """The workload's title, with the memory that the roof moves per second."""
+    roof = [r.best for r in results if r.contender == "roof" and r.rounds]
+    rate = f"; the roof moves {workload.bytes / roof[0] / 1e9:.0f} GB/s" if roof else ""
+    return workload.title + rate
+
+
+def problems(results: Sequence[Result]) -> list[str]:
+    """Why contenders were not timed."""
+    return [f"{r.contender}: {r.status}: {r.message}" for r in results if not r.rounds]
+
+
+def text(run: Run) -> str:
+    """Tables for a terminal."""
+    lines = [f"{key}: {value}" for key, value in run.environment.items()]
+    for workload, results in run.by_workload():
+        table = [HEADER, *rows(results)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines += ["", caption(workload, results)]
+        for row in table:
+            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+        lines += problems(results)
+    return "\n".join(lines)
+
+
+def markdown(run: Run) -> str:
+    """Tables for GitHub."""
+    facts = dict(run.environment)
+    command = facts.pop("command")
+    lines = [f"`{command}`: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + "."]
+    for workload, results in run.by_workload():
+        lines += ["", f"**{caption(workload, results)}**", ""]
+        lines += ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+        reasons = problems(results)
+        lines += ["", *reasons] if reasons else []
+    return "\n".join(lines)
+
+
+def compare(before: Run, after: Run) -> str:
+    """What changed beyond the noise: beyond the spread of either run, and beyond 2%."""
+    lines = [
+        f"{key}: {before.environment.get(key)} -> {value}"
+        for key, value in after.environment.items()
+        if key not in ("date", "command", "load before") and before.environment.get(key) != value
+    ]
+    old = {(r.workload, r.contender): r for r in before.results if r.rounds}
+    new = {(r.workload, r.contender): r for r in after.results if r.rounds}
+    changed = 0
+    for key in (key for key in old if key in new):
+        ratio = new[key].best / old[key].best
+        noise = max(LEAST_NOISE, old[key].spread - 1, new[key].spread - 1)
+        if not 1 / (1 + noise) <= ratio <= 1 + noise:
+            changed += 1
+            times = f"{duration(old[key].best)} -> {duration(new[key].best)}"
+            lines.append(f"{key[0]} {key[1]}: {times}, x {ratio:.2f} (noise {noise:.0%})")
+    common = old.keys() & new.keys()
+    lines.append(f"{changed} of {len(common)} results changed beyond the noise")
+    for side, only in (("first", old.keys() - new.keys()), ("second", new.keys() - old.keys())):
+        lines += [f"only in the {side}: {' '.join(key)}" for key in sorted(only)]
+    return "\n".join(lines)

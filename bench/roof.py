@@ -1,0 +1,74 @@
+"""Builds roof.c with the system's compiler and makes a step of it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.workloads import Array, Arrays
+
+# Elements below which waking a second thread costs more than it saves.
+_WORTH_THREADS = 16384
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+
+
+class Unavailable(Exception):
+    """A contender cannot run here; the message says what it lacks."""
+
+
+def roof(streams: tuple[Arrays, ...], scale: float, threads: int) -> tuple[Callable[[], None], Any]:
+    """A step that moves the memory of p, g, m and v, and what it needs kept alive; see roof.c."""
+    params = streams[0]
+    threads = threads if sum(p.size for p in params) >= _WORTH_THREADS else 1
+    spans, starts = _cut(streams, threads)
+    function = getattr(_library(), f"roof_{params[0].dtype}")
+    function.restype = None
+    arguments = (
+        ctypes.c_void_p(spans.ctypes.data),
+        ctypes.c_void_p(starts.ctypes.data),
+        ctypes.c_int(threads),
+        ctypes.c_double(scale),
+    )
+    return partial(function, *arguments), (streams, spans, starts)
+
+
+def _cut(streams: tuple[Arrays, ...], threads: int) -> tuple[Array, Array]:
+    """The spans of all threads, and the number of each thread's first one."""
+    total = sum(p.size for p in streams[0])
+    limits = [total * t // threads for t in range(threads + 1)]
+    spans, starts = [], [0]
+    for low, high in pairwise(limits):
+        offset = 0
+        for row in zip(*streams, strict=True):
+            size = row[0].size
+            start, stop = max(low - offset, 0), min(high - offset, size)
+            if start < stop:
+                addresses = [a.ctypes.data + start * a.itemsize for a in row]
+                spans.append((*addresses, stop - start))
+            offset += size
+        starts.append(len(spans))
+    return np.array(spans, np.int64), np.array(starts, np.int64)
+
+
+def _library() -> ctypes.CDLL:
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    source = Path(__file__).with_suffix(".c")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "roof.so")
+        try:
+            subprocess.run([*compiler, *_FLAGS, source, "-o", target], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise Unavailable(
+                f"a C compiler with OpenMP, named by CC if it is not cc ({error})"
+            ) from error
+        return ctypes.CDLL(str(target))
