@@ -13,10 +13,11 @@ from cpython.dict cimport PyDict_Next
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 import numpy as np
 
@@ -490,7 +491,8 @@ cdef class Plan(Work):
     cdef list views             # their memory as arrays
     cdef list labels
     cdef list waves             # ranges of bundles that run one after the other
-    cdef list held              # gradients and copies in use by the running step
+    cdef PyObject **held        # gradients and copies in use by the running step
+    cdef Py_ssize_t n_held
     cdef list updated           # tensors of other libraries that this step changes
     cdef list copies            # (slot, array) of the parameters that are updated through a copy
     cdef list states            # per slot: the state arrays whose addresses are bound
@@ -499,19 +501,24 @@ cdef class Plan(Work):
     cdef Watch watch
     cdef uintptr_t *walls       # merged address intervals of all parameters: low, high, low, ...
     cdef Py_ssize_t n_walls
-    cdef bint counts_steps, repeats, busy
+    cdef bint counts_steps, busy
+    cdef bint repeats           # a parameter occurs more than once in its group
+    cdef bint in_place          # no parameter needs a copy, or is another library's tensor
+    cdef bint remembers         # some rule has a memory
     cdef type borrow_type
     cdef BorrowFunction borrow
 
     def __cinit__(self, list items, *args):
         self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
         self.walls = <uintptr_t *>PyMem_Malloc(2 * max(len(items), 1) * sizeof(uintptr_t))
-        if not self.slots or not self.walls:
+        self.held = <PyObject **>PyMem_Malloc(max(len(items), 1) * sizeof(PyObject *))
+        if not self.slots or not self.walls or not self.held:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.slots)
         PyMem_Free(self.walls)
+        PyMem_Free(self.held)
         PyMem_Free(self.templates)
 
     def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch):
@@ -524,10 +531,11 @@ cdef class Plan(Work):
         self.labels = labels
         self.counts_steps = counts_steps
         self.watch = watch
+        self.in_place = True
         self.objects = []
         self.views = [array for _, array in doors]
         self.states = [None] * self.n_tensors
-        self.held, self.updated, self.copies = [], [], []
+        self.updated, self.copies = [], []
         self.known_options = [None] * len(groups)
         self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
         if not self.templates:
@@ -542,6 +550,7 @@ cdef class Plan(Work):
                 slot.first = seen.setdefault(id(param), i)
                 slot.rule = -1
                 slot.direct = layout_of(view) == DENSE
+                self.in_place = self.in_place and slot.direct and slot.door != TENSOR
                 slot.address = cnp.PyArray_DATA(view)
                 self.table.tensors[i].streams[0] = slot.address
                 self.table.tensors[i].size = cnp.PyArray_SIZE(view)
@@ -616,14 +625,22 @@ cdef class Plan(Work):
                 i += 1
         return i == self.n_tensors
 
-    cdef bint _moved(self, Py_ssize_t i) except -1:
+    cdef inline bint _moved(self, Py_ssize_t i) except -1:
+        cdef void *view = <void *>PyList_GET_ITEM(self.views, i)
+        if self.slots[i].door == PARAMETER:
+            if <void *>(<ParameterBase>PyList_GET_ITEM(self.objects, i))._data != view:
+                return True
+        elif self.slots[i].door != ARRAY:
+            return self._moved_elsewhere(i)
+        # Making the plan anew raises the error that names a read-only parameter.
+        return (not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>view)
+                or cnp.PyArray_DATA(<cnp.ndarray>view) != self.slots[i].address)
+
+    cdef bint _moved_elsewhere(self, Py_ssize_t i) except -1:
         cdef Slot *slot = &self.slots[i]
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
         cdef BorrowedTensor tensor
-        if slot.door == PARAMETER:
-            if (<ParameterBase>PyList_GET_ITEM(self.objects, i))._data is not view:
-                return True
-        elif slot.door == TENSOR:
+        if slot.door == TENSOR:
             if not self._borrow(self.objects[i], &tensor):
                 return <uintptr_t>slot.address != <uintptr_t>self.objects[i].data_ptr()
             if not self._fits(view, &tensor):
@@ -631,12 +648,8 @@ cdef class Plan(Work):
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
             return (cnp.PyArray_SIZE(view) != 0
                     and <char *>tensor.data + tensor.byte_offset != <char *>slot.address)
-        elif slot.door == OBJECT:
-            if self.objects[i].data is not view:
-                return True
-        if not cnp.PyArray_ISWRITEABLE(view):
-            return True         # making the plan anew raises the error that names it
-        return cnp.PyArray_DATA(view) != slot.address
+        return (self.objects[i].data is not view or not cnp.PyArray_ISWRITEABLE(view)
+                or cnp.PyArray_DATA(view) != slot.address)
 
     # --- tensors of other libraries --------------------------------------------------------------
 
@@ -704,7 +717,9 @@ cdef class Plan(Work):
             # The gradient is (part of) a parameter that this same run changes: read it first.
             grad = self._dense_copy(view, self._as_array(i, grad))
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
-        self.held.append(grad)
+        Py_INCREF(grad)
+        self.held[self.n_held] = <PyObject *>grad
+        self.n_held += 1
         tensor.row = 0
         return 0
 
@@ -766,16 +781,22 @@ cdef class Plan(Work):
 
     # --- hyper-parameters and state --------------------------------------------------------------
 
-    cdef int64_t _next_step(self, Py_ssize_t i) noexcept:
+    cdef inline int64_t _next_step(self, Py_ssize_t i) noexcept:
         cdef Slot *slot = &self.slots[self.slots[i].first]
-        cdef int64_t step = slot.step[0] if self.counts_steps and slot.step else slot.age
-        cdef Py_ssize_t j
+        cdef int64_t step = slot.step[0] if slot.step else slot.age
         if self.repeats:
-            for j in range(self.slots[i].first, i):
-                if (self.slots[j].first == self.slots[i].first
-                        and self.table.tensors[j].row >= 0):
-                    step += 1
-        return step + 1 if self.counts_steps else min(step + 1, 2)
+            step += self._earlier_occurrences(i)
+        if self.counts_steps:
+            return step + 1
+        return 1 if step == 0 else 2
+
+    cdef int64_t _earlier_occurrences(self, Py_ssize_t i) noexcept:
+        cdef Py_ssize_t j
+        cdef int64_t count = 0
+        for j in range(self.slots[i].first, i):
+            if self.slots[j].first == self.slots[i].first and self.table.tensors[j].row >= 0:
+                count += 1
+        return count
 
     cdef int _read_options(self, object optimizer, Py_ssize_t group) except -1:
         """Bring the group's template row up to date with its options."""
@@ -834,6 +855,7 @@ cdef class Plan(Work):
         cdef int row = -1
         cdef float memory[MAX_MEMORY]
         cdef list unbound = []
+        memset(memory, 0, sizeof(memory))
         self.n_rows = 0
         for i in range(self.n_tensors):
             if self.table.tensors[i].row < 0:
@@ -842,7 +864,8 @@ cdef class Plan(Work):
             if self.slots[i].group != group:
                 group, last = self.slots[i].group, -1
                 self._read_options(optimizer, group)
-            self._recall(i, memory)
+            if self.remembers:
+                self._recall(i, memory)
             if step != last or not _same_memory(&self.table.rows[row], memory):
                 last = step
                 row = self._find_row(group, step, memory)
@@ -932,6 +955,7 @@ cdef class Plan(Work):
             counter = state["step"]
             kept.append(counter)
             self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        self.remembers = self.remembers or RULE_MEMORY[rule]
         for m in range(len(RULE_MEMORY[rule])):
             array = state[RULE_MEMORY[rule][m]]
             kept.append(array)
@@ -993,12 +1017,17 @@ cdef class Plan(Work):
                 self._announce()
         finally:
             self.busy = False
-            self.held.clear()
+            self._release()
             if self.copies:
                 self.copies.clear()
             if self.updated:
                 self.updated.clear()
         return True
+
+    cdef void _release(self) noexcept:
+        while self.n_held > 0:
+            self.n_held -= 1
+            Py_DECREF(<object>self.held[self.n_held])
 
     def initialize(self, optimizer) -> None:
         """Make the state of every parameter now instead of at its first gradient."""
@@ -1011,6 +1040,8 @@ cdef class Plan(Work):
         # Parameters with gaps between their elements are updated in a dense copy.
         cdef Py_ssize_t i
         cdef Slot *slot
+        if self.in_place and not self.repeats:
+            return 0
         for i in range(self.n_tensors):
             slot = &self.slots[i]
             if self.table.tensors[i].row < 0:
@@ -1045,6 +1076,8 @@ cdef class Plan(Work):
                 self.slots[slot.first].age = 1
                 continue
             slot.step[0] += 1
+            if not self.remembers:
+                continue
             for k in range(MAX_MEMORY):
                 if slot.memory[k]:
                     slot.memory[k][0] = self.table.rows[self.table.tensors[i].row].memory[k]

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 cdef enum:
-    MAX_STREAMS = 8     # parameter, gradient, and up to six state arrays
+    MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
     MAX_SCALARS = 16
     MAX_MEMORY = 2
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
