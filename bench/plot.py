@@ -47,6 +47,7 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
         axis.axhline(roof[0] * 1e6, color=CONTENDERS["roof"].color, linestyle="--", label="roof")
         axis.legend(loc="upper left", fontsize=8)
     axis.set_yscale("log")
-    axis.margins(y=0.25)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high * (high / low) ** 0.3)  # room for the labels
     axis.set_title(workload.title.replace(", ", "\n", 1), fontsize=9)
     axis.tick_params(axis="x", labelrotation=90)
