@@ -32,7 +32,13 @@ def test_examples_exist() -> None:
     finder = doctest.DocTestFinder()
     for name in cyoptim.__all__:
         thing = getattr(cyoptim, name)
-        if name not in ("Optimizer", "CheckpointError", "lr_scheduler", "get_num_threads", "set_num_threads"):
+        if name not in (
+            "Optimizer",
+            "CheckpointError",
+            "lr_scheduler",
+            "get_num_threads",
+            "set_num_threads",
+        ):
             assert any(test.examples for test in finder.find(thing)), name
 
 
