@@ -114,7 +114,7 @@ SCALARS = st.sampled_from(
         np.str_(""),
         np.bytes_(b"\0"),
         np.datetime64("2026-01-02T03:04", "m"),
-        np.timedelta64("NaT"),
+        np.timedelta64("NaT", "s"),
         np.zeros((), [("a", "<i4"), ("b", ">f8", (2,))])[()],
     ]
 )
