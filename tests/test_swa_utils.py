@@ -10,6 +10,7 @@ import pytest
 
 import cyoptim
 from cyoptim.swa_utils import (
+    SWALR,
     AveragedModel,
     get_ema_avg_fn,
     get_ema_multi_avg_fn,
@@ -133,3 +134,58 @@ def test_update_bn(torch: Any) -> None:
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(a, b)
     assert ours[1].momentum == theirs[1].momentum
+
+
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+@pytest.mark.parametrize("epochs", [0, 1, 7])
+def test_swalr_equals_torchs(torch: Any, epochs: int, strategy: str, before: int) -> None:
+    def rates(optimizer: Any, schedulers: Any, swalr: Any) -> list[list[float]]:
+        warmup = schedulers.StepLR(optimizer, 2, gamma=0.5)
+        seen = []
+        for _ in range(before):
+            optimizer.step()
+            warmup.step()
+        scheduler = swalr(optimizer, [0.05, 0.2], epochs, strategy)
+        for _ in range(20):
+            seen.append([group["lr"] for group in optimizer.param_groups])
+            optimizer.step()
+            scheduler.step()
+        return seen
+
+    ours = cyoptim.SGD(
+        [
+            {"params": [cyoptim.Parameter(np.zeros(2))]},
+            {"params": [cyoptim.Parameter(np.zeros(2))], "lr": 0.1},
+        ],
+        lr=0.5,
+    )
+    theirs = torch.optim.SGD(
+        [{"params": [torch.zeros(2)]}, {"params": [torch.zeros(2)], "lr": 0.1}], lr=0.5
+    )
+    found = rates(ours, cyoptim.lr_scheduler, SWALR)
+    expected = rates(theirs, torch.optim.lr_scheduler, torch.optim.swa_utils.SWALR)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_swalr_resumes_and_refuses() -> None:
+    optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=0.5)
+    whole = SWALR(optimizer, 0.1, 6).preview(10)
+    scheduler = SWALR(optimizer, 0.1, 6)
+    for _ in range(3):
+        optimizer.step()
+        scheduler.step()
+    other = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=9.0)
+    resumed = SWALR(other, 7.0, 1, "linear")
+    other.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(scheduler.state_dict())
+    np.testing.assert_allclose(resumed.preview(7), whole[3:], rtol=1e-12)
+    with pytest.raises(
+        ValueError, match="anneal_strategy must be one of 'cos' or 'linear', instead got sin"
+    ):
+        SWALR(optimizer, 0.1, anneal_strategy="sin")
+    for bad in (-1, 1.5):
+        with pytest.raises(ValueError, match="anneal_epochs must be equal or greater than 0"):
+            SWALR(optimizer, 0.1, anneal_epochs=bad)
+    with pytest.raises(ValueError, match="swa_lr must have the same length"):
+        SWALR(optimizer, [0.1, 0.2])

@@ -114,6 +114,14 @@ def check_betas(betas: Any) -> None:
             raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
 
 
+def check_moments(group: Group) -> None:
+    """Check the options that Adam and its relatives share."""
+    check_lr(group["lr"])
+    check_nonnegative("epsilon", group["eps"])
+    check_betas(group["betas"])
+    check_nonnegative("weight_decay", group["weight_decay"])
+
+
 def decays(group: Group) -> tuple[float, float]:
     """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
     decay = group["weight_decay"]

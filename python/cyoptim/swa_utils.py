@@ -11,8 +11,10 @@ import numpy as np
 
 from cyoptim._doors import Array, check_array, foreign_array, is_parameter, is_tensor, type_name
 from cyoptim._engine import Spans, is_dense, same_layout_as
+from cyoptim._schedulers.swa import SWALR
 
 __all__ = [
+    "SWALR",
     "AveragedModel",
     "get_ema_avg_fn",
     "get_ema_multi_avg_fn",

@@ -8,9 +8,7 @@ from cyoptim.optimizer import (
     Hyper,
     Optimizer,
     ParamsT,
-    check_betas,
-    check_lr,
-    check_nonnegative,
+    check_moments,
     decays,
     execution_switches,
 )
@@ -106,10 +104,7 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     def _check_options(self, group: Group) -> None:
-        check_lr(group["lr"])
-        check_nonnegative("epsilon", group["eps"])
-        check_betas(group["betas"])
-        check_nonnegative("weight_decay", group["weight_decay"])
+        check_moments(group)
 
     def _hyper(self, group: Group) -> Hyper:
         return (

@@ -8,8 +8,7 @@ from cyoptim.optimizer import (
     Hyper,
     Optimizer,
     ParamsT,
-    check_betas,
-    check_lr,
+    check_moments,
     check_nonnegative,
     decays,
     execution_switches,
@@ -105,10 +104,7 @@ class NAdam(Optimizer):
         super().__init__(params, defaults)
 
     def _check_options(self, group: Group) -> None:
-        check_lr(group["lr"])
-        check_nonnegative("epsilon", group["eps"])
-        check_betas(group["betas"])
-        check_nonnegative("weight_decay", group["weight_decay"])
+        check_moments(group)
         check_nonnegative("momentum_decay", group["momentum_decay"])
 
     def _initial_value(self, group: Group, name: str) -> float:

@@ -1,0 +1,102 @@
+"""The schedule that goes with averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from cyoptim._schedulers.base import LRScheduler, warn_outside_step
+from cyoptim._schedulers.values import Scalar, per_group
+from cyoptim.optimizer import Optimizer
+
+
+class SWALR(LRScheduler):
+    r"""Anneal the learning rate to a value at which it stays, for weights to be averaged there.
+
+    .. math:: \eta_t = \alpha_t \eta_{swa} + (1 - \alpha_t) \eta_0, \qquad
+        \alpha_t = \tfrac12 (1 - \cos(\pi \min(1, t / T)))
+
+    or :math:`\alpha_t = \min(1, t / T)`. It begins from the rate that the optimizer has, so that
+    another schedule may come before it.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose groups are driven.
+    swa_lr : float or list of float
+        The rate :math:`\eta_{swa}` to end at, for all groups or one each.
+    anneal_epochs : int
+        Epochs :math:`T` until then, >= 0.
+    anneal_strategy : {"cos", "linear"}
+        The way there.
+    last_epoch : int
+        The last epoch that is done; -1 to begin.
+
+    Raises
+    ------
+    ValueError
+        If `anneal_strategy` or `anneal_epochs` is none of these, or `swa_lr` has another length
+        than the groups.
+
+    References
+    ----------
+    .. [1] P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+       Generalization", UAI 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> scheduler = SWALR(SGD([np.zeros(3)], lr=0.5), 0.1, 2, "linear")
+    >>> [round(lr, 6) for lr in scheduler.preview(4)]
+    [0.3, 0.1, 0.1, 0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float | Sequence[float],
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
+            )
+        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+            raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
+        values = per_group("swa_lr", optimizer, swa_lr)
+        for group, value in zip(optimizer.param_groups, values, strict=True):
+            group["swa_lr"] = value
+        self._anneal_strategy = anneal_strategy
+        self.anneal_epochs = anneal_epochs
+        super().__init__(optimizer, last_epoch)
+
+    def anneal_func(self, progress: float) -> float:
+        """How far the rate has come when this share of the epochs has passed."""
+        if self._anneal_strategy == "linear":
+            return progress
+        return (1 - math.cos(math.pi * progress)) / 2
+
+    def get_lr(self) -> list[Scalar]:
+        """The learning rates of the epoch that begins."""
+        warn_outside_step(self)
+        step = self._step_count - 1
+        before, now = self._alpha(step - 1), self._alpha(step)
+        return [
+            _moved(group["lr"], group["swa_lr"], before, now)
+            for group in self.optimizer.param_groups
+        ]
+
+    def _alpha(self, step: int) -> float:
+        if self.anneal_epochs == 0:
+            # torch sets the last rate at once, and takes it for reached one step before.
+            return 1.0 if step >= 0 else 0.0
+        return self.anneal_func(max(0.0, min(1.0, step / self.anneal_epochs)))
+
+
+def _moved(lr: Scalar, end: Scalar, before: float, now: float) -> Scalar:
+    # The rate is `before` of the way from a start that is not kept: take it back from there.
+    start = end if before == 1 else (lr - before * end) / (1 - before)
+    return end * now + start * (1 - now)
