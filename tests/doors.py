@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 import cyoptim
+from cyoptim import _engine
+
+needs_openmp = pytest.mark.skipif(not _engine.openmp(), reason="built without OpenMP: one thread")
 
 
 class Box:

@@ -15,6 +15,7 @@ import pytest
 
 import cyoptim
 from cyoptim import _config, _cpu, _dispatch
+from doors import needs_openmp
 
 LARGE = 600_000  # elements: bundles enough for a step on two threads
 
@@ -104,6 +105,7 @@ def test_bad_number_of_threads(n: Any, error: Any) -> None:
         pass
 
 
+@needs_openmp
 def test_omp_num_threads_is_honoured() -> None:
     code = "import cyoptim; print(cyoptim.get_num_threads())"
     for n in ("1", "3"):

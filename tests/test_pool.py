@@ -16,6 +16,7 @@ import pytest
 
 import cyoptim
 from cyoptim import _engine
+from doors import needs_openmp
 
 N = 700_001
 
@@ -39,6 +40,7 @@ def test_every_element_is_done_once() -> None:
             np.testing.assert_array_equal(step_once(n), -np.arange(n, dtype=np.float32))
 
 
+@needs_openmp
 def test_many_more_threads_than_processors() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np, test_pool, cyoptim\n"
