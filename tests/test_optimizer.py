@@ -27,6 +27,15 @@ def test_defaults_and_repr_are_torchs(torch: Any, case: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_module_is_where_torch_has_it(case: Any) -> None:
+    import importlib
+
+    module = importlib.import_module(f"cyoptim.{case.name.lower()}")
+    assert getattr(module, case.name) is case.cls
+    assert getattr(cyoptim, case.name.lower()) is module
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_signature_is_torchs(torch: Any, case: Any) -> None:
     ours = inspect.signature(case.cls).parameters
     theirs = inspect.signature(getattr(torch.optim, case.name)).parameters

@@ -19,6 +19,8 @@ Nothing is changed before everything has been checked; nothing can fail after.
 
 __version__ = "0.1.0"
 
+import sys as _sys
+
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
 from cyoptim import lr_scheduler, swa_utils
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
@@ -43,6 +45,17 @@ from cyoptim.optimizers import (
     RMSprop,
     Rprop,
 )
+from cyoptim.optimizers import adadelta as adadelta
+from cyoptim.optimizers import adagrad as adagrad
+from cyoptim.optimizers import adam as adam
+from cyoptim.optimizers import adamax as adamax
+from cyoptim.optimizers import adamw as adamw
+from cyoptim.optimizers import asgd as asgd
+from cyoptim.optimizers import nadam as nadam
+from cyoptim.optimizers import radam as radam
+from cyoptim.optimizers import rmsprop as rmsprop
+from cyoptim.optimizers import rprop as rprop
+from cyoptim.optimizers import sgd as sgd
 from cyoptim.parameter import Parameter
 from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
@@ -76,3 +89,7 @@ __all__ = [
     "threads",
     "vector_to_parameters",
 ]
+
+# torch has a module for each optimizer beside the package's: `from cyoptim.adam import Adam`.
+for _module in (adadelta, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd):
+    _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
