@@ -1016,12 +1016,13 @@ cdef class Plan(Work):
             if self.updated:
                 self._announce()
         finally:
-            self.busy = False
             self._release()
             if self.copies:
                 self.copies.clear()
             if self.updated:
                 self.updated.clear()
+            # Last: letting go of a gradient may run other code, which must not step meanwhile.
+            self.busy = False
         return True
 
     cdef void _release(self) noexcept:

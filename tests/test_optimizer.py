@@ -187,6 +187,37 @@ def test_closure_that_raises_changes_nothing() -> None:
     np.testing.assert_array_equal(w.data, np.ones(2))
 
 
+def test_gradient_that_steps_when_it_is_let_go() -> None:
+    # Only the plan holds these gradients; letting go of them runs code in the middle of a step.
+    refused: list[str] = []
+    optimizer: Any = None
+
+    class Last(np.ndarray):
+        def __del__(self) -> None:
+            if optimizer is None:
+                return
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    class Fresh:
+        def __init__(self) -> None:
+            self.data = np.zeros(3)
+
+        @property
+        def grad(self) -> np.ndarray:
+            return np.ones(3).view(Last)
+
+    params = [Fresh(), Fresh()]
+    optimizer = cyoptim.SGD(params, lr=1.0)
+    optimizer.step()
+    assert len(refused) == 2
+    assert "already running" in refused[0]
+    for param in params:
+        np.testing.assert_array_equal(param.data, -np.ones(3))
+
+
 def test_step_without_any_gradient() -> None:
     w = cyoptim.Parameter(np.ones(2))
     optimizer = cyoptim.Adam([w])
