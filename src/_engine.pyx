@@ -625,6 +625,15 @@ cdef class Plan(Work):
                 i += 1
         return i == self.n_tensors
 
+    cdef bint _fits_still(self, optimizer) except -1:
+        cdef Py_ssize_t i
+        if not self._same_members(optimizer.param_groups):
+            return False
+        for i in range(self.n_tensors):
+            if self._moved(i):
+                return False
+        return True
+
     cdef inline bint _moved(self, Py_ssize_t i) except -1:
         cdef void *view = <void *>PyList_GET_ITEM(self.views, i)
         if self.slots[i].door == PARAMETER:
@@ -998,14 +1007,10 @@ cdef class Plan(Work):
 
     def step(self, optimizer, list grads) -> bool:
         """Step every parameter that has a gradient; False if the plan no longer fits."""
-        cdef Py_ssize_t i
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
-        if not self._same_members(optimizer.param_groups):
+        if not self._fits_still(optimizer):
             return False
-        for i in range(self.n_tensors):
-            if self._moved(i):
-                return False
         self.busy = True
         try:
             self._collect(grads)
@@ -1013,8 +1018,7 @@ cdef class Plan(Work):
             self._prepare(optimizer)
             self._run()
             self._count()
-            if self.updated:
-                self._announce()
+            self._announce()
         finally:
             self._release()
             if self.copies:
@@ -1022,6 +1026,33 @@ cdef class Plan(Work):
             if self.updated:
                 self.updated.clear()
             # Last: letting go of a gradient may run other code, which must not step meanwhile.
+            self.busy = False
+        return True
+
+    def visit(self, optimizer, list grads, update) -> bool:
+        """Call ``update(number, array, gradient)`` for every parameter that has a gradient, after
+        all gradients have been checked; False if the plan no longer fits."""
+        cdef Py_ssize_t i, k = 0
+        if self.busy:
+            raise RuntimeError("step() of this optimizer is already running in another thread")
+        if not self._fits_still(optimizer):
+            return False
+        self.busy = True
+        try:
+            self._collect(grads)
+            found = []
+            for i in range(self.n_tensors):
+                if self.table.tensors[i].row >= 0:
+                    found.append((i, self._as_array(i, <object>self.held[k])))
+                    k += 1
+            self.updated.extend(
+                [self.objects[i] for i, _ in found if self.slots[i].door == TENSOR])
+            for i, grad in found:
+                update(i, self.views[i], grad)
+            self._announce()
+        finally:
+            self._release()
+            self.updated.clear()
             self.busy = False
         return True
 
@@ -1084,6 +1115,8 @@ cdef class Plan(Work):
                     slot.memory[k][0] = self.table.rows[self.table.tensors[i].row].memory[k]
 
     cdef int _announce(self) except -1:
+        if not self.updated:
+            return 0
         from cyoptim._doors import announce_update
         announce_update(self.updated)
         return 0

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +41,12 @@ class Plan:
         watch: Watch,
     ) -> None: ...
     def step(self, optimizer: Any, grads: list[Any] | None) -> bool: ...
+    def visit(
+        self,
+        optimizer: Any,
+        grads: list[Any] | None,
+        update: Callable[[int, npt.NDArray[Any], npt.NDArray[Any]], None],
+    ) -> bool: ...
     def initialize(self, optimizer: Any) -> None: ...
 
 class Spans:

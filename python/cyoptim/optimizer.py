@@ -167,11 +167,20 @@ class Optimizer:
     _opt_called: bool = False
     # Whether a subclass's own step() is running, which may call its parent's.
     _in_step: bool = False
+    # Whether update() is overridden, rather than one of the native rules used.
+    _updates_itself: ClassVar[bool] = False
+    # Whether all tensors of a loaded state become arrays. They do not for an optimizer with a
+    # step() of its own, which may have been written for tensors.
+    _keeps_arrays: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
             cls.step = with_hooks(cls.step)  # type: ignore[method-assign]
+        if "update" in cls.__dict__:
+            cls._updates_itself = cls._keeps_arrays = True
+        elif "_hyper" in cls.__dict__:
+            cls._updates_itself = False
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
@@ -207,11 +216,59 @@ class Optimizer:
 
         Asked for when an option has changed; what depends on the step count is the rule's clock.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
+        )
 
     def _initial_value(self, group: Group, name: str) -> float:
         """What a new state array is filled with."""
         return 0.0
+
+    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
+        """Update one parameter: the method to override for an optimizer of your own.
+
+        A step calls it for each parameter that has a gradient, after the gradients of all of them
+        have been checked. Groups, schedulers, hooks, closures, ``state_dict``, checkpoints and
+        every kind of parameter work as they do for the optimizers of this package.
+
+        Parameters
+        ----------
+        param : ndarray
+            The parameter's memory, to be changed in place (``param -= ...``, ``param[...] = ...``).
+        grad : ndarray
+            Its gradient, of the same shape and dtype; not to be changed.
+        state : dict
+            The parameter's state, empty at first: numbers and arrays, which are saved and loaded
+            under their names.
+        group : dict
+            The options of the parameter's group.
+
+        Examples
+        --------
+        Gradient descent along the sign of an average of the gradients [1]_:
+
+        >>> import numpy as np
+        >>> class Lion(Optimizer):
+        ...     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99)):
+        ...         super().__init__(params, {"lr": lr, "betas": betas})
+        ...
+        ...     def update(self, param, grad, state, group):
+        ...         beta1, beta2 = group["betas"]
+        ...         average = state.setdefault("exp_avg", np.zeros_like(param))
+        ...         param -= group["lr"] * np.sign(beta1 * average + (1 - beta1) * grad)
+        ...         average += (1 - beta2) * (grad - average)
+        >>> w = np.array([1.0, -2.0])
+        >>> Lion([w], lr=0.1).step(grads=[2 * w])
+        >>> w
+        array([ 0.9, -1.9])
+
+        References
+        ----------
+        .. [1] X. Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
+        )
 
     # --- groups -----------------------------------------------------------------------------------
 
@@ -333,12 +390,24 @@ class Optimizer:
     ) -> Any:
         loss = None if closure is None else _evaluate(closure)
         aligned = None if grads is None else self._align(grads)
-        if not self._plan.step(self, aligned):
+        if not self._run(aligned):
             self._plan = self._make_plan(self.param_groups)
-            if not self._plan.step(self, aligned):
+            if not self._run(aligned):
                 raise RuntimeError("parameters were replaced while the step was being prepared")
         self._opt_called = True
         return loss
+
+    def _run(self, grads: list[Any] | None) -> bool:
+        """Step along these gradients, or the parameters' own; False if the plan is out of date."""
+        if not self._updates_itself:
+            return self._plan.step(self, grads)
+        groups = [group for group in self.param_groups for _ in group["params"]]
+        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+
+        def update(number: int, array: Any, grad: Any) -> None:
+            self.update(array, grad, self.state[params[number]], groups[number])
+
+        return self._plan.visit(self, grads, update)
 
     def _align(self, grads: Gradients) -> list[Any]:
         """The gradients as a list, one entry per parameter."""
@@ -562,7 +631,7 @@ class Optimizer:
         for key, values in state_dict["state"].items():
             if key in places:
                 i = places[key]
-                state[params[i]] = import_state(params[i], values, labels[i])
+                state[params[i]] = import_state(params[i], values, labels[i], self._keeps_arrays)
             else:
                 state[key] = copy.deepcopy(values)
 

@@ -44,7 +44,15 @@ def export_state(name: str, value: Any) -> Any:
     """A state entry in the form in which torch keeps it."""
     if name == "step":
         return torch.tensor(float(value), dtype=torch.get_default_dtype())
-    return as_tensor(value) if isinstance(value, np.ndarray) else value
+    return _as_tensors(value)
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return as_tensor(value)
+    if type(value) in (list, tuple):
+        return type(value)(_as_tensors(item) for item in value)
+    return value
 
 
 def zero_gradient(tensor: torch.Tensor) -> None:
