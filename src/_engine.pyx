@@ -41,6 +41,7 @@ cdef extern from "dlpack_exchange.h" nogil:
     enum:
         DL_CPU
         DL_FLOAT
+        DL_COMPLEX
         DL_MAJOR
     ctypedef struct BorrowedTensor:
         void *data
@@ -273,7 +274,13 @@ def same_layout_as(cnp.ndarray a, cnp.ndarray b) -> bool:
 
 
 cdef inline int dtype_code(cnp.ndarray a) noexcept:
-    return FLOAT32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FLOAT64
+    cdef int kind = cnp.PyArray_TYPE(a)
+    return FLOAT32 if kind == cnp.NPY_FLOAT or kind == cnp.NPY_CFLOAT else FLOAT64
+
+
+cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:
+    # A complex number is a pair of reals to every rule.
+    return cnp.PyArray_SIZE(a) * (2 if cnp.PyArray_ISCOMPLEX(a) else 1)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -423,7 +430,7 @@ cdef class Spans(Work):
                 self.table.tensors[k].streams[1] = cnp.PyArray_DATA(<cnp.ndarray>others[k])
             a = arrays[k]
             self.table.tensors[k].streams[0] = cnp.PyArray_DATA(a)
-            self.table.tensors[k].size = cnp.PyArray_SIZE(a)
+            self.table.tensors[k].size = count_reals(a)
             self.table.tensors[k].dtype = dtype_code(a)
         self.cut([range(self.n_tensors)])
 
@@ -553,7 +560,7 @@ cdef class Plan(Work):
                 self.in_place = self.in_place and slot.direct and slot.door != TENSOR
                 slot.address = cnp.PyArray_DATA(view)
                 self.table.tensors[i].streams[0] = slot.address
-                self.table.tensors[i].size = cnp.PyArray_SIZE(view)
+                self.table.tensors[i].size = count_reals(view)
                 self.table.tensors[i].dtype = dtype_code(view)
                 i += 1
         self._cut_waves()
@@ -688,7 +695,8 @@ cdef class Plan(Work):
         """Whether the tensor has the view's dtype, shape and strides, in this memory."""
         cdef int ndim = cnp.PyArray_NDIM(view), k
         cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(view), stride = 1
-        if (tensor.device_type != DL_CPU or tensor.type_code != DL_FLOAT
+        if (tensor.device_type != DL_CPU
+                or tensor.type_code != (DL_COMPLEX if cnp.PyArray_ISCOMPLEX(view) else DL_FLOAT)
                 or tensor.type_lanes != 1 or tensor.type_bits != 8 * itemsize
                 or tensor.ndim != ndim):
             return False
@@ -715,13 +723,14 @@ cdef class Plan(Work):
                 and same_layout(view, <cnp.ndarray>grad)):
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
-                and self._borrow(grad, &borrowed) and self._fits(view, &borrowed)):
+                and self._borrow(grad, &borrowed) and self._fits(view, &borrowed)
+                and not _is_lazy(view, grad)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
         else:
             grad = self._gradient_array(i, grad)
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         low = <uintptr_t>tensor.streams[1]
-        if (not self._clear_of_parameters(slot, low, low + tensor.size * cnp.PyArray_ITEMSIZE(view))
+        if (not self._clear_of_parameters(slot, low, low + cnp.PyArray_NBYTES(view))
                 and (tensor.streams[1] != slot.address or self.repeats)):
             # The gradient is (part of) a parameter that this same run changes: read it first.
             grad = self._dense_copy(view, self._as_array(i, grad))
@@ -949,7 +958,7 @@ cdef class Plan(Work):
         if not cnp.PyArray_Check(value):
             from cyoptim._doors import foreign_array
             value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
-        if value.shape != view.shape or value.dtype.kind != "f":
+        if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
             raise ValueError(
                 f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
                 f"{value.dtype}, expected {view.shape} and {view.dtype}"
@@ -1122,6 +1131,15 @@ cdef class Plan(Work):
         return 0
 
 
+cdef bint _is_lazy(cnp.ndarray view, object tensor) except -1:
+    # torch keeps a conjugate as a flag, and a sign as another, on memory that holds other values;
+    # the exchange table does not tell. A real tensor has the sign flag only as the imaginary part
+    # of a conjugate, with gaps that no dense parameter has unless it is a single element.
+    if cnp.PyArray_ISCOMPLEX(view):
+        return tensor.is_conj() or tensor.is_neg()
+    return cnp.PyArray_SIZE(view) == 1 and tensor.is_neg()
+
+
 cdef inline bint _same_memory(const Row *row, const float *memory) noexcept:
     return memcmp(row.before, memory, MAX_MEMORY * sizeof(float)) == 0
 
@@ -1188,5 +1206,5 @@ def memory_names() -> frozenset:
 def _filled(view, value):
     array = np.zeros_like(view, subok=False)
     if value != 0:
-        array.fill(value)
+        array.fill(complex(value, value) if cnp.PyArray_ISCOMPLEX(view) else value)
     return array

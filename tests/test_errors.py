@@ -77,7 +77,7 @@ BAD_PARAMETERS = {
     "int": (lambda: np.zeros(3, int), TypeError, "parameter 1 of group 0 has dtype int64, expected float32"),
     "object": (lambda: np.array([None, 1.0]), TypeError, "parameter 1 of group 0 has dtype object"),
     "bool": (lambda: np.zeros(3, bool), TypeError, "parameter 1 of group 0 has dtype bool"),
-    "complex64": (lambda: np.zeros(3, np.complex64), TypeError, "parameter 1 of group 0 has dtype complex64"),
+    "swapped complex": (lambda: np.zeros(3, np.dtype(np.complex64).newbyteorder("S")), TypeError, "byte order is not this machine's"),
     "longdouble": (lambda: np.zeros(3, np.longdouble), TypeError, "parameter 1 of group 0 has dtype"),
     "swapped": (lambda: np.zeros(3, np.dtype(np.float32).newbyteorder("S")), TypeError, "byte order is not this machine's"),
     "read-only": (read_only, ValueError, "parameter 1 of group 0 is read-only"),

@@ -64,9 +64,11 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
 
 
 def check_array(array: Array, label: str) -> None:
-    """Refuse every dtype but native float32 and float64."""
-    if array.dtype.char not in "fd":
-        raise TypeError(f"{label} has dtype {array.dtype}, expected float32 or float64")
+    """Refuse every dtype but native float32, float64, complex64 and complex128."""
+    if array.dtype.char not in "fdFD":
+        raise TypeError(
+            f"{label} has dtype {array.dtype}, expected float32 or float64, or complex of these"
+        )
     if not array.dtype.isnative:
         raise TypeError(
             f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's"

@@ -53,7 +53,7 @@ def _import_entry(param: Any, name: str, value: Any, label: str, as_arrays: bool
     _, view = view_parameter(param, label)
     if array.shape != view.shape:
         raise ValueError(f"{what} has shape {array.shape}, expected {view.shape}")
-    if array.dtype.kind != "f":
+    if array.dtype.kind not in ("f", view.dtype.kind):
         raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
     result = np.empty_like(view, subok=False)
     result[...] = array

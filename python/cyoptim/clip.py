@@ -206,11 +206,14 @@ def clip_grad_value_(
     array([-1. ,  0.5])
     """
     limit = _number("clip_value", clip_value)
-    _Gradients(_gradients_of(parameters, grads)).apply("clamp", (-limit, limit))
+    targets = _Gradients(_gradients_of(parameters, grads))
+    if any(array.dtype.kind == "c" for array in targets.arrays):
+        raise TypeError("complex gradients have no order: they can be clipped by norm only")
+    targets.apply("clamp", (-limit, limit))
 
 
 def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> float:
-    total = Spans(targets.arrays).norm(order)
+    total = Spans(targets.absolute(order)).norm(order)
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(
             f"The total norm of order {order} for gradients from "
@@ -269,9 +272,15 @@ class _Gradients:
         for view, copy in self._copies:
             view[...] = copy
 
+    def absolute(self, order: float) -> list[Array]:
+        """The gradients; complex ones, which only the 2-norm can take as pairs, as magnitudes."""
+        if order == 2:
+            return self.arrays
+        return [np.abs(a) if a.dtype.kind == "c" else a for a in self.arrays]
+
     def scalar(self, value: float) -> Any:
-        """A number in the dtype of the gradients."""
-        dtype = np.result_type(*self.arrays) if self.arrays else np.dtype(np.float32)
+        """A real number in the precision of the gradients."""
+        dtype = np.result_type(*self.arrays).type(0).real.dtype if self.arrays else np.dtype("f4")
         with np.errstate(over="ignore"):
             number = dtype.type(value)
         if not self.tensors:

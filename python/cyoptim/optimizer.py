@@ -137,7 +137,8 @@ class Optimizer:
         What to optimize: parameters, ``(name, parameter)`` pairs, or dicts that each define a
         group, with ``"params"`` and options that differ from the defaults. A parameter is a
         :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
-        ``.data`` and ``.grad`` arrays; float32 or float64, of any shape and layout.
+        ``.data`` and ``.grad`` arrays; float32, float64, complex64 or complex128 (a complex
+        number is optimized as a pair of reals, as in torch), of any shape and layout.
     defaults : dict
         Options of groups that do not set their own.
 
@@ -163,6 +164,8 @@ class Optimizer:
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
+    # Whether complex parameters are taken, as pairs of reals.
+    _takes_complex: ClassVar[bool] = True
     # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
     # Whether a subclass's own step() is running, which may call its parent's.
@@ -344,8 +347,18 @@ class Optimizer:
         doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
         _check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
+        if not self._takes_complex:
+            self._refuse_complex([view for _, view in doors], labels)
         self.state.watch.changed = True
         return Plan(doors, labels, groups, self._counts_steps, self.state.watch)
+
+    def _refuse_complex(self, views: list[Any], labels: list[str]) -> None:
+        for view, label in zip(views, labels, strict=True):
+            if view.dtype.kind == "c":
+                raise TypeError(
+                    f"{type(self).__name__} does not support complex parameters, "
+                    f"but {label} has dtype {view.dtype}"
+                )
 
     # --- the step ---------------------------------------------------------------------------------
 

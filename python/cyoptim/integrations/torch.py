@@ -15,19 +15,28 @@ def view_leaf(tensor: torch.Tensor, label: str) -> Array:
     """The memory of a tensor that can be optimized."""
     if not (tensor.is_leaf or tensor.retains_grad):
         raise ValueError(f"can't optimize a non-leaf Tensor: {label} is the result of an operation")
+    if tensor.is_conj() or tensor.is_neg():
+        raise ValueError(
+            f"{label} is a conjugate or negative view, whose memory holds other values"
+        )
     return view_tensor(tensor, label)
 
 
 def view_tensor(tensor: torch.Tensor, label: str) -> Array:
-    """The memory of a dense CPU tensor of float32 or float64."""
+    """The memory of a dense CPU tensor; of a conjugate or negative view, a copy."""
     if tensor.device.type != "cpu":
         raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
     if tensor.layout is not torch.strided:
         raise TypeError(f"{label} has layout {tensor.layout}, expected a dense tensor")
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{label} has dtype {tensor.dtype}, expected float32 or float64")
-    array: Array = tensor.detach().numpy()
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(
+            f"{label} has dtype {tensor.dtype}, expected float32 or float64, or complex of these"
+        )
+    array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
     return array
+
+
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:
