@@ -22,8 +22,8 @@ from libc.string cimport memcmp, memset
 import numpy as np
 
 from _reduce cimport (COUNT_NONZERO, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES, combine)
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, Chunk, Clock, Kernels, Row, Table,
-                     Tensor)
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_STREAMS, Chunk, Clock, Kernels, Row,
+                     Table, Tensor)
 
 cnp.import_array()
 
@@ -176,17 +176,19 @@ cdef class ParameterBase:
 
     @property
     def grad(self):
-        """The gradient, an array of the parameter's shape and dtype, or None."""
+        """The gradient, an array of the parameter's shape and dtype, a sparse gradient, or None."""
         return self._grad
 
     @grad.setter
     def grad(self, value):
         if value is not None and not isinstance(value, np.ndarray):
-            if not isinstance(value, np.generic):
+            if isinstance(value, np.generic):
+                value = np.asarray(value)
+            elif not is_sparse(value):
                 raise TypeError(
-                    f"a gradient is a NumPy array or None, got {type(value).__name__}"
+                    "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
+                    f"None, got {type(value).__name__}"
                 )
-            value = np.asarray(value)
         self._grad = value
 
 
@@ -308,8 +310,8 @@ cdef class Work:
     cdef Py_ssize_t n_tensors, n_chunks, n_bundles, n_rows, room
     cdef Py_ssize_t total       # elements
 
-    def __cinit__(self, list items, *args):
-        cdef Py_ssize_t n_tensors = len(items)
+    def __cinit__(self, items, *args):
+        cdef Py_ssize_t n_tensors = items if isinstance(items, int) else len(items)
         self.n_tensors = n_tensors
         self.table.tensors = <Tensor *>PyMem_Calloc(max(n_tensors, 1), sizeof(Tensor))
         self.room = 4
@@ -455,6 +457,53 @@ cdef class Spans(Work):
         self.update(0, self.n_bundles)
 
 
+cdef class Runs(Work):
+    """The spans of one parameter that have a gradient, each a tensor to the kernels.
+
+    Parameters
+    ----------
+    count : int
+        How many there are.
+    starts, lengths : ndarray of int64
+        Where they lie in the parameter, in elements.
+    values : ndarray
+        Their gradients, one after the other.
+    """
+
+    cdef cnp.ndarray starts, lengths, values
+    cdef Py_ssize_t slot
+    cdef int row                # of the parameter in its plan
+
+    def __init__(self, Py_ssize_t count, cnp.ndarray starts, cnp.ndarray lengths,
+                 cnp.ndarray values, Py_ssize_t slot):
+        cdef const int64_t *length = <const int64_t *>cnp.PyArray_DATA(lengths)
+        cdef Py_ssize_t k, reals = 2 if cnp.PyArray_ISCOMPLEX(values) else 1
+        self.starts, self.lengths, self.values = starts, lengths, values
+        self.slot = slot
+        for k in range(count):
+            self.table.tensors[k].size = reals * length[k]
+            self.table.tensors[k].dtype = dtype_code(values)
+        self.cut([range(count)])
+        self.new_row()
+
+    cdef void run(self, const Tensor *whole, const Row *row) noexcept:
+        """Update the spans of a tensor; everything has been allocated before."""
+        cdef const int64_t *start = <const int64_t *>cnp.PyArray_DATA(self.starts)
+        cdef char *values = <char *>cnp.PyArray_DATA(self.values)
+        cdef Py_ssize_t k, m, size = sizeof(float) if whole.dtype == FLOAT32 else sizeof(double)
+        cdef Py_ssize_t reals = 2 if cnp.PyArray_ISCOMPLEX(self.values) else 1
+        cdef Tensor *span
+        self.table.rows[0] = row[0]
+        for k in range(self.n_tensors):
+            span = &self.table.tensors[k]
+            for m in range(MAX_STREAMS):
+                if whole.streams[m] != NULL:
+                    span.streams[m] = <char *>whole.streams[m] + size * reals * start[k]
+            span.streams[1] = values
+            values += size * span.size
+        self.update(0, self.n_bundles)
+
+
 # -------------------------------------------------------------------------------------------------
 # The plan of a step
 # -------------------------------------------------------------------------------------------------
@@ -464,6 +513,7 @@ cdef struct Slot:
     int door
     int rule                # its state arrays are bound for this rule; -1: not bound
     bint direct             # updated in its own memory; otherwise through a dense copy
+    bint sparse             # the last gradient was sparse
     Py_ssize_t group
     Py_ssize_t first        # the slot in which the same parameter occurs first
     void *address
@@ -489,6 +539,8 @@ cdef class Plan(Work):
         Whether the state holds the step count under ``"step"``.
     watch : Watch
         Tells when the optimizer's state has to be looked up again.
+    only_sparse : bool
+        Whether dense gradients are refused.
     """
 
     cdef Slot *slots
@@ -501,6 +553,8 @@ cdef class Plan(Work):
     cdef PyObject **held        # gradients and copies in use by the running step
     cdef Py_ssize_t n_held
     cdef list updated           # tensors of other libraries that this step changes
+    cdef list sparse            # Runs: the sparse gradients of the running step
+    cdef bint only_sparse       # other gradients are refused
     cdef list copies            # (slot, array) of the parameters that are updated through a copy
     cdef list states            # per slot: the state arrays whose addresses are bound
     cdef list known_options     # per group: the option values its template was made of, or None
@@ -528,7 +582,8 @@ cdef class Plan(Work):
         PyMem_Free(self.held)
         PyMem_Free(self.templates)
 
-    def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch):
+    def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch,
+                 bint only_sparse=False):
         cdef Py_ssize_t i = 0, g
         cdef Slot *slot
         cdef cnp.ndarray view
@@ -542,7 +597,8 @@ cdef class Plan(Work):
         self.objects = []
         self.views = [array for _, array in doors]
         self.states = [None] * self.n_tensors
-        self.updated, self.copies = [], []
+        self.updated, self.copies, self.sparse = [], [], []
+        self.only_sparse = only_sparse
         self.known_options = [None] * len(groups)
         self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
         if not self.templates:
@@ -712,7 +768,7 @@ cdef class Plan(Work):
 
     # --- gradients -------------------------------------------------------------------------------
 
-    cdef int _take_gradient(self, Py_ssize_t i, object grad) except -1:
+    cdef int _take_gradient(self, Py_ssize_t i, object grad, object optimizer) except -1:
         """Check a gradient and note its address. Copies it where it cannot be read in place."""
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
         cdef Slot *slot = &self.slots[i]
@@ -723,12 +779,22 @@ cdef class Plan(Work):
                 and same_layout(view, <cnp.ndarray>grad)):
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
+                # To find out by the table that a tensor is sparse takes torch 0.8 ms.
+                and not (slot.sparse and is_sparse(grad))
                 and self._borrow(grad, &borrowed) and self._fits(view, &borrowed)
                 and not _is_lazy(view, grad)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
+        elif not cnp.PyArray_Check(grad) and is_sparse(grad):
+            slot.sparse = True
+            if self._take_sparse(i, grad, optimizer):
+                return 0
+            grad = self._densify(i, grad)
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         else:
             grad = self._gradient_array(i, grad)
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        if self.only_sparse:
+            optimizer._refuse_dense(self.labels[i])
         low = <uintptr_t>tensor.streams[1]
         if (not self._clear_of_parameters(slot, low, low + cnp.PyArray_NBYTES(view))
                 and (tensor.streams[1] != slot.address or self.repeats)):
@@ -740,6 +806,27 @@ cdef class Plan(Work):
         self.n_held += 1
         tensor.row = 0
         return 0
+
+    cdef bint _take_sparse(self, Py_ssize_t i, object grad, object optimizer) except -1:
+        """Take a sparse gradient as it is; False if the optimizer needs it as an array."""
+        from cyoptim._sparse import spans
+        cdef cnp.ndarray view = self.views[i], values
+        cdef uintptr_t low
+        if not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i]):
+            return False
+        laid_out = view if self.slots[i].direct else np.empty_like(view, subok=False)
+        starts, lengths, values = spans(grad, laid_out, f"gradient of {self.labels[i]}")
+        low = <uintptr_t>cnp.PyArray_DATA(values)
+        if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
+            values = values.copy()
+        self.sparse.append(Runs(len(starts), starts, lengths, values, i))
+        self.table.tensors[i].row = 0
+        return True
+
+    cdef object _densify(self, Py_ssize_t i, object grad):
+        from cyoptim._sparse import densify
+        dense = densify(grad, self.views[i], f"gradient of {self.labels[i]}")
+        return self._dense_copy(self.views[i], dense)
 
     cdef object _gradient_array(self, Py_ssize_t i, object grad):
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
@@ -775,7 +862,7 @@ cdef class Plan(Work):
         copy[...] = source
         return copy
 
-    cdef int _collect(self, list grads) except -1:
+    cdef int _collect(self, list grads, object optimizer) except -1:
         """Take every gradient, from `grads` (one per parameter, or None) or from the parameters."""
         cdef Py_ssize_t i
         cdef int door
@@ -794,7 +881,7 @@ cdef class Plan(Work):
             else:
                 grad = (<object>PyList_GET_ITEM(self.objects, i)).grad
             if grad is not None:
-                self._take_gradient(i, grad)
+                self._take_gradient(i, grad, optimizer)
         return 0
 
     # --- hyper-parameters and state --------------------------------------------------------------
@@ -1022,7 +1109,7 @@ cdef class Plan(Work):
             return False
         self.busy = True
         try:
-            self._collect(grads)
+            self._collect(grads, optimizer)
             self._open_copies()
             self._prepare(optimizer)
             self._run()
@@ -1032,6 +1119,8 @@ cdef class Plan(Work):
             self._release()
             if self.copies:
                 self.copies.clear()
+            if self.sparse:
+                self.sparse.clear()
             if self.updated:
                 self.updated.clear()
             # Last: letting go of a gradient may run other code, which must not step meanwhile.
@@ -1048,7 +1137,7 @@ cdef class Plan(Work):
             return False
         self.busy = True
         try:
-            self._collect(grads)
+            self._collect(grads, optimizer)
             found = []
             for i in range(self.n_tensors):
                 if self.table.tensors[i].row >= 0:
@@ -1099,11 +1188,24 @@ cdef class Plan(Work):
 
     cdef int _run(self) except -1:
         cdef Py_ssize_t first, last
+        self._run_sparse()
         for first, last in self.waves:
             self.update(first, last)
+        for runs in self.sparse:
+            self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
         for i, copy in self.copies:
             self.views[i][...] = copy
         return 0
+
+    cdef void _run_sparse(self) noexcept:
+        # Their tensors are hidden from the run over whole tensors.
+        cdef Runs runs
+        cdef Tensor *tensor
+        for runs in self.sparse:
+            tensor = &self.table.tensors[runs.slot]
+            runs.row = tensor.row
+            runs.run(tensor, &self.table.rows[tensor.row])
+            tensor.row = -1
 
     cdef void _count(self) noexcept:
         cdef Py_ssize_t i
@@ -1129,6 +1231,11 @@ cdef class Plan(Work):
         from cyoptim._doors import announce_update
         announce_update(self.updated)
         return 0
+
+
+cdef bint is_sparse(object grad) except -1:
+    from cyoptim._sparse import is_sparse
+    return is_sparse(grad)
 
 
 cdef bint _is_lazy(cnp.ndarray view, object tensor) except -1:

@@ -26,6 +26,7 @@ from rules.rmsprop cimport (rmsprop, rmsprop_centered, rmsprop_centered_momentum
                             rmsprop_momentum)
 from rules.rprop cimport rprop
 from rules.sgd cimport momentum_clock, sgd, sgd_momentum, sgd_nesterov
+from rules.sparse_adam cimport sparse_adam, sparse_adam_clock
 
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
@@ -82,6 +83,8 @@ rule("nadam", ("exp_avg", "exp_avg_sq"), 8, nadam[float], nadam[double], nadam_c
 rule("radam", ("exp_avg", "exp_avg_sq"), 7, radam[float], radam[double], radam_clock)
 rule("asgd", ("ax",), 6, asgd[float], asgd[double], asgd_clock, ("eta", "mu"))
 rule("rprop", ("prev", "step_size"), 5, rprop[float], rprop[double], NULL)
+rule("sparse_adam", ("exp_avg", "exp_avg_sq"), 5,
+     sparse_adam[float], sparse_adam[double], sparse_adam_clock)
 rule("scale", (), 1, scale[float], scale[double], NULL)
 rule("clamp", (), 2, clamp[float], clamp[double], NULL)
 rule("average", (), 1, average[float], average[double], NULL)

@@ -44,6 +44,7 @@ from cyoptim.optimizers import (
     RAdam,
     RMSprop,
     Rprop,
+    SparseAdam,
 )
 from cyoptim.optimizers import adadelta as adadelta
 from cyoptim.optimizers import adagrad as adagrad
@@ -56,6 +57,7 @@ from cyoptim.optimizers import radam as radam
 from cyoptim.optimizers import rmsprop as rmsprop
 from cyoptim.optimizers import rprop as rprop
 from cyoptim.optimizers import sgd as sgd
+from cyoptim.optimizers import sparse_adam as sparse_adam
 from cyoptim.parameter import Parameter
 from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
@@ -74,6 +76,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
@@ -91,5 +94,18 @@ __all__ = [
 ]
 
 # torch has a module for each optimizer beside the package's: `from cyoptim.adam import Adam`.
-for _module in (adadelta, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd):
+for _module in (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    asgd,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+    sparse_adam,
+):
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

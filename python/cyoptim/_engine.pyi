@@ -25,8 +25,8 @@ def thread_limit() -> int: ...
 
 class ParameterBase:
     data: npt.NDArray[Any]
-    grad: npt.NDArray[Any] | None
-    def __init__(self, data: npt.NDArray[Any], *, grad: npt.NDArray[Any] | None = None) -> None: ...
+    grad: Any
+    def __init__(self, data: npt.NDArray[Any], *, grad: Any = None) -> None: ...
 
 class Watch:
     changed: bool
@@ -39,6 +39,7 @@ class Plan:
         groups: list[dict[str, Any]],
         counts_steps: bool,
         watch: Watch,
+        only_sparse: bool = False,
     ) -> None: ...
     def step(self, optimizer: Any, grads: list[Any] | None) -> bool: ...
     def visit(

@@ -13,7 +13,7 @@ from cyoptim._engine import make_counter, make_number, memory_names, state_names
 Group = dict[str, Any]
 
 
-def export_state(param: Any, values: Any) -> Any:
+def export_state(param: Any, values: Any, step_type: type | None) -> Any:
     """One parameter's state as state_dict() returns it: tensors where the parameter is one."""
     if not isinstance(values, dict):
         return values
@@ -21,7 +21,10 @@ def export_state(param: Any, values: Any) -> Any:
         return dict(values)
     from cyoptim.integrations.torch import export_state
 
-    return {name: export_state(name, value) for name, value in values.items()}
+    return {
+        name: step_type(value) if step_type and name == "step" else export_state(name, value)
+        for name, value in values.items()
+    }
 
 
 def import_state(param: Any, values: Any, label: str, as_arrays: bool) -> dict[str, Any]:

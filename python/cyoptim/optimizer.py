@@ -30,6 +30,7 @@ from cyoptim._hooks import (
     register_optimizer_step_pre_hook,
     with_hooks,
 )
+from cyoptim._sparse import SparseGradientError, is_sparse, zero
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_state
 from cyoptim._warnings import warn
@@ -122,6 +123,15 @@ def check_moments(group: Group) -> None:
     check_nonnegative("weight_decay", group["weight_decay"])
 
 
+def check_undecayed(group: Group, label: str) -> None:
+    """Refuse a sparse gradient where weight decay moves every element."""
+    if group["weight_decay"] != 0:
+        raise SparseGradientError(
+            "weight_decay option is not compatible with sparse gradients "
+            f"(that of {label} is sparse)"
+        )
+
+
 def decays(group: Group) -> tuple[float, float]:
     """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
     decay = group["weight_decay"]
@@ -164,6 +174,12 @@ class Optimizer:
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
+    # What torch keeps the step count as: a tensor, or int.
+    _step_type: ClassVar[type | None] = None
+    # What the error for a sparse gradient says; the base's own sentence if empty.
+    _no_sparse: ClassVar[str] = ""
+    # Whether gradients must be sparse.
+    _only_sparse: ClassVar[bool] = False
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
     # Schedulers look at this to warn when they are stepped first.
@@ -226,6 +242,20 @@ class Optimizer:
     def _initial_value(self, group: Group, name: str) -> float:
         """What a new state array is filled with."""
         return 0.0
+
+    def _takes_spans(self, group: Group, label: str) -> bool:
+        """Whether the group's rule leaves elements without a gradient alone.
+
+        False if a sparse gradient is to be made dense; raises if it is not taken at all.
+        """
+        reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
+        raise SparseGradientError(f"{reason} (that of {label} is sparse)")
+
+    def _refuse_dense(self, label: str) -> None:
+        raise SparseGradientError(
+            f"{type(self).__name__} does not support dense gradients, please consider Adam instead "
+            f"(that of {label} is dense)"
+        )
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
         """Update one parameter: the method to override for an optimizer of your own.
@@ -350,7 +380,7 @@ class Optimizer:
         if not self._takes_complex:
             self._refuse_complex([view for _, view in doors], labels)
         self.state.watch.changed = True
-        return Plan(doors, labels, groups, self._counts_steps, self.state.watch)
+        return Plan(doors, labels, groups, self._counts_steps, self.state.watch, self._only_sparse)
 
     def _refuse_complex(self, views: list[Any], labels: list[str]) -> None:
         for view, label in zip(views, labels, strict=True):
@@ -600,7 +630,7 @@ class Optimizer:
             for group in self.param_groups
         ]
         state = {
-            numbers.get(id(param), param): export_state(param, values)
+            numbers.get(id(param), param): export_state(param, values, self._step_type)
             for param, values in self.state.items()
         }
         state_dict: StateDict = {"state": state, "param_groups": packed}
@@ -759,6 +789,8 @@ def _reset_gradient(param: Any, set_to_none: bool) -> None:
             from cyoptim.integrations.torch import zero_gradient
 
             zero_gradient(param)
+        elif is_sparse(param.grad):
+            zero(param.grad)
         else:
             param.grad[...] = 0
     elif hasattr(param, "null_grad"):  # MyGrad, where .grad cannot be written

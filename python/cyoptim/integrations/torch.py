@@ -39,6 +39,19 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
+def is_sparse_tensor(tensor: torch.Tensor) -> bool:
+    """Whether most of the tensor's elements are not stored."""
+    return tensor.layout is not torch.strided
+
+
+def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Array]:
+    """Shape, indices of the leading axes, and the values there."""
+    coo = tensor.detach()
+    coo = coo if coo.is_sparse else coo.to_sparse_coo()
+    values = coo._values().resolve_conj().resolve_neg()
+    return tuple(coo.shape), coo._indices().numpy(), values.numpy()
+
+
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:
     """Let autograd notice that the tensors were changed."""
     torch.autograd.graph.increment_version(tensors)

@@ -11,6 +11,7 @@ from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
 from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
+from cyoptim.optimizers.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
@@ -24,4 +25,5 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SparseAdam",
 ]

@@ -10,6 +10,7 @@ from cyoptim.optimizer import (
     ParamsT,
     check_lr,
     check_nonnegative,
+    check_undecayed,
     execution_switches,
 )
 
@@ -47,6 +48,9 @@ class Adagrad(Optimizer):
 
     Notes
     -----
+    Gradients may be sparse where there is no weight decay: ``(rows, values)`` pairs, SciPy's sparse
+    arrays, torch's sparse tensors. Only the elements that they name are touched.
+
     State: ``step`` and ``sum`` (:math:`s`), there from the start.
 
     References
@@ -104,6 +108,10 @@ class Adagrad(Optimizer):
 
     def _initial_value(self, group: Group, name: str) -> float:
         return float(group["initial_accumulator_value"])
+
+    def _takes_spans(self, group: Group, label: str) -> bool:
+        check_undecayed(group, label)
+        return True
 
     def _hyper(self, group: Group) -> Hyper:
         return (

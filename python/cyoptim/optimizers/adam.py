@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cyoptim._engine import RULES
 from cyoptim.optimizer import (
     Group,
@@ -71,6 +73,10 @@ class Adam(Optimizer):
     >>> w.round(6)
     array([ 0.9, -1.9])
     """
+
+    _no_sparse: ClassVar[str] = (
+        "Adam does not support sparse gradients, please consider SparseAdam instead"
+    )
 
     def __init__(
         self,

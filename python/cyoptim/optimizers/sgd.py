@@ -13,6 +13,7 @@ from cyoptim.optimizer import (
     check_finite,
     check_lr,
     check_nonnegative,
+    check_undecayed,
     execution_switches,
 )
 
@@ -53,6 +54,9 @@ class SGD(Optimizer):
 
     Notes
     -----
+    Gradients may be sparse where there is no weight decay: ``(rows, values)`` pairs, SciPy's sparse
+    arrays, torch's sparse tensors. Without momentum only the elements that they name are touched.
+
     State: ``momentum_buffer``, where momentum is not zero.
 
     References
@@ -106,6 +110,10 @@ class SGD(Optimizer):
         check_finite("dampening", group["dampening"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def _takes_spans(self, group: Group, label: str) -> bool:
+        check_undecayed(group, label)
+        return bool(group["momentum"] == 0)  # a buffer moves every element
 
     def _hyper(self, group: Group) -> Hyper:
         sign = -1.0 if group["maximize"] else 1.0

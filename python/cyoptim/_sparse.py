@@ -1,0 +1,182 @@
+"""Sparse gradients: from the forms in which users have them to spans of a parameter's memory.
+
+A gradient is sparse if it says nothing about most of its parameter: ``(rows, values)`` pairs, the
+sparse arrays of SciPy, and torch's sparse tensors. Elements without an entry are left alone, state
+included, by the rules that take such gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cyoptim._doors import Array, is_tensor, type_name
+
+Offsets = npt.NDArray[np.int64]
+
+
+class SparseGradientError(TypeError, RuntimeError):
+    """An optimizer does not take this gradient because it is sparse, or because it is not.
+
+    A TypeError, as for every gradient of the wrong kind, and a RuntimeError, as in torch.
+    """
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of consecutive elements in C order: their numbers, ascending, and their values."""
+
+    numbers: Offsets
+    values: Array  # a row for each block
+
+
+def is_sparse(grad: Any) -> bool:
+    """Whether a gradient has one of the sparse forms."""
+    if isinstance(grad, tuple):
+        return True
+    if is_tensor(grad):
+        from cyoptim.integrations.torch import is_sparse_tensor
+
+        return is_sparse_tensor(grad)
+    return hasattr(grad, "tocoo") and hasattr(grad, "nnz")
+
+
+def spans(grad: Any, view: Array, label: str) -> tuple[Offsets, Offsets, Array]:
+    """The parts of a parameter's memory that have a gradient, and the gradient there.
+
+    Parameters
+    ----------
+    grad : sparse gradient
+        Of the parameter's shape and dtype.
+    view : ndarray
+        An array laid out as the parameter's memory, with no gaps.
+    label : str
+        How errors name the gradient.
+
+    Returns
+    -------
+    starts, lengths : ndarray of int64
+        In elements: ascending, and not touching each other.
+    values : ndarray
+        The gradient's elements, span by span.
+    """
+    blocks = _coalesced(_read(grad, view, label))
+    size = blocks.values.shape[1]
+    if not view.flags.c_contiguous:
+        blocks, size = _in_memory_order(blocks, view), 1
+    numbers = blocks.numbers
+    first = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
+    lengths = np.diff(first, append=len(numbers)) * size
+    return numbers[first] * size, lengths, blocks.values.reshape(-1)
+
+
+def densify(grad: Any, view: Array, label: str) -> Array:
+    """The gradient as an array, with zeros where it has no entries."""
+    blocks = _coalesced(_read(grad, view, label))
+    dense = np.zeros(view.shape, view.dtype)
+    dense.reshape(-1, blocks.values.shape[1])[blocks.numbers] = blocks.values
+    return dense
+
+
+def zero(grad: Any) -> None:
+    """Fill the values of a sparse gradient with zeros."""
+    (grad[1] if isinstance(grad, tuple) else grad.data)[...] = 0
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def _read(grad: Any, view: Array, label: str) -> Blocks:
+    if isinstance(grad, tuple):
+        return _read_rows(grad, view, label)
+    if is_tensor(grad):
+        from cyoptim.integrations.torch import read_sparse_tensor
+
+        shape, indices, values = read_sparse_tensor(grad)
+    else:
+        coo = grad.tocoo()
+        shape, values = tuple(coo.shape), np.asarray(coo.data)
+        indices = np.stack(coo.coords) if hasattr(coo, "coords") else np.stack((coo.row, coo.col))
+    _check_dtype(values, view, label)
+    if shape != view.shape:
+        raise ValueError(f"{label} has shape {shape}, expected {view.shape}")
+    depth = len(indices)
+    numbers = np.zeros(indices.shape[1], np.int64)
+    for axis, index in zip(view.shape[:depth], indices, strict=True):
+        _check_range(index, axis, label)
+        numbers = numbers * axis + index
+    return Blocks(numbers, values.reshape(len(numbers), _size(view.shape[depth:])))
+
+
+def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
+    if len(grad) != 2:
+        raise TypeError(f"{label} is a tuple of {len(grad)}, expected a pair (rows, values)")
+    if view.ndim == 0:
+        raise ValueError(f"{label} is a pair (rows, values), but its parameter has no rows")
+    rows, values = np.asarray(grad[0]), grad[1]
+    if is_tensor(values):
+        values = values.detach().numpy()
+    if not isinstance(values, np.ndarray):
+        raise TypeError(f"values of {label} are a {type_name(values)}, expected a NumPy array")
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise TypeError(
+            f"rows of {label} are an array of shape {rows.shape} and dtype {rows.dtype}, "
+            "expected whole numbers along one axis"
+        )
+    _check_dtype(values, view, label)
+    expected = (len(rows), *view.shape[1:])
+    if values.shape != expected:
+        raise ValueError(f"values of {label} have shape {values.shape}, expected {expected}")
+    _check_range(rows, view.shape[0], label)
+    return Blocks(rows.astype(np.int64), values.reshape(len(rows), _size(view.shape[1:])))
+
+
+def _check_dtype(values: Array, view: Array, label: str) -> None:
+    if values.dtype != view.dtype:
+        raise TypeError(f"{label} has dtype {values.dtype}, expected {view.dtype}")
+
+
+def _check_range(index: Array, size: int, label: str) -> None:
+    if index.size and not (index.min() >= 0 and index.max() < size):
+        wrong = index[(index < 0) | (index >= size)][0]
+        raise ValueError(f"{label} has an entry at {wrong}, outside of an axis of {size}")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for axis in shape:
+        size *= axis
+    return size
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def _coalesced(blocks: Blocks) -> Blocks:
+    """Ascending and without repetition: values of the same block added up in their order."""
+    numbers, values = blocks.numbers, blocks.values
+    step = np.diff(numbers)
+    if (step > 0).all():
+        return Blocks(numbers, np.ascontiguousarray(values))
+    if not (step >= 0).all():
+        order = np.argsort(numbers, kind="stable")
+        numbers, values = numbers[order], values[order]
+    new = np.diff(numbers, prepend=-1) != 0
+    total = values[new]
+    if len(total) < len(values):
+        np.add.at(total, (np.cumsum(new) - 1)[~new], values[~new])
+    return Blocks(numbers[new], total)
+
+
+def _in_memory_order(blocks: Blocks, view: Array) -> Blocks:
+    """Every element as a block of its own, numbered by its place in memory."""
+    size = blocks.values.shape[1]
+    numbers = (blocks.numbers[:, None] * size + np.arange(size)).reshape(-1)
+    places = np.zeros(len(numbers), np.int64)
+    for index, stride in zip(np.unravel_index(numbers, view.shape), view.strides, strict=True):
+        places += index * (stride // view.itemsize)
+    order = np.argsort(places)
+    return Blocks(places[order], blocks.values.reshape(-1)[order][:, None])
