@@ -9,11 +9,14 @@
 # (c) Denormals are flushed around every bundle and the mode is put back, in whichever thread runs it.
 # (d) To add a rule: cimport it and add its line to the table.
 from cpython.pycapsule cimport PyCapsule_New
+from cython cimport floating
 
 from _reduce cimport reduce_span
-from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row,
-                     Table, Tensor)
+from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, Chunk,
+                     Clock, Kernels, Matrices, Row, Table, Tensor)
 from rules.adadelta cimport adadelta
+from rules.adafactor cimport (add_squares, mean_square, scaled_square, scaled_update,
+                              sum_squares)
 from rules.adagrad cimport adagrad, adagrad_clock
 from rules.adam cimport adam, adam_amsgrad, adam_clock
 from rules.adamax cimport adamax, adamax_clock
@@ -88,6 +91,7 @@ rule("sparse_adam", ("exp_avg", "exp_avg_sq"), 5,
 rule("scale", (), 1, scale[float], scale[double], NULL)
 rule("clamp", (), 2, clamp[float], clamp[double], NULL)
 rule("average", (), 1, average[float], average[double], NULL)
+rule("mean_square", (), 1, mean_square[float], mean_square[double], NULL)
 
 
 cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
@@ -138,9 +142,47 @@ cdef void reduce_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
     fp_restore(mode)
 
 
+cdef inline void factored_row(const Matrices *m, floating *param, Py_ssize_t block,
+                              Py_ssize_t i, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    # `param` chooses the type. Row i of the block's matrix, n elements from `start` on.
+    cdef Py_ssize_t matrix = block // (m.across * m.down), row = matrix * m.rows + i
+    cdef floating *g = (<floating *>m.grad) + row * m.columns + start
+    cdef floating *column = (<floating *>m.column) + matrix * m.columns + start
+    cdef floating *factor = (<floating *>m.row) + row
+    if m.phase == STATISTICS:
+        m.row_sums[(matrix * m.across + block % m.across) * m.rows + i] = sum_squares(g, n)
+        add_squares(g, m.column_sums + (block // m.across) * m.columns + start, n)
+    elif m.phase == SQUARES:
+        m.squares[block] += scaled_square(g, factor[0], column, <floating>m.floor, n)
+    else:
+        scaled_update(param + row * m.columns + start, g, factor[0], column,
+                      <floating>m.floor, <floating>m.shrink, <floating>m.size, n)
+
+
+cdef inline void factored_block(const Matrices *m, Py_ssize_t block) noexcept nogil:
+    cdef Py_ssize_t down = (block // m.across) % m.down, i
+    cdef Py_ssize_t start = (block % m.across) * m.width, n = min(m.width, m.columns - start)
+    for i in range(down * m.height, min((down + 1) * m.height, m.rows)):
+        if m.dtype == FLOAT32:
+            factored_row(m, <float *>m.param, block, i, start, n)
+        else:
+            factored_row(m, <double *>m.param, block, i, start, n)
+
+
+cdef void factored_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+    # Sums are zero when a phase begins; each block adds to places of its own.
+    cdef const Matrices *m = <const Matrices *>context
+    cdef Py_ssize_t block
+    cdef unsigned long long mode = fp_flush()
+    for block in range(bundle * m.bundle, min((bundle + 1) * m.bundle, m.blocks)):
+        factored_block(m, block)
+    fp_restore(mode)
+
+
 cdef Kernels KERNELS
 KERNELS.update = update_bundle
 KERNELS.reduce = reduce_bundle
+KERNELS.factored = factored_bundle
 KERNELS.clocks = CLOCKS
 
 

@@ -44,6 +44,29 @@ cdef struct Table:
 # Does one bundle of a Table.
 ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
 
+cdef enum:
+    STATISTICS = 0      # sums of squares of the gradient along rows and along columns
+    SQUARES = 1         # sum of squares of the scaled gradient
+    UPDATE = 2
+
+# A batch of matrices whose gradient is scaled by a product of row and column factors, cut into
+# blocks at fixed rows and columns. Blocks are numbered matrix by matrix, row by row.
+cdef struct Matrices:
+    int phase
+    int dtype
+    Py_ssize_t rows, columns        # of a matrix
+    Py_ssize_t height, width        # of a block
+    Py_ssize_t down, across         # blocks in a matrix
+    Py_ssize_t blocks, bundle       # in all, and in a bundle
+    void *param
+    void *grad
+    void *row                 # factors: of the rows of all matrices, one after the other,
+    void *column              # and of the columns
+    double *row_sums                # [matrix][block across][row]
+    double *column_sums             # [matrix][block down][column]
+    double *squares                 # [block]
+    double floor, shrink, size
+
 # Replaces the scalars that change from step to step by their values at this step count. A few
 # rules carry numbers from step to step beside the count: their memory, which the clock advances.
 ctypedef void (*Clock)(double *, int64_t step, float *memory) noexcept nogil
@@ -52,4 +75,5 @@ ctypedef void (*Clock)(double *, int64_t step, float *memory) noexcept nogil
 cdef struct Kernels:
     BundleFunction update
     BundleFunction reduce
+    BundleFunction factored     # does one bundle of Matrices
     Clock *clocks               # per rule; NULL where no scalar depends on the step

@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 import sys as _sys
 
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
-from cyoptim import lr_scheduler, swa_utils
+from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
 from cyoptim.checkpoint import CheckpointError, load, save
 from cyoptim.clip import (
@@ -36,10 +36,12 @@ from cyoptim.optimizers import (
     ASGD,
     SGD,
     Adadelta,
+    Adafactor,
     Adagrad,
     Adam,
     Adamax,
     AdamW,
+    Muon,
     NAdam,
     RAdam,
     RMSprop,
@@ -47,11 +49,13 @@ from cyoptim.optimizers import (
     SparseAdam,
 )
 from cyoptim.optimizers import adadelta as adadelta
+from cyoptim.optimizers import adafactor as adafactor
 from cyoptim.optimizers import adagrad as adagrad
 from cyoptim.optimizers import adam as adam
 from cyoptim.optimizers import adamax as adamax
 from cyoptim.optimizers import adamw as adamw
 from cyoptim.optimizers import asgd as asgd
+from cyoptim.optimizers import muon as muon
 from cyoptim.optimizers import nadam as nadam
 from cyoptim.optimizers import radam as radam
 from cyoptim.optimizers import rmsprop as rmsprop
@@ -65,11 +69,13 @@ __all__ = [
     "ASGD",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
     "CheckpointError",
+    "Muon",
     "NAdam",
     "Optimizer",
     "Parameter",
@@ -94,18 +100,6 @@ __all__ = [
 ]
 
 # torch has a module for each optimizer beside the package's: `from cyoptim.adam import Adam`.
-for _module in (
-    adadelta,
-    adagrad,
-    adam,
-    adamax,
-    adamw,
-    asgd,
-    nadam,
-    radam,
-    rmsprop,
-    rprop,
-    sgd,
-    sparse_adam,
-):
+for _name in optimizers.__all__:
+    _module = _sys.modules[getattr(optimizers, _name).__module__]
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

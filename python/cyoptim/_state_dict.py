@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import make_counter, make_number, memory_names, state_names
 
 Group = dict[str, Any]
+StateShape = Callable[[str, tuple[int, ...]], "tuple[int, ...] | None"]
 
 
 def export_state(param: Any, values: Any, step_type: type | None) -> Any:
@@ -27,40 +29,75 @@ def export_state(param: Any, values: Any, step_type: type | None) -> Any:
     }
 
 
-def import_state(param: Any, values: Any, label: str, as_arrays: bool) -> dict[str, Any]:
-    """A copy of one parameter's loaded state, in the parameter's dtype and layout.
+def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
+    """A copy of one parameter's loaded state, as the native rules need it.
 
-    `as_arrays` makes arrays of the tensors under names that no native rule uses, for optimizers
-    that work on arrays; others, written for tensors, get them back as they are.
+    What no rule knows stays as it is.
     """
+    _check_state(values, label)
+    return {name: _import_entry(param, name, value, label) for name, value in values.items()}
+
+
+def _check_state(values: Any, label: str) -> None:
     if not isinstance(values, dict):
         raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
-    return {
-        name: _import_entry(param, name, value, label, as_arrays) for name, value in values.items()
-    }
 
 
-def _import_entry(param: Any, name: str, value: Any, label: str, as_arrays: bool) -> Any:
+def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
     if name == "step":
         return make_counter(value, label)
     what = f"loaded state {name!r} of {label}"
     if value is not None and name in memory_names():
         return make_number(value, what)
     if value is None or name not in state_names():
-        return (
-            _as_arrays(value, view_parameter(param, label)[1].dtype, what)
-            if as_arrays
-            else (copy.deepcopy(value))
-        )
+        return copy.deepcopy(value)
     array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
     _, view = view_parameter(param, label)
-    if array.shape != view.shape:
-        raise ValueError(f"{what} has shape {array.shape}, expected {view.shape}")
+    _check_shape(array, view.shape, what)
     if array.dtype.kind not in ("f", view.dtype.kind):
         raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
     result = np.empty_like(view, subok=False)
     result[...] = array
     return result
+
+
+def _check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
+    if np.shape(array) != shape:
+        raise ValueError(f"{what} has shape {np.shape(array)}, expected {shape}")
+
+
+def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> dict[str, Any]:
+    """A copy of one parameter's loaded state for an optimizer that updates arrays itself.
+
+    Tensors become arrays; `shape_of` gives the shape that an entry must have, or None.
+    """
+    _check_state(values, label)
+    _, view = view_parameter(param, label)
+    state = {}
+    for name, value in values.items():
+        what = f"loaded state {name!r} of {label}"
+        array_like = is_tensor(value) or isinstance(value, np.ndarray)
+        if name == "step" and array_like and value.ndim == 0:
+            state[name] = make_counter(value, label)
+            continue
+        state[name] = _as_arrays(value, view.dtype, what)
+        expected = shape_of(name, view.shape)
+        if expected is not None:
+            _check_shape(state[name], expected, what)
+    return state
+
+
+def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
+    """A copy with an array of the parameter's dtype for every array or tensor of numbers."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_as_arrays(item, dtype, label) for item in value)
+    if isinstance(value, dict):
+        return {key: _as_arrays(item, dtype, label) for key, item in value.items()}
+    if is_tensor(value):
+        value = foreign_array(value, label)
+    if not isinstance(value, np.ndarray):
+        return copy.deepcopy(value)
+    return np.array(value, dtype=dtype if value.dtype.kind in "fc" else None, subok=False)
 
 
 def checked_groups(state_dict: Any, groups: list[Group]) -> list[Group]:
@@ -91,16 +128,3 @@ def _merged(old: Group, new: Group) -> Group:
     if "param_names" in old:
         merged.setdefault("param_names", old["param_names"])
     return merged
-
-
-def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
-    """A copy with an array of the parameter's dtype for every array or tensor of numbers."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(_as_arrays(item, dtype, label) for item in value)
-    if isinstance(value, dict):
-        return {key: _as_arrays(item, dtype, label) for key, item in value.items()}
-    if is_tensor(value):
-        value = foreign_array(value, label)
-    if not isinstance(value, np.ndarray):
-        return copy.deepcopy(value)
-    return np.array(value, dtype=dtype if value.dtype.kind in "fc" else None, subok=False)

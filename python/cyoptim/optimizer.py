@@ -32,7 +32,7 @@ from cyoptim._hooks import (
 )
 from cyoptim._sparse import SparseGradientError, is_sparse, zero
 from cyoptim._state import State
-from cyoptim._state_dict import checked_groups, export_state, import_state
+from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
 from cyoptim._warnings import warn
 
 __all__ = [
@@ -67,13 +67,13 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
     return switches
 
 
-def check_lr(lr: Any) -> None:
+def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
     """Refuse a learning rate that is not one number >= 0."""
     if getattr(lr, "ndim", 0) and getattr(lr, "size", 0) != 1 and not is_tensor(lr):
         raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
     if is_tensor(lr) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
-    check_nonnegative("learning rate", lr, "Invalid learning rate: {}")
+    check_nonnegative("learning rate", lr, message)
 
 
 def check_number(name: str, value: Any) -> None:
@@ -89,6 +89,13 @@ def check_nonnegative(name: str, value: Any, message: str = "") -> None:
     check_number(name, value)
     if not value >= 0.0:
         raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+
+
+def check_at_least(name: str, value: Any, low: float) -> None:
+    """Refuse a value that is not a number >= low, in the words of torch's newer optimizers."""
+    check_number(name, value)
+    if not value >= low:
+        raise ValueError(f"{name} should be >= {low} but is: {value}")
 
 
 def check_finite(name: str, value: Any) -> None:
@@ -188,16 +195,13 @@ class Optimizer:
     _in_step: bool = False
     # Whether update() is overridden, rather than one of the native rules used.
     _updates_itself: ClassVar[bool] = False
-    # Whether all tensors of a loaded state become arrays. They do not for an optimizer with a
-    # step() of its own, which may have been written for tensors.
-    _keeps_arrays: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
             cls.step = with_hooks(cls.step)  # type: ignore[method-assign]
         if "update" in cls.__dict__:
-            cls._updates_itself = cls._keeps_arrays = True
+            cls._updates_itself = True
         elif "_hyper" in cls.__dict__:
             cls._updates_itself = False
 
@@ -302,6 +306,10 @@ class Optimizer:
         raise NotImplementedError(
             f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
         )
+
+    def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The shape that a state entry of :meth:`update` must have; None: any."""
+        return None
 
     # --- groups -----------------------------------------------------------------------------------
 
@@ -674,7 +682,7 @@ class Optimizer:
         for key, values in state_dict["state"].items():
             if key in places:
                 i = places[key]
-                state[params[i]] = import_state(params[i], values, labels[i], self._keeps_arrays)
+                state[params[i]] = self._import(params[i], values, labels[i])
             else:
                 state[key] = copy.deepcopy(values)
 
@@ -684,6 +692,11 @@ class Optimizer:
                 hook(self)
 
         return commit
+
+    def _import(self, param: Any, values: Any, label: str) -> dict[str, Any]:
+        if self._updates_itself:
+            return import_arrays(param, values, label, self._state_shape)
+        return import_state(param, values, label)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -1,11 +1,13 @@
 """The optimizers, one file each: defaults, checks, and the scalars of a step."""
 
 from cyoptim.optimizers.adadelta import Adadelta
+from cyoptim.optimizers.adafactor import Adafactor
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
@@ -17,10 +19,12 @@ __all__ = [
     "ASGD",
     "SGD",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Muon",
     "NAdam",
     "RAdam",
     "RMSprop",

@@ -1,0 +1,172 @@
+"""Adafactor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cyoptim._engine import Factored, Spans
+from cyoptim.optimizer import (
+    Group,
+    Optimizer,
+    ParamsT,
+    check_at_least,
+    check_lr,
+    check_number,
+    execution_switches,
+)
+
+
+class Adafactor(Optimizer):
+    r"""Adafactor: second moments kept as one factor a row and one a column of a matrix.
+
+    For a gradient :math:`G_t` of :math:`n` rows and :math:`m` columns,
+
+    .. math::
+
+        \beta_t &= 1 - t^\tau, \qquad \rho_t = \min(\gamma, 1 / \sqrt{t}), \qquad
+            \alpha_t = \max(\epsilon_2, \text{RMS}(\theta_{t-1})) \rho_t \\
+        R_t &= \beta_t R_{t-1} + (1 - \beta_t) \, G_t^2 \, 1_m / m, \qquad
+        C_t = \beta_t C_{t-1} + (1 - \beta_t) \, 1_n^\top G_t^2 / n \\
+        V_t &= R_t C_t / \max(1_n^\top R_t / n, \epsilon_1) \\
+        U_t &= \pm G_t / \sqrt{\max(V_t, \epsilon_1^2)} \\
+        \theta_t &= (1 - \gamma \lambda) \theta_{t-1}
+            - \alpha_t U_t / \max(1, \text{RMS}(U_t) / d)
+
+    The state of a matrix is a row and a column. Of an array of more than two axes, the last two
+    make matrices; for a vector, :math:`V_t = \beta_t V_{t-1} + (1 - \beta_t) G_t^2` is kept whole.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
+        Real ones.
+    lr : float
+        :math:`\gamma`: the largest relative step, and the rate of decay, >= 0.
+    beta2_decay : float
+        :math:`\tau`, <= 0.
+    eps : tuple of (float or None, float)
+        :math:`\epsilon_1`, >= 0, or None for the dtype's machine epsilon; and
+        :math:`\epsilon_2`, the least scale of a parameter, >= 0.
+    d : float
+        The largest root mean square of an update, >= 1.
+    weight_decay : float
+        Decoupled decay :math:`\lambda`, >= 0.
+    foreach : bool, optional
+        Accepted as in torch, without effect.
+    maximize : bool
+        Follow the gradient upwards.
+
+    Notes
+    -----
+    State: ``step``; ``row_var`` and ``col_var`` (:math:`R` and :math:`C`), or ``variance``
+    (:math:`V`).
+
+    The two uses of :math:`\epsilon_1` and of the learning rate are torch's, not the paper's.
+
+    References
+    ----------
+    .. [1] N. Shazeer, M. Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost",
+       ICML 2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> W = np.array([[1.0, -2.0], [3.0, 4.0]])
+    >>> optimizer = Adafactor([W], lr=0.1)
+    >>> optimizer.step(grads=[2 * W])
+    >>> W.round(3)
+    array([[ 0.788, -1.7  ],
+           [ 2.715,  3.732]])
+    >>> optimizer.state[W]["row_var"].shape, optimizer.state[W]["col_var"].shape
+    ((2, 1), (1, 2))
+    """
+
+    _takes_complex: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "beta2_decay": beta2_decay,
+            "eps": eps,
+            "d": d,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            **execution_switches(foreach=foreach),
+        }
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, group: Group) -> None:
+        check_lr(group["lr"], "Learning rate should be >= 0 but is: {}")
+        check_number("beta2_decay", group["beta2_decay"])
+        if not group["beta2_decay"] <= 0.0:
+            raise ValueError(f"beta2_decay should be <= 0 but is: {group['beta2_decay']}")
+        eps = group["eps"]
+        if not isinstance(eps, (tuple, list)) or len(eps) != 2:
+            raise TypeError(f"eps must be a pair of numbers, got {eps!r}")
+        if eps[0] is not None:
+            check_at_least("epsilon1", eps[0], 0)
+        check_at_least("epsilon2", eps[1], 0)
+        check_at_least("Clipping threshold d", group["d"], 1)
+        check_at_least("weight_decay", group["weight_decay"], 0)
+
+    def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        return {
+            "row_var": (*shape[:-1], 1),
+            "col_var": (*shape[:-2], 1, *shape[-1:]),
+            "variance": shape,
+        }.get(name)
+
+    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
+        self._begin(param, state)
+        state["step"] += 1
+        if param.size == 0:
+            return
+        t, lr, (eps1, eps2) = int(state["step"]), float(group["lr"]), group["eps"]
+        eps1 = float(np.finfo(param.dtype).eps if eps1 is None else eps1)
+        weight = t ** float(group["beta2_decay"])
+        target = param if param.flags.c_contiguous else param.copy(order="C")
+        grad = grad if grad.flags.c_contiguous else grad.copy(order="C")
+        root = math.sqrt(param.size)
+        size = max(eps2, Spans([target]).norm(2) / root) * min(lr, 1 / math.sqrt(t))
+        matrices = Factored(target, grad)
+        row, column = self._factors(matrices, grad, state, weight, eps1)
+        size /= max(1.0, matrices.scale(row, column, eps1 * eps1) / (root * group["d"]))
+        matrices.update(1 - lr * group["weight_decay"], -size if group["maximize"] else size)
+        if target is not param:
+            param[...] = target
+
+    def _begin(self, param: Any, state: dict[str, Any]) -> None:
+        names = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
+        for name in names:
+            if name not in state:
+                state[name] = np.zeros(self._state_shape(name, param.shape), param.dtype)
+        state.setdefault("step", np.array(0, np.int64))
+
+    def _factors(
+        self, matrices: Factored, grad: Any, state: dict[str, Any], weight: float, eps1: float
+    ) -> tuple[Any, Any]:
+        """Advance the state; return the factors of the rows and of the columns."""
+        if grad.ndim < 2:
+            variance = state["variance"]
+            Spans([variance], [grad]).apply("mean_square", (weight,))
+            return np.ones(1, grad.dtype), variance
+        row, column = state["row_var"], state["col_var"]
+        for var, mean in zip((row, column), matrices.mean_squares(), strict=True):
+            var += weight * (mean.reshape(var.shape) - var)
+        scale = np.maximum(row.mean(axis=-2, keepdims=True), eps1)
+        return (row / scale).astype(grad.dtype, copy=False), column
