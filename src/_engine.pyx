@@ -1222,8 +1222,8 @@ cdef class Plan(Work):
         return True
 
     def visit(self, optimizer, list grads, update) -> bool:
-        """Call ``update(number, array, gradient)`` for every parameter that has a gradient, after
-        all gradients have been checked; False if the plan no longer fits."""
+        """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
+        has a gradient, after all gradients have been checked; False if the plan no longer fits."""
         cdef Py_ssize_t i, k = 0
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
@@ -1235,13 +1235,14 @@ cdef class Plan(Work):
             found = []
             for i in range(self.n_tensors):
                 if self.table.tensors[i].row >= 0:
-                    found.append((i, self._as_array(i, <object>self.held[k])))
+                    found.append((i, self.views[i], self._as_array(i, <object>self.held[k])))
                     k += 1
-            self.updated.extend(
-                [self.objects[i] for i, _ in found if self.slots[i].door == TENSOR])
-            for i, grad in found:
-                update(i, self.views[i], grad)
-            self._announce()
+                    if self.slots[i].door == TENSOR:
+                        self.updated.append(self.objects[i])
+            try:
+                update(found)
+            finally:
+                self._announce()
         finally:
             self._release()
             self.updated.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Door:
     def read(self, param: Any) -> np.ndarray:
         return np.array(param.data)
 
-    def gradient(self, grad: np.ndarray) -> Any:
+    def gradient(self, grad: Any) -> Any:
         return grad
 
     def step(self, optimizer: Any, params: list[Any], grads: list[np.ndarray | None]) -> None:
@@ -72,10 +73,15 @@ class TensorDoor(Door):
     def read(self, param: Any) -> np.ndarray:
         return np.array(param.detach().numpy())
 
-    def gradient(self, grad: np.ndarray) -> Any:
+    def gradient(self, grad: Any) -> Any:
         import torch
 
-        return torch.from_numpy(np.array(grad))
+        if not isinstance(grad, tuple):
+            return torch.from_numpy(np.array(grad))
+        rows, values = grad
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse invariant checks")  # said once in a process
+            return torch.sparse_coo_tensor(rows[None], torch.from_numpy(values), values.shape)
 
 
 NUMPY_DOORS = (Door(), ArrayDoor(), ObjectDoor())

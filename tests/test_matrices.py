@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from cyoptim import _dispatch
 from cyoptim._config import _set_limit
 from doors import ALL_DOORS, NUMPY_DOORS, Door, TensorDoor, needs_openmp, run, trajectory_inputs
 from reference.adafactor import Adafactor
-from reference.muon import Muon, newton_schulz
+from reference.muon import Muon
 
 STEPS = 60
 # As in test_trajectories.py.
@@ -68,14 +69,12 @@ def test_follows_the_paper(name: str, options: dict[str, Any], dtype: Any, door:
     assert_close(found, expected, dtype)
 
 
-def patched(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # torch iterates in bfloat16, 8 bits; all else in its Muon is exact. With the iteration in full
-    # precision on both sides, the rest can be compared to rounding.
-    def exact(grad: Any, coefficients: Any, steps: int, eps: float) -> Any:
-        result = newton_schulz(grad.double().numpy(), coefficients, steps, eps)
-        return torch.from_numpy(np.ascontiguousarray(result)).to(grad.dtype)
+@pytest.fixture
+def exact_muon(torch: Any) -> Iterator[None]:
+    from torch_muon import exact_iteration
 
-    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", exact)
+    with exact_iteration():
+        yield
 
 
 @pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
@@ -83,13 +82,12 @@ def patched(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
 def test_equals_torch(
     torch: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    exact_muon: None,
     name: str,
     options: dict[str, Any],
     dtype: Any,
     door: Door,
 ) -> None:
-    patched(torch, monkeypatch)
     start, grads = trajectory_inputs(SHAPES[name], dtype, STEPS, seed=2)
     expected = run(getattr(torch.optim, name), options, TensorDoor(), start, grads)
     assert_close(run(getattr(cyoptim, name), options, door, start, grads), expected, dtype)
@@ -171,8 +169,7 @@ def test_adafactor_for_any_shape(rows: int, columns: int, count: int, seed: int)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_state_dict_both_ways(torch: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    patched(torch, monkeypatch)
+def test_state_dict_both_ways(torch: Any, exact_muon: None, name: str) -> None:
     start, grads = trajectory_inputs(SHAPES[name], np.float64, 10, seed=6)
     door = TensorDoor()
 
@@ -337,8 +334,12 @@ def test_complex_and_sparse_are_refused(torch: Any, name: str) -> None:
     tensor.grad = torch.ones_like(tensor)
     with pytest.raises(RuntimeError) as expected:
         getattr(torch.optim, name)([tensor]).step()
-    with pytest.raises(TypeError, match=str(expected.value)):
-        getattr(cyoptim, name)([np.ones((2, 2), complex)])
+    for door in (np.ones((2, 2), complex), torch.ones(2, 2, dtype=torch.complex64)):
+        optimizer = getattr(cyoptim, name)([door])
+        with pytest.raises(RuntimeError, match=str(expected.value)):
+            optimizer.step(grads=[door])
+        assert (door == 1).all()
+        assert not optimizer.state.get(door)
     w = np.ones((2, 2))
     with pytest.raises(RuntimeError, match=f"{name} does not support sparse gradients"):
         getattr(cyoptim, name)([w]).step(grads=[(np.array([1]), np.ones((1, 2)))])

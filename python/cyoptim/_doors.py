@@ -20,6 +20,13 @@ ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
 Array = npt.NDArray[Any]
 
 
+class UnsupportedError(TypeError, RuntimeError):
+    """An optimizer does not take a parameter or gradient of this kind: complex, sparse, or dense.
+
+    A TypeError, as for everything of the wrong kind, and a RuntimeError, as in torch.
+    """
+
+
 def is_tensor(value: object) -> bool:
     """Whether the value is a torch tensor; never imports torch."""
     torch = sys.modules.get("torch")

@@ -46,7 +46,7 @@ class Plan:
         self,
         optimizer: Any,
         grads: list[Any] | None,
-        update: Callable[[int, npt.NDArray[Any], npt.NDArray[Any]], None],
+        update: Callable[[list[tuple[int, npt.NDArray[Any], npt.NDArray[Any]]]], None],
     ) -> bool: ...
     def initialize(self, optimizer: Any) -> None: ...
 

@@ -18,13 +18,6 @@ from cyoptim._doors import Array, is_tensor, type_name
 Offsets = npt.NDArray[np.int64]
 
 
-class SparseGradientError(TypeError, RuntimeError):
-    """An optimizer does not take this gradient because it is sparse, or because it is not.
-
-    A TypeError, as for every gradient of the wrong kind, and a RuntimeError, as in torch.
-    """
-
-
 @dataclass(frozen=True)
 class Blocks:
     """Blocks of consecutive elements in C order: their numbers, ascending, and their values."""

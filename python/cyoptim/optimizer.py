@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 
 from cyoptim._doors import (
+    UnsupportedError,
     check_disjoint,
     is_parameter,
     is_tensor,
@@ -30,7 +31,7 @@ from cyoptim._hooks import (
     register_optimizer_step_pre_hook,
     with_hooks,
 )
-from cyoptim._sparse import SparseGradientError, is_sparse, zero
+from cyoptim._sparse import is_sparse, zero
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
 from cyoptim._warnings import warn
@@ -133,7 +134,7 @@ def check_moments(group: Group) -> None:
 def check_undecayed(group: Group, label: str) -> None:
     """Refuse a sparse gradient where weight decay moves every element."""
     if group["weight_decay"] != 0:
-        raise SparseGradientError(
+        raise UnsupportedError(
             "weight_decay option is not compatible with sparse gradients "
             f"(that of {label} is sparse)"
         )
@@ -253,10 +254,10 @@ class Optimizer:
         False if a sparse gradient is to be made dense; raises if it is not taken at all.
         """
         reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
-        raise SparseGradientError(f"{reason} (that of {label} is sparse)")
+        raise UnsupportedError(f"{reason} (that of {label} is sparse)")
 
     def _refuse_dense(self, label: str) -> None:
-        raise SparseGradientError(
+        raise UnsupportedError(
             f"{type(self).__name__} does not support dense gradients, please consider Adam instead "
             f"(that of {label} is dense)"
         )
@@ -385,18 +386,8 @@ class Optimizer:
         doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
         _check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
-        if not self._takes_complex:
-            self._refuse_complex([view for _, view in doors], labels)
         self.state.watch.changed = True
         return Plan(doors, labels, groups, self._counts_steps, self.state.watch, self._only_sparse)
-
-    def _refuse_complex(self, views: list[Any], labels: list[str]) -> None:
-        for view, label in zip(views, labels, strict=True):
-            if view.dtype.kind == "c":
-                raise TypeError(
-                    f"{type(self).__name__} does not support complex parameters, "
-                    f"but {label} has dtype {view.dtype}"
-                )
 
     # --- the step ---------------------------------------------------------------------------------
 
@@ -455,8 +446,11 @@ class Optimizer:
         groups = [group for group in self.param_groups for _ in group["params"]]
         params = list(chain.from_iterable(group["params"] for group in self.param_groups))
 
-        def update(number: int, array: Any, grad: Any) -> None:
-            self.update(array, grad, self.state[params[number]], groups[number])
+        def update(found: list[tuple[int, Any, Any]]) -> None:
+            if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
+                raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+            for number, array, grad in found:
+                self.update(array, grad, self.state[params[number]], groups[number])
 
         return self._plan.visit(self, grads, update)
 
