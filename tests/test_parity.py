@@ -60,6 +60,7 @@ def test_live(
 @cache
 def torchs(name: str, i: int, dtype: str) -> Any:
     import torch
+
     from torch_muon import exact_iteration
 
     options = options_for(
