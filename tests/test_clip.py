@@ -297,3 +297,22 @@ def test_vectors_of_tensors(torch: Any) -> None:
     torch.testing.assert_close(
         torch.nn.utils.parameters_to_vector(net.parameters()).detach(), vector * 2
     )
+
+
+def test_error_says_which_gradients_are_not_finite() -> None:
+    grads = [np.ones(3), None, np.array([1.0, np.nan, np.inf]), np.array([[np.inf]])]
+    with pytest.raises(
+        RuntimeError, match="by the number of the gradient: 2 has 2 of 3, 3 has 1 of 1\\)"
+    ):
+        cyoptim.clip_grad_norm_([np.ones(3)] * 4, 1.0, error_if_nonfinite=True, grads=grads)
+    with pytest.raises(RuntimeError, match="all elements are finite: their norm is too large"):
+        cyoptim.get_total_norm([np.full(3, 1e300)], error_if_nonfinite=True)
+
+
+def test_a_norm_that_is_not_finite_is_not_hidden() -> None:
+    # As in torch: NaN spreads to all, infinity takes what is finite to zero.
+    for bad, rest in ((np.nan, np.nan), (np.inf, 0.0)):
+        grads = [np.array([1.0, bad]), np.ones(2)]
+        cyoptim.clip_grad_norm_([np.ones(2)] * 2, 1.0, grads=grads)
+        np.testing.assert_array_equal(grads[1], [rest, rest])
+        assert np.isnan(grads[0][1])

@@ -46,7 +46,8 @@ def clip_grad_norm_(
     norm_type : float
         The order :math:`p` of the norm; ``inf`` for the largest absolute value.
     error_if_nonfinite : bool
-        Raise if the total norm is NaN or infinite, instead of scaling by it.
+        Raise if the total norm is NaN or infinite, and say which gradients make it so. Without
+        it, a NaN norm makes every gradient NaN, and an infinite one every finite element zero.
     foreach : bool, optional
         Accepted as in torch, without effect.
     grads : sequence of ndarray, optional
@@ -219,7 +220,7 @@ def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> 
             f"The total norm of order {order} for gradients from "
             "`parameters` is non-finite, so it cannot be clipped. To disable "
             "this error and scale the gradients by the non-finite norm anyway, "
-            "set `error_if_nonfinite=False`"
+            f"set `error_if_nonfinite=False` ({targets.blame()})"
         )
     return total
 
@@ -247,6 +248,7 @@ class _Gradients:
             for i, grad in enumerate(found)
             if grad is not None
         ]
+        self._numbers = [i for i, _ in views]
         self.arrays: list[Array] = []  # one for each gradient, dense
         self._copies: list[tuple[Array, Array]] = []  # those that are not, and their copies
         # Two parameters may share a gradient. It counts twice, but must not be changed twice.
@@ -271,6 +273,18 @@ class _Gradients:
         Spans(list(self._distinct.values())).apply(rule, scalars)
         for view, copy in self._copies:
             view[...] = copy
+
+    def blame(self) -> str:
+        """Which gradients make the norm NaN or infinite."""
+        found = [
+            f"{i} has {(~np.isfinite(array)).sum()} of {array.size}"
+            for i, array in zip(self._numbers, self.arrays, strict=True)
+            if not np.isfinite(array).all()
+        ]
+        if not found:
+            return "all elements are finite: their norm is too large"
+        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+        return f"elements that are not finite, by the number of the gradient: {shown}"
 
     def absolute(self, order: float) -> list[Array]:
         """The gradients; complex ones, which only the 2-norm can take as pairs, as magnitudes."""
