@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Result:
 
 
 class Worker:
-    """The process of one contender; constructing it waits until it is validated."""
+    """The process of one contender."""
 
     def __init__(self, contender: str, workload: Workload, threads: int) -> None:
         variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -57,21 +57,28 @@ class Worker:
             cwd=ROOT,
             env=os.environ | dict.fromkeys(variables, str(threads)),
         )
-        status = self._reply()
-        self.result = Result(workload.name, contender, status["status"], status["message"])
-        packages = " ".join(CONTENDERS[contender].packages)
+        self.result = Result(workload.name, contender, "started")
+
+    def wait(self) -> None:
+        """Wait until it is validated, or until it is known why it is not."""
+        reply = self._reply()
+        self.result.status, self.result.message = reply["status"], reply["message"]
+        packages = " ".join(CONTENDERS[self.result.contender].packages)
         if self.result.status == "missing" and packages:
             self.result.message += f" (pip install {packages})"
 
     def round(self, seconds: float) -> None:
-        """Time one round."""
+        """Time one round. Who fails has no result, and is not asked again."""
         assert self.process.stdin is not None
-        print(json.dumps({"seconds": seconds}), file=self.process.stdin, flush=True)
+        with suppress(BrokenPipeError):
+            print(json.dumps({"seconds": seconds}), file=self.process.stdin, flush=True)
         reply = self._reply()
         if reply.get("status") == "failed":
-            raise RuntimeError(f"{self.result.contender}: {reply['message']}")
-        self.result.repeats = reply["repeats"]
-        self.result.rounds.append(reply["step"])
+            self.result.status, self.result.message = "failed", reply["message"]
+            self.result.rounds.clear()
+        else:
+            self.result.repeats = reply["repeats"]
+            self.result.rounds.append(reply["step"])
 
     def _reply(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -92,19 +99,25 @@ def measure(
     seconds: float,
     progress: Callable[[str], None],
 ) -> list[Result]:
-    """Time the contenders in turn, round by round, each round beginning with another one."""
+    """Validate the contenders that know the workload's optimizer, and time them in turn."""
+    known = [name for name in contenders if CONTENDERS[name].knows(workload.optimizer)]
+    workers = []
     with ExitStack() as stack:
-        workers = []
-        for name in contenders:
-            progress(f"{workload.name}: validating {name}")
-            worker = Worker(name, workload, threads)
-            stack.enter_context(worker.process)  # leaving it ends the worker
-            workers.append(worker)
-        ready = [worker for worker in workers if worker.result.status == "ready"]
+        stack.enter_context(suppress(BrokenPipeError))  # from closing the pipe of one that failed
+        progress(f"{workload.name}: validating {', '.join(known)}")
+        for name in known:
+            workers.append(Worker(name, workload, threads))
+            stack.enter_context(workers[-1].process)  # leaving it ends the worker
+        for worker in workers:
+            worker.wait()
         for number in range(rounds):
-            for place in range(len(ready)):
-                worker = ready[(number + place) % len(ready)]
-                progress(f"{workload.name}: round {number + 1}/{rounds} {worker.result.contender}")
-                time.sleep(SETTLE)
-                worker.round(seconds)
+            progress(f"{workload.name}: round {number + 1}/{rounds}")
+            _take_turns([w for w in workers if w.result.status == "ready"], number, seconds)
     return [worker.result for worker in workers]
+
+
+def _take_turns(workers: Sequence[Worker], first: int, seconds: float) -> None:
+    """Time a round of each, beginning with another one each time."""
+    for place in range(len(workers)):
+        time.sleep(SETTLE)
+        workers[(first + place) % len(workers)].round(seconds)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +24,11 @@ from bench.contenders import CONTENDERS, Subject
 from bench.roof import Unavailable
 from bench.workloads import WORKLOADS, Expected, Workload
 
-STEPS = 5
-"""How many steps are compared with the reference."""
+STEPS = 8
+"""How many steps are compared with the reference; from the sixth on, RAdam adapts."""
+
+BATCHES, LEAST_BATCHES = 20, 5
+"""Batches of a round, and how many there are at least where one step takes long."""
 
 
 class Invalid(Exception):
@@ -69,16 +73,25 @@ def duration(step: Callable[[], Any], count: int) -> float:
     return time.perf_counter() - start
 
 
+def typical(step: Callable[[], Any], count: int, seconds: float) -> tuple[float, int]:
+    """The seconds per step in the median batch of so many steps, and how many steps there were."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_BATCHES or time.perf_counter() < end:
+        times.append(duration(step, count) / count)
+    return statistics.median(times), count * len(times)
+
+
 def serve(step: Callable[[], Any], requests: TextIO, replies: TextIO) -> None:
     """Time a round for every line that comes, until there are no more."""
-    repeats = 0
     gc.disable()  # as timeit does: a collection would be counted for whoever it happens to hit
     for line in requests:
-        repeats = repeats or steps_within(step, json.loads(line)["seconds"])
-        duration(step, max(1, repeats // 10))  # caches and threads are cold after the others' turns
-        seconds = duration(step, repeats) / repeats
+        seconds = json.loads(line)["seconds"]
+        count = steps_within(step, seconds / BATCHES)
+        duration(step, 2 * count)  # caches and threads are cold after the others' turns
+        median, repeats = typical(step, count, seconds)
         gc.collect()  # now, because after the reply it would run in the next one's turn
-        print(json.dumps({"step": seconds, "repeats": repeats}), file=replies, flush=True)
+        print(json.dumps({"step": median, "repeats": repeats}), file=replies, flush=True)
 
 
 def main(name: str, workload: str, threads: str) -> None:
