@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import overview, report
 from bench.contenders import CONTENDERS, PEERS
 from bench.optimizers import OPTIMIZERS
-from bench.runner import ROOT, Result, measure
+from bench.runner import ROOT, measure
 from bench.workloads import ADAM, OVERVIEW, WORKLOADS, Workload, overview_name
 
 
@@ -83,20 +83,19 @@ def workloads(options: argparse.Namespace) -> list[Workload]:
 
 
 def run(options: argparse.Namespace) -> report.Run:
-    """Measure."""
-    facts = report.environment(options.threads, command(options))
+    """Measure what the options ask for."""
     contenders = options.only or (overview.CONTENDERS if options.command else PEERS)
-    results: list[Result] = []
-    for workload in workloads(options):
-        results += measure(
-            workload,
+    return report.Run(
+        report.environment(options.threads, command(options)),
+        measure(
+            workloads(options),
             [name for name in CONTENDERS if name in contenders],
             threads=options.threads,
             rounds=options.rounds or (3 if options.quick else 10),
             seconds=0.05 if options.quick else 0.2,
             progress=progress,
-        )
-    return report.Run(facts, results)
+        ),
+    )
 
 
 def publish(done: report.Run, options: argparse.Namespace) -> None:

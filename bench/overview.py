@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from bench.contenders import TORCH
 from bench.optimizers import OPTIMIZERS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import nan
 from pathlib import Path
 
 import matplotlib
@@ -13,10 +12,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from bench.contenders import CONTENDERS
 from bench.optimizers import OPTIMIZERS
-from bench.overview import cell
+from bench.overview import Cell, cell
 from bench.report import Run, duration, ratio_text
 from bench.runner import Result
 from bench.workloads import OVERVIEW, WORKLOADS, Workload, overview_name
@@ -32,9 +32,15 @@ def draw(run: Run, path: Path) -> None:
 
 def draw_overview(run: Run, path: Path) -> None:
     """Write the plot of all optimizers as a picture."""
-    with _picture(run, path, len(OVERVIEW), 5) as axes:
-        for axis, shapes in zip(axes, OVERVIEW, strict=True):
-            _overview_panel(axis, run, shapes)
+    panels = {
+        shapes: {name: c for name in OPTIMIZERS if (c := cell(run, name, shapes)).time}
+        for shapes in OVERVIEW
+    }
+    timed = {shapes: cells for shapes, cells in panels.items() if cells}
+    with _picture(run, path, len(timed), 5) as axes:
+        for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
+            _overview_panel(axis, cells)
+            _finish(axis, f"{WORKLOADS[overview_name('Adam', shapes)].size} float32", 0.4)
 
 
 @contextmanager
@@ -67,31 +73,24 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
     _finish(axis, workload.title.replace(", ", "\n", 1), 0.3)
 
 
-def _overview_panel(axis: Axes, run: Run, shapes: str) -> None:
+def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
     """A pair of bars per optimizer: what torch takes is labelled with the times of cyoptim."""
-    cells = {name: cell(run, name, shapes) for name in OPTIMIZERS}
-    cells = {name: found for name, found in cells.items() if found.time}
-    places = range(len(cells))
-    for shift, label, color, times in (
-        (-0.2, "cyoptim", "cyoptim", [c.time for c in cells.values()]),
-        (0.2, "torch's best mode", "torch-fused", [c.torch_time for c in cells.values()]),
-    ):
-        bars = axis.bar(
-            [place + shift for place in places],
-            [(time or nan) * 1e6 for time in times],
-            width=0.4,
-            label=label,
-            color=CONTENDERS[color].color,
-        )
-    if cells:
-        ratios = [f"x {ratio_text(c.torch)}" if c.torch else "" for c in cells.values()]
-        axis.bar_label(bars, ratios, fontsize=7, rotation=90, padding=2)
-    roofs = [(c.roof_time or nan) * 1e6 for c in cells.values()]
-    color = CONTENDERS["roof"].color
-    axis.scatter([p - 0.2 for p in places], roofs, marker="_", s=120, color=color, label="roof")
-    axis.set_xticks(places, cells)
-    axis.legend(loc="upper left", fontsize=8)
-    _finish(axis, f"{WORKLOADS[overview_name('Adam', shapes)].size} float32", 0.4)
+    colors = [CONTENDERS[name].color for name in ("cyoptim", "torch-fused", "roof")]
+    for place, found in enumerate(cells.values()):
+        axis.bar(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])
+        if found.torch:
+            bar = axis.bar(place + 0.2, _microseconds(found.torch_time), 0.4, color=colors[1])
+            label = f"x {ratio_text(found.torch)}"
+            axis.bar_label(bar, [label], fontsize=7, rotation=90, padding=2)
+        if found.roof_time:
+            axis.hlines(_microseconds(found.roof_time), place - 0.4, place, color=colors[2])
+    axis.set_xticks(range(len(cells)), list(cells))
+    names = ("cyoptim", "torch's best mode", "roof")
+    axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
+
+
+def _microseconds(seconds: float | None) -> float:
+    return (seconds or 0) * 1e6
 
 
 def _finish(axis: Axes, title: str, room: float) -> None:

@@ -1,4 +1,4 @@
-"""Starts the workers of a workload and asks one after the other for a round."""
+"""Starts the workers, and asks one after the other for a round."""
 
 from __future__ import annotations
 
@@ -45,33 +45,31 @@ class Result:
 
 
 class Worker:
-    """The process of one contender."""
+    """The process of one contender. It outlives a workload, because libraries load slowly."""
 
-    def __init__(self, contender: str, workload: Workload, threads: int) -> None:
-        variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", contender, workload.name, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | dict.fromkeys(variables, str(threads)),
-        )
-        self.result = Result(workload.name, contender, "started")
+    def __init__(self, contender: str, threads: int) -> None:
+        self.contender, self.threads = contender, threads
+        self.process = self._start()
+
+    def prepare(self, workload: Workload) -> None:
+        """Ask for a workload: its process begins to build and validate the step."""
+        if self.process.poll() is not None:
+            self.close()
+            self.process = self._start()
+        self.result = Result(workload.name, self.contender, "started")
+        self._send(workload=workload.name)
 
     def wait(self) -> None:
-        """Wait until it is validated, or until it is known why it is not."""
+        """Wait until the step is validated, or until it is known why it is not."""
         reply = self._reply()
         self.result.status, self.result.message = reply["status"], reply["message"]
-        packages = " ".join(CONTENDERS[self.result.contender].packages)
+        packages = " ".join(CONTENDERS[self.contender].packages)
         if self.result.status == "missing" and packages:
             self.result.message += f" (pip install {packages})"
 
     def round(self, seconds: float) -> None:
         """Time one round. Who fails has no result, and is not asked again."""
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            print(json.dumps({"seconds": seconds}), file=self.process.stdin, flush=True)
+        self._send(seconds=seconds)
         reply = self._reply()
         if reply.get("status") == "failed":
             self.result.status, self.result.message = "failed", reply["message"]
@@ -79,6 +77,27 @@ class Worker:
         else:
             self.result.repeats = reply["repeats"]
             self.result.rounds.append(reply["step"])
+
+    def close(self) -> None:
+        """End the process: it has no more to read."""
+        with suppress(BrokenPipeError), self.process:
+            pass
+
+    def _start(self) -> subprocess.Popen[str]:
+        variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", self.contender, str(self.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | dict.fromkeys(variables, str(self.threads)),
+        )
+
+    def _send(self, **request: Any) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # _reply tells
+            print(json.dumps(request), file=self.process.stdin, flush=True)
 
     def _reply(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -91,7 +110,7 @@ class Worker:
 
 
 def measure(
-    workload: Workload,
+    workloads: Sequence[Workload],
     contenders: Sequence[str],
     *,
     threads: int,
@@ -99,21 +118,31 @@ def measure(
     seconds: float,
     progress: Callable[[str], None],
 ) -> list[Result]:
-    """Validate the contenders that know the workload's optimizer, and time them in turn."""
-    known = [name for name in contenders if CONTENDERS[name].knows(workload.optimizer)]
-    workers = []
+    """Time the contenders on the workloads, on each those that know its optimizer."""
+    results = []
     with ExitStack() as stack:
-        stack.enter_context(suppress(BrokenPipeError))  # from closing the pipe of one that failed
-        progress(f"{workload.name}: validating {', '.join(known)}")
-        for name in known:
-            workers.append(Worker(name, workload, threads))
-            stack.enter_context(workers[-1].process)  # leaving it ends the worker
+        workers = [Worker(name, threads) for name in contenders]
         for worker in workers:
-            worker.wait()
-        for number in range(rounds):
-            progress(f"{workload.name}: round {number + 1}/{rounds}")
-            _take_turns([w for w in workers if w.result.status == "ready"], number, seconds)
-    return [worker.result for worker in workers]
+            stack.callback(worker.close)
+        for workload in workloads:
+            known = [w for w in workers if CONTENDERS[w.contender].knows(workload.optimizer)]
+            _validate(known, workload, progress)
+            for number in range(rounds):
+                progress(f"{workload.name}: round {number + 1}/{rounds}")
+                _take_turns([w for w in known if w.result.status == "ready"], number, seconds)
+            results += [worker.result for worker in known]
+    return results
+
+
+def _validate(
+    workers: Sequence[Worker], workload: Workload, progress: Callable[[str], None]
+) -> None:
+    """Let all build and validate their steps at the same time."""
+    progress(f"{workload.name}: validating {', '.join(w.contender for w in workers)}")
+    for worker in workers:
+        worker.prepare(workload)
+    for worker in workers:
+        worker.wait()
 
 
 def _take_turns(workers: Sequence[Worker], first: int, seconds: float) -> None:
