@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from bench.contenders import TORCH
 from bench.optimizers import OPTIMIZERS
 from bench.report import Run, about, duration, problems, ratio_text, table
-from bench.runner import Result
 from bench.workloads import OVERVIEW, WORKLOADS, overview_name
 
 CONTENDERS = ("cyoptim", *TORCH, "roof")
-
-
-def ratio(one: Result, other: Result) -> float:
-    """How many times longer one takes: the median over the rounds.
-
-    Both were timed within one round, so that what slows the machine for seconds slows both.
-    """
-    pairs = zip(one.rounds, other.rounds, strict=True)
-    return statistics.median(a / b for a, b in pairs)
 
 
 @dataclass(frozen=True)
@@ -39,18 +28,18 @@ class Cell:
 def cell(run: Run, optimizer: str, shapes: str) -> Cell:
     """What the results say of an optimizer on a workload."""
     name = overview_name(optimizer, shapes)
-    timed = {r.contender: r for r in run.results if r.workload == name and r.rounds}
-    mine, roof = timed.get("cyoptim"), timed.get("roof")
+    times = {r.contender: r.quartile for r in run.results if r.workload == name and r.rounds}
+    mine, roof = times.get("cyoptim"), times.get("roof")
     if mine is None:
         return Cell()
-    modes = {mode: ratio(timed[mode], mine) for mode in TORCH if mode in timed}
-    mode = min(modes, key=modes.__getitem__, default="")
+    mode = min((mode for mode in TORCH if mode in times), key=times.__getitem__, default="")
+    torch = times.get(mode)
     return Cell(
-        time=mine.best,
-        roof=ratio(mine, roof) if roof else None,
-        torch=modes.get(mode),
-        torch_time=timed[mode].best if mode else None,
-        roof_time=roof.best if roof else None,
+        time=mine,
+        roof=mine / roof if roof else None,
+        torch=torch / mine if torch else None,
+        torch_time=torch,
+        roof_time=roof,
         mode=mode.removeprefix("torch-"),
     )
 
