@@ -40,7 +40,7 @@ class Result:
 
     @property
     def quartile(self) -> float:
-        """The third best of ten rounds, which neither a lucky round nor most disturbed ones move."""
+        """The third best of ten rounds: neither a lucky one nor most disturbed ones move it."""
         return sorted(self.rounds)[(len(self.rounds) - 1) // 4]
 
     @property
