@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -150,8 +151,8 @@ def _validate(
         worker.wait()
 
 
-def _take_turns(workers: Sequence[Worker], first: int, seconds: float) -> None:
-    """Time a round of each, beginning with another one each time."""
-    for place in range(len(workers)):
+def _take_turns(workers: Sequence[Worker], number: int, seconds: float) -> None:
+    """Time a round of each, in an order of this round: nobody always follows the same one."""
+    for worker in random.Random(number).sample(workers, len(workers)):
         time.sleep(SETTLE)
-        workers[(first + place) % len(workers)].round(seconds)
+        worker.round(seconds)
