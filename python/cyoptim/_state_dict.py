@@ -9,6 +9,7 @@ import numpy as np
 
 from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import make_counter, make_number, memory_names, state_names
+from cyoptim._state import in_kind
 
 Group = dict[str, Any]
 
@@ -28,12 +29,17 @@ def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
     """A copy of one parameter's loaded state, in the parameter's dtype and layout."""
     if not isinstance(values, dict):
         raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
-    return {name: _import_entry(param, name, value, label) for name, value in values.items()}
+    return in_kind(
+        param,
+        {name: _import_entry(param, name, value, label) for name, value in values.items()},
+    )
 
 
 def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
     if name == "step":
-        return make_counter(value, label)
+        counter = make_counter(value, label)
+        # A number stays one for those who count themselves; a step makes a counter of it.
+        return value if isinstance(value, (int, float)) else counter
     what = f"loaded state {name!r} of {label}"
     if value is not None and name in memory_names():
         return make_number(value, what)
