@@ -102,6 +102,12 @@ class State(MutableMapping[Any, Any]):
 
         return {name: as_array(value) for name, value in state.items()}
 
+    def copy(self) -> State:
+        """A mapping of the same parameters to copies of their dicts."""
+        state = State()
+        state.update(self)
+        return state
+
     def __iter__(self) -> Iterator[Any]:
         return (param for param, _ in self._entries.values())
 
