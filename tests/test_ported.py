@@ -334,3 +334,38 @@ def test_setstate_keeps_what_a_subclass_adds() -> None:
     twin = copy.deepcopy(optimizer)
     assert twin.count == 3
     twin.step()
+
+
+def test_a_subclass_sees_each_group() -> None:
+    seen = []
+
+    class Watching(cyoptim.SGD):
+        def add_param_group(self, param_group: Any) -> None:
+            super().add_param_group(param_group)
+            seen.append(len(self.param_groups))
+
+    optimizer = Watching([{"params": [weight()]}, {"params": [weight()]}], lr=0.1)
+    optimizer.add_param_group({"params": weight()})
+    assert seen == [1, 2, 3]
+    optimizer.step()
+
+
+def test_copy_of_the_state() -> None:
+    p = weight()
+    optimizer = cyoptim.Adam([p])
+    optimizer.step()
+    twin = optimizer.state.copy()
+    optimizer.state[p]["exp_avg"] = torch.zeros(3)
+    assert twin[p]["exp_avg"].any()
+    optimizer.state.clear()
+    assert len(twin) == 1
+
+
+def test_gradients_are_not_written_to() -> None:
+    for case in CASES:
+        for options in case.variants:
+            p = weight()
+            version, before = p.grad._version, p.grad.clone()
+            case.cls([p], **options).step()
+            assert p.grad._version == version
+            assert torch.equal(p.grad, before)

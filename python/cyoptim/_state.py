@@ -120,6 +120,12 @@ class State(MutableMapping[Any, Any]):
             changed = {k: v for k, v in arrays.items() if k not in before or before[k] is not v}
             state.update(in_kind(param, changed))
 
+    def copy(self) -> State:
+        """A mapping of the same parameters to copies of their dicts."""
+        state = State()
+        state.update(self)
+        return state
+
     def __iter__(self) -> Iterator[Any]:
         return (param for param, _ in self._entries.values())
 

@@ -257,7 +257,12 @@ class Optimizer:
         self._make_hook_tables()
         self._state = State()
         self.param_groups: list[Group] = []
-        self._add_groups(_as_groups(params))
+        groups = _as_groups(params)
+        if type(self).add_param_group is Optimizer.add_param_group:
+            self._add_groups(groups)
+        else:  # a subclass wants to see each
+            for group in groups:
+                self.add_param_group(group)
 
     @property
     def state(self) -> State:
