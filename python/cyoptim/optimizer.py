@@ -238,8 +238,8 @@ class Optimizer:
     _opt_called: bool = False
     # Whether a subclass's own step() is running, which may call its parent's.
     _in_step: bool = False
-    # Whether update() is overridden, rather than one of the native rules used.
-    _updates_itself: ClassVar[bool] = False
+    # Whether a step calls update(), rather than run one of the native rules.
+    _updates_itself: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -287,9 +287,7 @@ class Optimizer:
 
         Asked for when an option has changed; what depends on the step count is the rule's clock.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
-        )
+        raise NotImplementedError
 
     def _initial_value(self, group: Group, name: str) -> float:
         """What a new state array is filled with."""
@@ -351,7 +349,10 @@ class Optimizer:
         ----------
         .. [1] X. Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
         """
-        raise NotImplementedError(
+        raise self._undefined()
+
+    def _undefined(self) -> NotImplementedError:
+        return NotImplementedError(
             f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
         )
 
@@ -502,6 +503,8 @@ class Optimizer:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
         if not self._updates_itself:
             return self._plan.step(self, grads)
+        if type(self).update is Optimizer.update:
+            raise self._undefined()
         groups = [group for group in self.param_groups for _ in group["params"]]
         params = list(chain.from_iterable(group["params"] for group in self.param_groups))
 
@@ -766,7 +769,7 @@ class Optimizer:
         return commit
 
     def _import(self, param: Any, values: Any, label: str) -> dict[str, Any]:
-        if self._updates_itself:
+        if type(self).update is not Optimizer.update:
             return import_arrays(param, values, label, self._state_shape)
         return import_state(param, values, label)
 
