@@ -34,6 +34,7 @@ from cyoptim.clip import (
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import (
     ASGD,
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -51,6 +52,7 @@ from cyoptim.optimizers import adam as adam
 from cyoptim.optimizers import adamax as adamax
 from cyoptim.optimizers import adamw as adamw
 from cyoptim.optimizers import asgd as asgd
+from cyoptim.optimizers import lbfgs as lbfgs
 from cyoptim.optimizers import nadam as nadam
 from cyoptim.optimizers import radam as radam
 from cyoptim.optimizers import rmsprop as rmsprop
@@ -61,6 +63,7 @@ from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",
@@ -91,5 +94,18 @@ __all__ = [
 ]
 
 # torch has a module for each optimizer beside the package's: `from cyoptim.adam import Adam`.
-for _module in (adadelta, adagrad, adam, adamax, adamw, asgd, nadam, radam, rmsprop, rprop, sgd):
+for _module in (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    adamw,
+    asgd,
+    lbfgs,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+):
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module

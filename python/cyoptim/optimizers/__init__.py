@@ -6,6 +6,7 @@ from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
@@ -14,6 +15,7 @@ from cyoptim.optimizers.sgd import SGD
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adagrad",
