@@ -363,11 +363,13 @@ class _Objective:
 
 def _loss_as_float(loss: Any) -> float:
     try:
-        return float(loss)
-    except (TypeError, ValueError):
+        # item() takes an array or a tensor of one element, whatever its shape, without a warning.
+        return float(loss.item() if hasattr(loss, "item") else loss)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"the closure returned {type_name(loss)}, expected the loss, a number, or (loss, grads)"
-        ) from None
+            f"the closure returned a {type_name(loss)}, expected the loss, one number, or "
+            f"(loss, grads): {error}"
+        ) from error
 
 
 class _Line:
@@ -420,6 +422,7 @@ class _Memory:
     prev_flat_grad: Any = None
     prev_loss: float = 0.0
     al: list[float | None] | None = None
+    _reach: float | None = None
 
     @classmethod
     def of_state(cls, state: dict[str, Any], arrays: FlatArrays, label: str) -> _Memory:
@@ -473,9 +476,17 @@ class _Memory:
         # The first factor between the loops is the number 1 itself.
         return value if value is None or isinstance(value, int) else np.array(value, self.dtype)
 
+    @property
+    def reach(self) -> float:
+        """The largest element of the direction."""
+        if self._reach is None:
+            self._reach = largest(self.d)
+        return self._reach
+
     def turn(self, loss: float, grad: Array, history_size: int) -> float:
         """Set the next direction; its product with the gradient."""
         self.n_iter += 1
+        self._reach = None
         if self.n_iter == 1:
             self.d = -grad
             slope = -dot(grad, grad)
@@ -535,16 +546,13 @@ def _minimize(
         memory.t = _first_length(memory, grad, options["lr"])
         if slope > -options["tolerance_change"]:
             return
-        reach = largest(memory.d)
         final = iterations == options["max_iter"]
-        loss, grad = _advance(
-            objective, memory, Point(0.0, loss, slope, grad), reach, final, options
-        )
+        loss, grad = _advance(objective, memory, Point(0.0, loss, slope, grad), final, options)
         if (
             final
             or objective.evaluations >= options["max_eval"]
             or largest(grad) <= options["tolerance_grad"]
-            or reach * abs(memory.t) <= options["tolerance_change"]
+            or memory.reach * abs(memory.t) <= options["tolerance_change"]
             or abs(loss - memory.prev_loss) < options["tolerance_change"]
         ):
             return
@@ -559,7 +567,7 @@ def _first_length(memory: _Memory, grad: Array, lr: float) -> float:
 
 
 def _advance(
-    objective: _Objective, memory: _Memory, origin: Point, reach: float, final: bool, options: Group
+    objective: _Objective, memory: _Memory, origin: Point, final: bool, options: Group
 ) -> tuple[float, Array]:
     """Step along the direction; loss and gradient there."""
     # A step of no length, as at the beginning of a warm-up, leaves nothing to search.
@@ -573,7 +581,7 @@ def _advance(
         origin,
         memory.t,
         options["max_eval"] - objective.evaluations,
-        lambda width: width * reach < options["tolerance_change"],
+        lambda width: width * memory.reach < options["tolerance_change"],
     )
     line.go(point.length)
     memory.t = point.length
