@@ -43,11 +43,13 @@ class FlatArrays:
         """The arrays' present values as a new vector."""
         return self.gather(self._arrays)
 
+    @np.errstate(all="ignore")
     def put(self, vector: Array) -> None:
         """Give the arrays the values of a vector."""
         for array, part in zip(self._arrays, self._ranges, strict=True):
             array[...] = vector[part].reshape(array.shape)
 
+    @np.errstate(all="ignore")
     def move(self, factor: float, vector: Array) -> None:
         """Add a multiple of a vector to the arrays."""
         targets, others, copies = [], [], []
