@@ -21,7 +21,8 @@ from libc.string cimport memcmp, memset
 
 import numpy as np
 
-from _reduce cimport (COUNT_NONZERO, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES, combine)
+from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER,
+                      SUM_SQUARES, combine)
 from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
                      Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
 
@@ -459,6 +460,12 @@ cdef class Spans(Work):
             return self.reduce(COUNT_NONZERO, 0)
         return pow(self.reduce(SUM_POWER, order), 1 / order)
 
+    def dot(self) -> float:
+        """The inner product of the arrays with the others, all as one vector."""
+        if self.others is None:
+            raise ValueError("an inner product needs a second list of arrays")
+        return self.reduce(DOT, 0)
+
     def apply(self, str rule, tuple scalars) -> None:
         """Run an element-wise rule over every array."""
         self.n_rows = 0
@@ -605,6 +612,63 @@ cdef class Runs(Work):
             span.streams[1] = values
             values += size * span.size
         self.update(0, self.n_bundles)
+
+
+cdef class TwoLoop(Work):
+    """The two-loop recursion of L-BFGS (Nocedal 1980) over one vector, which is changed in place.
+
+    Each pass adds a vector of the history and takes the product that the next pass begins with, so
+    that three vectors are read and one is written where two loops of their own would read four.
+    """
+
+    cdef cnp.ndarray vector
+
+    def __init__(self, list vectors):
+        self.vector = vectors[0]
+        self.table.tensors[0].streams[0] = cnp.PyArray_DATA(self.vector)
+        self.table.tensors[0].size = cnp.PyArray_SIZE(self.vector)
+        self.table.tensors[0].dtype = dtype_code(self.vector)
+        self.cut([range(1)])
+
+    cdef int _bind(self, int stream, cnp.ndarray other) except -1:
+        if not same_layout(self.vector, other):
+            raise ValueError(
+                f"a vector of the history has dtype {other.dtype} and shape "
+                f"{(<object>other).shape}, expected {self.vector.dtype} and "
+                f"{(<object>self.vector).shape}"
+            )
+        self.table.tensors[0].streams[stream] = cnp.PyArray_DATA(other)
+        return 0
+
+    cdef double _add(self, double scale, double factor, cnp.ndarray other,
+                     cnp.ndarray next) except? -1:
+        """vector = scale * vector + factor * other; its product with `next`."""
+        self._bind(1, other)
+        self._bind(2, next)
+        self.table.factors[0] = scale
+        self.table.factors[1] = factor
+        return self.reduce(AXPBY_DOT, 0)
+
+    def run(self, cnp.ndarray grad, list dirs, list stps, list ro, double scale) -> tuple:
+        """Turn the vector, a copy of the gradient, into the direction; the weights of the first
+        loop, and the product of gradient and direction."""
+        cdef Py_ssize_t m = len(dirs), i
+        cdef double sign = -1, product, beta
+        cdef list weights = [0.0] * m
+        if m == 0 or len(stps) != m or len(ro) != m:
+            raise ValueError(f"a history of {m} changes, {len(stps)} steps and {len(ro)} products")
+        self._bind(1, stps[m - 1])
+        product = -self.reduce(DOT, 0)
+        for i in range(m - 1, -1, -1):
+            weights[i] = ro[i] * product
+            product = self._add(sign, -<double>weights[i], dirs[i], stps[i - 1] if i else dirs[0])
+            sign = 1
+        product *= scale
+        for i in range(m):
+            beta = ro[i] * product
+            product = self._add(scale, weights[i] - beta, stps[i], dirs[i + 1] if i + 1 < m else grad)
+            scale = 1
+        return weights, product
 
 
 # -------------------------------------------------------------------------------------------------
@@ -992,7 +1056,8 @@ cdef class Plan(Work):
         if self.slots[i].door == ARRAY:
             raise ValueError(
                 f"{self.labels[i]} is a plain array and has no gradient of its own: "
-                "call step(grads=...), or wrap it in cyoptim.Parameter"
+                "call step(grads=...), let the closure return (loss, grads), or wrap it in "
+                "cyoptim.Parameter"
             )
         return self.objects[i].grad
 
@@ -1273,23 +1338,29 @@ cdef class Plan(Work):
             self.busy = False
         return True
 
+    cdef list _held_arrays(self):
+        """The gradients taken, each with its parameter's number."""
+        cdef Py_ssize_t i, k = 0
+        cdef list found = []
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row >= 0:
+                found.append((i, self._as_array(i, <object>self.held[k])))
+                k += 1
+        return found
+
     def visit(self, optimizer, list grads, update) -> bool:
         """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
         has a gradient, after all gradients have been checked; False if the plan no longer fits."""
-        cdef Py_ssize_t i, k = 0
+        cdef Py_ssize_t i
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
         self.busy = True
         try:
             if not self._collect(grads, optimizer):
                 return False
-            found = []
-            for i in range(self.n_tensors):
-                if self.table.tensors[i].row >= 0:
-                    found.append((i, self.views[i], self._as_array(i, <object>self.held[k])))
-                    k += 1
-                    if self.slots[i].door == TENSOR:
-                        self.updated.append(self.objects[i])
+            found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
+            self.updated.extend(
+                [self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
             try:
                 update(found)
             finally:
@@ -1299,6 +1370,27 @@ cdef class Plan(Work):
             self.updated.clear()
             self.busy = False
         return True
+
+    def gather(self, optimizer, list grads) -> list | None:
+        """Every parameter's checked gradient as an array, None where there is none; None in place
+        of the list if the plan no longer fits. The arrays may be the caller's own."""
+        if self.busy:
+            raise RuntimeError("step() of this optimizer is already running in another thread")
+        self.busy = True
+        try:
+            if not self._collect(grads, optimizer):
+                return None
+            found = [None] * self.n_tensors
+            for i, grad in self._held_arrays():
+                found[i] = grad
+        finally:
+            self._release()
+            self.busy = False
+        return found
+
+    def arrays(self) -> list:
+        """The memory of every parameter."""
+        return list(self.views)
 
     cdef void _release(self) noexcept:
         while self.n_held > 0:

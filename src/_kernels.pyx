@@ -11,7 +11,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
-from _reduce cimport reduce_span
+from _reduce cimport AXPBY_DOT, DOT, dot_span, reduce_span
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, Chunk,
                      Clock, Kernels, Matrices, Row, Table, Tensor)
 from rules.adadelta cimport adadelta
@@ -22,6 +22,7 @@ from rules.adam cimport adam, adam_amsgrad, adam_clock
 from rules.adamax cimport adamax, adamax_clock
 from rules.asgd cimport asgd, asgd_clock
 from rules.average cimport average
+from rules.axpby cimport axpby
 from rules.clip cimport clamp, scale
 from rules.nadam cimport nadam, nadam_clock
 from rules.radam cimport radam, radam_clock
@@ -92,6 +93,7 @@ rule("scale", (), 1, scale[float], scale[double], NULL)
 rule("clamp", (), 2, clamp[float], clamp[double], NULL)
 rule("average", (), 1, average[float], average[double], NULL)
 rule("mean_square", (), 1, mean_square[float], mean_square[double], NULL)
+rule("axpby", (), 2, axpby[float], axpby[double], NULL)
 
 
 cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
@@ -122,14 +124,28 @@ cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
     fp_restore(mode)
 
 
+cdef inline double reduce_streams(const Table *table, floating **s, Py_ssize_t n) noexcept nogil:
+    if table.reduction == DOT:
+        return dot_span(s[0], s[1], n)
+    if table.reduction == AXPBY_DOT:
+        # The sum is still in the cache when its product is taken.
+        axpby(s, table.factors, n)
+        return dot_span(s[0], s[2], n)
+    return reduce_span(s[0], n, table.reduction, table.order)
+
+
 cdef inline double reduce_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
     cdef const Tensor *tensor = &table.tensors[chunk.tensor]
-    cdef Py_ssize_t n = chunk.stop - chunk.start
+    cdef float *s32[3]
+    cdef double *s64[3]
+    cdef int k
     if tensor.dtype == FLOAT32:
-        return reduce_span((<const float *>tensor.streams[0]) + chunk.start, n,
-                           table.reduction, table.order)
-    return reduce_span((<const double *>tensor.streams[0]) + chunk.start, n,
-                       table.reduction, table.order)
+        for k in range(3):
+            s32[k] = (<float *>tensor.streams[k]) + chunk.start
+        return reduce_streams(table, s32, chunk.stop - chunk.start)
+    for k in range(3):
+        s64[k] = (<double *>tensor.streams[k]) + chunk.start
+    return reduce_streams(table, s64, chunk.stop - chunk.start)
 
 
 cdef void reduce_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:

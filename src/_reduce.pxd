@@ -19,6 +19,8 @@ cdef enum:
     MIN_ABS = 3
     COUNT_NONZERO = 4
     SUM_POWER = 5
+    DOT = 6             # of streams 0 and 1
+    AXPBY_DOT = 7       # of streams 0 and 2, after stream 1 was added to stream 0
 
 
 cdef inline double combine(double total, double value, int reduction) noexcept nogil:
@@ -62,6 +64,28 @@ cdef inline double _lanes(const floating *x, Py_ssize_t n, int reduction,
     while width > 0:
         for k in range(width):
             lane[k] = combine(lane[k], lane[k + width], reduction)
+        width = width // 2
+    return lane[0]
+
+
+cdef inline double dot_span(const floating *x, const floating *y, Py_ssize_t n) noexcept nogil:
+    # Factors become double before they are multiplied: the product of two floats is then exact.
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k, width
+    for k in range(LANES):
+        lane[k] = 0
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = lane[k] + <double>x[i + k] * <double>y[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = lane[k] + <double>x[i + k] * <double>y[i + k]
+    width = LANES // 2
+    while width > 0:
+        for k in range(width):
+            lane[k] = lane[k] + lane[k + width]
         width = width // 2
     return lane[0]
 

@@ -39,6 +39,7 @@ cdef struct Table:
     Py_ssize_t *bundles
     int reduction               # which, and of which order, for a run that reduces
     double order
+    double factors[2]           # of the streams that a run adds before it reduces
     double *partials            # one result a chunk
 
 # Does one bundle of a Table.

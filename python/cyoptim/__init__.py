@@ -34,6 +34,7 @@ from cyoptim.clip import (
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import (
     ASGD,
+    LBFGS,
     SGD,
     Adadelta,
     Adafactor,
@@ -55,6 +56,7 @@ from cyoptim.optimizers import adam as adam
 from cyoptim.optimizers import adamax as adamax
 from cyoptim.optimizers import adamw as adamw
 from cyoptim.optimizers import asgd as asgd
+from cyoptim.optimizers import lbfgs as lbfgs
 from cyoptim.optimizers import muon as muon
 from cyoptim.optimizers import nadam as nadam
 from cyoptim.optimizers import radam as radam
@@ -67,6 +69,7 @@ from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",

@@ -457,7 +457,8 @@ class Optimizer:
         Parameters
         ----------
         closure : callable, optional
-            Called first, to compute the gradients anew; its result is returned.
+            Called first, to compute the gradients anew; its result is returned. Over plain arrays
+            it returns ``(loss, grads)``, with `grads` as below, and the loss is returned.
         grads : sequence or mapping, optional
             Gradients to use instead of the parameters' own: one per parameter in the order of
             the groups, or a mapping from parameter names; None, or a name left out, leaves the
@@ -466,7 +467,7 @@ class Optimizer:
         Returns
         -------
         object
-            What `closure` returned, or None.
+            What `closure` returned, without gradients; or None.
 
         Raises
         ------
@@ -488,7 +489,12 @@ class Optimizer:
     def _step(
         self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
     ) -> Any:
-        loss = None if closure is None else _evaluate(closure)
+        if closure is None:
+            loss = None
+        elif grads is None:
+            loss, grads = self._loss_and_grads(closure)
+        else:
+            loss = _evaluate(closure)
         aligned = None if grads is None else self._align(grads)
         if self._differentiable:
             _check_unrecorded(self.param_groups)
@@ -498,6 +504,31 @@ class Optimizer:
                 raise RuntimeError("parameters were replaced while the step was being prepared")
         self._opt_called = True
         return loss
+
+    def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
+        """What a closure computes: the loss, and the gradients if it returns them, too."""
+        result = _evaluate(closure)
+        # Over plain arrays alone: elsewhere a pair may be any result of a closure that has set
+        # the parameters' own gradients.
+        if isinstance(result, tuple) and len(result) == 2 and self._has_plain_arrays():
+            return result
+        return result, None
+
+    def _has_plain_arrays(self) -> bool:
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        return any(isinstance(param, np.ndarray) for param in params)
+
+    def _gather(self, grads: Gradients | None, first: bool) -> list[Any]:
+        """Every parameter's checked gradient as an array, or None. At the first of several points
+        of a step parameters may have been replaced; later they may not."""
+        aligned = None if grads is None else self._align(grads)
+        found = self._plan.gather(self, aligned)
+        if found is None and first:
+            self._plan = self._make_plan(self.param_groups)
+            found = self._plan.gather(self, aligned)
+        if found is None:
+            raise RuntimeError("parameters were replaced while the step was running")
+        return found
 
     def _run(self, grads: list[Any] | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
@@ -757,7 +788,7 @@ class Optimizer:
         for key, values in state_dict["state"].items():
             if key in places:
                 i = places[key]
-                state[params[i]] = self._import(params[i], values, labels[i])
+                state[params[i]] = self._import_state(params[i], values, labels[i])
             else:
                 state[key] = copy.deepcopy(values)
 
@@ -768,7 +799,8 @@ class Optimizer:
 
         return commit
 
-    def _import(self, param: Any, values: Any, label: str) -> dict[str, Any]:
+    def _import_state(self, param: Any, values: Any, label: str) -> dict[str, Any]:
+        """A copy of one parameter's loaded state, as this optimizer keeps it."""
         if type(self).update is not Optimizer.update:
             return import_arrays(param, values, label, self._state_shape)
         return import_state(param, values, label)

@@ -7,6 +7,7 @@ from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.radam import RAdam
@@ -17,6 +18,7 @@ from cyoptim.optimizers.sparse_adam import SparseAdam
 
 __all__ = [
     "ASGD",
+    "LBFGS",
     "SGD",
     "Adadelta",
     "Adafactor",
