@@ -1,36 +1,56 @@
-"""The command line: ``python -m bench``, and its commands ``compare`` and ``memory``."""
+"""The command line: ``python -m bench``, and its commands."""
 
 from __future__ import annotations
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import report
-from bench.contenders import CONTENDERS
-from bench.runner import ROOT, Result, measure
-from bench.workloads import WORKLOADS
+from bench import overview, report
+from bench.contenders import CONTENDERS, PEERS
+from bench.optimizers import OPTIMIZERS
+from bench.runner import ROOT, measure
+from bench.workloads import ADAM, OVERVIEW, WORKLOADS, Workload, overview_name
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m bench", description="Time an optimizer step.")
-    add = top.add_argument
-    add("--threads", type=int, default=2, help="threads of every contender (2)")
-    add("--quick", action="store_true", help="3 rounds of 0.05 s in place of 10 of 0.2 s")
-    add("--rounds", type=int, help="rounds per contender")
-    add("--only", action="append", choices=CONTENDERS, help="time this contender; repeatable")
-    add("--workload", action="append", choices=WORKLOADS, help="time this workload; repeatable")
-    add("--json", type=Path, metavar="PATH", help="write the results")
-    add("--markdown", action="store_true", help="print tables for GitHub")
-    add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
+    top = argparse.ArgumentParser(prog="python -m bench", description="Time a step of Adam.")
+    top.set_defaults(
+        **dict.fromkeys(("rounds", "only", "workload", "optimizer", "json", "plot")),
+        threads=2,
+        quick=False,
+        markdown=False,
+    )
+    measuring(top, ADAM)
     commands = top.add_subparsers(dest="command", title="other measurements")
+    # Without a default of its own, an option that is not given stays what it was.
+    every = commands.add_parser(
+        "optimizers", help="all optimizers in one table", argument_default=argparse.SUPPRESS
+    )
+    measuring(every, OVERVIEW)
+    every.add_argument(
+        "--optimizer", action="append", choices=OPTIMIZERS, help="time this optimizer; repeatable"
+    )
     compare = commands.add_parser("compare", help="what changed between two JSON files")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
     return top
+
+
+def measuring(to: argparse.ArgumentParser, workloads: Iterable[str]) -> None:
+    """The options of the commands that measure."""
+    add = to.add_argument
+    add("--threads", type=int, help="threads of every contender (2)")
+    add("--quick", action="store_true", help="3 rounds of 0.05 s in place of 10 of 0.2 s")
+    add("--rounds", type=int, help="rounds per contender")
+    add("--only", action="append", choices=CONTENDERS, help="time this contender; repeatable")
+    add("--workload", action="append", choices=workloads, help="time this workload; repeatable")
+    add("--json", type=Path, metavar="PATH", help="write the results")
+    add("--markdown", action="store_true", help="print tables for GitHub")
+    add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
 
 
 def progress(message: str) -> None:
@@ -39,41 +59,56 @@ def progress(message: str) -> None:
 
 def command(options: argparse.Namespace) -> str:
     """What would measure this again; where it is written does not matter."""
-    words = ["python -m bench", f"--threads {options.threads}"]
+    words = ["python -m bench"]
+    words += [options.command] if options.command else []
+    words += [f"--threads {options.threads}"]
     words += ["--quick"] if options.quick else []
     words += [f"--rounds {options.rounds}"] if options.rounds else []
-    words += [f"--only {name}" for name in options.only or ()]
-    words += [f"--workload {name}" for name in options.workload or ()]
+    for option in ("only", "workload", "optimizer"):
+        words += [f"--{option} {name}" for name in getattr(options, option) or ()]
     return " ".join(words)
 
 
+def workloads(options: argparse.Namespace) -> list[Workload]:
+    """What the options ask for, in the order of the tables."""
+    if not options.command:
+        return [ADAM[name] for name in ADAM if name in (options.workload or ADAM)]
+    return [
+        WORKLOADS[overview_name(optimizer, shapes)]
+        for optimizer in OPTIMIZERS
+        for shapes in OVERVIEW
+        if optimizer in (options.optimizer or OPTIMIZERS)
+        and shapes in (options.workload or OVERVIEW)
+    ]
+
+
 def run(options: argparse.Namespace) -> report.Run:
-    """Measure what the options ask for, in the order of the tables."""
-    facts = report.environment(options.threads, command(options))
-    results: list[Result] = []
-    for name in [n for n in WORKLOADS if n in (options.workload or WORKLOADS)]:
-        results += measure(
-            WORKLOADS[name],
-            [n for n in CONTENDERS if n in (options.only or CONTENDERS)],
+    """Measure what the options ask for."""
+    contenders = options.only or (overview.CONTENDERS if options.command else PEERS)
+    return report.Run(
+        report.environment(options.threads, command(options)),
+        measure(
+            workloads(options),
+            [name for name in CONTENDERS if name in contenders],
             threads=options.threads,
             rounds=options.rounds or (3 if options.quick else 10),
             seconds=0.05 if options.quick else 0.2,
             progress=progress,
-        )
-    return report.Run(facts, results)
+        ),
+    )
 
 
 def publish(done: report.Run, options: argparse.Namespace) -> None:
     """Write the JSON file first: drawing may fail, and measuring takes minutes."""
     if options.json:
         done.save(options.json)
-    print(report.markdown(done) if options.markdown else report.text(done))
+    print((overview if options.command else report).text(done, options.markdown))
     if options.plot:
         try:
-            from bench.plot import draw
+            from bench import plot
         except ImportError as error:
             sys.exit(f"no plot: {error} (pip install matplotlib)")
-        draw(done, options.plot)
+        (plot.draw_overview if options.command else plot.draw)(done, options.plot)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from bench.optimizers import OPTIMIZERS
 from bench.roof import roof
-from bench.workloads import OPTIONS, REFERENCES, Array, Arrays, Stream
+from bench.workloads import Array, Arrays, Stream
 
 Scalars = tuple[Any, ...]
 
@@ -37,6 +39,7 @@ class Contender:
     build: Callable[[str, Arrays, Arrays, int], Subject]
     packages: tuple[str, ...]
     color: str
+    knows: Callable[[str], bool] = lambda optimizer: True
 
 
 def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -44,7 +47,7 @@ def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
 
     cyoptim.set_num_threads(threads)
     wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(params, grads, strict=True)]
-    stepper = getattr(cyoptim, optimizer)(wrapped, **OPTIONS[optimizer])
+    stepper = _stepper(cyoptim, optimizer, wrapped)
     return Subject(stepper.step, params, grads, _reference(optimizer))
 
 
@@ -55,16 +58,12 @@ def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: 
     return _step_tensors(cyoptim, optimizer, params, grads, threads)
 
 
-def build_torch_default(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+def build_torch(
+    optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
+) -> Subject:
     import torch
 
-    return _step_tensors(torch.optim, optimizer, params, grads, threads)
-
-
-def build_torch_fused(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    import torch
-
-    return _step_tensors(torch.optim, optimizer, params, grads, threads, fused=True)
+    return _step_tensors(torch.optim, optimizer, params, grads, threads, **mode)
 
 
 def build_numpy(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -84,29 +83,52 @@ def build_numba(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> 
 
 
 def build_roof(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    scale = 1e-3
-    first, second = ([np.zeros_like(p) for p in params] for _ in range(2))
-    step, owner = {"Adam": roof}[optimizer]((params, grads, first, second), scale, threads)
-    return Subject(step, params, grads, Stream(scale), owner)
+    scale = 0.01
+    count = OPTIMIZERS[optimizer].written
+    state = [[np.zeros_like(p) for p in params] for _ in range(count - 1)]
+    step, owner = roof((params, *state), (grads,), scale, threads)
+    return Subject(step, params, grads, Stream(scale, count), owner)
+
+
+def _is_adam(optimizer: str) -> bool:
+    return optimizer == "Adam"
+
+
+def _is_fused(optimizer: str) -> bool:
+    return OPTIMIZERS[optimizer].fused
 
 
 CONTENDERS = {
     "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
     "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
-    "torch-fused": Contender(build_torch_fused, ("torch",), "#1f77b4"),
-    "torch-default": Contender(build_torch_default, ("torch",), "#aec7e8"),
-    "numba": Contender(build_numba, ("numba",), "#2ca02c"),
-    "numpy": Contender(build_numpy, ("numpy",), "#9467bd"),
+    "torch-fused": Contender(partial(build_torch, fused=True), ("torch",), "#1f77b4", _is_fused),
+    "torch-default": Contender(build_torch, ("torch",), "#aec7e8"),
+    "torch-foreach": Contender(partial(build_torch, foreach=True), ("torch",), "#9edae5"),
+    "torch-single": Contender(partial(build_torch, foreach=False), ("torch",), "#c7c7c7"),
+    "numba": Contender(build_numba, ("numba",), "#2ca02c", _is_adam),
+    "numpy": Contender(build_numpy, ("numpy",), "#9467bd", _is_adam),
     "roof": Contender(build_roof, (), "#222222"),
 }
 
+PEERS = ("cyoptim", "cyoptim-torch", "torch-fused", "torch-default", "numba", "numpy", "roof")
+"""Who is timed on the workloads of Adam."""
+
+TORCH = ("torch-fused", "torch-default", "torch-foreach")
+"""The modes of torch. On a processor its default is torch-single, so that this is not timed too."""
+
 
 def _reference(optimizer: str) -> Any:
-    return REFERENCES[optimizer](**OPTIONS[optimizer])
+    row = OPTIMIZERS[optimizer]
+    return row.reference(**row.options)
+
+
+def _stepper(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:
+    row = OPTIMIZERS[optimizer]
+    return getattr(library, row.cls)(params, **row.options, **mode)
 
 
 def _step_tensors(
-    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **switches: bool
+    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
 ) -> Subject:
     """Step tensors in memory of torch's own, with an optimizer of torch or one that looks so."""
     import torch
@@ -115,7 +137,7 @@ def _step_tensors(
     tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
     for tensor, grad in zip(tensors, grads, strict=True):
         tensor.grad = torch.from_numpy(grad).clone()
-    stepper = getattr(library, optimizer)(tensors, **OPTIONS[optimizer], **switches)
+    stepper = _stepper(library, optimizer, tensors, **mode)
     return Subject(
         stepper.step,
         [tensor.detach().numpy() for tensor in tensors],
@@ -135,7 +157,7 @@ def _step_each(
     """Call an update once per tensor, with the scalars of the step as numbers of this type."""
     averages = [[np.zeros_like(p) for p in params] for _ in range(2)]
     rows = list(zip(params, grads, *averages, *more, strict=True))
-    options = OPTIONS[optimizer]
+    options = OPTIMIZERS[optimizer].options
     count = 0
 
     def step() -> None:
@@ -148,7 +170,9 @@ def _step_each(
     return Subject(step, params, grads, _reference(optimizer))
 
 
-def _adam_scalars(t: int, lr: float, betas: tuple[float, float], eps: float) -> Scalars:
+def _adam_scalars(
+    t: int, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Scalars:
     beta1, beta2 = betas
     size, unbias = lr / (1 - beta1**t), (1 - beta2**t) ** -0.5
     return beta1, 1 - beta1, beta2, 1 - beta2, eps, size, unbias

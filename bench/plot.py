@@ -1,7 +1,9 @@
-"""Draws a run: a panel per workload, a bar per contender, the roof as a line."""
+"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -10,21 +12,43 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from bench.contenders import CONTENDERS
-from bench.report import Run, duration
+from bench.optimizers import OPTIMIZERS
+from bench.overview import Cell, cell
+from bench.report import Run, duration, ratio_text
 from bench.runner import Result
-from bench.workloads import Workload
+from bench.workloads import OVERVIEW, WORKLOADS, Workload, overview_name
 
 
 def draw(run: Run, path: Path) -> None:
-    """Write the plot of a run as a picture."""
+    """Write the plot of a run of Adam as a picture."""
     panels = list(run.by_workload())
+    with _picture(run, path, len(panels), 3.2) as axes:
+        for axis, (workload, results) in zip(axes, panels, strict=True):
+            _panel(axis, workload, [r for r in results if r.rounds])
+
+
+def draw_overview(run: Run, path: Path) -> None:
+    """Write the plot of all optimizers as a picture."""
+    panels = {
+        shapes: {name: c for name in OPTIMIZERS if (c := cell(run, name, shapes)).time}
+        for shapes in OVERVIEW
+    }
+    timed = {shapes: cells for shapes, cells in panels.items() if cells}
+    with _picture(run, path, len(timed), 5) as axes:
+        for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
+            _overview_panel(axis, cells)
+            _finish(axis, f"{WORKLOADS[overview_name('Adam', shapes)].size} float32", 0.4)
+
+
+@contextmanager
+def _picture(run: Run, path: Path, panels: int, width: float) -> Iterator[list[Axes]]:
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(3.2 * len(panels), 4.2), squeeze=False, layout="constrained"
+        1, panels, figsize=(width * panels, 4.2), squeeze=False, layout="constrained"
     )
-    for axis, (workload, results) in zip(axes[0], panels, strict=True):
-        _panel(axis, workload, [r for r in results if r.rounds])
+    yield list(axes[0])
     axes[0][0].set_ylabel("time per step, microseconds (less is better)")
     facts = run.environment
     figure.suptitle(
@@ -46,8 +70,33 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
     if roof:
         axis.axhline(roof[0] * 1e6, color=CONTENDERS["roof"].color, linestyle="--", label="roof")
         axis.legend(loc="upper left", fontsize=8)
+    _finish(axis, workload.title.replace(", ", "\n", 1), 0.3)
+
+
+def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
+    """A pair of bars per optimizer: what torch takes is labelled with the times of cyoptim."""
+    colors = [CONTENDERS[name].color for name in ("cyoptim", "torch-fused", "roof")]
+    for place, found in enumerate(cells.values()):
+        axis.bar(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])
+        if found.torch:
+            bar = axis.bar(place + 0.2, _microseconds(found.torch_time), 0.4, color=colors[1])
+            label = f"x {ratio_text(found.torch)}"
+            axis.bar_label(bar, [label], fontsize=7, rotation=90, padding=2)
+        if found.roof_time:
+            axis.hlines(_microseconds(found.roof_time), place - 0.4, place, color=colors[2])
+    axis.set_xticks(range(len(cells)), list(cells))
+    names = ("cyoptim", "torch's best mode", "roof")
+    axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
+
+
+def _microseconds(seconds: float | None) -> float:
+    return (seconds or 0) * 1e6
+
+
+def _finish(axis: Axes, title: str, room: float) -> None:
+    """A logarithmic axis, with room for the labels above the bars."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high * (high / low) ** 0.3)  # room for the labels
-    axis.set_title(workload.title.replace(", ", "\n", 1), fontsize=9)
+    axis.set_ylim(low, high * (high / low) ** room)
+    axis.set_title(title, fontsize=9)
     axis.tick_params(axis="x", labelrotation=90)

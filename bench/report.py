@@ -16,7 +16,8 @@ from bench.contenders import CONTENDERS
 from bench.runner import Result
 from bench.workloads import WORKLOADS, Workload
 
-HEADER = ("contender", "per step", "x cyoptim", "x roof", "spread")
+BASES = ("cyoptim", "roof")
+HEADER = ("contender", "per step", *(f"x {base}" for base in BASES), "spread")
 
 LEAST_NOISE = 0.02
 """Differences up to this are noise, whatever the rounds say."""
@@ -104,8 +105,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
         (
             r.contender,
             duration(r.best),
-            _ratio(r.best, best.get("cyoptim")),
-            _ratio(r.best, best.get("roof")),
+            *(ratio_text(r.best / best[base] if base in best else None) for base in BASES),
             f"{r.spread:.2f}",
         )
         if r.rounds
@@ -114,10 +114,10 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     ]
 
 
-def _ratio(value: float, base: float | None) -> str:
-    if base is None:
+def ratio_text(ratio: float | None) -> str:
+    """Three digits, or nothing."""
+    if ratio is None:
         return ""
-    ratio = value / base
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
 
 
@@ -133,31 +133,37 @@ def problems(results: Sequence[Result]) -> list[str]:
     return [f"{r.contender}: {r.status}: {r.message}" for r in results if not r.rounds]
 
 
-def text(run: Run) -> str:
-    """Tables for a terminal."""
-    lines = [f"{key}: {value}" for key, value in run.environment.items()]
-    for workload, results in run.by_workload():
-        table = [HEADER, *rows(results)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines += ["", caption(workload, results)]
-        for row in table:
-            cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-            lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
-        lines += problems(results)
-    return "\n".join(lines)
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) -> list[str]:
+    """The lines of a table, for a terminal or for GitHub."""
+    if markdown:
+        rule = "|---" + "|---:" * (len(header) - 1) + "|"
+        lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+        return [lines[0], rule, *lines[1:]]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in (header, *rows)
+    ]
 
 
-def markdown(run: Run) -> str:
-    """Tables for GitHub."""
+def about(run: Run, markdown: bool) -> list[str]:
+    """Where the numbers come from."""
+    if not markdown:
+        return [f"{key}: {value}" for key, value in run.environment.items()]
     facts = dict(run.environment)
     command = facts.pop("command")
-    lines = [f"`{command}`: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + "."]
+    return [f"`{command}`: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + "."]
+
+
+def text(run: Run, markdown: bool = False) -> str:
+    """A table per workload, for a terminal or for GitHub."""
+    lines = about(run, markdown)
     for workload, results in run.by_workload():
-        lines += ["", f"**{caption(workload, results)}**", ""]
-        lines += ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows(results)]
+        title = caption(workload, results)
+        lines += ["", f"**{title}**", ""] if markdown else ["", title]
+        lines += table(HEADER, rows(results), markdown)
         reasons = problems(results)
-        lines += ["", *reasons] if reasons else []
+        lines += ["", *reasons] if markdown and reasons else reasons
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,18 +20,22 @@ from bench.workloads import Array, Arrays
 # Elements below which waking a second thread costs more than it saves.
 _WORTH_THREADS = 16384
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_REALS = {"float32": "float", "float64": "double"}
 
 
 class Unavailable(Exception):
     """A contender cannot run here; the message says what it lacks."""
 
 
-def roof(streams: tuple[Arrays, ...], scale: float, threads: int) -> tuple[Callable[[], None], Any]:
-    """A step that moves the memory of p, g, m and v, and what it needs kept alive; see roof.c."""
-    params = streams[0]
+def roof(
+    written: Sequence[Arrays], read: Sequence[Arrays], scale: float, threads: int
+) -> tuple[Callable[[], None], Any]:
+    """A step that moves this memory, and what it needs kept alive; see roof.c."""
+    params = written[0]
     threads = threads if sum(p.size for p in params) >= _WORTH_THREADS else 1
+    streams = (*written, *read)
     spans, starts = _cut(streams, threads)
-    function = getattr(_library(), f"roof_{params[0].dtype}")
+    function = _library(_REALS[str(params[0].dtype)], len(written), len(read)).roof
     function.restype = None
     arguments = (
         ctypes.c_void_p(spans.ctypes.data),
@@ -60,13 +64,14 @@ def _cut(streams: tuple[Arrays, ...], threads: int) -> tuple[Array, Array]:
     return np.array(spans, np.int64), np.array(starts, np.int64)
 
 
-def _library() -> ctypes.CDLL:
+def _library(real: str, written: int, read: int) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC", "cc"))
+    sizes = (f"-DREAL={real}", f"-DWRITTEN={written}", f"-DREAD={read}")
     source = Path(__file__).with_suffix(".c")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder, "roof.so")
         try:
-            subprocess.run([*compiler, *_FLAGS, source, "-o", target], check=True)
+            subprocess.run([*compiler, *_FLAGS, *sizes, source, "-o", target], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise Unavailable(
                 f"a C compiler with OpenMP, named by CC if it is not cc ({error})"

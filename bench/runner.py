@@ -1,15 +1,16 @@
-"""Starts the workers of a workload and asks one after the other for a round."""
+"""Starts the workers, and asks one after the other for a round."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,39 +40,70 @@ class Result:
         return min(self.rounds)
 
     @property
+    def quartile(self) -> float:
+        """The third best of ten rounds: neither a lucky one nor most disturbed ones move it."""
+        return sorted(self.rounds)[(len(self.rounds) - 1) // 4]
+
+    @property
     def spread(self) -> float:
         """The median round over the best one: what noise does to a number."""
         return statistics.median(self.rounds) / self.best
 
 
 class Worker:
-    """The process of one contender; constructing it waits until it is validated."""
+    """The process of one contender. It outlives a workload, because libraries load slowly."""
 
-    def __init__(self, contender: str, workload: Workload, threads: int) -> None:
-        variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", contender, workload.name, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=os.environ | dict.fromkeys(variables, str(threads)),
-        )
-        status = self._reply()
-        self.result = Result(workload.name, contender, status["status"], status["message"])
-        packages = " ".join(CONTENDERS[contender].packages)
+    def __init__(self, contender: str, threads: int) -> None:
+        self.contender, self.threads = contender, threads
+        self.process = self._start()
+
+    def prepare(self, workload: Workload) -> None:
+        """Ask for a workload: its process begins to build and validate the step."""
+        if self.process.poll() is not None:
+            self.close()
+            self.process = self._start()
+        self.result = Result(workload.name, self.contender, "started")
+        self._send(workload=workload.name)
+
+    def wait(self) -> None:
+        """Wait until the step is validated, or until it is known why it is not."""
+        reply = self._reply()
+        self.result.status, self.result.message = reply["status"], reply["message"]
+        packages = " ".join(CONTENDERS[self.contender].packages)
         if self.result.status == "missing" and packages:
             self.result.message += f" (pip install {packages})"
 
     def round(self, seconds: float) -> None:
-        """Time one round."""
-        assert self.process.stdin is not None
-        print(json.dumps({"seconds": seconds}), file=self.process.stdin, flush=True)
+        """Time one round. Who fails has no result, and is not asked again."""
+        self._send(seconds=seconds)
         reply = self._reply()
         if reply.get("status") == "failed":
-            raise RuntimeError(f"{self.result.contender}: {reply['message']}")
-        self.result.repeats = reply["repeats"]
-        self.result.rounds.append(reply["step"])
+            self.result.status, self.result.message = "failed", reply["message"]
+            self.result.rounds.clear()
+        else:
+            self.result.repeats = reply["repeats"]
+            self.result.rounds.append(reply["step"])
+
+    def close(self) -> None:
+        """End the process: it has no more to read."""
+        with suppress(BrokenPipeError), self.process:
+            pass
+
+    def _start(self) -> subprocess.Popen[str]:
+        variables = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", self.contender, str(self.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | dict.fromkeys(variables, str(self.threads)),
+        )
+
+    def _send(self, **request: Any) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # _reply tells
+            print(json.dumps(request), file=self.process.stdin, flush=True)
 
     def _reply(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -84,7 +116,7 @@ class Worker:
 
 
 def measure(
-    workload: Workload,
+    workloads: Sequence[Workload],
     contenders: Sequence[str],
     *,
     threads: int,
@@ -92,19 +124,35 @@ def measure(
     seconds: float,
     progress: Callable[[str], None],
 ) -> list[Result]:
-    """Time the contenders in turn, round by round, each round beginning with another one."""
+    """Time the contenders on the workloads, on each those that know its optimizer."""
+    results = []
     with ExitStack() as stack:
-        workers = []
-        for name in contenders:
-            progress(f"{workload.name}: validating {name}")
-            worker = Worker(name, workload, threads)
-            stack.enter_context(worker.process)  # leaving it ends the worker
-            workers.append(worker)
-        ready = [worker for worker in workers if worker.result.status == "ready"]
-        for number in range(rounds):
-            for place in range(len(ready)):
-                worker = ready[(number + place) % len(ready)]
-                progress(f"{workload.name}: round {number + 1}/{rounds} {worker.result.contender}")
-                time.sleep(SETTLE)
-                worker.round(seconds)
-    return [worker.result for worker in workers]
+        workers = [Worker(name, threads) for name in contenders]
+        for worker in workers:
+            stack.callback(worker.close)
+        for workload in workloads:
+            known = [w for w in workers if CONTENDERS[w.contender].knows(workload.optimizer)]
+            _validate(known, workload, progress)
+            for number in range(rounds):
+                progress(f"{workload.name}: round {number + 1}/{rounds}")
+                _take_turns([w for w in known if w.result.status == "ready"], number, seconds)
+            results += [worker.result for worker in known]
+    return results
+
+
+def _validate(
+    workers: Sequence[Worker], workload: Workload, progress: Callable[[str], None]
+) -> None:
+    """Let all build and validate their steps at the same time."""
+    progress(f"{workload.name}: validating {', '.join(w.contender for w in workers)}")
+    for worker in workers:
+        worker.prepare(workload)
+    for worker in workers:
+        worker.wait()
+
+
+def _take_turns(workers: Sequence[Worker], number: int, seconds: float) -> None:
+    """Time a round of each, in an order of this round: nobody always follows the same one."""
+    for worker in random.Random(number).sample(workers, len(workers)):
+        time.sleep(SETTLE)
+        worker.round(seconds)

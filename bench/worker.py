@@ -1,9 +1,9 @@
 """One contender in a process of its own: builds its step, validates it, and times it when asked.
 
-The protocol is JSON lines. The worker first writes ``{"status": "ready"}``, or another status with
-a message; then it answers each line ``{"seconds": s}``, a request for a round of about that
-duration, with ``{"step": seconds per step, "repeats": steps}``. Between requests it sleeps in a
-read, so that it takes nothing from the others.
+The protocol is JSON lines. A line ``{"workload": name}`` asks to build and validate a step, and is
+answered by ``{"status": "ready"}``, or another status with a message. Then each ``{"seconds": s}``
+asks for a round of about that duration, and is answered by ``{"step": seconds per step, "repeats":
+steps}``. Between requests the worker sleeps in a read, so that it takes nothing from the others.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +24,11 @@ from bench.contenders import CONTENDERS, Subject
 from bench.roof import Unavailable
 from bench.workloads import WORKLOADS, Expected, Workload
 
-STEPS = 5
-"""How many steps are compared with the reference."""
+STEPS = 8
+"""How many steps are compared with the reference; from the sixth on, RAdam adapts."""
+
+BATCHES, LEAST_BATCHES = 20, 5
+"""Batches of a round, and how many there are at least where one step takes long."""
 
 
 class Invalid(Exception):
@@ -69,36 +73,56 @@ def duration(step: Callable[[], Any], count: int) -> float:
     return time.perf_counter() - start
 
 
-def serve(step: Callable[[], Any], requests: TextIO, replies: TextIO) -> None:
-    """Time a round for every line that comes, until there are no more."""
-    repeats = 0
+def typical(step: Callable[[], Any], count: int, seconds: float) -> tuple[float, int]:
+    """The seconds per step in the median batch of so many steps, and how many steps there were."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < LEAST_BATCHES or time.perf_counter() < end:
+        times.append(duration(step, count) / count)
+    return statistics.median(times), count * len(times)
+
+
+def time_round(step: Callable[[], Any], seconds: float) -> dict[str, Any]:
+    """Time a round, and answer with it."""
+    count = steps_within(step, seconds / BATCHES)
+    duration(step, 2 * count)  # caches and threads are cold after the others' turns
+    median, repeats = typical(step, count, seconds)
+    gc.collect()  # now, because after the reply it would run in the next one's turn
+    return {"step": median, "repeats": repeats}
+
+
+def start(name: str, workload: Workload, threads: int) -> tuple[Subject | None, dict[str, Any]]:
+    """A contender's step, if it is valid, and the answer that says so."""
+    try:
+        with np.errstate(all="ignore"):
+            return prepare(name, workload, threads), {"status": "ready", "message": ""}
+    except (ImportError, Unavailable) as error:
+        return None, {"status": "missing", "message": str(error)}
+    except Invalid as error:
+        return None, {"status": "invalid", "message": str(error)}
+
+
+def serve(name: str, threads: int, requests: TextIO, replies: TextIO) -> None:
+    """Answer every line that comes, until there are no more."""
     gc.disable()  # as timeit does: a collection would be counted for whoever it happens to hit
+    subject: Subject | None = None
     for line in requests:
-        repeats = repeats or steps_within(step, json.loads(line)["seconds"])
-        duration(step, max(1, repeats // 10))  # caches and threads are cold after the others' turns
-        seconds = duration(step, repeats) / repeats
-        gc.collect()  # now, because after the reply it would run in the next one's turn
-        print(json.dumps({"step": seconds, "repeats": repeats}), file=replies, flush=True)
+        request = json.loads(line)
+        if "workload" in request:
+            subject = None
+            gc.collect()  # the memory of the last one, before there is that of the next
+            subject, reply = start(name, WORKLOADS[request["workload"]], threads)
+        else:
+            assert subject is not None
+            reply = time_round(subject.step, request["seconds"])
+        print(json.dumps(reply), file=replies, flush=True)
 
 
-def main(name: str, workload: str, threads: str) -> None:
+def main(name: str, threads: str) -> None:
     # What libraries print must not come between the replies.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-
-    def report(status: str, message: str = "") -> None:
-        print(json.dumps({"status": status, "message": message}), file=replies, flush=True)
-
-    try:
-        with np.errstate(all="ignore"):
-            subject = prepare(name, WORKLOADS[workload], int(threads))
-    except (ImportError, Unavailable) as error:
-        report("missing", str(error))
-    except Invalid as error:
-        report("invalid", str(error))
-    else:
-        report("ready")
-        serve(subject.step, sys.stdin, replies)
+    serve(name, int(threads), sys.stdin, replies)
 
 
 if __name__ == "__main__":

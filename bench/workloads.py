@@ -1,31 +1,28 @@
 """What is stepped: a row per workload, its random data, and the slow result it must agree with.
 
-To add a workload, add a row. To add an optimizer, add its options and its reference.
+To add a workload of Adam, add a row; an optimizer, its row to ``optimizers.py``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from tests.reference.adam import Adam
+from bench.optimizers import OPTIMIZERS
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = list[Array]
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8},
-}
+PERIOD = 1_000_003
+"""Elements after which the data of a tensor repeats, so that a reference has no more to step.
 
-# Arrays of a parameter's size that a step must read (parameter, gradient, state) and write.
-TRAFFIC = {"Adam": (4, 3)}
-
-REFERENCES: dict[str, Callable[..., Any]] = {"Adam": Adam}
+A prime number, which no chunk and no thread's share is a multiple of."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Workload:
     """The tensors of one step."""
 
     name: str
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: Shapes
     optimizer: str = "Adam"
     dtype: str = "float32"
 
@@ -44,13 +41,16 @@ class Workload:
     @property
     def bytes(self) -> int:
         """What one step cannot avoid to move."""
-        return sum(TRAFFIC[self.optimizer]) * self.elements * np.dtype(self.dtype).itemsize
+        return OPTIMIZERS[self.optimizer].traffic * self.elements * np.dtype(self.dtype).itemsize
+
+    @property
+    def size(self) -> str:
+        count, size = len(self.shapes), math.prod(self.shapes[0])
+        return f"one tensor of {size:,}" if count == 1 else f"{count:,} tensors of {size:,}"
 
     @property
     def title(self) -> str:
-        count, size = len(self.shapes), math.prod(self.shapes[0])
-        tensors = "one tensor" if count == 1 else f"{count:,} tensors"
-        return f"{self.optimizer}, {tensors} of {size:,} {self.dtype}"
+        return f"{self.optimizer}, {self.size} {self.dtype}"
 
     def random(self, seed: int) -> Arrays:
         """Normally distributed arrays, none of whose elements is close to zero.
@@ -58,40 +58,56 @@ class Workload:
         An element that is zero or denormal would be timed as another instruction path.
         """
         rng = np.random.default_rng(seed)
-        dtype = np.dtype(self.dtype).type
-        arrays = [rng.standard_normal(shape, dtype=dtype) for shape in self.shapes]
-        for array in arrays:
-            np.copysign(np.maximum(np.abs(array), 1e-3), array, out=array)
-        return arrays
+        return [np.resize(self._period(rng, math.prod(shape)), shape) for shape in self.shapes]
+
+    def _period(self, rng: np.random.Generator, size: int) -> Array:
+        values = rng.standard_normal(min(size, PERIOD), dtype=np.dtype(self.dtype).type)
+        return np.copysign(np.maximum(np.abs(values), 1e-3), values)
 
 
-_ROWS = (
-    Workload("1x100", ((100,),)),
-    Workload("100x100", ((100,),) * 100),
-    Workload("1000x1000", ((1000,),) * 1000),
-    Workload("1x1M", ((1_000_000,),)),
-    Workload("1x16M", ((16_777_216,),)),
-)
-WORKLOADS = {workload.name: workload for workload in _ROWS}
+SHAPES: dict[str, Shapes] = {
+    "1x100": ((100,),),
+    "100x100": ((100,),) * 100,
+    "1000x1000": ((1000,),) * 1000,
+    "1x1M": ((1_000_000,),),
+    "1x16M": ((16_777_216,),),
+}
+OVERVIEW = ("1x16M", "1x1M", "1000x1000")
+"""The workloads on which every optimizer is timed."""
+
+
+def overview_name(optimizer: str, shapes: str) -> str:
+    """The name of one of an optimizer's workloads."""
+    return f"{optimizer}:{shapes}"
+
+
+ADAM = {name: Workload(name, shapes) for name, shapes in SHAPES.items()}
+WORKLOADS = ADAM | {
+    overview_name(optimizer, shapes): Workload(
+        overview_name(optimizer, shapes), SHAPES[shapes], optimizer
+    )
+    for optimizer in OPTIMIZERS
+    for shapes in OVERVIEW
+}
 
 
 class Stream:
-    """What the roof computes: every array that Adam reads and writes, and hardly a sum."""
+    """What the roof computes: the chain of sums over all arrays that are written."""
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-        self.state: dict[int, tuple[Array, Array]] = {}
+    def __init__(self, scale: float, written: int) -> None:
+        self.scale, self.written = scale, written
+        self.state: dict[int, Arrays] = {}
 
     def step(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            m, v = self.state.setdefault(i, (np.zeros_like(p), np.zeros_like(p)))
-            m += self.scale * g
-            v += self.scale * g
-            p += self.scale * m
+            state = self.state.setdefault(i, [np.zeros_like(p) for _ in range(self.written - 1)])
+            for array in [*state, p]:
+                array += self.scale * g
+                g = array
 
 
 class Expected:
-    """The parameters as a float64 reference steps them.
+    """The parameters as a float64 reference steps them: of each, as much as does not repeat.
 
     The references are element-wise, so that they can walk blocks which stay in the cache.
     """
@@ -100,23 +116,31 @@ class Expected:
 
     def __init__(self, reference: Any, params: Arrays) -> None:
         self.reference = reference
-        self.params = [p.astype(np.float64) for p in params]
+        self.params = [p.astype(np.float64) for p in self._periods(params)]
 
     def step(self, grads: Arrays) -> None:
         self.reference.step(
-            self._blocks(self.params), [g.astype(np.float64) for g in self._blocks(grads)]
+            self._blocks(self.params),
+            [g.astype(np.float64) for g in self._blocks(self._periods(grads))],
         )
 
     def error(self, params: Arrays) -> float:
         """The largest deviation, in units of the tolerance.
 
-        The tolerance is 1e-6 of the value, for the roundings of five float32 additions, plus 1e-7:
+        The tolerance is 1e-6 of the value, for the roundings of eight float32 additions, plus 1e-7:
         a ten-thousandth of Adam's learning rate.
         """
-        pairs = zip(self._blocks(self.params), self._blocks(params), strict=True)
-        errors = [np.max(np.abs(a - b) / (1e-6 * np.abs(a) + 1e-7)) for a, b in pairs]
+        errors = [
+            np.max(np.abs(a[: b.size] - b) / (1e-6 * np.abs(a[: b.size]) + 1e-7))
+            for a, array in zip(self.params, params, strict=True)
+            for b in self._blocks([array.reshape(-1)], PERIOD)
+        ]
         return float(np.max(errors))  # NaN if there is one: the built-in max may lose it
 
-    def _blocks(self, arrays: Arrays) -> Arrays:
-        flat = [array.reshape(-1) for array in arrays]
-        return [a[i : i + self._BLOCK] for a in flat for i in range(0, a.size, self._BLOCK)]
+    @staticmethod
+    def _periods(arrays: Arrays) -> Arrays:
+        return [array.reshape(-1)[:PERIOD] for array in arrays]
+
+    @staticmethod
+    def _blocks(arrays: Arrays, size: int = _BLOCK) -> Arrays:
+        return [a[i : i + size] for a in arrays for i in range(0, a.size, size)]

@@ -58,6 +58,11 @@ cdef extern from "dlpack_exchange.h" nogil:
         uint32_t major
         BorrowFunction borrow
 
+cdef extern from "arrays.h" nogil:
+    bint array_is_just_like(PyObject *view, PyObject *object)
+    bint array_is_at(PyObject *view, const void *address)
+    char *array_data(PyObject *array)
+
 cdef enum Door:
     ARRAY = 0       # a plain ndarray: gradients come through step(grads=...)
     PARAMETER = 1   # ours
@@ -278,6 +283,10 @@ def same_layout_as(cnp.ndarray a, cnp.ndarray b) -> bool:
 cdef inline int dtype_code(cnp.ndarray a) noexcept:
     cdef int kind = cnp.PyArray_TYPE(a)
     return FLOAT32 if kind == cnp.NPY_FLOAT or kind == cnp.NPY_CFLOAT else FLOAT64
+
+
+cdef inline Py_ssize_t itemsize(int dtype) noexcept nogil:
+    return sizeof(float) if dtype == FLOAT32 else sizeof(double)
 
 
 cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:
@@ -584,7 +593,7 @@ cdef class Runs(Work):
         """Update the spans of a tensor; everything has been allocated before."""
         cdef const int64_t *start = <const int64_t *>cnp.PyArray_DATA(self.starts)
         cdef char *values = <char *>cnp.PyArray_DATA(self.values)
-        cdef Py_ssize_t k, m, size = sizeof(float) if whole.dtype == FLOAT32 else sizeof(double)
+        cdef Py_ssize_t k, m, size = itemsize(whole.dtype)
         cdef Py_ssize_t reals = 2 if cnp.PyArray_ISCOMPLEX(self.values) else 1
         cdef Tensor *span
         self.table.rows[0] = row[0]
@@ -602,20 +611,23 @@ cdef class Runs(Work):
 # The plan of a step
 # -------------------------------------------------------------------------------------------------
 
-# What the plan remembers of one parameter.
+# What the plan remembers of one parameter: what every step looks at, within a line of cache.
 cdef struct Slot:
-    int door
-    int rule                # its state arrays are bound for this rule; -1: not bound
-    bint direct             # updated in its own memory; otherwise through a dense copy
-    bint sparse             # the last gradient was sparse
-    Py_ssize_t group
-    Py_ssize_t first        # the slot in which the same parameter occurs first
     void *address
     int64_t *step           # the step count in its state; NULL: none yet
-    float *memory[MAX_MEMORY]   # the rule's memory in its state; NULL: none
-    int64_t age             # takes the place of the step count where the rule keeps none
     uintptr_t gap_low       # no parameter lies between these two addresses:
     uintptr_t gap_high      # a gradient in here overlaps none
+    int64_t age             # takes the place of the step count where the rule keeps none
+    int32_t group
+    int32_t first           # the slot in which the same parameter occurs first
+    int32_t rule            # its state arrays are bound for this rule; -1: not bound
+    uint8_t door
+    uint8_t direct          # updated in its own memory; otherwise through a dense copy
+    uint8_t sparse          # the last gradient was sparse
+
+# The rule's memory in its state; NULL: none.
+cdef struct Memory:
+    float *numbers[MAX_MEMORY]
 
 
 cdef class Plan(Work):
@@ -638,6 +650,7 @@ cdef class Plan(Work):
     """
 
     cdef Slot *slots
+    cdef Memory *memories
     cdef list groups            # the optimizer's own dicts
     cdef list members           # each group's own list of parameters
     cdef list objects           # parameters as the user gave them
@@ -660,18 +673,21 @@ cdef class Plan(Work):
     cdef bint repeats           # a parameter occurs more than once in its group
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
     cdef bint remembers         # some rule has a memory
+    cdef bint aged              # every slot has the age that it keeps
     cdef type borrow_type
     cdef BorrowFunction borrow
 
     def __cinit__(self, list items, *args):
         self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
+        self.memories = <Memory *>PyMem_Calloc(max(len(items), 1), sizeof(Memory))
         self.walls = <uintptr_t *>PyMem_Malloc(2 * max(len(items), 1) * sizeof(uintptr_t))
         self.held = <PyObject **>PyMem_Malloc(max(len(items), 1) * sizeof(PyObject *))
-        if not self.slots or not self.walls or not self.held:
+        if not self.slots or not self.memories or not self.walls or not self.held:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.slots)
+        PyMem_Free(self.memories)
         PyMem_Free(self.walls)
         PyMem_Free(self.held)
         PyMem_Free(self.templates)
@@ -765,8 +781,9 @@ cdef class Plan(Work):
 
     # --- whether the plan still fits -------------------------------------------------------------
 
-    cdef bint _same_members(self, list groups):
-        cdef Py_ssize_t g, k, i = 0
+    cdef bint _same_groups(self, list groups):
+        """Whether these are the plan's groups and lists, of as many parameters."""
+        cdef Py_ssize_t g, count = 0
         cdef list params
         if PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
             return False
@@ -774,33 +791,21 @@ cdef class Plan(Work):
             if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
                 return False
             params = (<dict>groups[g])["params"]
-            if params is not self.members[g] or i + PyList_GET_SIZE(params) > self.n_tensors:
+            if params is not self.members[g]:
                 return False
-            for k in range(PyList_GET_SIZE(params)):
-                if <void *>PyList_GET_ITEM(params, k) != <void *>PyList_GET_ITEM(self.objects, i):
-                    return False
-                i += 1
-        return i == self.n_tensors
+            count += PyList_GET_SIZE(params)
+        return count == self.n_tensors
 
-    cdef bint _fits_still(self, optimizer) except -1:
-        cdef Py_ssize_t i
-        if not self._same_members(optimizer.param_groups):
-            return False
-        for i in range(self.n_tensors):
-            if self._moved(i):
-                return False
-        return True
-
-    cdef inline bint _moved(self, Py_ssize_t i) except -1:
-        cdef void *view = <void *>PyList_GET_ITEM(self.views, i)
-        if self.slots[i].door == PARAMETER:
-            if <void *>(<ParameterBase>PyList_GET_ITEM(self.objects, i))._data != view:
+    cdef inline bint _moved(self, Py_ssize_t i, PyObject *param) except -1:
+        cdef PyObject *view = PyList_GET_ITEM(self.views, i)
+        cdef int door = self.slots[i].door
+        if door == PARAMETER:
+            if <PyObject *>(<ParameterBase>param)._data != view:
                 return True
-        elif self.slots[i].door != ARRAY:
+        elif door != ARRAY:
             return self._moved_elsewhere(i)
         # Making the plan anew raises the error that names a read-only parameter.
-        return (not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>view)
-                or cnp.PyArray_DATA(<cnp.ndarray>view) != self.slots[i].address)
+        return not array_is_at(view, self.slots[i].address)
 
     cdef bint _moved_elsewhere(self, Py_ssize_t i) except -1:
         cdef Slot *slot = &self.slots[i]
@@ -895,9 +900,7 @@ cdef class Plan(Work):
             # The gradient is (part of) a parameter that this same run changes: read it first.
             grad = self._dense_copy(view, self._as_array(i, grad))
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
-        Py_INCREF(grad)
-        self.held[self.n_held] = <PyObject *>grad
-        self.n_held += 1
+        self._hold(<PyObject *>grad)
         tensor.row = 0
         return 0
 
@@ -956,27 +959,69 @@ cdef class Plan(Work):
         copy[...] = source
         return copy
 
-    cdef int _collect(self, list grads, object optimizer) except -1:
-        """Take every gradient, from `grads` (one per parameter, or None) or from the parameters."""
-        cdef Py_ssize_t i
-        cdef int door
-        for i in range(self.n_tensors):
-            self.table.tensors[i].row = -1
-            door = self.slots[i].door
-            if grads is not None:
-                grad = <object>PyList_GET_ITEM(grads, i)
-            elif door == PARAMETER:
-                grad = (<ParameterBase>PyList_GET_ITEM(self.objects, i))._grad
-            elif door == ARRAY:
-                raise ValueError(
-                    f"{self.labels[i]} is a plain array and has no gradient of its own: "
-                    "call step(grads=...), or wrap it in cyoptim.Parameter"
-                )
-            else:
-                grad = (<object>PyList_GET_ITEM(self.objects, i)).grad
-            if grad is not None:
-                self._take_gradient(i, grad, optimizer)
+    cdef bint _collect(self, list grads, object optimizer) except -1:
+        """Take every gradient, from `grads` (one per parameter, or None) or from the parameters;
+        False if the plan no longer fits the parameters."""
+        cdef Py_ssize_t g, k, i = 0
+        cdef list params
+        cdef PyObject *param
+        if not self._same_groups(optimizer.param_groups):
+            return False
+        # One pass, for with many small parameters each pass costs as much as the update.
+        for g in range(PyList_GET_SIZE(self.members)):
+            params = <list>PyList_GET_ITEM(self.members, g)
+            k = 0
+            while k < PyList_GET_SIZE(params):  # a gradient may be the result of other code
+                param = PyList_GET_ITEM(params, k)
+                if (i == self.n_tensors or param != PyList_GET_ITEM(self.objects, i)
+                        or self._moved(i, param)):
+                    return False
+                self.table.tensors[i].row = -1
+                if grads is not None:
+                    self._take(i, PyList_GET_ITEM(grads, i), optimizer)
+                elif self.slots[i].door == PARAMETER:
+                    self._take(i, <PyObject *>(<ParameterBase>param)._grad, optimizer)
+                else:
+                    grad = self._own_gradient(i)
+                    self._take(i, <PyObject *>grad, optimizer)
+                i += 1
+                k += 1
+        return i == self.n_tensors
+
+    cdef object _own_gradient(self, Py_ssize_t i):
+        if self.slots[i].door == ARRAY:
+            raise ValueError(
+                f"{self.labels[i]} is a plain array and has no gradient of its own: "
+                "call step(grads=...), or wrap it in cyoptim.Parameter"
+            )
+        return self.objects[i].grad
+
+    cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:
+        if grad != <PyObject *>None and not self._take_at_once(i, grad):
+            self._take_gradient(i, <object>grad, optimizer)
         return 0
+
+    cdef inline bint _take_at_once(self, Py_ssize_t i, PyObject *grad) noexcept:
+        """Take a gradient that needs no closer look: an array like its parameter's, where the last
+        one was clear of all parameters. False if it is not of this kind."""
+        cdef Slot *slot = &self.slots[i]
+        cdef Tensor *tensor = &self.table.tensors[i]
+        cdef uintptr_t low
+        if (not slot.direct or self.only_sparse
+                or not array_is_just_like(PyList_GET_ITEM(self.views, i), grad)):
+            return False
+        low = <uintptr_t>array_data(grad)
+        if low < slot.gap_low or low + tensor.size * itemsize(tensor.dtype) > slot.gap_high:
+            return False
+        tensor.streams[1] = <void *>low
+        tensor.row = 0
+        self._hold(grad)
+        return True
+
+    cdef inline void _hold(self, PyObject *grad) noexcept:
+        Py_INCREF(<object>grad)
+        self.held[self.n_held] = grad
+        self.n_held += 1
 
     # --- hyper-parameters and state --------------------------------------------------------------
 
@@ -1015,6 +1060,7 @@ cdef class Plan(Work):
         """What the rule remembers of this slot: from its state, or from the slot's earlier
         occurrence in the same step."""
         cdef Slot *slot = &self.slots[i]
+        cdef float **number = self.memories[i].numbers
         cdef Py_ssize_t j, earlier = -1
         cdef int k
         for j in range(slot.first, i):
@@ -1024,7 +1070,7 @@ cdef class Plan(Work):
             if earlier >= 0:
                 memory[k] = self.table.rows[self.table.tensors[earlier].row].memory[k]
             else:
-                memory[k] = slot.memory[k][0] if slot.memory[k] else 0
+                memory[k] = number[k][0] if number[k] else 0
 
     cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *memory) except -1:
         """The row of this group at this step count and with this memory."""
@@ -1049,27 +1095,32 @@ cdef class Plan(Work):
 
     cdef list _assign_rows(self, object optimizer):
         """Give every tensor with a gradient its row; return the slots whose state is not bound."""
-        cdef Py_ssize_t i, group = -1
+        cdef Py_ssize_t i
+        cdef int32_t group = -1
         cdef int64_t step, last = -1
-        cdef int row = -1
+        cdef int row = -1, rule = -1
         cdef float memory[MAX_MEMORY]
+        cdef bint remembers = self.remembers, settled = self.aged and not self.repeats
+        cdef Tensor *tensor = self.table.tensors
+        cdef const Slot *slot = self.slots
         cdef list unbound = []
         memset(memory, 0, sizeof(memory))
         self.n_rows = 0
         for i in range(self.n_tensors):
-            if self.table.tensors[i].row < 0:
+            if tensor[i].row < 0:
                 continue
-            step = self._next_step(i)
-            if self.slots[i].group != group:
-                group, last = self.slots[i].group, -1
+            step = 2 if settled else self._next_step(i)
+            if slot[i].group != group:
+                group, last = slot[i].group, -1
                 self._read_options(optimizer, group)
-            if self.remembers:
+            if remembers:
                 self._recall(i, memory)
-            if step != last or not _same_memory(&self.table.rows[row], memory):
+            if step != last or (remembers and not _same_memory(&self.table.rows[row], memory)):
                 last = step
                 row = self._find_row(group, step, memory)
-            self.table.tensors[i].row = row
-            if self.slots[i].rule != self.table.rows[row].rule:
+                rule = self.table.rows[row].rule
+            tensor[i].row = row
+            if slot[i].rule != rule:
                 unbound.append(i)
         return unbound
 
@@ -1124,6 +1175,7 @@ cdef class Plan(Work):
                 new[name] = self._state_array(i, name, value)
         if names and not self.counts_steps:
             slot.age = 0 if fresh else 1
+            self.aged = False
         return new
 
     cdef bint _is_state(self, Py_ssize_t i, object value):
@@ -1158,7 +1210,7 @@ cdef class Plan(Work):
         for m in range(len(RULE_MEMORY[rule])):
             array = state[RULE_MEMORY[rule][m]]
             kept.append(array)
-            self.slots[i].memory[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
         for name in RULE_STATES[rule]:
             array = state[name]
             kept.append(array)
@@ -1172,12 +1224,13 @@ cdef class Plan(Work):
         """Look the state up again: entries were put in, replaced or removed."""
         cdef Py_ssize_t i
         cdef int k
+        self.aged = False
         for i in range(self.n_tensors):
             self.slots[i].rule = -1
             self.slots[i].step = NULL
             self.slots[i].age = 0
             for k in range(MAX_MEMORY):
-                self.slots[i].memory[k] = NULL
+                self.memories[i].numbers[k] = NULL
             if self.counts_steps and self.slots[i].first == i:
                 counter = optimizer.state.get(self.objects[i], {}).get("step")
                 if counter is not None:
@@ -1199,11 +1252,10 @@ cdef class Plan(Work):
         """Step every parameter that has a gradient; False if the plan no longer fits."""
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
-        if not self._fits_still(optimizer):
-            return False
         self.busy = True
         try:
-            self._collect(grads, optimizer)
+            if not self._collect(grads, optimizer):
+                return False
             self._open_copies()
             self._prepare(optimizer)
             self._run()
@@ -1227,11 +1279,10 @@ cdef class Plan(Work):
         cdef Py_ssize_t i, k = 0
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
-        if not self._fits_still(optimizer):
-            return False
         self.busy = True
         try:
-            self._collect(grads, optimizer)
+            if not self._collect(grads, optimizer):
+                return False
             found = []
             for i in range(self.n_tensors):
                 if self.table.tensors[i].row >= 0:
@@ -1304,21 +1355,26 @@ cdef class Plan(Work):
 
     cdef void _count(self) noexcept:
         cdef Py_ssize_t i
-        cdef Slot *slot
-        cdef int k
+        if self.aged:
+            return
+        self.aged = not self.counts_steps
         for i in range(self.n_tensors):
             if self.table.tensors[i].row < 0:
-                continue
-            slot = &self.slots[i]
-            if not self.counts_steps:
-                self.slots[slot.first].age = 1
-                continue
-            slot.step[0] += 1
-            if not self.remembers:
-                continue
-            for k in range(MAX_MEMORY):
-                if slot.memory[k]:
-                    slot.memory[k][0] = self.table.rows[self.table.tensors[i].row].memory[k]
+                self.aged = False
+            elif self.counts_steps:
+                self.slots[i].step[0] += 1
+                if self.remembers:
+                    self._remember(i)
+            else:
+                self.slots[self.slots[i].first].age = 1
+
+    cdef void _remember(self, Py_ssize_t i) noexcept:
+        cdef const Row *row = &self.table.rows[self.table.tensors[i].row]
+        cdef float **number = self.memories[i].numbers
+        cdef int k
+        for k in range(MAX_MEMORY):
+            if number[k]:
+                number[k][0] = row.memory[k]
 
     cdef int _announce(self) except -1:
         if not self.updated:

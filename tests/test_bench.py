@@ -15,10 +15,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import memory, report, roof, worker
-from bench.contenders import CONTENDERS, Subject
+from bench import __main__ as command_line
+from bench import memory, overview, report, roof, runner, worker
+from bench.contenders import CONTENDERS, PEERS, Subject
+from bench.optimizers import OPTIMIZERS
 from bench.runner import ROOT, Result, Worker
-from bench.workloads import WORKLOADS, Stream, Workload
+from bench.workloads import ADAM, OVERVIEW, PERIOD, WORKLOADS, Stream, Workload, overview_name
+from cases import CASES
 
 UNEVEN = Workload("uneven", ((7,), (40, 50), (1,), (30000,)))
 
@@ -29,25 +32,58 @@ def peer(name):
         pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
-def test_every_contender_agrees_with_the_reference(name):
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [(name, o) for name, row in CONTENDERS.items() for o in OPTIMIZERS if row.knows(o)],
+)
+def test_every_contender_agrees_with_the_reference(name, optimizer):
     peer(name)
     try:
-        worker.prepare(name, WORKLOADS["1x100"], 1)
+        worker.prepare(name, Workload("small", ((7,), (2000,)), optimizer), 1)
     except roof.Unavailable as error:
         pytest.skip(str(error))
+
+
+def test_every_optimizer_has_a_row():
+    import cyoptim
+
+    assert {row.cls for row in OPTIMIZERS.values()} == {case.name for case in CASES}
+    for row in OPTIMIZERS.values():
+        params = UNEVEN.random(0)
+        stepper = getattr(cyoptim, row.cls)(params, **row.options)
+        stepper.step(grads=UNEVEN.random(1))
+        state = [x for x in stepper.state[params[1]].values() if np.shape(x) == params[1].shape]
+        assert 1 + len(state) == row.written, row.name
+
+
+def test_what_torch_has():
+    torch = pytest.importorskip("torch")
+    from torch.optim.optimizer import _default_to_fused_or_foreach
+
+    params = [torch.nn.Parameter(torch.ones(3))]
+    # On a processor the default is one tensor after the other: torch-single need not be timed.
+    assert _default_to_fused_or_foreach(params, differentiable=False) == (False, False)
+    for row in OPTIMIZERS.values():
+        try:
+            getattr(torch.optim, row.cls)(params, **row.options, fused=True)
+        except TypeError:
+            assert not row.fused, row.name
+        else:
+            assert row.fused, row.name
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_roof_touches_everything(threads):
-    params, grads, first, second = (UNEVEN.random(seed) for seed in range(4))
-    for state in [*first, *second]:
-        state.fill(0)
+@pytest.mark.parametrize(("written", "read"), [(1, 1), (2, 1), (3, 1), (4, 2)])
+def test_roof_touches_everything(threads, written, read):
+    params, *state = ([np.zeros_like(a) for a in UNEVEN.random(0)] for _ in range(written))
+    grads, *more = (UNEVEN.random(1 + i) for i in range(read))
+    for array in [a for arrays in more for a in arrays]:
+        array.fill(0)  # and so the reference need not know of it
     try:
-        step, owner = roof.roof((params, grads, first, second), 1e-3, threads)
+        step, owner = roof.roof((params, *state), (grads, *more), 0.05, threads)
     except roof.Unavailable as error:
         pytest.skip(str(error))
-    worker.validate(Subject(step, params, grads, Stream(1e-3), owner), UNEVEN)
+    worker.validate(Subject(step, params, grads, Stream(0.05, written), owner), UNEVEN)
 
 
 def test_cut_is_even_and_complete():
@@ -83,6 +119,22 @@ def test_not_a_number_is_invalid():
         worker.validate(subject, UNEVEN)
 
 
+def test_nothing_is_left_out_where_data_repeats():
+    long = Workload("long", ((2 * PERIOD + 5,),))
+    subject = CONTENDERS["cyoptim"].build("Adam", long.random(0), long.random(1), 1)
+    worker.validate(subject, long)
+    grads = long.random(9)
+    assert grads[0][PERIOD] == grads[0][0]
+    subject.params[0][-1] += 1e-4
+
+    def step():
+        pass
+
+    wrong = Subject(step, subject.params, subject.grads, subject.reference)
+    with pytest.raises(worker.Invalid, match="times the tolerance"):
+        worker.validate(wrong, long)
+
+
 def test_data_is_far_from_zero():
     for array in UNEVEN.random(3):
         assert array.dtype == np.float32
@@ -95,14 +147,52 @@ def test_calibration(monkeypatch, cost):
     assert worker.steps_within(lambda: None, 0.2) == max(1, round(0.2 / cost))
 
 
+def test_a_stall_does_not_enter(monkeypatch):
+    times = iter([1.0, 1.1, 50.0, 1.2, 60.0])
+    monkeypatch.setattr(worker, "duration", lambda step, count: count * next(times))
+    assert worker.typical(lambda: None, 3, 0) == (pytest.approx(1.2), 15)
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "numba.py").write_text("raise ModuleNotFoundError(\"No module named 'numba'\")\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = Worker("numba", WORKLOADS["1x100"], 1)
-    with found.process:
-        pass
+    found = Worker("numba", 1)
+    found.prepare(WORKLOADS["1x100"])
+    found.wait()
+    found.close()
     assert found.result.status == "missing"
     assert found.result.message == "No module named 'numba' (pip install numba)"
+
+
+def test_who_fails_does_not_stop_the_others():
+    class Dying(Worker):
+        """Its process ends in the second round."""
+
+        def round(self, seconds):
+            if self.result.rounds:
+                self.process.kill()
+                self.process.wait()
+            super().round(seconds)
+
+    def measure(*contenders):
+        return runner.measure(
+            [ADAM["1x100"], ADAM["100x100"]],
+            contenders,
+            threads=1,
+            rounds=2,
+            seconds=0.01,
+            progress=lambda message: None,
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            runner, "Worker", lambda name, n: (Dying if name == "numpy" else Worker)(name, n)
+        )
+        results = measure("cyoptim", "numpy")
+    assert [r.contender for r in results] == ["cyoptim", "numpy"] * 2
+    assert [r.status for r in results] == ["ready", "failed"] * 2  # it was started again
+    assert [len(r.rounds) for r in results] == [2, 0] * 2
+    assert "exit status -9" in results[1].message
 
 
 @pytest.mark.parametrize(
@@ -126,10 +216,59 @@ def test_tables_and_json(tmp_path):
     run.results.append(Result("1x100", "numba", "missing", "No module named 'numba'"))
     run.save(tmp_path / "run.json")
     assert report.Run.load(tmp_path / "run.json") == run
-    assert "| cyoptim | 2.00 us | 1.00 | 2.00 | 1.50 |" in report.markdown(run)
-    for shown in (report.markdown(run), report.text(run)):
+    assert "| cyoptim | 2.00 us | 1.00 | 2.00 | 1.50 |" in report.text(run, markdown=True)
+    for shown in (report.text(run), report.text(run, markdown=True)):
         assert "the roof moves 3 GB/s" in shown
         assert "numba: missing: No module named 'numba'" in shown
+
+
+def test_neither_luck_nor_most_disturbances_decide():
+    assert Result("1x100", "roof", "ready", "", 9, [5, 1, 2, 3, 9, 9, 9, 9, 9, 9]).quartile == 3
+    assert Result("1x100", "roof", "ready", "", 9, [5]).quartile == 5
+
+
+def overview_of(optimizer, shapes, **times) -> list[Result]:
+    workload = overview_name(optimizer, shapes)
+    return [
+        Result(workload, name.replace("_", "-"), "ready", "", 9, [1e-3 * t for t in rounds])
+        for name, rounds in times.items()
+    ]
+
+
+def test_table_of_all_optimizers():
+    run = run_of()
+    run.results += overview_of(
+        "SGD",
+        "1x16M",
+        cyoptim=[9, 9, 2, 1, 9],
+        torch_fused=[4, 4, 9, 4, 4],
+        torch_default=[3] * 5,
+        roof=[2] * 5,
+    )
+    run.results += overview_of("NAdam", "1x16M", cyoptim=[5], torch_default=[10], roof=[4])
+    run.results.append(Result("NAdam:1x1M", "cyoptim", "invalid", "off by 3"))
+    shown = overview.text(run, markdown=True)
+    assert "| SGD | 2.00 ms | 1.00 | 1.50 (default) |  |" in shown
+    assert "| NAdam | 5.00 ms | 1.25 | 2.00 (default) |  |" in shown
+    assert "| at most 1.15 | 1.25 (NAdam) | NAdam |" in shown
+    assert "| at least 3 | 2.00 (NAdam) | NAdam |" in shown
+    assert "| 1,000 tensors of 1,000, torch / cyoptim | at least 20 |  |  |" in shown
+    assert "NAdam:1x1M cyoptim: invalid: off by 3" in shown
+    assert "1.25 (NAdam)" in overview.text(run, markdown=False)
+
+
+def test_options_go_before_and_after_the_command():
+    for words in (["--threads", "3", "optimizers"], ["optimizers", "--threads", "3"]):
+        options = command_line.parser().parse_args(words)
+        assert options.threads == 3
+        assert options.rounds is None
+        assert len(command_line.workloads(options)) == len(OPTIMIZERS) * len(OVERVIEW)
+    options = command_line.parser().parse_args(["optimizers", "--optimizer", "RAdam", "--quick"])
+    assert [w.optimizer for w in command_line.workloads(options)] == ["RAdam"] * 3
+    again = "python -m bench optimizers --threads 2 --quick --optimizer RAdam"
+    assert command_line.command(options) == again
+    assert command_line.workloads(command_line.parser().parse_args([])) == list(ADAM.values())
+    assert set(PEERS) | set(overview.CONTENDERS) <= set(CONTENDERS)
 
 
 def test_compare_reports_what_is_beyond_the_noise():
@@ -170,3 +309,17 @@ def test_from_end_to_end(tmp_path):
     compare = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
     same = [sys.executable, "-m", "bench", "compare", *[tmp_path / "run.json"] * 2]
     assert "0 of 2 results changed" in compare(same).stdout
+
+
+def test_all_optimizers_from_end_to_end(tmp_path):
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "bench", "optimizers", "--quick", "--rounds", "1"]
+    command += ["--optimizer", "SGD", "--optimizer", "Rprop", "--workload", "1000x1000"]
+    command += ["--only", "cyoptim", "--markdown", "--threads", "1"]
+    command += ["--json", tmp_path / "run.json", "--plot", tmp_path / "run.png"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "\n| Rprop |" in done.stdout
+    found = report.Run.load(tmp_path / "run.json").results
+    assert [r.workload for r in found] == ["SGD:1000x1000", "Rprop:1000x1000"]
+    assert os.path.getsize(tmp_path / "run.png") > 10_000

@@ -2,7 +2,7 @@
 #
 # scalars: sign (-1 to maximize), eta minus, eta plus, smallest and largest step size
 #
-# The signs of two gradients are compared, rather than that of their product, which underflows.
+# The last gradient is multiplied by the sign of this one: the product of the two underflows.
 # Selections are nested no deeper than one: see _math.pxd.
 from cython cimport floating
 
@@ -20,11 +20,12 @@ cdef inline void rprop(floating **s, const double *h, Py_ssize_t n) noexcept nog
     cdef floating *size = s[3]
     cdef floating sign = <floating>h[0], minus = <floating>h[1], plus = <floating>h[2]
     cdef floating low = <floating>h[3], high = <floating>h[4]
-    cdef floating d, turn, step, factor
+    cdef floating d, side, turn, step, factor
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
-        turn = _sign(d) * _sign(last[i])
+        side = _sign(d)
+        turn = side * last[i]
         factor = plus if turn > 0 else <floating>1
         factor = minus if turn < 0 else factor
         step = size[i] * factor
@@ -32,5 +33,6 @@ cdef inline void rprop(floating **s, const double *h, Py_ssize_t n) noexcept nog
         step = high if step > high else step
         size[i] = step
         d = <floating>0 if turn < 0 else d
+        side = <floating>0 if turn < 0 else side
         last[i] = d
-        p[i] = p[i] - step * _sign(d)
+        p[i] = p[i] - step * side

@@ -1,0 +1,41 @@
+/* Questions about arrays that a step asks once per parameter: on borrowed pointers, without counting
+ * references, because with many small parameters they are most of its time. */
+#ifndef CYOPTIM_ARRAYS_H
+#define CYOPTIM_ARRAYS_H
+
+#include <Python.h>
+#include <numpy/arrayobject.h>
+
+/* Whether an object is a plain array just like this one: the same dtype object, shape and C order.
+ * 0 does not mean that they differ: a slower look may find them alike. */
+static inline int array_is_just_like(PyObject *view, PyObject *object)
+{
+    PyArrayObject *a = (PyArrayObject *)view, *b = (PyArrayObject *)object;
+    const int needed = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED;
+    int axis, ndim = PyArray_NDIM(a);
+    if (!PyArray_CheckExact(object) || PyArray_NDIM(b) != ndim
+        || (PyArray_FLAGS(a) & PyArray_FLAGS(b) & needed) != needed
+        || PyArray_DESCR(a) != PyArray_DESCR(b)) {
+        return 0;
+    }
+    for (axis = 0; axis < ndim; axis++) {
+        if (PyArray_DIM(a, axis) != PyArray_DIM(b, axis)) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+/* Whether a parameter's array is still writable and at this address. */
+static inline int array_is_at(PyObject *view, const void *address)
+{
+    PyArrayObject *a = (PyArrayObject *)view;
+    return PyArray_DATA(a) == address && (PyArray_FLAGS(a) & NPY_ARRAY_WRITEABLE);
+}
+
+static inline char *array_data(PyObject *array)
+{
+    return (char *)PyArray_DATA((PyArrayObject *)array);
+}
+
+#endif
