@@ -1146,7 +1146,7 @@ cdef class Plan(Work):
             if new:
                 optimizer.state._fill(self.objects[i], new)
         for i in slots:
-            self._take_state(optimizer.state.get(self.objects[i], {}), i)
+            self._take_state(optimizer.state.arrays(self.objects[i]), i)
         return 0
 
     cdef dict _prepare_state(self, object optimizer, Py_ssize_t i):
@@ -1155,7 +1155,7 @@ cdef class Plan(Work):
         cdef dict new = {}
         rule = self.table.rows[self.table.tensors[i].row].rule
         names = RULE_STATES[rule]
-        state = optimizer.state.get(self.objects[i], {})
+        state = optimizer.state.arrays(self.objects[i])
         group = self.groups[slot.group]
         fresh = False
         if self.counts_steps and not _is_counter(state.get("step")):
@@ -1232,7 +1232,7 @@ cdef class Plan(Work):
             for k in range(MAX_MEMORY):
                 self.memories[i].numbers[k] = NULL
             if self.counts_steps and self.slots[i].first == i:
-                counter = optimizer.state.get(self.objects[i], {}).get("step")
+                counter = optimizer.state.arrays(self.objects[i]).get("step")
                 if counter is not None:
                     self._adopt_counter(optimizer, i, counter)
         self.watch.changed = False

@@ -82,9 +82,9 @@ BAD_PARAMETERS = {
     "swapped": (lambda: np.zeros(3, np.dtype(np.float32).newbyteorder("S")), TypeError, "byte order is not this machine's"),
     "read-only": (read_only, ValueError, "parameter 1 of group 0 is read-only"),
     "broadcast": (overlapping_itself, ValueError, "parameter 1 of group 0 is a view whose elements overlap"),
-    "list": (lambda: [1.0, 2.0], TypeError, "but parameter 1 of group 0 is a list"),
-    "float": (lambda: 1.0, TypeError, "but parameter 1 of group 0 is a float"),
-    "None": (lambda: None, TypeError, "but parameter 1 of group 0 is a NoneType"),
+    "list": (lambda: [1.0, 2.0], TypeError, "can only optimize Tensors, but one of the params is list: parameter 1 of group 0"),
+    "float": (lambda: 1.0, TypeError, "can only optimize Tensors, but one of the params is float: parameter 1 of group 0"),
+    "None": (lambda: None, TypeError, "can only optimize Tensors, but one of the params is NoneType: parameter 1 of group 0"),
     "Parameter of int": (lambda: cyoptim.Parameter(np.zeros(3, int)), TypeError, "parameter 1 of group 0 has dtype int64"),
     "object of float16": (lambda: Box(np.zeros(3, np.float16)), TypeError, "parameter 1 of group 0 has dtype float16"),
 }  # fmt: skip
@@ -111,12 +111,16 @@ def test_bad_parameter_is_named() -> None:
     [
         ([], ValueError, "optimizer got an empty parameter list"),
         (iter(()), ValueError, "optimizer got an empty parameter list"),
-        (np.zeros(3), TypeError, "should be an iterable of arrays or dicts, but got numpy.ndarray"),
-        (3, TypeError, "should be an iterable of arrays or dicts, but got int"),
+        (
+            np.zeros(3),
+            TypeError,
+            "should be an iterable of Tensors or dicts, or of arrays, but got numpy.ndarray",
+        ),
+        (3, TypeError, "should be an iterable of Tensors or dicts, or of arrays, but got int"),
         ({"W": np.zeros(3)}, TypeError, "give its items, as in SGD(params.items())"),
         ([{"lr": 0.1}], ValueError, "param group 0 has no 'params'"),
         ([{"params": {1, 2}}], TypeError, "ordered collections"),
-        ([[1.0, 2.0]], TypeError, "but parameter 0 of group 0 is a list"),
+        ([[1.0, 2.0]], TypeError, "but one of the params is list: parameter 0 of group 0"),
         ([("W", np.zeros(3)), np.zeros(3)], ValueError, "Some param names are missing"),
         ([{"params": [np.zeros(3)]}, np.zeros(3)], TypeError, "param_group must be a dict"),
         (
@@ -318,7 +322,8 @@ def test_bad_tensors(torch: Any) -> None:
         with pytest.raises(error, match=re.escape(message)):
             cyoptim.SGD([good, make()])
     with pytest.raises(
-        TypeError, match="should be an iterable of arrays or dicts, but got torch.Tensor"
+        TypeError,
+        match="should be an iterable of Tensors or dicts, or of arrays, but got torch.Tensor",
     ):
         cyoptim.SGD(good)
 

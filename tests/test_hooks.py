@@ -110,3 +110,26 @@ def test_a_users_optimizer(w: Any) -> None:
     optimizer.step()
     assert optimizer.calls == 2
     np.testing.assert_array_equal(w.data, np.full(3, -1.5))
+
+
+def test_a_step_that_is_decorated_already(w: Any) -> None:
+    class Decorated(cyoptim.SGD):
+        @cyoptim.Optimizer.profile_hook_step
+        def step(self, closure: Any = None, **kwargs: Any) -> Any:
+            return super().step(closure, **kwargs)
+
+    optimizer = Decorated([w], lr=1.0)
+    calls: list[int] = []
+    optimizer.register_step_pre_hook(lambda o, a, k: calls.append(1))
+    optimizer.register_step_post_hook(lambda o, a, k: calls.append(2))
+    optimizer.step()
+    assert calls == [1, 2]
+
+
+def test_types_of_hooks() -> None:
+    from cyoptim import optimizer
+
+    assert cyoptim.Optimizer.OptimizerPreHook is optimizer.GlobalOptimizerPreHook
+    assert cyoptim.Optimizer.OptimizerPostHook is optimizer.GlobalOptimizerPostHook
+    for name in ("Args", "Kwargs", "StateDict", "ParamsT"):
+        assert hasattr(optimizer, name)

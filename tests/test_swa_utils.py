@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -189,3 +190,42 @@ def test_swalr_resumes_and_refuses() -> None:
             SWALR(optimizer, 0.1, anneal_epochs=bad)
     with pytest.raises(ValueError, match="swa_lr must have the same length"):
         SWALR(optimizer, [0.1, 0.2])
+
+
+class Moving(AveragedModel):
+    """As users write it: the model is not the first argument, and there are more."""
+
+    def __init__(self, decay: float, model: Any, device: Any = None, use_buffers: bool = False):
+        def average(averaged: Any, current: Any, n: Any) -> Any:
+            return decay * averaged + (1 - decay) * current
+
+        super().__init__(model, device, average, use_buffers=use_buffers)
+        self.decay = decay
+
+
+def test_subclass_over_arrays() -> None:
+    model = {"w": np.zeros(2)}
+    average = Moving(0.5, model)
+    for value in (1.0, 3.0):
+        model["w"][...] = value
+        average.update_parameters(model)
+    np.testing.assert_array_equal(average.module["w"], [2.0, 2.0])
+
+
+def test_subclass_over_a_torch_module(torch: Any) -> None:
+    net = torch.nn.Linear(2, 1, bias=False)
+    average = Moving(model=net, decay=0.5)
+    assert isinstance(average, Moving)
+    assert isinstance(average, torch.nn.Module)
+    assert type(average) is type(Moving(0.9, net))
+    for value in (1.0, 3.0):
+        torch.nn.init.constant_(net.weight, value)
+        average.update_parameters(net)
+    assert average(torch.ones(1, 2)).item() == 4.0
+    assert list(average.state_dict()) == ["n_averaged", "module.weight"]
+    average.avg_fn = None
+    for twin in (copy.deepcopy(average), pickle.loads(pickle.dumps(average))):
+        assert type(twin) is type(average)
+        assert twin.decay == 0.5
+        assert torch.equal(twin.module.weight, average.module.weight)
+        twin.update_parameters(net)

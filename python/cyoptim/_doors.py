@@ -65,8 +65,9 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
     if is_parameter(param):
         return OBJECT, param.data
     raise TypeError(
-        "optimizer can only optimize arrays (cyoptim.Parameter, numpy.ndarray, CPU torch tensors, "
-        f"or objects with .data and .grad arrays), but {label} is a {type_name(param)}"
+        f"optimizer can only optimize Tensors, but one of the params is {type_name(param)}: "
+        f"{label}, expected an array (cyoptim.Parameter, numpy.ndarray, CPU torch tensor, or an "
+        "object with .data and .grad arrays)"
     )
 
 

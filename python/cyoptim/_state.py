@@ -1,5 +1,7 @@
 """The optimizer's ``state``: a mapping from each parameter to its arrays.
 
+Where the parameter is a torch tensor, its state is tensors, which share the memory of the arrays.
+
 The plan of a step keeps the addresses of these arrays, so both mappings here tell it when an entry
 is put in, replaced or removed. Writing *into* an array needs no telling.
 """
@@ -7,8 +9,10 @@ is put in, replaced or removed. Writing *into* an array needs no telling.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from cyoptim._doors import is_tensor
 from cyoptim._engine import Watch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,6 +44,15 @@ for _name in (
     "__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update",
 ):  # fmt: skip
     setattr(ParameterState, _name, _reporting(_name))
+
+
+def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries as their parameter's state holds them: tensors for a tensor."""
+    if not is_tensor(param):
+        return entries
+    from cyoptim.integrations.torch import as_tensor
+
+    return {name: as_tensor(value) for name, value in entries.items()}
 
 
 class State(MutableMapping[Any, Any]):
@@ -81,6 +94,38 @@ class State(MutableMapping[Any, Any]):
         entry = self._entries.get(self._key(param))
         return default if entry is None else entry[1]
 
+    def arrays(self, param: Any) -> Any:
+        """The state of the parameter as the plan of a step reads it, with no tensors in it."""
+        state = self.get(param, {})
+        if not (is_tensor(param) and isinstance(state, dict)):
+            return state
+        from cyoptim.integrations.torch import as_array
+
+        return {name: as_array(value) for name, value in state.items()}
+
+    @contextmanager
+    def as_arrays(self, param: Any) -> Iterator[dict[str, Any]]:
+        """The state of the parameter with arrays in it, to be read and written."""
+        state = self[param]
+        if not is_tensor(param):
+            yield state
+            return
+        arrays = self.arrays(param)
+        before = dict(arrays)
+        try:
+            yield arrays
+        finally:
+            for name in before.keys() - arrays.keys():
+                del state[name]
+            changed = {k: v for k, v in arrays.items() if k not in before or before[k] is not v}
+            state.update(in_kind(param, changed))
+
+    def copy(self) -> State:
+        """A mapping of the same parameters to copies of their dicts."""
+        state = State()
+        state.update(self)
+        return state
+
     def __iter__(self) -> Iterator[Any]:
         return (param for param, _ in self._entries.values())
 
@@ -93,7 +138,7 @@ class State(MutableMapping[Any, Any]):
     def _fill(self, param: Any, entries: dict[str, Any]) -> None:
         # For the plan itself, which needs no report of what it puts in.
         changed = self.watch.changed
-        self[param].update(entries)
+        self[param].update(in_kind(param, entries))
         self.watch.changed = changed
 
     def __reduce__(self) -> tuple[Any, ...]:

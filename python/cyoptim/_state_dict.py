@@ -10,6 +10,7 @@ import numpy as np
 
 from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import make_counter, make_number, memory_names, state_names
+from cyoptim._state import in_kind
 
 Group = dict[str, Any]
 StateShape = Callable[[str, tuple[int, ...]], "tuple[int, ...] | None"]
@@ -35,7 +36,10 @@ def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
     What no rule knows stays as it is.
     """
     _check_state(values, label)
-    return {name: _import_entry(param, name, value, label) for name, value in values.items()}
+    return in_kind(
+        param,
+        {name: _import_entry(param, name, value, label) for name, value in values.items()},
+    )
 
 
 def _check_state(values: Any, label: str) -> None:
@@ -45,7 +49,9 @@ def _check_state(values: Any, label: str) -> None:
 
 def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
     if name == "step":
-        return make_counter(value, label)
+        counter = make_counter(value, label)
+        # A number stays one for those who count themselves; a step makes a counter of it.
+        return value if isinstance(value, (int, float)) else counter
     what = f"loaded state {name!r} of {label}"
     if value is not None and name in memory_names():
         return make_number(value, what)
@@ -84,7 +90,7 @@ def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> 
         expected = shape_of(name, view.shape)
         if expected is not None:
             _check_shape(state[name], expected, what)
-    return state
+    return in_kind(param, state)
 
 
 def _as_arrays(value: Any, dtype: Any, label: str) -> Any:

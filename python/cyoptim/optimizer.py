@@ -43,29 +43,62 @@ __all__ = [
 ]
 
 ParamsT: TypeAlias = Iterable[Any]
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
 Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Group: TypeAlias = dict[str, Any]
 Hyper: TypeAlias = tuple[float, ...]
 StateDict: TypeAlias = dict[str, Any]
+GlobalOptimizerPreHook: TypeAlias = Callable[
+    ["Optimizer", Args, Kwargs], tuple[Args, Kwargs] | None
+]
+GlobalOptimizerPostHook: TypeAlias = Callable[["Optimizer", Args, Kwargs], None]
 Self = TypeVar("Self", bound="Optimizer")
 
 # Keys of a group that are no options of its optimizer: users' own notes and the schedulers'.
 _NOTES = frozenset({"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"})
 _NOTES |= {"base_momentum", "max_momentum", "swa_lr"}
 
+_NOT_ITERABLE = (
+    "params argument given to the optimizer should be an iterable of Tensors or dicts, or of "
+    "arrays, but got {}"
+)
+
+
+class _Required:
+    """The default of an option that every group must give."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
+
 
 def execution_switches(**switches: Any) -> dict[str, Any]:
     """torch's switches that choose how a step is executed.
 
     ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
-    ``capturable`` and ``differentiable`` ask for what cannot be.
+    ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
+    :func:`check_undifferentiated`. Combinations that torch refuses are refused.
     """
-    for name in ("capturable", "differentiable"):
-        if switches.get(name):
-            raise ValueError(
-                f"{name}=True is not supported: steps run on the CPU, outside of any graph"
-            )
+    if switches.get("capturable"):
+        raise ValueError("capturable=True is not supported: steps run on the CPU")
+    if switches.get("fused"):
+        if switches.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if switches.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     return switches
+
+
+def check_undifferentiated(group: Group) -> None:
+    """Refuse ``differentiable`` for arrays, which have no graph.
+
+    For tensors it is refused by a step in which there is anything to differentiate.
+    """
+    if group.get("differentiable") and not all(map(is_tensor, group["params"])):
+        raise ValueError("differentiable=True is not supported: steps run outside of any graph")
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
@@ -166,8 +199,9 @@ class Optimizer:
         The groups; writing an option (``opt.param_groups[0]["lr"] = 0.1``) takes effect at the
         next step.
     state : mapping
-        ``state[p]`` is the dict of the parameter's state: arrays of the parameter's shape and
-        dtype, under torch's names, and the step count. Found by identity of the parameter.
+        ``state[p]`` is the dict of the parameter's state: arrays (for a torch tensor: tensors) of
+        the parameter's shape and dtype, under torch's names, and the step count. Found by identity
+        of the parameter.
     defaults : dict
         The options given to the constructor.
 
@@ -177,8 +211,18 @@ class Optimizer:
         If a parameter is no array, or one of another dtype.
     ValueError
         If there are no parameters, if two of them share memory, if one is read-only, or if an
-        option has a value out of range or an unknown name.
+        option has a value out of range or a misspelt name.
+    RuntimeError
+        If ``fused`` is asked for together with ``foreach`` or ``differentiable``.
+
+    Warns
+    -----
+    UserWarning
+        If a group has the same parameter twice, or an option that the optimizer does not know.
     """
+
+    OptimizerPreHook: ClassVar[Any] = GlobalOptimizerPreHook
+    OptimizerPostHook: ClassVar[Any] = GlobalOptimizerPostHook
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
@@ -208,15 +252,17 @@ class Optimizer:
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
-            raise TypeError(
-                "params argument given to the optimizer should be an iterable of arrays or dicts, "
-                f"but got {type_name(params)}"
-            )
+            raise TypeError(_NOT_ITERABLE.format(type_name(params)))
         self.defaults = defaults
         self._make_hook_tables()
         self._state = State()
         self.param_groups: list[Group] = []
-        self._add_groups(_as_groups(params))
+        groups = _as_groups(params)
+        if type(self).add_param_group is Optimizer.add_param_group:
+            self._add_groups(groups)
+        else:  # a subclass wants to see each
+            for group in groups:
+                self.add_param_group(group)
 
     @property
     def state(self) -> State:
@@ -228,7 +274,8 @@ class Optimizer:
         state = State()
         state.update(value)
         self._state = state
-        self._plan = self._make_plan(self.param_groups)
+        if "param_groups" in vars(self):
+            self._plan = self._make_plan(self.param_groups)
 
     # --- what an optimizer defines ----------------------------------------------------------------
 
@@ -357,10 +404,17 @@ class Optimizer:
         members, names = _split_names([params] if is_parameter(params) else list(params))
         self._check_option_names(param_group, number)
         group = {**self.defaults, **param_group, "params": members}
+        for name, value in group.items():
+            if value is required:
+                raise ValueError(
+                    "parameter group didn't specify a value of required optimization parameter "
+                    f"{name}: param group {number}"
+                )
         if names:
             group["param_names"] = names
         self._check_options(group)
         execution_switches(**group)
+        check_undifferentiated(group)
         if len({id(p) for p in members}) != len(members):
             warn(
                 "optimizer contains a parameter group with duplicate parameters; "
@@ -373,12 +427,14 @@ class Optimizer:
     def _check_option_names(self, group: Group, number: int) -> None:
         for name in group:
             if name not in self.defaults and name not in _NOTES:
-                close = difflib.get_close_matches(str(name), self.defaults, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(
+                found = (
                     f"param group {number} has an option {name!r} that {type(self).__name__} does "
-                    f"not know{hint} (notes of your own can be written into param_groups later)"
+                    "not know"
                 )
+                close = difflib.get_close_matches(str(name), self.defaults, n=1)
+                if close:
+                    raise ValueError(f"{found}; did you mean {close[0]!r}?")
+                warn(f"{found}: it is kept and has no effect")
 
     def _make_plan(self, groups: list[Group]) -> Plan:
         labels = _labels(groups)
@@ -387,6 +443,7 @@ class Optimizer:
         _check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
         self.state.watch.changed = True
+        self._differentiable = any(group.get("differentiable") for group in groups)
         return Plan(doors, labels, groups, self._counts_steps, self.state.watch, self._only_sparse)
 
     # --- the step ---------------------------------------------------------------------------------
@@ -432,6 +489,8 @@ class Optimizer:
     ) -> Any:
         loss = None if closure is None else _evaluate(closure)
         aligned = None if grads is None else self._align(grads)
+        if self._differentiable:
+            _check_unrecorded(self.param_groups)
         if not self._run(aligned):
             self._plan = self._make_plan(self.param_groups)
             if not self._run(aligned):
@@ -450,7 +509,8 @@ class Optimizer:
             if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
                 raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
             for number, array, grad in found:
-                self.update(array, grad, self.state[params[number]], groups[number])
+                with self.state.as_arrays(params[number]) as state:
+                    self.update(array, grad, state, groups[number])
 
         return self._plan.visit(self, grads, update)
 
@@ -505,6 +565,24 @@ class Optimizer:
         self._optimizer_state_dict_post_hooks = HookTable()
         self._optimizer_load_state_dict_pre_hooks = HookTable()
         self._optimizer_load_state_dict_post_hooks = HookTable()
+
+    @staticmethod
+    def profile_hook_step(step: Callable[..., Any]) -> Callable[..., Any]:
+        """Call the hooks around a ``step``, as is done with every subclass's own.
+
+        For code that decorates its ``step`` with it; the hooks are called once nevertheless.
+
+        Parameters
+        ----------
+        step : callable
+            The method.
+
+        Returns
+        -------
+        callable
+            The method with the hooks around it.
+        """
+        return with_hooks(step)
 
     def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
         """Call ``hook(optimizer, args, kwargs)`` before each step.
@@ -700,15 +778,14 @@ class Optimizer:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name in ("defaults", "param_groups"):
-            if name in state:
-                setattr(self, name, state[name])
+        vars(self).update({name: value for name, value in state.items() if name != "state"})
         if "_optimizer_step_pre_hooks" not in self.__dict__:
             self._make_hook_tables()
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
-        self.state = state["state"]
+        if "state" in state:
+            self.state = state["state"]
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
@@ -729,10 +806,7 @@ def _as_groups(params: ParamsT) -> list[Any]:
     try:
         entries = list(params)
     except TypeError:
-        raise TypeError(
-            "params argument given to the optimizer should be an iterable of arrays or dicts, "
-            f"but got {type_name(params)}"
-        ) from None
+        raise TypeError(_NOT_ITERABLE.format(type_name(params))) from None
     if not entries:
         raise ValueError("optimizer got an empty parameter list")
     return entries if isinstance(entries[0], dict) else [{"params": entries}]
@@ -777,6 +851,14 @@ def _labels(groups: list[Group]) -> list[str]:
             name = f" ({names[i]!r})" if names else ""
             labels.append(f"parameter {i}{name} of group {g}")
     return labels
+
+
+def _check_unrecorded(groups: list[Group]) -> None:
+    from cyoptim.integrations.torch import check_unrecorded
+
+    for group in groups:
+        if group.get("differentiable"):
+            check_unrecorded(group["params"])
 
 
 # --- gradients ------------------------------------------------------------------------------------

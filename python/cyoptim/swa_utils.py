@@ -225,11 +225,12 @@ class AveragedModel:
     module: Any
     n_averaged: Any
 
-    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> AveragedModel:
-        if cls is AveragedModel and _is_module(model):
-            from cyoptim.integrations.torch_swa import AveragedModule
+    def __new__(cls, *args: Any, **kwargs: Any) -> AveragedModel:
+        if any(map(_is_module, (*args, *kwargs.values()))):
+            from cyoptim.integrations.torch_swa import over_module
 
-            return object.__new__(AveragedModule)
+            average: AveragedModel = object.__new__(over_module(cls))
+            return average
         return object.__new__(cls)
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,14 +57,24 @@ def increment_version(tensors: Sequence[torch.Tensor]) -> None:
     torch.autograd.graph.increment_version(tensors)
 
 
-def as_tensor(array: Array) -> torch.Tensor:
-    """A tensor that shares the array's memory."""
-    return torch.from_numpy(array)
+def as_tensor(value: Any) -> Any:
+    """A tensor that shares the array's memory; anything else as it is."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def as_array(value: Any) -> Any:
+    """An array that shares the tensor's memory; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    try:
+        return value.detach().numpy()
+    except (TypeError, RuntimeError):  # one that NumPy cannot hold
+        return value
 
 
 def export_state(name: str, value: Any) -> Any:
     """A state entry in the form in which torch keeps it."""
-    if name == "step":
+    if name == "step" and not isinstance(value, (int, float)):  # one that a user counts
         return torch.tensor(float(value), dtype=torch.get_default_dtype())
     return _as_tensors(value)
 
@@ -75,6 +85,17 @@ def _as_tensors(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(_as_tensors(item) for item in value)
     return value
+
+
+def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
+    """Refuse a differentiable step in which there is anything to differentiate."""
+    for param in params:
+        grad = param.grad
+        if grad is not None and (param.requires_grad or grad.requires_grad):
+            raise RuntimeError(
+                "differentiable=True is not supported for parameters or gradients that require "
+                "gradients: steps run outside of any graph"
+            )
 
 
 def zero_gradient(tensor: torch.Tensor) -> None:

@@ -74,6 +74,28 @@ class AveragedModule(AveragedModel, torch.nn.Module):  # type: ignore[misc]
         return [tensor.detach() for tensor in both]
 
 
+def over_module(cls: Any) -> Any:
+    """The class of averages of torch modules for this class of averages, which may be a user's."""
+    if issubclass(AveragedModule, cls):
+        return AveragedModule
+    if issubclass(cls, AveragedModule):
+        return cls
+    if "_over_module" not in vars(cls):
+        body = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            # pickle and copy find a class by its name, under which there is the user's.
+            "__reduce_ex__": lambda self, protocol: (_revive, (cls,), self.__getstate__()),
+        }
+        cls._over_module = type(cls.__name__, (cls, AveragedModule), body)
+    return cls._over_module
+
+
+def _revive(cls: Any) -> Any:
+    return object.__new__(over_module(cls))
+
+
 def update_batch_norms(loader: Iterable[Any], model: torch.nn.Module, device: Any) -> None:
     """Run the inputs through the module with cumulative averages in its batch norms."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from cyoptim._doors import is_tensor
 from cyoptim._engine import RULES
 from cyoptim.optimizer import (
     Group,
@@ -110,6 +111,7 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     def _check_options(self, group: Group) -> None:
+        _check_tensors(group)
         check_moments(group)
 
     def _hyper(self, group: Group) -> Hyper:
@@ -121,6 +123,25 @@ class Adam(Optimizer):
             group["eps"],
             group["lr"],
         )
+
+
+def _check_tensors(group: Group) -> None:
+    """Refuse the tensors among the options that torch refuses."""
+    betas = group["betas"]
+    named = {"lr": group["lr"]}
+    if isinstance(betas, (tuple, list)) and len(betas) == 2:
+        if is_tensor(betas[0]) != is_tensor(betas[1]):
+            raise ValueError("betas must be either both floats or both Tensors")
+        named |= {"betas[0]": betas[0], "betas[1]": betas[1]}
+    for name, value in named.items():
+        if not is_tensor(value):
+            continue
+        if group["foreach"]:
+            raise ValueError(
+                f"{name} as a Tensor is not supported for capturable=False and foreach=True"
+            )
+        if value.numel() != 1:
+            raise ValueError(f"Tensor {name} must be 1-element")
 
 
 _ADAM = RULES["adam"]
