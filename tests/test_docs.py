@@ -1,18 +1,22 @@
-"""Every example in the documentation runs and shows what it says."""
+"""Every example in the documentation runs and shows what it says; every link leads somewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cyoptim
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.")
@@ -42,20 +46,64 @@ def test_examples_exist() -> None:
             assert any(test.examples for test in finder.find(thing)), name
 
 
-def readme_blocks() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+# --- pages ----------------------------------------------------------------------------------------
+
+# Code, and what it prints: in comments behind the calls of print, or in a block of text below.
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
+FENCED = re.compile(r"^```.*?^```\n", re.M | re.S)
 
 
-@pytest.mark.parametrize("block", readme_blocks())
-def test_readme_examples(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if "torch" in block:
-        pytest.importorskip("torch")
+def examples() -> list[object]:
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(EXAMPLE.finditer(page.read_text()), 1):
+            found.append(pytest.param(*match.groups(), id=f"{page.stem}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize(("code", "text"), examples())
+def test_page_examples(
+    code: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in re.findall(r"^(?:import|from) (torch|scipy|matplotlib)\b", code, re.M):
+        pytest.importorskip(module)
+    for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):
+        if not hasattr(cyoptim, name):
+            pytest.skip(f"there is no {name}")
     monkeypatch.chdir(tmp_path)
-    printed: list[str] = []
-    exec(block, {"print": lambda *values: printed.append(" ".join(map(str, values)))})
-    shown = re.findall(r"print\(.*\)  # (.*)", block)
-    assert printed[-len(shown) :] == shown if shown else True
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+    if text is None:
+        text = "".join(f"{shown}\n" for shown in re.findall(r"print\(.*\)  # (.*)", code))
+    assert printed.getvalue() == text
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", FENCED.sub("", page.read_text()), re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", page.read_text()))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    for page in PAGES[1:]:
+        assert page.name == "index.md" or f"({page.name})" in text, page.name
 
 
 def test_public_names_are_documented_in_the_readme() -> None:
@@ -63,3 +111,14 @@ def test_public_names_are_documented_in_the_readme() -> None:
     for name in cyoptim.__all__:
         if name not in ("Optimizer", "CheckpointError"):
             assert name in text, name
+
+
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("optimizers.md", cyoptim.optimizers), ("schedulers.md", cyoptim.lr_scheduler)],
+)
+def test_tables_are_whole(page: str, module: Any) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    for name in module.__all__:
+        if isinstance(getattr(module, name), type) and not name.startswith("_"):
+            assert re.search(rf"`{name}[`(]", text), name
