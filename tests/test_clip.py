@@ -316,3 +316,12 @@ def test_a_norm_that_is_not_finite_is_not_hidden() -> None:
         cyoptim.clip_grad_norm_([np.ones(2)] * 2, 1.0, grads=grads)
         np.testing.assert_array_equal(grads[1], [rest, rest])
         assert np.isnan(grads[0][1])
+
+
+def test_gradients_by_name() -> None:
+    params = {"a": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1)}
+    grads = {"b": np.array([3.0]), "a": np.array([4.0])}
+    assert cyoptim.clip_grad_norm_(params.values(), 1.0, grads=grads) == 5
+    np.testing.assert_allclose(grads["b"], [0.6], rtol=1e-6)
+    with pytest.raises(ValueError, match="grads holds 2 gradients, expected 1 at most"):
+        cyoptim.clip_grad_norm_([np.zeros(1)], 1.0, grads=grads)

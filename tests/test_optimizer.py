@@ -510,3 +510,13 @@ def test_parameter_copies() -> None:
         np.testing.assert_array_equal(twin.data, p.data)
         np.testing.assert_array_equal(twin.grad, p.grad)
     assert "Parameter([1., 1., 1.])" in repr(p)
+
+
+def test_gradients_by_a_name_that_occurs_twice() -> None:
+    a, b = np.ones(2), np.ones(2)
+    optimizer = cyoptim.SGD([("w", a), ("w", b)], lr=0.1)
+    with pytest.raises(ValueError, match="grads is a dict, but two parameters have the name 'w'"):
+        optimizer.step(grads={"w": np.ones(2)})
+    optimizer.step(grads=[np.ones(2), None])
+    assert a[0] == 0.9
+    assert b[0] == 1

@@ -216,3 +216,22 @@ def test_grads_argument_takes_tensors() -> None:
     cyoptim.SGD([p], lr=1.0).step(grads=[torch.ones(3)])
     cyoptim.SGD([p], lr=1.0).step(grads=[np.ones(3, np.float32)])
     assert p.tolist() == [-2.0] * 3
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
+def test_tensors_without_elements(torch: Any, shape: tuple[int, ...]) -> None:
+    # torch and NumPy differ in the strides that they give to such shapes.
+    empty, full = torch.zeros(shape, requires_grad=True), torch.ones(2, requires_grad=True)
+    empty.grad, full.grad = torch.zeros(shape), torch.ones(2)
+    for name in ("SGD", "Adam", "Adagrad", "Adafactor"):
+        getattr(cyoptim, name)([empty, full], lr=0.1).step()
+    assert (full < 0.9).all()
+
+
+def test_a_state_that_asks_for_what_cannot_be_is_not_loaded(torch: Any) -> None:
+    saved = torch.optim.Adam([torch.ones(2)]).state_dict()
+    saved["param_groups"][0]["capturable"] = True
+    optimizer = cyoptim.Adam([torch.ones(2)], lr=0.5)
+    with pytest.raises(ValueError, match="capturable=True is not supported"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.5

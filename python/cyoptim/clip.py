@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from cyoptim._doors import (
 from cyoptim._engine import Spans, is_dense
 from cyoptim._warnings import warn
 
+Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
+
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
 
@@ -30,7 +32,7 @@ def clip_grad_norm_(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
     *,
-    grads: Sequence[Any] | None = None,
+    grads: Gradients | None = None,
 ) -> Any:
     r"""Scale gradients in place so that their total norm is at most `max_norm`.
 
@@ -50,9 +52,9 @@ def clip_grad_norm_(
         it, a NaN norm makes every gradient NaN, and an infinite one every finite element zero.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence of ndarray, optional
-        The gradients of `parameters`, one each or None, instead of their own. Needed for plain
-        arrays, which have no ``.grad``.
+    grads : sequence or mapping of ndarray, optional
+        The gradients of `parameters`, one each or None, or a mapping from names, instead of their
+        own. Needed for plain arrays, which have no ``.grad``.
 
     Returns
     -------
@@ -137,7 +139,7 @@ def clip_grads_with_norm_(
     total_norm: Any,
     foreach: bool | None = None,
     *,
-    grads: Sequence[Any] | None = None,
+    grads: Gradients | None = None,
 ) -> None:
     """Scale gradients in place by a total norm that is known already.
 
@@ -153,7 +155,7 @@ def clip_grads_with_norm_(
         The norm of all gradients, as :func:`get_total_norm` returns it.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence of ndarray, optional
+    grads : sequence or mapping of ndarray, optional
         As in :func:`clip_grad_norm_`.
 
     Raises
@@ -178,7 +180,7 @@ def clip_grad_value_(
     clip_value: float,
     foreach: bool | None = None,
     *,
-    grads: Sequence[Any] | None = None,
+    grads: Gradients | None = None,
 ) -> None:
     """Clip every element of the gradients, in place, to [-`clip_value`, `clip_value`].
 
@@ -190,7 +192,7 @@ def clip_grad_value_(
         The largest absolute value allowed. NaN elements stay NaN.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence of ndarray, optional
+    grads : sequence or mapping of ndarray, optional
         As in :func:`clip_grad_norm_`.
 
     Raises
@@ -304,7 +306,7 @@ class _Gradients:
         return as_tensor(np.asarray(number))
 
 
-def _gradients_of(parameters: Any, grads: Sequence[Any] | None) -> list[Any]:
+def _gradients_of(parameters: Any, grads: Gradients | None) -> list[Any]:
     params = _as_list(parameters)
     return _own_gradients(params) if grads is None else _given_gradients(params, grads)
 
@@ -335,9 +337,13 @@ def _own_gradients(params: list[Any]) -> list[Any]:
     return [param.grad for param in params]
 
 
-def _given_gradients(params: list[Any], grads: Sequence[Any]) -> list[Any]:
+def _given_gradients(params: list[Any], grads: Gradients) -> list[Any]:
+    if isinstance(grads, Mapping):  # by name, as in step(); which belongs to which does not matter
+        if len(grads) > len(params):
+            raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)} at most")
+        return list(grads.values())
     if isinstance(grads, np.ndarray) or not isinstance(grads, (list, tuple)):
-        raise TypeError(f"grads must be a list of gradients, got {type_name(grads)}")
+        raise TypeError(f"grads must be a list or dict of gradients, got {type_name(grads)}")
     if len(grads) != len(params):
         raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)}")
     return list(grads)

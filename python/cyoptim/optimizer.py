@@ -569,6 +569,9 @@ class Optimizer:
                 "(name, parameter) pairs, for instance SGD(params.items())"
             )
         names = [name for group in self.param_groups for name in group["param_names"]]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"grads is a dict, but two parameters have the name {twice!r}")
         unknown = sorted(set(grads) - set(names))
         if unknown:
             raise ValueError(
@@ -780,6 +783,8 @@ class Optimizer:
             result = hook(self, state_dict)
             state_dict = state_dict if result is None else result
         groups = checked_groups(state_dict, self.param_groups)
+        for group in groups:
+            execution_switches(**group)
         labels = _labels(self.param_groups)
         params = list(chain.from_iterable(g["params"] for g in self.param_groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
