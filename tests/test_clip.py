@@ -176,7 +176,7 @@ READ_ONLY.flags.writeable = False
             ([np.zeros(2)], 1.0),
             {"grads": np.zeros(2)},
             TypeError,
-            "grads must be a list of gradients",
+            "grads must be a list or dict of gradients",
         ),
         (([np.zeros(2)], 1.0), {"grads": [[1.0]]}, TypeError, "gradient of parameter 0 is a list"),
         (
