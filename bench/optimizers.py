@@ -60,6 +60,7 @@ _ROWS = (
     Optimizer("RAdam", radam.RAdam, 3),
     # Until the step t0 the average is a copy, but memory reads the lines that are to be written.
     Optimizer("ASGD", asgd.ASGD, 2),
+    Optimizer("ASGD-averaging", asgd.ASGD, 2, options={"t0": 0}),
     # Timed gradients never change their sign, so that the largest step is soon the only one.
     Optimizer("Rprop", rprop.Rprop, 3, options={"lr": 1e-3, "step_sizes": (1e-6, 1e-2)}),
 )
