@@ -458,8 +458,8 @@ cdef class Spans(Work):
 cdef class TwoLoop(Work):
     """The two-loop recursion of L-BFGS (Nocedal 1980) over one vector, which is changed in place.
 
-    Each pass adds a vector of the history and takes the product that the next pass begins with, so
-    that three vectors are read and one is written where two loops of their own would read four.
+    Each pass adds a vector of the history and takes the product that the next pass begins with:
+    the vector itself is read once a pass instead of twice.
     """
 
     cdef cnp.ndarray vector

@@ -11,7 +11,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
-from _reduce cimport AXPBY_DOT, DOT, dot_span, reduce_span
+from _reduce cimport AXPBY_DOT, DOT, axpby_dot_span, dot_span, reduce_span
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, Chunk, Clock, Kernels, Row,
                      Table, Tensor)
 from rules.adadelta cimport adadelta
@@ -122,9 +122,7 @@ cdef inline double reduce_streams(const Table *table, floating **s, Py_ssize_t n
     if table.reduction == DOT:
         return dot_span(s[0], s[1], n)
     if table.reduction == AXPBY_DOT:
-        # The sum is still in the cache when its product is taken.
-        axpby(s, table.factors, n)
-        return dot_span(s[0], s[2], n)
+        return axpby_dot_span(s, table.factors, n)
     return reduce_span(s[0], n, table.reduction, table.order)
 
 

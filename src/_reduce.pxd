@@ -68,11 +68,20 @@ cdef inline double _lanes(const floating *x, Py_ssize_t n, int reduction,
     return lane[0]
 
 
+cdef inline double fold_sums(double *lane) noexcept nogil:
+    cdef int k, width = LANES // 2
+    while width > 0:
+        for k in range(width):
+            lane[k] = lane[k] + lane[k + width]
+        width = width // 2
+    return lane[0]
+
+
+# Factors become double before they are multiplied: the product of two floats is then exact.
 cdef inline double dot_span(const floating *x, const floating *y, Py_ssize_t n) noexcept nogil:
-    # Factors become double before they are multiplied: the product of two floats is then exact.
     cdef double lane[LANES]
     cdef Py_ssize_t j, i, blocks = n // LANES
-    cdef int k, width
+    cdef int k
     for k in range(LANES):
         lane[k] = 0
     for j in range(blocks):
@@ -82,12 +91,34 @@ cdef inline double dot_span(const floating *x, const floating *y, Py_ssize_t n) 
     i = blocks * LANES
     for k in range(<int>(n - i)):
         lane[k] = lane[k] + <double>x[i + k] * <double>y[i + k]
-    width = LANES // 2
-    while width > 0:
-        for k in range(width):
-            lane[k] = lane[k] + lane[k + width]
-        width = width // 2
-    return lane[0]
+    return fold_sums(lane)
+
+
+# s[0] = a s[0] + b s[1], and its inner product with s[2]: one pass over what two would read twice.
+cdef inline double axpby_dot_span(floating **s, const double *factors,
+                                  Py_ssize_t n) noexcept nogil:
+    cdef floating *x = s[0]
+    cdef floating *y = s[1]
+    cdef floating *z = s[2]
+    cdef floating a = <floating>factors[0], b = <floating>factors[1]
+    cdef floating sum
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        lane[k] = 0
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            sum = a * x[i + k] + b * y[i + k]
+            x[i + k] = sum
+            lane[k] = lane[k] + <double>sum * <double>z[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        sum = a * x[i + k] + b * y[i + k]
+        x[i + k] = sum
+        lane[k] = lane[k] + <double>sum * <double>z[i + k]
+    return fold_sums(lane)
 
 
 cdef inline double reduce_span(const floating *x, Py_ssize_t n, int reduction,
