@@ -15,13 +15,14 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, isfinite, pow, sqrt
+from libc.math cimport INFINITY, fabs, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset
 
 import numpy as np
 
-from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER,
+from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, GRADIENT_SQUARES, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER,
                       SUM_SQUARES, combine)
 from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
                      Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
@@ -62,6 +63,7 @@ cdef extern from "dlpack_exchange.h" nogil:
 cdef extern from "arrays.h" nogil:
     bint array_is_just_like(PyObject *view, PyObject *object)
     bint array_is_at(PyObject *view, const void *address)
+    bint array_is_writable(PyObject *array)
     char *array_data(PyObject *array)
 
 cdef enum Door:
@@ -675,6 +677,87 @@ cdef class TwoLoop(Work):
 # The plan of a step
 # -------------------------------------------------------------------------------------------------
 
+cdef enum:
+    PROPAGATE = 0
+    RAISE = 1
+    SKIP = 2
+
+
+cdef class Extras:
+    """What a step does beside its update, and afterwards what it has found.
+
+    Parameters
+    ----------
+    max_norm : float
+        The largest norm of all gradients; infinity if they are not clipped.
+    scale : float
+        What the gradients are divided by before anything else.
+    zero : bool
+        Whether gradients are left filled with zeros.
+    policy : int
+        What becomes of a step whose gradients are not finite: 0 it is made, 1 it raises, 2 it is
+        skipped.
+    measure : bool
+        Whether the norm is wanted.
+
+    Attributes
+    ----------
+    total_norm : float or None
+        Of the gradients after they were divided; None if it was not needed.
+    coefficient : float
+        What clipping has multiplied them by.
+    skipped : bool
+        Whether nothing was updated.
+    nonfinite : list of int
+        Numbers of the parameters whose gradients are not finite.
+    """
+
+    cdef double max_norm, scale
+    cdef bint zero, measure
+    cdef int policy
+    cdef readonly object total_norm
+    cdef readonly double coefficient
+    cdef readonly bint skipped
+    cdef readonly list nonfinite
+
+    def __init__(self, double max_norm, double scale, bint zero, int policy):
+        self.max_norm, self.scale, self.zero, self.policy = max_norm, scale, zero, policy
+        self.measure = max_norm != INFINITY or policy != PROPAGATE
+        self.coefficient = 1
+        self.nonfinite = []
+
+    @property
+    def factor(self) -> float:
+        """What each gradient is multiplied by."""
+        return self.coefficient / self.scale
+
+    cdef int clip(self, double norm) except -1:
+        # As clip_grad_norm_ does: a norm that is NaN scales, too.
+        cdef double coefficient = self.max_norm / (norm + 1e-6)
+        self.total_norm = norm
+        if self.max_norm != INFINITY and not coefficient >= 1:
+            self.coefficient = coefficient
+        return 0
+
+
+cdef int compare_starts(const void *a, const void *b) noexcept nogil:
+    cdef uintptr_t x = (<const uintptr_t *>a)[0], y = (<const uintptr_t *>b)[0]
+    return (x > y) - (x < y)
+
+
+cdef bint all_finite(const void *data, Py_ssize_t n, int dtype) noexcept nogil:
+    cdef Py_ssize_t i
+    if dtype == FLOAT32:
+        for i in range(n):
+            if not isfinite((<const float *>data)[i]):
+                return False
+    else:
+        for i in range(n):
+            if not isfinite((<const double *>data)[i]):
+                return False
+    return True
+
+
 # What the plan remembers of one parameter: what every step looks at, within a line of cache.
 cdef struct Slot:
     void *address
@@ -726,6 +809,9 @@ cdef class Plan(Work):
     cdef list updated           # tensors of other libraries that this step changes
     cdef list sparse            # Runs: the sparse gradients of the running step
     cdef bint only_sparse       # other gradients are refused
+    cdef bint zeroing           # gradients are filled with zeros by the running step
+    cdef list originals         # gradients that the running step reads in a copy
+    cdef uintptr_t *ranges      # of the gradients: start, end, start, ...
     cdef list copies            # (slot, array) of the parameters that are updated through a copy
     cdef list states            # per slot: the state arrays whose addresses are bound
     cdef list known_options     # per group: the option values its template was made of, or None
@@ -752,6 +838,7 @@ cdef class Plan(Work):
     def __dealloc__(self):
         PyMem_Free(self.slots)
         PyMem_Free(self.memories)
+        PyMem_Free(self.ranges)
         PyMem_Free(self.walls)
         PyMem_Free(self.held)
         PyMem_Free(self.templates)
@@ -771,7 +858,7 @@ cdef class Plan(Work):
         self.objects = []
         self.views = [array for _, array in doors]
         self.states = [None] * self.n_tensors
-        self.updated, self.copies, self.sparse = [], [], []
+        self.updated, self.copies, self.sparse, self.originals = [], [], [], []
         self.only_sparse = only_sparse
         self.known_options = [None] * len(groups)
         self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
@@ -937,6 +1024,7 @@ cdef class Plan(Work):
     cdef int _take_gradient(self, Py_ssize_t i, object grad, object optimizer) except -1:
         """Check a gradient and note its address. Copies it where it cannot be read in place."""
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef object original = grad
         cdef Slot *slot = &self.slots[i]
         cdef Tensor *tensor = &self.table.tensors[i]
         cdef BorrowedTensor borrowed
@@ -967,6 +1055,13 @@ cdef class Plan(Work):
             # The gradient is (part of) a parameter that this same run changes: read it first.
             grad = self._dense_copy(view, self._as_array(i, grad))
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        if self.zeroing:
+            if cnp.PyArray_Check(original) and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>original):
+                raise ValueError(
+                    f"gradient of {self.labels[i]} is read-only: it cannot be filled with zeros"
+                )
+            if grad is not original:
+                self.originals.append(original)
         self._hold(<PyObject *>grad)
         tensor.row = 0
         return 0
@@ -983,6 +1078,8 @@ cdef class Plan(Work):
         low = <uintptr_t>cnp.PyArray_DATA(values)
         if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
             values = values.copy()
+        if self.zeroing:
+            self.originals.append(grad)
         self.sparse.append(Runs(len(starts), starts, lengths, values, i))
         self.table.tensors[i].row = 0
         return True
@@ -1076,7 +1173,8 @@ cdef class Plan(Work):
         cdef Tensor *tensor = &self.table.tensors[i]
         cdef uintptr_t low
         if (not slot.direct or self.only_sparse
-                or not array_is_just_like(PyList_GET_ITEM(self.views, i), grad)):
+                or not array_is_just_like(PyList_GET_ITEM(self.views, i), grad)
+                or (self.zeroing and not array_is_writable(grad))):
             return False
         low = <uintptr_t>array_data(grad)
         if low < slot.gap_low or low + tensor.size * itemsize(tensor.dtype) > slot.gap_high:
@@ -1316,19 +1414,23 @@ cdef class Plan(Work):
 
     # --- the step --------------------------------------------------------------------------------
 
-    def step(self, optimizer, list grads) -> bool:
+    def step(self, optimizer, list grads, Extras extras=None) -> bool:
         """Step every parameter that has a gradient; False if the plan no longer fits."""
         if self.busy:
             raise RuntimeError("step() of this optimizer is already running in another thread")
         self.busy = True
         try:
+            self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
                 return False
-            self._open_copies()
-            self._prepare(optimizer)
-            self._run()
-            self._count()
-            self._announce()
+            if extras is None:
+                self._open_copies()
+                self._prepare(optimizer)
+                self._run()
+                self._count()
+                self._announce()
+            else:
+                self._step_with(optimizer, extras)
         finally:
             self._release()
             if self.copies:
@@ -1337,9 +1439,111 @@ cdef class Plan(Work):
                 self.sparse.clear()
             if self.updated:
                 self.updated.clear()
+            if self.originals:
+                self.originals.clear()
             # Last: letting go of a gradient may run other code, which must not step meanwhile.
             self.busy = False
         return True
+
+    # --- what a step does beside its update --------------------------------------------------------
+
+    cdef int _step_with(self, object optimizer, Extras extras) except -1:
+        cdef Py_ssize_t r
+        cdef bint together = False
+        if self._measure(extras):
+            self._open_copies()
+            self._prepare(optimizer)
+            # Each rule begins by multiplying the gradient by its first scalar, which is a sign.
+            for r in range(self.n_rows):
+                self.table.rows[r].scalars[0] *= extras.coefficient / extras.scale
+            together = self.zeroing and not self._gradients_overlap()
+            self.table.zero = together
+            self._run()
+            self.table.zero = False
+            self._count()
+            self._announce()
+        if self.zeroing:
+            self._zero_gradients(together)
+        return 0
+
+    cdef bint _measure(self, Extras extras) except -1:
+        """Find the norm, if it is asked for; False if the step is to be skipped."""
+        cdef double total
+        cdef Runs runs
+        if not extras.measure:
+            return True
+        for runs in self.sparse:        # hidden from the run over whole tensors
+            self.table.tensors[runs.slot].row = -1
+        total = self.reduce(GRADIENT_SQUARES, 0)
+        for runs in self.sparse:
+            self.table.tensors[runs.slot].row = 0
+            total += Spans([runs.values]).reduce(SUM_SQUARES, 0)
+        extras.clip(sqrt(total) / fabs(extras.scale))
+        if isfinite(total):
+            return True
+        self._find_nonfinite(extras)
+        if extras.policy == RAISE and extras.nonfinite:
+            names = ", ".join([self.labels[i] for i in extras.nonfinite[:5]])
+            more = ", ..." if len(extras.nonfinite) > 5 else ""
+            raise FloatingPointError(f"gradients are not finite: of {names}{more}")
+        extras.skipped = extras.policy == SKIP and len(extras.nonfinite) > 0
+        return not extras.skipped
+
+    cdef int _find_nonfinite(self, Extras extras) except -1:
+        cdef Py_ssize_t i
+        cdef const Tensor *tensor
+        cdef dict values = {(<Runs>runs).slot: (<Runs>runs).values for runs in self.sparse}
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if tensor.row < 0:
+                continue
+            if i in values:
+                finite = np.isfinite(values[i]).all()
+            else:
+                finite = all_finite(tensor.streams[1], tensor.size, tensor.dtype)
+            if not finite:
+                extras.nonfinite.append(i)
+        return 0
+
+    cdef bint _gradients_overlap(self) except -1:
+        """Whether two gradients share memory, so that none may be zeroed before all were read."""
+        cdef Py_ssize_t i, n = 0
+        cdef const Tensor *tensor
+        if self.ranges == NULL:
+            self.ranges = <uintptr_t *>PyMem_Malloc(max(self.n_tensors, 1) * 2 * sizeof(uintptr_t))
+            if not self.ranges:
+                raise MemoryError
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if tensor.row >= 0 and tensor.size:
+                self.ranges[2 * n] = <uintptr_t>tensor.streams[1]
+                self.ranges[2 * n + 1] = (self.ranges[2 * n]
+                                          + tensor.size * itemsize(tensor.dtype))
+                n += 1
+        qsort(self.ranges, n, 2 * sizeof(uintptr_t), compare_starts)
+        for i in range(n - 1):
+            if self.ranges[2 * i + 1] > self.ranges[2 * i + 2]:
+                return True
+        return False
+
+    cdef int _zero_gradients(self, bint done) except -1:
+        """Fill with zeros what the run has not: copies' originals, and all if it has done none."""
+        cdef Py_ssize_t i, k
+        cdef const Tensor *tensor
+        cdef list sparse = [(<Runs>runs).slot for runs in self.sparse]
+        from cyoptim._sparse import zero_gradient
+        for original in self.originals:
+            zero_gradient(original)
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if not done and tensor.row >= 0 and not (sparse and i in sparse):
+                memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
+        tensors = [<object>self.held[k] for k in range(self.n_held)
+                   if not cnp.PyArray_Check(<object>self.held[k])]
+        if tensors:
+            from cyoptim._doors import announce_update
+            announce_update(tensors)
+        return 0
 
     cdef list _held_arrays(self):
         """The gradients taken, each with its parameter's number."""
@@ -1351,7 +1555,7 @@ cdef class Plan(Work):
                 k += 1
         return found
 
-    def visit(self, optimizer, list grads, update) -> bool:
+    def visit(self, optimizer, list grads, update, Extras extras=None) -> bool:
         """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
         has a gradient, after all gradients have been checked; False if the plan no longer fits."""
         cdef Py_ssize_t i
@@ -1359,18 +1563,23 @@ cdef class Plan(Work):
             raise RuntimeError("step() of this optimizer is already running in another thread")
         self.busy = True
         try:
+            self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
                 return False
-            found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
-            self.updated.extend(
-                [self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
-            try:
-                update(found)
-            finally:
-                self._announce()
+            if extras is None or self._measure(extras):
+                found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
+                self.updated.extend(
+                    [self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
+                try:
+                    update(found)
+                finally:
+                    self._announce()
+            if self.zeroing:
+                self._zero_gradients(False)
         finally:
             self._release()
             self.updated.clear()
+            self.originals.clear()
             self.busy = False
         return True
 
@@ -1381,6 +1590,7 @@ cdef class Plan(Work):
             raise RuntimeError("step() of this optimizer is already running in another thread")
         self.busy = True
         try:
+            self.zeroing = False
             if not self._collect(grads, optimizer):
                 return None
             found = [None] * self.n_tensors

@@ -11,7 +11,10 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
-from _reduce cimport AXPBY_DOT, DOT, axpby_dot_span, dot_span, reduce_span
+from libc.string cimport memset
+
+from _reduce cimport (AXPBY_DOT, DOT, GRADIENT_SQUARES, SUM_SQUARES, axpby_dot_span, dot_span,
+                      reduce_span)
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, Chunk,
                      Clock, Kernels, Matrices, Row, Table, Tensor)
 from rules.adadelta cimport adadelta
@@ -109,10 +112,14 @@ cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept n
         for k in range(MAX_STREAMS):
             s32[k] = (<float *>tensor.streams[k]) + chunk.start
         RULES32[row.rule](s32, row.scalars, chunk.stop - chunk.start)
+        if table.zero:
+            memset(s32[1], 0, (chunk.stop - chunk.start) * sizeof(float))
     else:
         for k in range(MAX_STREAMS):
             s64[k] = (<double *>tensor.streams[k]) + chunk.start
         RULES64[row.rule](s64, row.scalars, chunk.stop - chunk.start)
+        if table.zero:
+            memset(s64[1], 0, (chunk.stop - chunk.start) * sizeof(double))
 
 
 cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
@@ -127,6 +134,8 @@ cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
 cdef inline double reduce_streams(const Table *table, floating **s, Py_ssize_t n) noexcept nogil:
     if table.reduction == DOT:
         return dot_span(s[0], s[1], n)
+    if table.reduction == GRADIENT_SQUARES:
+        return reduce_span(s[1], n, SUM_SQUARES, 0)
     if table.reduction == AXPBY_DOT:
         return axpby_dot_span(s, table.factors, n)
     return reduce_span(s[0], n, table.reduction, table.order)
@@ -137,6 +146,8 @@ cdef inline double reduce_chunk(const Table *table, const Chunk *chunk) noexcept
     cdef float *s32[3]
     cdef double *s64[3]
     cdef int k
+    if tensor.row < 0:
+        return 0
     if tensor.dtype == FLOAT32:
         for k in range(3):
             s32[k] = (<float *>tensor.streams[k]) + chunk.start

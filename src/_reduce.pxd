@@ -21,6 +21,7 @@ cdef enum:
     SUM_POWER = 5
     DOT = 6             # of streams 0 and 1
     AXPBY_DOT = 7       # of streams 0 and 2, after stream 1 was added to stream 0
+    GRADIENT_SQUARES = 8    # of stream 1, over the tensors that have a row
 
 
 cdef inline double combine(double total, double value, int reduction) noexcept nogil:

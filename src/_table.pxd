@@ -41,6 +41,7 @@ cdef struct Table:
     double order
     double factors[2]           # of the streams that a run adds before it reduces
     double *partials            # one result a chunk
+    int zero                    # whether an update leaves gradients filled with zeros
 
 # Does one bundle of a Table.
 ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil

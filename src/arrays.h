@@ -33,6 +33,11 @@ static inline int array_is_at(PyObject *view, const void *address)
     return PyArray_DATA(a) == address && (PyArray_FLAGS(a) & NPY_ARRAY_WRITEABLE);
 }
 
+static inline int array_is_writable(PyObject *array)
+{
+    return PyArray_FLAGS((PyArrayObject *)array) & NPY_ARRAY_WRITEABLE;
+}
+
 static inline char *array_data(PyObject *array)
 {
     return (char *)PyArray_DATA((PyArrayObject *)array);

@@ -31,7 +31,7 @@ from cyoptim.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
-from cyoptim.optimizer import Optimizer
+from cyoptim.optimizer import Optimizer, StepReceipt
 from cyoptim.optimizers import (
     ASGD,
     LBFGS,
@@ -86,6 +86,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "SparseAdam",
+    "StepReceipt",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

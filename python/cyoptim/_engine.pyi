@@ -31,6 +31,15 @@ class ParameterBase:
 class Watch:
     changed: bool
 
+class Extras:
+    total_norm: float | None
+    coefficient: float
+    skipped: bool
+    nonfinite: list[int]
+    def __init__(self, max_norm: float, scale: float, zero: bool, policy: int) -> None: ...
+    @property
+    def factor(self) -> float: ...
+
 class Plan:
     def __init__(
         self,
@@ -41,12 +50,15 @@ class Plan:
         watch: Watch,
         only_sparse: bool = False,
     ) -> None: ...
-    def step(self, optimizer: Any, grads: list[Any] | None) -> bool: ...
+    def step(
+        self, optimizer: Any, grads: list[Any] | None, extras: Extras | None = None
+    ) -> bool: ...
     def visit(
         self,
         optimizer: Any,
         grads: list[Any] | None,
         update: Callable[[list[tuple[int, npt.NDArray[Any], npt.NDArray[Any]]]], None],
+        extras: Extras | None = None,
     ) -> bool: ...
     def gather(
         self, optimizer: Any, grads: list[Any] | None

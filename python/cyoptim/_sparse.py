@@ -74,9 +74,18 @@ def densify(grad: Any, view: Array, label: str) -> Array:
     return dense
 
 
-def zero(grad: Any) -> None:
-    """Fill the values of a sparse gradient with zeros."""
-    (grad[1] if isinstance(grad, tuple) else grad.data)[...] = 0
+def zero_gradient(grad: Any) -> None:
+    """Fill a gradient with zeros; a sparse one keeps its entries."""
+    if isinstance(grad, tuple):
+        grad[1][...] = 0
+    elif is_tensor(grad):
+        from cyoptim.integrations.torch import zero_tensor
+
+        zero_tensor(grad)
+    elif isinstance(grad, np.ndarray):
+        grad[...] = 0
+    else:
+        grad.data[...] = 0
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import copy
 import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Plan
+from cyoptim._engine import Extras, Plan
 from cyoptim._hooks import (
     STEP_POST_HOOKS,
     STEP_PRE_HOOKS,
@@ -31,13 +32,14 @@ from cyoptim._hooks import (
     register_optimizer_step_pre_hook,
     with_hooks,
 )
-from cyoptim._sparse import is_sparse, zero
+from cyoptim._sparse import zero_gradient
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
 from cyoptim._warnings import warn
 
 __all__ = [
     "Optimizer",
+    "StepReceipt",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
 ]
@@ -49,6 +51,7 @@ Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
 Group: TypeAlias = dict[str, Any]
 Hyper: TypeAlias = tuple[float, ...]
 StateDict: TypeAlias = dict[str, Any]
+NonfinitePolicy: TypeAlias = Literal["propagate", "raise", "skip"]
 GlobalOptimizerPreHook: TypeAlias = Callable[
     ["Optimizer", Args, Kwargs], tuple[Args, Kwargs] | None
 ]
@@ -179,6 +182,66 @@ def decays(group: Group) -> tuple[float, float]:
     return (0.0, 1.0 - group["lr"] * decay) if group["decoupled_weight_decay"] else (decay, 1.0)
 
 
+@dataclass(frozen=True)
+class StepReceipt:
+    """What a step has found and done beside its update; see :meth:`Optimizer.step`.
+
+    Attributes
+    ----------
+    total_norm : float or None
+        The norm of all gradients as one vector, after division by ``grad_scale``; None if it was
+        not asked for.
+    clip_coefficient : float
+        What clipping has multiplied the gradients by: 1 if nothing had to be clipped.
+    skipped : bool
+        Whether the step was skipped, because of gradients that are not finite.
+    nonfinite : tuple
+        The parameters whose gradients hold NaN or infinity: names, or numbers in the order of the
+        groups. Looked for only where the norm was asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> w = np.zeros(2)
+    >>> optimizer = SGD([("w", w)], lr=1.0)
+    >>> optimizer.step(grads={"w": np.array([np.nan, 1.0])}, nonfinite="skip")
+    >>> optimizer.last_step
+    StepReceipt(total_norm=nan, clip_coefficient=1.0, skipped=True, nonfinite=('w',))
+    """
+
+    total_norm: float | None
+    clip_coefficient: float
+    skipped: bool
+    nonfinite: tuple[str | int, ...]
+
+
+_POLICIES = ("propagate", "raise", "skip")
+
+
+def _extras(
+    max_norm: Any = None,
+    grad_scale: Any = None,
+    zero_grad: bool = False,
+    nonfinite: str = "propagate",
+) -> Extras:
+    """The arguments of a step beside its gradients, checked."""
+    if max_norm is not None:
+        check_nonnegative("max_norm", max_norm)
+    if grad_scale is not None:
+        check_finite("grad_scale", grad_scale)
+        if grad_scale == 0:
+            raise ValueError("grad_scale is 0: gradients cannot be divided by it")
+    if nonfinite not in _POLICIES:
+        raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
+    return Extras(
+        float("inf") if max_norm is None else float(max_norm),
+        1.0 if grad_scale is None else float(grad_scale),
+        bool(zero_grad),
+        _POLICIES.index(nonfinite),
+    )
+
+
 class Optimizer:
     """Base class for all optimizers.
 
@@ -234,6 +297,8 @@ class Optimizer:
     _only_sparse: ClassVar[bool] = False
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
+    #: What the last step has found and done, if it was asked for more than its update.
+    last_step: StepReceipt | None = None
     # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
     # Whether a subclass's own step() is running, which may call its parent's.
@@ -450,9 +515,19 @@ class Optimizer:
     # --- the step ---------------------------------------------------------------------------------
 
     def step(
-        self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        grads: Gradients | None = None,
+        max_norm: float | None = None,
+        grad_scale: float | None = None,
+        zero_grad: bool = False,
+        nonfinite: NonfinitePolicy = "propagate",
     ) -> Any:
         """Update every parameter that has a gradient, in place.
+
+        The arguments after `grads` do in the same pass over memory what other calls before and
+        after the step would do: no scaled copy of a gradient is written.
 
         Parameters
         ----------
@@ -463,17 +538,44 @@ class Optimizer:
             Gradients to use instead of the parameters' own: one per parameter in the order of
             the groups, or a mapping from parameter names; None, or a name left out, leaves the
             parameter alone. Needed for plain arrays, which have no ``.grad``.
+        max_norm : float, optional
+            Clip: step as if all gradients, as one vector, had been scaled down to this norm; see
+            :func:`cyoptim.clip_grad_norm_`. The gradients themselves stay as they are.
+        grad_scale : float, optional
+            Divide gradients by this number first: the scale of the loss, or the number of batches
+            that they are the sum of.
+        zero_grad : bool
+            Leave the gradients filled with zeros, in their own memory.
+        nonfinite : {"propagate", "raise", "skip"}
+            What to do if a gradient holds NaN or infinity: step all the same, raise, or leave
+            parameters and state as they are (gradients are zeroed if `zero_grad`).
 
         Returns
         -------
         object
-            What `closure` returned, without gradients; or None.
+            What `closure` returned, without gradients; or None. What the step has found and done
+            is in ``last_step``, a :class:`cyoptim.StepReceipt`, if one of the last four arguments
+            was given, else None.
 
         Raises
         ------
         TypeError, ValueError
-            If a gradient has another shape, dtype or type than its parameter's, or there are too
-            few or too many. Nothing has been changed then.
+            If a gradient has another shape, dtype or type than its parameter's, there are too few
+            or too many, or an argument is out of range. Nothing has been changed then.
+        FloatingPointError
+            If a gradient is not finite and `nonfinite` is "raise". Nothing has been changed then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cyoptim import SGD
+        >>> w, gradient = np.zeros(2), np.array([3.0, 4.0])
+        >>> optimizer = SGD([w], lr=1.0)
+        >>> optimizer.step(grads=[gradient], max_norm=1.0, zero_grad=True)
+        >>> w.round(3), gradient
+        (array([-0.6, -0.8]), array([0., 0.]))
+        >>> optimizer.last_step.total_norm
+        5.0
         """
         if (
             self._optimizer_step_pre_hooks
@@ -482,13 +584,34 @@ class Optimizer:
             or STEP_POST_HOOKS
         ) and not self._in_step:
             args = (self,) if closure is None else (self, closure)
-            kwargs = {} if grads is None else {"grads": grads}
+            given = {
+                "grads": grads,
+                "max_norm": max_norm,
+                "grad_scale": grad_scale,
+                "zero_grad": zero_grad or None,
+                "nonfinite": None if nonfinite == "propagate" else nonfinite,
+            }
+            kwargs = {name: value for name, value in given.items() if value is not None}
             return call_around_step(Optimizer._step, args, kwargs)
-        return self._step(closure, grads=grads)
+        if max_norm is None and grad_scale is None and not zero_grad and nonfinite == "propagate":
+            return self._step(closure, grads=grads)
+        return self._step(
+            closure,
+            grads=grads,
+            max_norm=max_norm,
+            grad_scale=grad_scale,
+            zero_grad=zero_grad,
+            nonfinite=nonfinite,
+        )
 
     def _step(
-        self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        grads: Gradients | None = None,
+        **more: Any,
     ) -> Any:
+        extras = _extras(**more) if more else None
         if closure is None:
             loss = None
         elif grads is None:
@@ -498,12 +621,30 @@ class Optimizer:
         aligned = None if grads is None else self._align(grads)
         if self._differentiable:
             _check_unrecorded(self.param_groups)
-        if not self._run(aligned):
-            self._plan = self._make_plan(self.param_groups)
-            if not self._run(aligned):
-                raise RuntimeError("parameters were replaced while the step was being prepared")
+        try:
+            if not self._run(aligned, extras):
+                self._plan = self._make_plan(self.param_groups)
+                if not self._run(aligned, extras):
+                    raise RuntimeError("parameters were replaced while the step was being prepared")
+        finally:
+            if extras is not None:
+                self.last_step = self._receipt(extras)
+            elif self.last_step is not None:
+                self.last_step = None
         self._opt_called = True
         return loss
+
+    def _receipt(self, extras: Extras) -> StepReceipt:
+        names: list[str | int] = []
+        for group in self.param_groups:
+            count = len(group["params"])
+            names += group.get("param_names") or range(len(names), len(names) + count)
+        return StepReceipt(
+            total_norm=extras.total_norm,
+            clip_coefficient=extras.coefficient,
+            skipped=extras.skipped,
+            nonfinite=tuple(names[i] for i in extras.nonfinite),
+        )
 
     def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
         """What a closure computes: the loss, and the gradients if it returns them, too."""
@@ -530,10 +671,10 @@ class Optimizer:
             raise RuntimeError("parameters were replaced while the step was running")
         return found
 
-    def _run(self, grads: list[Any] | None) -> bool:
+    def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
         if not self._updates_itself:
-            return self._plan.step(self, grads)
+            return self._plan.step(self, grads, extras)
         if type(self).update is Optimizer.update:
             raise self._undefined()
         groups = [group for group in self.param_groups for _ in group["params"]]
@@ -542,11 +683,14 @@ class Optimizer:
         def update(found: list[tuple[int, Any, Any]]) -> None:
             if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
                 raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+            factor = 1.0 if extras is None else extras.factor
             for number, array, grad in found:
+                if factor != 1:
+                    grad = grad * grad.dtype.type(factor)
                 with self.state.as_arrays(params[number]) as state:
                     self.update(array, grad, state, groups[number])
 
-        return self._plan.visit(self, grads, update)
+        return self._plan.visit(self, grads, update, extras)
 
     def _align(self, grads: Gradients) -> list[Any]:
         """The gradients as a list, one entry per parameter."""
@@ -914,14 +1058,7 @@ def _evaluate(closure: Callable[[], Any]) -> Any:
 
 def _reset_gradient(param: Any, set_to_none: bool) -> None:
     if not set_to_none:
-        if is_tensor(param):
-            from cyoptim.integrations.torch import zero_gradient
-
-            zero_gradient(param)
-        elif is_sparse(param.grad):
-            zero(param.grad)
-        else:
-            param.grad[...] = 0
+        zero_gradient(param.grad)
     elif hasattr(param, "null_grad"):  # MyGrad, where .grad cannot be written
         param.null_grad()
     else:

@@ -98,11 +98,8 @@ def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
             )
 
 
-def zero_gradient(tensor: torch.Tensor) -> None:
-    """Fill the gradient with zeros, cut off from the graph that made it."""
-    grad = tensor.grad
-    if grad is None:
-        return
+def zero_tensor(grad: torch.Tensor) -> None:
+    """Fill a gradient with zeros, cut off from the graph that made it."""
     if grad.grad_fn is not None:
         grad.detach_()
     else:

@@ -211,7 +211,7 @@ class LBFGS(Optimizer):
 
     # --- the step ---------------------------------------------------------------------------------
 
-    def step(
+    def step(  # type: ignore[override]  # what it does not take makes no sense in a line search
         self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
     ) -> Any:
         """Minimize for up to ``max_iter`` iterations.
