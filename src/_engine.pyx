@@ -809,6 +809,7 @@ cdef class Plan(Work):
     cdef list updated           # tensors of other libraries that this step changes
     cdef list sparse            # Runs: the sparse gradients of the running step
     cdef bint only_sparse       # other gradients are refused
+    cdef bint whole             # sparse gradients are made dense by whoever gathers them
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef list originals         # gradients that the running step reads in a copy
     cdef uintptr_t *ranges      # of the gradients: start, end, start, ...
@@ -1067,11 +1068,12 @@ cdef class Plan(Work):
         return 0
 
     cdef bint _take_sparse(self, Py_ssize_t i, object grad, object optimizer) except -1:
-        """Take a sparse gradient as it is; False if the optimizer needs it as an array."""
+        """Take a sparse gradient as it is; False if it is needed as an array."""
         from cyoptim._sparse import spans
         cdef cnp.ndarray view = self.views[i], values
         cdef uintptr_t low
-        if not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i]):
+        if (not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i])
+                or self.whole):
             return False
         laid_out = view if self.slots[i].direct else np.empty_like(view, subok=False)
         starts, lengths, values = spans(grad, laid_out, f"gradient of {self.labels[i]}")
@@ -1260,7 +1262,8 @@ cdef class Plan(Work):
         return <int>self.n_rows - 1
 
     cdef list _assign_rows(self, object optimizer):
-        """Give every tensor with a gradient its row; return the slots whose state is not bound."""
+        """Give every tensor with a gradient its row; return the slots whose state is not bound, or
+        None."""
         cdef Py_ssize_t i
         cdef int32_t group = -1
         cdef int64_t step, last = -1
@@ -1269,7 +1272,7 @@ cdef class Plan(Work):
         cdef bint remembers = self.remembers, settled = self.aged and not self.repeats
         cdef Tensor *tensor = self.table.tensors
         cdef const Slot *slot = self.slots
-        cdef list unbound = []
+        cdef list unbound = None
         memset(memory, 0, sizeof(memory))
         self.n_rows = 0
         for i in range(self.n_tensors):
@@ -1287,6 +1290,8 @@ cdef class Plan(Work):
                 rule = self.table.rows[row].rule
             tensor[i].row = row
             if slot[i].rule != rule:
+                if unbound is None:
+                    unbound = []
                 unbound.append(i)
         return unbound
 
@@ -1433,13 +1438,13 @@ cdef class Plan(Work):
                 self._step_with(optimizer, extras)
         finally:
             self._release()
-            if self.copies:
+            if PyList_GET_SIZE(self.copies):
                 self.copies.clear()
-            if self.sparse:
+            if PyList_GET_SIZE(self.sparse):
                 self.sparse.clear()
-            if self.updated:
+            if PyList_GET_SIZE(self.updated):
                 self.updated.clear()
-            if self.originals:
+            if PyList_GET_SIZE(self.originals):
                 self.originals.clear()
             # Last: letting go of a gradient may run other code, which must not step meanwhile.
             self.busy = False
@@ -1590,7 +1595,7 @@ cdef class Plan(Work):
             raise RuntimeError("step() of this optimizer is already running in another thread")
         self.busy = True
         try:
-            self.zeroing = False
+            self.zeroing, self.whole = False, True
             if not self._collect(grads, optimizer):
                 return None
             found = [None] * self.n_tensors
@@ -1598,6 +1603,7 @@ cdef class Plan(Work):
                 found[i] = grad
         finally:
             self._release()
+            self.whole = False
             self.busy = False
         return found
 
@@ -1639,13 +1645,19 @@ cdef class Plan(Work):
 
     cdef int _run(self) except -1:
         cdef Py_ssize_t first, last
-        self._run_sparse()
-        for first, last in self.waves:
-            self.update(first, last)
-        for runs in self.sparse:
-            self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
-        for i, copy in self.copies:
-            self.views[i][...] = copy
+        if PyList_GET_SIZE(self.sparse):
+            self._run_sparse()
+        if not self.repeats:
+            self.update(0, self.n_bundles)
+        else:
+            for first, last in self.waves:
+                self.update(first, last)
+        if PyList_GET_SIZE(self.sparse):
+            for runs in self.sparse:
+                self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
+        if PyList_GET_SIZE(self.copies):
+            for i, copy in self.copies:
+                self.views[i][...] = copy
         return 0
 
     cdef void _run_sparse(self) noexcept:
@@ -1682,7 +1694,7 @@ cdef class Plan(Work):
                 number[k][0] = row.memory[k]
 
     cdef int _announce(self) except -1:
-        if not self.updated:
+        if PyList_GET_SIZE(self.updated) == 0:
             return 0
         from cyoptim._doors import announce_update
         announce_update(self.updated)

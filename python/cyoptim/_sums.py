@@ -1,0 +1,51 @@
+"""Gradients that are added up before a step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cyoptim._engine import Spans, same_layout_as
+
+
+class Sums:
+    """One array for each parameter, made at its first gradient and kept for the next sum."""
+
+    def __init__(self) -> None:
+        self.count = 0  # how many gradients have been added to each
+        self._arrays: list[Any] = []
+        self._used: list[bool] = []
+
+    def add(self, grads: list[Any], arrays: list[Any]) -> None:
+        """Add a gradient, or None, for each parameter; `arrays` are the parameters' own."""
+        missing = len(arrays) - len(self._arrays)
+        sums = [*self._arrays, *[None] * missing][: len(arrays)]
+        used = [*self._used, *[False] * missing][: len(arrays)]
+        for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
+            if grad is not None and not used[i]:
+                sums[i] = _room(sums[i], array)
+        # Nothing can fail from here on.
+        for i, grad in enumerate(grads):
+            if grad is not None and not used[i]:
+                np.copyto(sums[i], grad)
+        again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
+        Spans([sums[i] for i in again], [grads[i] for i in again]).apply("axpby", (1.0, 1.0))
+        self._arrays = sums
+        self._used = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
+        self.count += 1
+
+    def gradients(self) -> list[Any]:
+        """The sums, None where there is none."""
+        return [a if used else None for a, used in zip(self._arrays, self._used, strict=True)]
+
+    def clear(self) -> None:
+        """Begin anew; the arrays are kept."""
+        self.count = 0
+        self._used = [False] * len(self._used)
+
+
+def _room(room: Any, array: Any) -> Any:
+    """An array laid out as the parameter's state: the one at hand, if it fits."""
+    new = np.empty_like(array, subok=False)
+    return room if room is not None and same_layout_as(room, new) else new
