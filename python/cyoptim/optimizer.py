@@ -298,8 +298,7 @@ class Optimizer:
     _only_sparse: ClassVar[bool] = False
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
-    #: What the last step has found and done, if it was asked for more than its update.
-    last_step: StepReceipt | None = None
+    _last_step: StepReceipt | None = None
     # Whether a step may go straight to the plan, having nothing else to do.
     _quick: bool = False
     # Schedulers look at this to warn when they are stepped first.
@@ -616,6 +615,11 @@ class Optimizer:
             nonfinite=nonfinite,
         )
 
+    @property
+    def last_step(self) -> StepReceipt | None:
+        """What the last step has found and done, if it was asked for more than its update."""
+        return self._last_step
+
     def accumulate(self, grads: Gradients | None = None) -> int:
         """Add gradients up; the next step goes along their mean.
 
@@ -701,7 +705,7 @@ class Optimizer:
             if averaged:
                 self._sums.clear()
         finally:
-            self.last_step = None if extras is None else self._receipt(extras)
+            self._last_step = None if extras is None else self._receipt(extras)
             self._set_quick()
         self._opt_called = True
         return loss
@@ -722,7 +726,7 @@ class Optimizer:
             or self._optimizer_step_post_hooks
             or self._differentiable
             or self._sums.count
-            or self.last_step is not None
+            or self._last_step is not None
         )
 
     def _receipt(self, extras: Extras) -> StepReceipt:
