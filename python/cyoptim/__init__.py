@@ -20,11 +20,12 @@ Nothing is changed before everything has been checked; nothing can fail after.
 __version__ = "0.1.0"
 
 import sys as _sys
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
 from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
-from cyoptim.checkpoint import CheckpointError, load, save
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -67,6 +68,9 @@ from cyoptim.optimizers import sparse_adam as sparse_adam
 from cyoptim.parameter import Parameter
 from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
+if _TYPE_CHECKING:
+    from cyoptim.checkpoint import CheckpointError, load, save
+
 __all__ = [
     "ASGD",
     "LBFGS",
@@ -107,3 +111,17 @@ __all__ = [
 for _name in optimizers.__all__:
     _module = _sys.modules[getattr(optimizers, _name).__module__]
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
+
+
+def __getattr__(name: str) -> _Any:
+    # Checkpoints need zipfile and json, which take longer to import than all the rest.
+    if name in ("CheckpointError", "checkpoint", "load", "save"):
+        import importlib
+
+        module = importlib.import_module("cyoptim.checkpoint")
+        return module if name == "checkpoint" else getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -72,19 +72,23 @@ def _set_limit(n: int) -> None:
     _engine.set_limits(min(n, 2**31 - 1), _QUOTA)
 
 
-def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+# Paths are strings here: pathlib would take a tenth of the package's import.
+_Path: TypeAlias = "str | os.PathLike[str]"
+
+
+def _quota(root: _Path = "/sys/fs/cgroup", own: _Path = "/proc/self/cgroup") -> int:
     """Processors that the control group's time quota amounts to, rounded up; 0 without one.
 
     A quota is no affinity: OpenMP sees all processors and would start more threads than can run.
     """
     quotas = []
-    for path in _groups(root, own):
+    for path in _groups(os.fspath(root), own):
         try:
-            if (path / "cpu.max").exists():
-                limit, period = (path / "cpu.max").read_text().split()
+            if os.path.exists(os.path.join(path, "cpu.max")):
+                limit, period = _read(path, "cpu.max").split()
             else:
-                limit = (path / "cpu.cfs_quota_us").read_text().strip()
-                period = (path / "cpu.cfs_period_us").read_text().strip()
+                limit = _read(path, "cpu.cfs_quota_us").strip()
+                period = _read(path, "cpu.cfs_period_us").strip()
             if limit not in ("max", "-1"):
                 quotas.append(max(1, -(-int(limit) // int(period))))
         except (OSError, ValueError):
@@ -92,11 +96,17 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
     return min(quotas, default=0)
 
 
-def _groups(root: Path, own: Path) -> Iterator[Path]:
+def _read(*path: _Path) -> str:
+    with open(os.path.join(*path)) as file:
+        return file.read()
+
+
+def _groups(root: str, own: _Path) -> Iterator[str]:
     """This process's control group and all above it: the tightest quota counts."""
-    bases = [(root, ""), (root / "cpu", ""), (root / "cpu,cpuacct", "")]
+    cpu = os.path.join(root, "cpu")
+    bases = [(root, ""), (cpu, ""), (os.path.join(root, "cpu,cpuacct"), "")]
     try:
-        lines = own.read_text().splitlines()
+        lines = _read(own).splitlines()
     except OSError:
         lines = []
     for line in lines:
@@ -104,13 +114,11 @@ def _groups(root: Path, own: Path) -> Iterator[Path]:
         if controllers == "":
             bases.append((root, path))
         elif "cpu" in controllers.split(","):
-            bases += [(root / "cpu", path), (root / controllers, path)]
+            bases += [(cpu, path), (os.path.join(root, controllers), path)]
     for base, path in bases:
-        group = base / path.strip("/")
-        yield group
-        while group != base:
-            group = group.parent
-            yield group
+        parts = path.strip("/").split("/") if path.strip("/") else []
+        for depth in range(len(parts), -1, -1):
+            yield os.path.join(base, *parts[:depth])
 
 
 # Whoever sets OMP_NUM_THREADS has chosen.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -500,6 +499,8 @@ class Optimizer:
                     f"param group {number} has an option {name!r} that {type(self).__name__} does "
                     "not know"
                 )
+                import difflib  # here, because it is slow to import
+
                 close = difflib.get_close_matches(str(name), self.defaults, n=1)
                 if close:
                     raise ValueError(f"{found}; did you mean {close[0]!r}?")
