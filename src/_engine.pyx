@@ -72,6 +72,10 @@ cdef enum Door:
     TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
     OBJECT = 3      # anything with .data and .grad arrays
 
+cdef enum:
+    OF_PARAMETER = 0
+    OF_GRADIENT = 1
+
 # Chunks of small tensors share a bundle; each costs about as much as this many elements.
 cdef Py_ssize_t TENSOR_COST = 64
 
@@ -825,8 +829,8 @@ cdef class Plan(Work):
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
     cdef bint remembers         # some rule has a memory
     cdef bint aged              # every slot has the age that it keeps
-    cdef type borrow_type
-    cdef BorrowFunction borrow
+    cdef list borrow_types      # of parameters and of gradients: torch's differ
+    cdef BorrowFunction borrows[2]
 
     def __cinit__(self, list items, *args):
         self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
@@ -861,6 +865,7 @@ cdef class Plan(Work):
         self.states = [None] * self.n_tensors
         self.updated, self.copies, self.sparse, self.originals = [], [], [], []
         self.only_sparse = only_sparse
+        self.borrow_types = [None, None]
         self.known_options = [None] * len(groups)
         self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
         if not self.templates:
@@ -964,7 +969,7 @@ cdef class Plan(Work):
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
         cdef BorrowedTensor tensor
         if slot.door == TENSOR:
-            if not self._borrow(self.objects[i], &tensor):
+            if not self._borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
                 return <uintptr_t>slot.address != <uintptr_t>self.objects[i].data_ptr()
             if not self._fits(view, &tensor):
                 return True
@@ -976,27 +981,31 @@ cdef class Plan(Work):
 
     # --- tensors of other libraries --------------------------------------------------------------
 
-    cdef bint _borrow(self, object tensor, BorrowedTensor *out) except -1:
-        """Read the tensor through its library's exchange table; False if there is none."""
-        cdef const ExchangeTable *exchange
-        if type(tensor) is not self.borrow_type:
-            self.borrow_type = type(tensor)
-            self.borrow = NULL
-            capsule = getattr(self.borrow_type, "__dlpack_c_exchange_api__", None)
-            if capsule is not None:
-                exchange = <const ExchangeTable *>PyCapsule_GetPointer(
-                    capsule, "dlpack_exchange_api")
-                if exchange.major == DL_MAJOR:
-                    self.borrow = exchange.borrow
-        if self.borrow == NULL:
+    cdef bint _borrow(self, object tensor, int role, BorrowedTensor *out) except -1:
+        """Read a tensor, a parameter or a gradient, through its library's exchange table; False if
+        there is none."""
+        if type(tensor) is not <object>PyList_GET_ITEM(self.borrow_types, role):
+            self._find_table(type(tensor), role)
+        if self.borrows[role] == NULL:
             return False
         try:
-            self.borrow(<void *>tensor, out)
+            self.borrows[role](<void *>tensor, out)
         except Exception:
             # A tensor without plain memory, such as a sparse one: whoever looks at it in detail
             # next raises the error that says so.
             return False
         return True
+
+    cdef int _find_table(self, object kind, int role) except -1:
+        cdef const ExchangeTable *exchange
+        self.borrow_types[role] = kind
+        self.borrows[role] = NULL
+        capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+        if capsule is not None:
+            exchange = <const ExchangeTable *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
+            if exchange.major == DL_MAJOR:
+                self.borrows[role] = exchange.borrow
+        return 0
 
     cdef bint _fits(self, cnp.ndarray view, BorrowedTensor *tensor) noexcept:
         """Whether the tensor has the view's dtype, shape and strides, in this memory."""
@@ -1036,7 +1045,7 @@ cdef class Plan(Work):
         elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
                 # To find out by the table that a tensor is sparse takes torch 0.8 ms.
                 and not (slot.sparse and is_sparse(grad))
-                and self._borrow(grad, &borrowed) and self._fits(view, &borrowed)
+                and self._borrow(grad, OF_GRADIENT, &borrowed) and self._fits(view, &borrowed)
                 and not _is_lazy(view, grad)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
         elif not cnp.PyArray_Check(grad) and is_sparse(grad):
