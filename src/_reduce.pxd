@@ -8,6 +8,7 @@
 #     nor loses the small ones.
 from cython cimport floating
 from libc.math cimport fabs, pow
+from rules._math cimport magnitude
 
 cdef enum:
     LANES = 16
@@ -49,11 +50,10 @@ cdef inline double term(double x, int reduction, double order) noexcept nogil:
 cdef inline double _lanes(const floating *x, Py_ssize_t n, int reduction,
                           double order) noexcept nogil:
     cdef double lane[LANES]
-    cdef double start = term(<double>x[0], reduction, order) if reduction == MIN_ABS else 0
     cdef Py_ssize_t j, i, blocks = n // LANES
     cdef int k, width
     for k in range(LANES):
-        lane[k] = start
+        lane[k] = 0
     for j in range(blocks):
         i = j * LANES
         for k in range(LANES):
@@ -67,6 +67,38 @@ cdef inline double _lanes(const floating *x, Py_ssize_t n, int reduction,
             lane[k] = combine(lane[k], lane[k + width], reduction)
         width = width // 2
     return lane[0]
+
+
+cdef enum:
+    WIDE = 64           # lanes of an extreme, which is the same in any order
+
+
+cdef inline floating extreme(floating a, floating b, bint largest) noexcept nogil:
+    # NaN if either is: two selections, see _math.pxd.
+    if largest:
+        b = a if a > b else b
+    else:
+        b = a if a < b else b
+    return a if a != a else b
+
+
+# In the elements' own type, and in so many lanes that selections need not wait for each other.
+cdef inline double _extremes(const floating *x, Py_ssize_t n, bint largest) noexcept nogil:
+    cdef floating lane[WIDE]
+    cdef Py_ssize_t j, i, blocks = n // WIDE
+    cdef int k
+    for k in range(WIDE):
+        lane[k] = magnitude(x[0])
+    for j in range(blocks):
+        i = j * WIDE
+        for k in range(WIDE):
+            lane[k] = extreme(lane[k], magnitude(x[i + k]), largest)
+    i = blocks * WIDE
+    for k in range(<int>(n - i)):
+        lane[k] = extreme(lane[k], magnitude(x[i + k]), largest)
+    for k in range(1, WIDE):
+        lane[0] = extreme(lane[0], lane[k], largest)
+    return <double>lane[0]
 
 
 cdef inline double fold_sums(double *lane) noexcept nogil:
@@ -129,9 +161,9 @@ cdef inline double reduce_span(const floating *x, Py_ssize_t n, int reduction,
     if reduction == SUM_ABS:
         return _lanes(x, n, SUM_ABS, 0)
     if reduction == MAX_ABS:
-        return _lanes(x, n, MAX_ABS, 0)
+        return _extremes(x, n, True)
     if reduction == MIN_ABS:
-        return _lanes(x, n, MIN_ABS, 0)
+        return _extremes(x, n, False)
     if reduction == COUNT_NONZERO:
         return _lanes(x, n, COUNT_NONZERO, 0)
     return _lanes(x, n, SUM_POWER, order)
