@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import __main__ as command_line
 from bench import memory, overview, report, roof, runner, worker
-from bench.contenders import CONTENDERS, PEERS, Subject
+from bench.contenders import CONTENDERS, PEERS
 from bench.optimizers import OPTIMIZERS
 from bench.runner import ROOT, Result, Worker
+from bench.subject import Subject
 from bench.workloads import ADAM, OVERVIEW, PERIOD, WORKLOADS, Stream, Workload, overview_name
 from cases import CASES
 
