@@ -14,22 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from bench import fused_steps, peers
 from bench.optimizers import OPTIMIZERS
 from bench.roof import roof
+from bench.subject import Subject, reference, stepper_of
 from bench.workloads import Array, Arrays, Stream
 
 Scalars = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A step that is ready to be called, the memory it works on, and what it should compute."""
-
-    step: Callable[[], Any]
-    params: Arrays
-    grads: Arrays
-    reference: Any
-    owner: Any = None  # keeps alive what the step reaches through addresses only
 
 
 @dataclass(frozen=True)
@@ -47,8 +38,8 @@ def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
 
     cyoptim.set_num_threads(threads)
     wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(params, grads, strict=True)]
-    stepper = _stepper(cyoptim, optimizer, wrapped)
-    return Subject(stepper.step, params, grads, _reference(optimizer))
+    stepper = stepper_of(cyoptim, optimizer, wrapped)
+    return Subject(stepper.step, params, grads, reference(optimizer))
 
 
 def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -107,24 +98,32 @@ CONTENDERS = {
     "torch-single": Contender(partial(build_torch, foreach=False), ("torch",), "#c7c7c7"),
     "numba": Contender(build_numba, ("numba",), "#2ca02c", _is_adam),
     "numpy": Contender(build_numpy, ("numpy",), "#9467bd", _is_adam),
+    "torch-compiled": Contender(peers.build_torch_compiled, ("torch",), "#17becf", _is_adam),
+    "optax": Contender(peers.build_optax, ("jax", "jaxlib", "optax"), "#ff7f0e", _is_adam),
+    "sklearn": Contender(peers.build_sklearn, ("scikit-learn",), "#8c564b", _is_adam),
+    "thinc": Contender(peers.build_thinc, ("thinc",), "#e377c2", _is_adam),
+    "deepspeed": Contender(peers.build_deepspeed, ("deepspeed", "ninja"), "#bcbd22", _is_adam),
+    "step": Contender(fused_steps.build_step, ("cyoptim",), "#d62728", _is_adam),
+    "step-clip": Contender(fused_steps.build_step_clip, ("cyoptim",), "#d62728", _is_adam),
+    "step-clip-zero": Contender(
+        fused_steps.build_step_clip_zero, ("cyoptim",), "#d62728", _is_adam
+    ),
+    "calls": Contender(fused_steps.build_calls, ("cyoptim",), "#ff9896", _is_adam),
+    "calls-torch": Contender(fused_steps.build_calls_torch, ("torch",), "#1f77b4", _is_adam),
     "roof": Contender(build_roof, (), "#222222"),
 }
 
-PEERS = ("cyoptim", "cyoptim-torch", "torch-fused", "torch-default", "numba", "numpy", "roof")
+PEERS = (
+    *("cyoptim", "cyoptim-torch", "torch-fused", "torch-default", "torch-compiled"),
+    *("deepspeed", "optax", "numba", "numpy", "sklearn", "thinc", "roof"),
+)
 """Who is timed on the workloads of Adam."""
+
+FUSED = ("step", "step-clip", "step-clip-zero", "calls", "calls-torch")
+"""What ``python -m bench fused`` compares."""
 
 TORCH = ("torch-fused", "torch-default", "torch-foreach")
 """The modes of torch. On a processor its default is torch-single, so that this is not timed too."""
-
-
-def _reference(optimizer: str) -> Any:
-    row = OPTIMIZERS[optimizer]
-    return row.reference(**row.options)
-
-
-def _stepper(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:
-    row = OPTIMIZERS[optimizer]
-    return getattr(library, row.cls)(params, **row.options, **mode)
 
 
 def _step_tensors(
@@ -137,12 +136,12 @@ def _step_tensors(
     tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
     for tensor, grad in zip(tensors, grads, strict=True):
         tensor.grad = torch.from_numpy(grad).clone()
-    stepper = _stepper(library, optimizer, tensors, **mode)
+    stepper = stepper_of(library, optimizer, tensors, **mode)
     return Subject(
         stepper.step,
         [tensor.detach().numpy() for tensor in tensors],
         [tensor.grad.numpy() for tensor in tensors],
-        _reference(optimizer),
+        reference(optimizer),
     )
 
 
@@ -167,7 +166,7 @@ def _step_each(
         for row in rows:
             update(*row, scalars)
 
-    return Subject(step, params, grads, _reference(optimizer))
+    return Subject(step, params, grads, reference(optimizer))
 
 
 def _adam_scalars(

@@ -20,9 +20,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from bench.contenders import CONTENDERS, Subject
+from bench.contenders import CONTENDERS
 from bench.roof import Unavailable
-from bench.workloads import WORKLOADS, Expected, Workload
+from bench.subject import Reloaded, Subject
+from bench.workloads import WORKLOADS, Arrays, Expected, Workload
 
 STEPS = 8
 """How many steps are compared with the reference; from the sixth on, RAdam adapts."""
@@ -40,18 +41,28 @@ def prepare(name: str, workload: Workload, threads: int) -> Subject:
     build = CONTENDERS[name].build
     subject = build(workload.optimizer, workload.random(0), workload.random(1), threads)
     validate(subject, workload)
+    if workload.zeros:
+        load(subject, [np.zeros_like(g) for g in subject.grads])
+        duration(subject.step, workload.zeros)
     return subject
+
+
+def load(subject: Subject, gradients: Arrays) -> None:
+    """Give the step these gradients."""
+    for grad, values in zip(subject.grads, gradients, strict=True):
+        grad[...] = values
+    if subject.load:
+        subject.load()
 
 
 def validate(subject: Subject, workload: Workload) -> None:
     """Compare some steps, each with new gradients, with the float64 reference."""
     expected = Expected(subject.reference, subject.params)
     for number in range(STEPS):
-        for grad, values in zip(subject.grads, workload.random(2 + number), strict=True):
-            grad[...] = values
+        load(subject, workload.random(2 + number))
         subject.step()
         expected.step(subject.grads)
-    error = expected.error(subject.params)
+    error = expected.error(subject.result() if subject.result else subject.params)
     if not error <= 1:
         raise Invalid(f"after {STEPS} steps it is off by {error:.3g} times the tolerance")
 
@@ -67,6 +78,8 @@ def steps_within(step: Callable[[], Any], seconds: float) -> int:
 
 def duration(step: Callable[[], Any], count: int) -> float:
     """The seconds that this many steps take."""
+    if isinstance(step, Reloaded):
+        return sum(step.timed() for _ in range(count))
     start = time.perf_counter()
     for _ in repeat(None, count):
         step()

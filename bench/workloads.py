@@ -33,6 +33,7 @@ class Workload:
     shapes: Shapes
     optimizer: str = "Adam"
     dtype: str = "float32"
+    zeros: int = 0  # steps with zero gradients before any is timed; these are timed with them, too
 
     @property
     def elements(self) -> int:
@@ -81,8 +82,19 @@ def overview_name(optimizer: str, shapes: str) -> str:
     return f"{optimizer}:{shapes}"
 
 
+def zeroed_name(shapes: str) -> str:
+    """The name of the workload whose gradients have become zero."""
+    return f"{shapes}-zeros"
+
+
 ADAM = {name: Workload(name, shapes) for name, shapes in SHAPES.items()}
-WORKLOADS = ADAM | {
+ZEROED = {
+    zeroed_name(name): Workload(zeroed_name(name), shapes, zeros=1000)
+    for name, shapes in SHAPES.items()
+}
+"""Adam's first moment is denormal everywhere after so many steps without a gradient."""
+
+WORKLOADS = (ADAM | ZEROED) | {
     overview_name(optimizer, shapes): Workload(
         overview_name(optimizer, shapes), SHAPES[shapes], optimizer
     )

@@ -1,0 +1,124 @@
+"""Adam in libraries whose optimizers are not torch's: a builder each.
+
+Each takes Adam alone. Options are such that all compute the same; see README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bench.roof import Unavailable
+from bench.subject import Reloaded, Subject, reference
+from bench.workloads import Arrays
+
+MOST_COMPILED = 200
+"""Tensors that torch.compile takes in less than a minute: it unrolls the loop over them."""
+
+
+def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    import torch
+
+    if len(params) > MOST_COMPILED:
+        raise Unavailable(f"compiling a step over {len(params):,} tensors takes minutes")
+    torch.set_num_threads(threads)
+    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad).clone()
+    stepper = getattr(torch.optim, optimizer)(tensors)
+    return Subject(
+        torch.compile(stepper.step),
+        [tensor.detach().numpy() for tensor in tensors],
+        [tensor.grad.numpy() for tensor in tensors],
+        reference(optimizer),
+    )
+
+
+def build_deepspeed(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    import torch
+
+    # It compiles its kernel when first used, and looks for ninja among the programs.
+    programs = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    torch.set_num_threads(threads)
+    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad).clone()
+    try:
+        stepper = DeepSpeedCPUAdam(tensors, adamw_mode=False)
+    except Exception as error:  # whatever its build raises
+        raise Unavailable(f"its kernel was not built: {error}") from error
+    return Subject(
+        stepper.step,
+        [tensor.detach().numpy() for tensor in tensors],
+        [tensor.grad.numpy() for tensor in tensors],
+        reference(optimizer),
+    )
+
+
+def build_optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    os.environ["NPROC"] = str(threads)  # XLA's threads; read when jax starts
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+    import optax
+
+    rule = optax.adam(1e-3)
+
+    def update(values, state, slopes):
+        changes, state = rule.update(slopes, state, values)
+        return optax.apply_updates(values, changes), state
+
+    compiled = jax.jit(update, donate_argnums=(0, 1))
+    values = [jax.numpy.array(p) for p in params]
+    state = rule.init(values)
+    slopes = [jax.numpy.array(g) for g in grads]
+
+    def load() -> None:
+        nonlocal slopes
+        slopes = [jax.numpy.array(g) for g in grads]
+
+    def step() -> None:
+        nonlocal values, state
+        values, state = compiled(values, state, slopes)
+        jax.block_until_ready((values, state))
+
+    def result() -> Arrays:
+        return [np.array(value) for value in values]
+
+    return Subject(step, params, grads, reference(optimizer), load=load, result=result)
+
+
+def build_sklearn(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+    stepper = AdamOptimizer(params, epsilon=0.0)
+
+    def step() -> None:
+        stepper.update_params(params, grads)
+
+    return Subject(step, params, grads, reference(optimizer, eps=0.0))
+
+
+def build_thinc(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    from thinc.api import Adam, NumpyOps, set_current_ops
+
+    set_current_ops(NumpyOps())
+    stepper = Adam(learn_rate=1e-3, eps=0.0, L2=0.0, grad_clip=0.0)
+    taken = [g.copy() for g in grads]
+    rows = [((i, "W"), p, g) for i, (p, g) in enumerate(zip(params, taken, strict=True))]
+
+    def load() -> None:
+        for g, values in zip(taken, grads, strict=True):
+            np.copyto(g, values)
+
+    def step() -> None:
+        for row in rows:
+            stepper(*row)
+        stepper.step_schedules()
+
+    return Subject(Reloaded(step, load), params, grads, reference(optimizer, eps=0.0))

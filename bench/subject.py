@@ -1,0 +1,54 @@
+"""What a contender's builder returns, and what builders share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.optimizers import OPTIMIZERS
+from bench.workloads import Arrays
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """A step that changes the gradients it reads: they are loaded before each, untimed."""
+
+    step: Callable[[], Any]
+    load: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.load()
+        self.step()
+
+    def timed(self) -> float:
+        self.load()
+        start = time.perf_counter()
+        self.step()
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A step that is ready to be called, the memory it works on, and what it should compute."""
+
+    step: Callable[[], Any]
+    params: Arrays
+    grads: Arrays
+    reference: Any
+    owner: Any = None  # keeps alive what the step reaches through addresses only
+    load: Callable[[], None] | None = None  # brings changed gradients to where the step reads them
+    result: Callable[[], Arrays] | None = None  # the parameters, if no step writes to ``params``
+
+
+def reference(optimizer: str, **options: Any) -> Any:
+    """The slow result that an optimizer must agree with."""
+    row = OPTIMIZERS[optimizer]
+    return row.reference(**row.options, **options)
+
+
+def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:
+    """The optimizer of a library whose classes are torch's."""
+    row = OPTIMIZERS[optimizer]
+    return getattr(library, row.cls)(params, **row.options, **mode)
