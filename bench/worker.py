@@ -109,8 +109,10 @@ def start(name: str, workload: Workload, threads: int) -> tuple[Subject | None, 
     try:
         with np.errstate(all="ignore"):
             return prepare(name, workload, threads), {"status": "ready", "message": ""}
-    except (ImportError, Unavailable) as error:
+    except ImportError as error:
         return None, {"status": "missing", "message": str(error)}
+    except Unavailable as error:
+        return None, {"status": "unavailable", "message": str(error)}
     except Invalid as error:
         return None, {"status": "invalid", "message": str(error)}
 
