@@ -20,6 +20,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memset
 
+import os
+
 import numpy as np
 
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, GRADIENT_SQUARES, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER,
@@ -32,6 +34,7 @@ cnp.import_array()
 cdef extern from "build.h" nogil:
     int openmp_version()
     int openmp_max_threads()
+    int openmp_processors()
     const char *compiler_name()
 
 cdef extern from "pool.h" nogil:
@@ -116,6 +119,7 @@ def compiler() -> str:
 
 cdef int THREAD_LIMIT = 0       # 0: as many as OpenMP and the quota give
 cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
+cdef bint FOLLOWS_AFFINITY = False
 
 
 # Bundles that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
@@ -128,20 +132,52 @@ def set_least_share(int bundles):
     LEAST_SHARE = bundles
 
 
-def set_limits(int limit, int quota):
-    global THREAD_LIMIT, QUOTA
+def set_limits(int limit, int quota, bint follows_affinity):
+    global THREAD_LIMIT, QUOTA, FOLLOWS_AFFINITY
     THREAD_LIMIT = limit
     QUOTA = quota
+    FOLLOWS_AFFINITY = follows_affinity
 
 
 def thread_limit() -> int:
     return THREAD_LIMIT
 
 
+cdef int FORKS = 0              # from the first process on to this one
+
+
+def _forked():
+    global FORKS
+    FORKS += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def forks() -> int:
+    """How many forks lie between this process and the one that imported the module."""
+    return FORKS
+
+
+def refuse(int since, where=" in another thread") -> None:
+    """Raise because a step is running that began when there had been so many forks."""
+    if since != FORKS:
+        raise RuntimeError(
+            "a step of this optimizer was running in another thread when this process was forked, "
+            "so that it may be half done here: load parameters and state into a new optimizer"
+        )
+    raise RuntimeError(f"step() of this optimizer is already running{where}")
+
+
 cdef int available_threads() noexcept nogil:
-    cdef int n = openmp_max_threads() if pool_available() else 1
+    cdef int n = openmp_max_threads() if pool_available() else 1, processors
     if 0 < QUOTA < n:
         n = QUOTA
+    if FOLLOWS_AFFINITY and n > 1:      # which may have changed since OpenMP was started
+        processors = openmp_processors()
+        if 0 < processors < n:
+            n = processors
     if 0 < THREAD_LIMIT < n:
         n = THREAD_LIMIT
     return n
@@ -392,9 +428,9 @@ cdef class Work:
         return &self.table.rows[self.n_rows - 1]
 
     cdef int threads(self, Py_ssize_t bundles) noexcept nogil:
-        cdef int n = available_threads()
         cdef Py_ssize_t worth = bundles // LEAST_SHARE
-        return n if n < worth else max(<int>worth, 1)
+        # To ask how many there are takes longer than a small step.
+        return <int>min(<Py_ssize_t>available_threads(), worth) if worth > 1 else 1
 
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
         if last - first == 1:
@@ -714,6 +750,8 @@ cdef class Extras:
         Whether nothing was updated.
     nonfinite : list of int
         Numbers of the parameters whose gradients are not finite.
+    done : bool
+        Whether the step has come to its end, be it skipped.
     """
 
     cdef double max_norm, scale
@@ -721,7 +759,7 @@ cdef class Extras:
     cdef int policy
     cdef readonly object total_norm
     cdef readonly double coefficient
-    cdef readonly bint skipped
+    cdef readonly bint skipped, done
     cdef readonly list nonfinite
 
     def __init__(self, double max_norm, double scale, bint zero, int policy):
@@ -825,6 +863,7 @@ cdef class Plan(Work):
     cdef uintptr_t *walls       # merged address intervals of all parameters: low, high, low, ...
     cdef Py_ssize_t n_walls
     cdef bint counts_steps, busy
+    cdef int forks              # when the running step began
     cdef bint repeats           # a parameter occurs more than once in its group
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
     cdef bint remembers         # some rule has a memory
@@ -1307,22 +1346,41 @@ cdef class Plan(Work):
     cdef int _prepare(self, object optimizer) except -1:
         if self.watch.changed:
             self._forget_state(optimizer)
+        cdef list made = []
         unbound = self._assign_rows(optimizer)
         if unbound:
-            self._bind_states(optimizer, unbound)
-            # A momentum buffer may turn out to be new or not, which is another row.
-            self._assign_rows(optimizer)
+            try:
+                self._bind_states(optimizer, unbound, made)
+                # A momentum buffer may turn out to be new or not, which is another row.
+                self._assign_rows(optimizer)
+            except BaseException:
+                self._unmake(optimizer, made)
+                raise
         return 0
 
-    cdef int _bind_states(self, object optimizer, list slots) except -1:
+    cdef int _unmake(self, object optimizer, list made) except -1:
+        """Take new state out again: a momentum buffer that is there is not new to the next step."""
+        self.watch.changed = True
+        for i, new, known in made:
+            state = optimizer.state.get(self.objects[i])
+            if state is None:
+                continue
+            for name in new:
+                if name not in known:
+                    state.pop(name, None)
+            if not state:
+                del optimizer.state[self.objects[i]]
+        return 0
+
+    cdef int _bind_states(self, object optimizer, list slots, list made) except -1:
         """Bind, and where missing make, the state of these slots. Nothing is put into the
-        optimizer's state before all of it could be allocated."""
-        cdef list made = []
+        optimizer's state before all of it could be allocated; `made` lists what is."""
         cdef Py_ssize_t i
         for i in slots:
             if self.slots[i].first == i:
-                made.append((i, self._prepare_state(optimizer, i)))
-        for i, new in made:
+                known = list(optimizer.state.get(self.objects[i], ()))
+                made.append((i, self._prepare_state(optimizer, i), known))
+        for i, new, _ in made:
             if new:
                 optimizer.state._fill(self.objects[i], new)
         for i in slots:
@@ -1428,21 +1486,26 @@ cdef class Plan(Work):
 
     # --- the step --------------------------------------------------------------------------------
 
+    cdef inline int _begin(self) except -1:
+        if self.busy:
+            refuse(self.forks)
+        self.busy = True
+        self.forks = FORKS
+        return 0
+
     def step(self, optimizer, list grads, Extras extras=None) -> bool:
         """Step every parameter that has a gradient; False if the plan no longer fits."""
-        if self.busy:
-            raise RuntimeError("step() of this optimizer is already running in another thread")
-        self.busy = True
+        self._begin()
         try:
             self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
                 return False
             if extras is None:
                 self._open_copies()
+                self._announce()
                 self._prepare(optimizer)
                 self._run()
                 self._count()
-                self._announce()
             else:
                 self._step_with(optimizer, extras)
         finally:
@@ -1466,6 +1529,7 @@ cdef class Plan(Work):
         cdef bint together = False
         if self._measure(extras):
             self._open_copies()
+            self._announce()
             self._prepare(optimizer)
             # Each rule begins by multiplying the gradient by its first scalar, which is a sign.
             for r in range(self.n_rows):
@@ -1475,7 +1539,7 @@ cdef class Plan(Work):
             self._run()
             self.table.zero = False
             self._count()
-            self._announce()
+        extras.done = True
         if self.zeroing:
             self._zero_gradients(together)
         return 0
@@ -1573,9 +1637,7 @@ cdef class Plan(Work):
         """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
         has a gradient, after all gradients have been checked; False if the plan no longer fits."""
         cdef Py_ssize_t i
-        if self.busy:
-            raise RuntimeError("step() of this optimizer is already running in another thread")
-        self.busy = True
+        self._begin()
         try:
             self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
@@ -1588,6 +1650,8 @@ cdef class Plan(Work):
                     update(found)
                 finally:
                     self._announce()
+            if extras is not None:
+                extras.done = True
             if self.zeroing:
                 self._zero_gradients(False)
         finally:
@@ -1600,9 +1664,7 @@ cdef class Plan(Work):
     def gather(self, optimizer, list grads) -> list | None:
         """Every parameter's checked gradient as an array, None where there is none; None in place
         of the list if the plan no longer fits. The arrays may be the caller's own."""
-        if self.busy:
-            raise RuntimeError("step() of this optimizer is already running in another thread")
-        self.busy = True
+        self._begin()
         try:
             self.zeroing, self.whole = False, True
             if not self._collect(grads, optimizer):
@@ -1703,6 +1765,7 @@ cdef class Plan(Work):
                 number[k][0] = row.memory[k]
 
     cdef int _announce(self) except -1:
+        # Before anything changes: this is Python code, where an interrupt may be raised.
         if PyList_GET_SIZE(self.updated) == 0:
             return 0
         from cyoptim._doors import announce_update

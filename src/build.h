@@ -6,9 +6,12 @@
 #include <omp.h>
 static inline int openmp_version(void) { return _OPENMP; }
 static inline int openmp_max_threads(void) { return omp_get_max_threads(); }
+/* Those that the calling thread may run on now. */
+static inline int openmp_processors(void) { return omp_get_num_procs(); }
 #else
 static inline int openmp_version(void) { return 0; }
 static inline int openmp_max_threads(void) { return 1; }
+static inline int openmp_processors(void) { return 1; }
 #endif
 
 static inline const char *compiler_name(void) {

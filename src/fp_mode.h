@@ -1,14 +1,17 @@
-/* Flush-to-zero for denormals, per thread. fp_flush() turns it on and returns the mode to give
- * back to fp_restore(). Elsewhere than on x86-64 and arm64 both do nothing. */
+/* The floating-point mode of a kernel, per thread: denormals are flushed to zero, results rounded to
+ * nearest, and nothing traps, whatever the mode of the caller, or of the thread that has started a
+ * worker. fp_flush() turns it on and returns the mode to give back to fp_restore(). Elsewhere than on
+ * x86-64 and arm64 both do nothing. */
 #ifndef CYOPTIM_FP_MODE_H
 #define CYOPTIM_FP_MODE_H
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <xmmintrin.h>
-/* bit 15: results flush to zero; bit 6: denormal operands count as zero */
+/* bit 15: results flush to zero; bit 6: denormal operands count as zero; bits 7 to 12: no traps;
+ * bits 13 and 14, clear: round to nearest */
 static inline unsigned long long fp_flush(void) {
     unsigned int mode = _mm_getcsr();
-    _mm_setcsr(mode | 0x8040u);
+    _mm_setcsr(0x9fc0u);
     return mode;
 }
 static inline void fp_restore(unsigned long long mode) {
@@ -16,11 +19,12 @@ static inline void fp_restore(unsigned long long mode) {
     _mm_setcsr((unsigned int)mode);
 }
 #elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
-/* FPCR bit 24: flush denormal operands and results to zero */
+/* FPCR bit 24: flush denormal operands and results to zero; all others, clear: round to nearest, no
+ * traps */
 static inline unsigned long long fp_flush(void) {
     unsigned long long mode;
     __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
-    __asm__ __volatile__("msr fpcr, %0" : : "r"(mode | (1ull << 24)));
+    __asm__ __volatile__("msr fpcr, %0" : : "r"(1ull << 24));
     return mode;
 }
 static inline void fp_restore(unsigned long long mode) {
@@ -30,7 +34,7 @@ static inline void fp_restore(unsigned long long mode) {
 #include <intrin.h>
 static inline unsigned long long fp_flush(void) {
     unsigned long long mode = _ReadStatusReg(ARM64_FPCR);
-    _WriteStatusReg(ARM64_FPCR, mode | (1ull << 24));
+    _WriteStatusReg(ARM64_FPCR, 1ull << 24);
     return mode;
 }
 static inline void fp_restore(unsigned long long mode) {

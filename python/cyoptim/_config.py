@@ -41,6 +41,9 @@ def get_num_threads() -> int:
 def threads(n: int) -> Iterator[None]:
     """Use at most this many threads inside a ``with`` block, in the whole process.
 
+    Of several blocks, nested or in several Python threads, the one that began last counts, until
+    it ends.
+
     Parameters
     ----------
     n : int
@@ -52,12 +55,20 @@ def threads(n: int) -> Iterator[None]:
     ...     get_num_threads()
     1
     """
-    before = _engine.thread_limit()
-    _set_limit(_checked(n))
+    limit = _Limit(_checked(n))
+    _limits.append(limit)
     try:
+        _apply_limit()
         yield
     finally:
-        _set_limit(before)
+        # Blocks of several Python threads may end in any order.
+        _limits.remove(limit)
+        _apply_limit()
+
+
+class _Limit:
+    def __init__(self, n: int) -> None:
+        self.n = n  # 0: none
 
 
 def _checked(n: int) -> int:
@@ -69,7 +80,16 @@ def _checked(n: int) -> int:
 
 
 def _set_limit(n: int) -> None:
-    _engine.set_limits(min(n, 2**31 - 1), _QUOTA)
+    _limits[-1].n = n
+    _apply_limit()
+
+
+def _apply_limit() -> None:
+    while True:
+        limit = _limits[-1]
+        _engine.set_limits(min(limit.n, 2**31 - 1), _QUOTA, not _CHOSEN)
+        if limit is _limits[-1]:  # otherwise another thread's block began or ended meanwhile
+            return
 
 
 # Paths are strings here: pathlib would take a tenth of the package's import.
@@ -97,8 +117,8 @@ def _quota(root: _Path = "/sys/fs/cgroup", own: _Path = "/proc/self/cgroup") -> 
 
 
 def _read(*path: _Path) -> str:
-    with open(os.path.join(*path)) as file:
-        return file.read()
+    with open(os.path.join(*path), "rb") as file:
+        return os.fsdecode(file.read())
 
 
 def _groups(root: str, own: _Path) -> Iterator[str]:
@@ -110,7 +130,7 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
     except OSError:
         lines = []
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "", "")
         if controllers == "":
             bases.append((root, path))
         elif "cpu" in controllers.split(","):
@@ -122,7 +142,10 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
 
 
 # Whoever sets OMP_NUM_THREADS has chosen.
-_QUOTA = 0 if os.environ.get("OMP_NUM_THREADS") else _quota()
+_CHOSEN = bool(os.environ.get("OMP_NUM_THREADS"))
+_QUOTA = 0 if _CHOSEN else _quota()
+# The limit of the process, and of each block of threads() that has begun: the last one counts.
+_limits = [_Limit(0)]
 _set_limit(0)
 
 

@@ -703,9 +703,10 @@ class Optimizer:
                 self._plan = self._make_plan(self.param_groups)
                 if not self._run(aligned, extras):
                     raise RuntimeError("parameters were replaced while the step was being prepared")
-            if averaged:
-                self._sums.clear()
         finally:
+            # Also if the step was made and an interrupt waited for its end.
+            if averaged and extras is not None and extras.done:
+                self._sums.clear()
             self._last_step = None if extras is None else self._receipt(extras)
             self._set_quick()
         self._opt_called = True

@@ -20,7 +20,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import TwoLoop
+from cyoptim._engine import TwoLoop, forks, refuse
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
 from cyoptim.optimizer import (
@@ -136,6 +136,7 @@ class LBFGS(Optimizer):
 
     _counts_steps: ClassVar[bool] = False
     _running: bool = False
+    _forks: int = 0
 
     def __init__(
         self,
@@ -256,8 +257,8 @@ class LBFGS(Optimizer):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         if self._running:
-            raise RuntimeError("step() of this optimizer is already running")
-        self._running = True
+            refuse(self._forks, where="")
+        self._running, self._forks = True, forks()
         try:
             yield
         finally:
