@@ -515,6 +515,16 @@ cdef class Spans(Work):
         self.update(0, self.n_bundles)
 
 
+def add_up(object owner, list new, Spans spans, dict outcome):
+    """Copy the second of each pair into the first, add the others of `spans` to their arrays, and
+    set attributes of the owner: all or, if an interrupt comes before, nothing."""
+    for array, grad in new:
+        array[...] = grad
+    spans.apply("axpby", (1.0, 1.0))
+    for name, value in outcome.items():
+        setattr(owner, name, value)
+
+
 cdef class Factored:
     """A batch of matrices whose gradient is scaled by row and column factors, as in Adafactor.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import Spans, same_layout_as
+from cyoptim._engine import Spans, add_up, same_layout_as
 
 
 class Sums:
@@ -25,15 +25,11 @@ class Sums:
         for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
             if grad is not None and not used[i]:
                 sums[i] = _room(sums[i], array)
-        # Nothing can fail from here on.
-        for i, grad in enumerate(grads):
-            if grad is not None and not used[i]:
-                np.copyto(sums[i], grad)
+        new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
-        Spans([sums[i] for i in again], [grads[i] for i in again]).apply("axpby", (1.0, 1.0))
-        self._arrays = sums
-        self._used = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
-        self.count += 1
+        spans = Spans([sums[i] for i in again], [grads[i] for i in again])
+        now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
+        add_up(self, new, spans, {"_arrays": sums, "_used": now, "count": self.count + 1})
 
     def gradients(self) -> list[Any]:
         """The sums, None where there is none."""
