@@ -116,3 +116,143 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
         return value
 
     return wrapper
+
+
+class Hooked:
+    """An object whose steps, saves and loads call what its users have registered."""
+
+    # Whether a step may go straight to the plan, having nothing else to do.
+    _quick: bool = False
+    # Whether a subclass's own step() is running, which may call its parent's.
+    _in_step: bool = False
+
+    def _make_hook_tables(self) -> None:
+        self._optimizer_step_pre_hooks = HookTable()
+        self._optimizer_step_post_hooks = HookTable()
+        self._optimizer_state_dict_pre_hooks = HookTable()
+        self._optimizer_state_dict_post_hooks = HookTable()
+        self._optimizer_load_state_dict_pre_hooks = HookTable()
+        self._optimizer_load_state_dict_post_hooks = HookTable()
+
+    @staticmethod
+    def profile_hook_step(step: Callable[..., Any]) -> Callable[..., Any]:
+        """Call the hooks around a ``step``, as is done with every subclass's own.
+
+        For code that decorates its ``step`` with it; the hooks are called once nevertheless.
+
+        Parameters
+        ----------
+        step : callable
+            The method.
+
+        Returns
+        -------
+        callable
+            The method with the hooks around it.
+        """
+        return with_hooks(step)
+
+    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` before each step.
+
+        Parameters
+        ----------
+        hook : callable
+            `args` and `kwargs` are those of ``step``, with the optimizer first. Returns None, or
+            a pair of arguments and keyword arguments to be used instead.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        self._quick = False
+        return self._optimizer_step_pre_hooks.register(hook)
+
+    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
+        """Call ``hook(optimizer, args, kwargs)`` after each step.
+
+        Parameters
+        ----------
+        hook : callable
+            `args` and `kwargs` are those of ``step``, with the optimizer first.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        self._quick = False
+        return self._optimizer_step_post_hooks.register(hook)
+
+    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer)`` before :meth:`state_dict` gathers the state.
+
+        Parameters
+        ----------
+        hook : callable
+            Its result is not used.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` on what :meth:`state_dict` is about to return.
+
+        Parameters
+        ----------
+        hook : callable
+            May change the dict in place, or return another one.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_state_dict_post_hooks.register(hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer, state_dict)`` on what :meth:`load_state_dict` was given.
+
+        Parameters
+        ----------
+        hook : callable
+            Gets a shallow copy, which it may change in place; or it returns another dict.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_load_state_dict_pre_hooks.register(hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Hook, prepend: bool = False
+    ) -> RemovableHandle:
+        """Call ``hook(optimizer)`` after :meth:`load_state_dict`.
+
+        Parameters
+        ----------
+        hook : callable
+            Its result is not used.
+        prepend : bool
+            Call it before the hooks that are there, instead of after them.
+
+        Returns
+        -------
+        RemovableHandle
+            Whose ``remove()`` takes the hook out again.
+        """
+        return self._optimizer_load_state_dict_post_hooks.register(hook, prepend)

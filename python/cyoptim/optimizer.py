@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -15,234 +13,63 @@ from cyoptim._doors import (
     UnsupportedError,
     check_disjoint,
     is_parameter,
-    is_tensor,
     type_name,
     view_parameter,
 )
 from cyoptim._engine import Extras, Plan
+from cyoptim._gradients import align, check_unrecorded, evaluate, reset_gradient
+from cyoptim._groups import (
+    NOT_ITERABLE,
+    as_groups,
+    check_named_alike,
+    check_one_group_each,
+    check_option_names,
+    labels_of,
+    parameters_of,
+    split_names,
+)
 from cyoptim._hooks import (
     STEP_POST_HOOKS,
     STEP_PRE_HOOKS,
-    Hook,
-    HookTable,
-    RemovableHandle,
+    Hooked,
     call_around_step,
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
     with_hooks,
 )
-from cyoptim._sparse import zero_gradient
+from cyoptim._options import check_undifferentiated, execution_switches, required
+from cyoptim._receipt import StepReceipt, extras_of
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
 from cyoptim._sums import Sums
+from cyoptim._types import (
+    Args,
+    Gradients,
+    Group,
+    Hyper,
+    Kwargs,
+    NonfinitePolicy,
+    ParamsT,
+    StateDict,
+)
 from cyoptim._warnings import warn
 
 __all__ = [
     "Optimizer",
+    "ParamsT",
     "StepReceipt",
     "register_optimizer_step_post_hook",
     "register_optimizer_step_pre_hook",
+    "required",
 ]
 
-ParamsT: TypeAlias = Iterable[Any]
-Args: TypeAlias = tuple[Any, ...]
-Kwargs: TypeAlias = dict[str, Any]
-Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
-Group: TypeAlias = dict[str, Any]
-Hyper: TypeAlias = tuple[float, ...]
-StateDict: TypeAlias = dict[str, Any]
-NonfinitePolicy: TypeAlias = Literal["propagate", "raise", "skip"]
 GlobalOptimizerPreHook: TypeAlias = Callable[
     ["Optimizer", Args, Kwargs], tuple[Args, Kwargs] | None
 ]
 GlobalOptimizerPostHook: TypeAlias = Callable[["Optimizer", Args, Kwargs], None]
-Self = TypeVar("Self", bound="Optimizer")
-
-# Keys of a group that are no options of its optimizer: users' own notes and the schedulers'.
-_NOTES = frozenset({"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"})
-_NOTES |= {"base_momentum", "max_momentum", "swa_lr"}
-
-_NOT_ITERABLE = (
-    "params argument given to the optimizer should be an iterable of Tensors or dicts, or of "
-    "arrays, but got {}"
-)
 
 
-class _Required:
-    """The default of an option that every group must give."""
-
-    def __repr__(self) -> str:
-        return "<required parameter>"
-
-
-required = _Required()
-
-
-def execution_switches(**switches: Any) -> dict[str, Any]:
-    """torch's switches that choose how a step is executed.
-
-    ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
-    ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
-    :func:`check_undifferentiated`. Combinations that torch refuses are refused.
-    """
-    if switches.get("capturable"):
-        raise ValueError("capturable=True is not supported: steps run on the CPU")
-    if switches.get("fused"):
-        if switches.get("differentiable"):
-            raise RuntimeError("`fused` does not support `differentiable`")
-        if switches.get("foreach"):
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-    return switches
-
-
-def check_undifferentiated(group: Group) -> None:
-    """Refuse ``differentiable`` for arrays, which have no graph.
-
-    For tensors it is refused by a step in which there is anything to differentiate.
-    """
-    if group.get("differentiable") and not all(map(is_tensor, group["params"])):
-        raise ValueError("differentiable=True is not supported: steps run outside of any graph")
-
-
-def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
-    """Refuse a learning rate that is not one number >= 0."""
-    if getattr(lr, "ndim", 0) and getattr(lr, "size", 0) != 1 and not is_tensor(lr):
-        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
-    if is_tensor(lr) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    check_nonnegative("learning rate", lr, message)
-
-
-def check_number(name: str, value: Any) -> None:
-    """Refuse a value that is not one number."""
-    try:
-        bool(value >= 0.0)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
-
-
-def check_nonnegative(name: str, value: Any, message: str = "") -> None:
-    """Refuse a value that is not a number >= 0; NaN is not."""
-    check_number(name, value)
-    if not value >= 0.0:
-        raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
-
-
-def check_at_least(name: str, value: Any, low: float) -> None:
-    """Refuse a value that is not a number >= low, in the words of torch's newer optimizers."""
-    check_number(name, value)
-    if not value >= low:
-        raise ValueError(f"{name} should be >= {low} but is: {value}")
-
-
-def check_finite(name: str, value: Any) -> None:
-    """Refuse a value that is not a finite number."""
-    check_number(name, value)
-    if not abs(value) < float("inf"):
-        raise ValueError(f"Invalid {name} value: {value}")
-
-
-def check_interval(name: str, value: Any, low: float, high: float) -> None:
-    """Refuse a value that is not a number in [low, high]."""
-    check_number(name, value)
-    if not low <= value <= high:
-        raise ValueError(f"Invalid {name} value: {value}")
-
-
-def check_betas(betas: Any) -> None:
-    """Refuse averaging factors that are not two numbers in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
-    for index, beta in enumerate(betas):
-        check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
-        if not beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-
-
-def check_moments(group: Group) -> None:
-    """Check the options that Adam and its relatives share."""
-    check_lr(group["lr"])
-    check_nonnegative("epsilon", group["eps"])
-    check_betas(group["betas"])
-    check_nonnegative("weight_decay", group["weight_decay"])
-
-
-def check_undecayed(group: Group, label: str) -> None:
-    """Refuse a sparse gradient where weight decay moves every element."""
-    if group["weight_decay"] != 0:
-        raise UnsupportedError(
-            "weight_decay option is not compatible with sparse gradients "
-            f"(that of {label} is sparse)"
-        )
-
-
-def decays(group: Group) -> tuple[float, float]:
-    """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
-    decay = group["weight_decay"]
-    return (0.0, 1.0 - group["lr"] * decay) if group["decoupled_weight_decay"] else (decay, 1.0)
-
-
-@dataclass(frozen=True)
-class StepReceipt:
-    """What a step has found and done beside its update; see :meth:`Optimizer.step`.
-
-    Attributes
-    ----------
-    total_norm : float or None
-        The norm of all gradients as one vector, after division by ``grad_scale``; None if it was
-        not asked for.
-    clip_coefficient : float
-        What clipping has multiplied the gradients by: 1 if nothing had to be clipped.
-    skipped : bool
-        Whether the step was skipped, because of gradients that are not finite.
-    nonfinite : tuple
-        The parameters whose gradients hold NaN or infinity: names, or numbers in the order of the
-        groups. Looked for only where the norm was asked for.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from cyoptim import SGD
-    >>> w = np.zeros(2)
-    >>> optimizer = SGD([("w", w)], lr=1.0)
-    >>> optimizer.step(grads={"w": np.array([np.nan, 1.0])}, nonfinite="skip")
-    >>> optimizer.last_step
-    StepReceipt(total_norm=nan, clip_coefficient=1.0, skipped=True, nonfinite=('w',))
-    """
-
-    total_norm: float | None
-    clip_coefficient: float
-    skipped: bool
-    nonfinite: tuple[str | int, ...]
-
-
-_POLICIES = ("propagate", "raise", "skip")
-
-
-def _extras(
-    max_norm: Any, grad_scale: Any, zero_grad: bool, nonfinite: str, averaged: int
-) -> Extras | None:
-    """The arguments of a step beside its gradients, checked; None if there are none."""
-    plain = (max_norm, grad_scale, nonfinite) == (None, None, "propagate")
-    if plain and not zero_grad and not averaged:
-        return None
-    if max_norm is not None:
-        check_nonnegative("max_norm", max_norm)
-    if grad_scale is not None:
-        check_finite("grad_scale", grad_scale)
-        if grad_scale == 0:
-            raise ValueError("grad_scale is 0: gradients cannot be divided by it")
-    if nonfinite not in _POLICIES:
-        raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
-    return Extras(
-        float("inf") if max_norm is None else float(max_norm),
-        (1.0 if grad_scale is None else float(grad_scale)) * max(averaged, 1),
-        bool(zero_grad),
-        _POLICIES.index(nonfinite),
-    )
-
-
-class Optimizer:
+class Optimizer(Hooked):
     """Base class for all optimizers.
 
     Parameters
@@ -298,12 +125,8 @@ class Optimizer:
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
     _last_step: StepReceipt | None = None
-    # Whether a step may go straight to the plan, having nothing else to do.
-    _quick: bool = False
     # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
-    # Whether a subclass's own step() is running, which may call its parent's.
-    _in_step: bool = False
     # Whether a step calls update(), rather than run one of the native rules.
     _updates_itself: ClassVar[bool] = True
 
@@ -318,13 +141,13 @@ class Optimizer:
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
-            raise TypeError(_NOT_ITERABLE.format(type_name(params)))
+            raise TypeError(NOT_ITERABLE.format(type_name(params)))
         self.defaults = defaults
         self._make_hook_tables()
         self._sums = Sums()
         self._state = State()
         self.param_groups: list[Group] = []
-        groups = _as_groups(params)
+        groups = as_groups(params)
         if type(self).add_param_group is Optimizer.add_param_group:
             self._add_groups(groups)
         else:  # a subclass wants to see each
@@ -469,8 +292,8 @@ class Optimizer:
                 "optimizer parameters need to be organized in ordered collections, but the "
                 "ordering of tensors in sets will change between runs. Please use a list instead."
             )
-        members, names = _split_names([params] if is_parameter(params) else list(params))
-        self._check_option_names(param_group, number)
+        members, names = split_names([params] if is_parameter(params) else list(params))
+        check_option_names(param_group, number, self.defaults, type(self).__name__)
         group = {**self.defaults, **param_group, "params": members}
         for name, value in group.items():
             if value is required:
@@ -489,28 +312,14 @@ class Optimizer:
                 "in future, this will cause an error; "
                 "see github.com/pytorch/pytorch/issues/40967 for more information"
             )
-        _check_named_alike(group, others)
+        check_named_alike(group, others)
         return group
 
-    def _check_option_names(self, group: Group, number: int) -> None:
-        for name in group:
-            if name not in self.defaults and name not in _NOTES:
-                found = (
-                    f"param group {number} has an option {name!r} that {type(self).__name__} does "
-                    "not know"
-                )
-                import difflib  # here, because it is slow to import
-
-                close = difflib.get_close_matches(str(name), self.defaults, n=1)
-                if close:
-                    raise ValueError(f"{found}; did you mean {close[0]!r}?")
-                warn(f"{found}: it is kept and has no effect")
-
     def _make_plan(self, groups: list[Group]) -> Plan:
-        labels = _labels(groups)
-        params = list(chain.from_iterable(group["params"] for group in groups))
+        labels = labels_of(groups)
+        params = list(parameters_of(groups))
         doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
-        _check_one_group_each(groups, labels)
+        check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
         self.state.watch.changed = True
         self._differentiable = any(group.get("differentiable") for group in groups)
@@ -591,7 +400,7 @@ class Optimizer:
             and nonfinite == "propagate"
             and not STEP_PRE_HOOKS
             and not STEP_POST_HOOKS
-            and self._plan.step(self, None if grads is None else self._align(grads))
+            and self._plan.step(self, None if grads is None else align(grads, self.param_groups))
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
             self._opt_called = True
@@ -667,7 +476,7 @@ class Optimizer:
         if grads is None:
             for group in self.param_groups:
                 for param in group["params"]:
-                    _reset_gradient(param, set_to_none=True)
+                    reset_gradient(param, set_to_none=True)
         return self._sums.count
 
     def _step(
@@ -688,16 +497,16 @@ class Optimizer:
                     "call step() without a closure and without grads"
                 )
             grads = self._sums.gradients()
-        extras = _extras(max_norm, grad_scale, zero_grad, nonfinite, averaged)
+        extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
         if closure is None:
             loss = None
         elif grads is None:
             loss, grads = self._loss_and_grads(closure)
         else:
-            loss = _evaluate(closure)
-        aligned = None if grads is None else self._align(grads)
+            loss = evaluate(closure)
+        aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
-            _check_unrecorded(self.param_groups)
+            check_unrecorded(self.param_groups)
         try:
             if not self._run(aligned, extras):
                 self._plan = self._make_plan(self.param_groups)
@@ -745,7 +554,7 @@ class Optimizer:
 
     def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
         """What a closure computes: the loss, and the gradients if it returns them, too."""
-        result = _evaluate(closure)
+        result = evaluate(closure)
         # Over plain arrays alone: elsewhere a pair may be any result of a closure that has set
         # the parameters' own gradients.
         if isinstance(result, tuple) and len(result) == 2 and self._has_plain_arrays():
@@ -753,13 +562,13 @@ class Optimizer:
         return result, None
 
     def _has_plain_arrays(self) -> bool:
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        params = parameters_of(self.param_groups)
         return any(isinstance(param, np.ndarray) for param in params)
 
     def _gather(self, grads: Gradients | None, first: bool) -> list[Any]:
         """Every parameter's checked gradient as an array, or None. At the first of several points
         of a step parameters may have been replaced; later they may not."""
-        aligned = None if grads is None else self._align(grads)
+        aligned = None if grads is None else align(grads, self.param_groups)
         found = self._plan.gather(self, aligned)
         if found is None and first:
             self._plan = self._make_plan(self.param_groups)
@@ -775,7 +584,7 @@ class Optimizer:
         if type(self).update is Optimizer.update:
             raise self._undefined()
         groups = [group for group in self.param_groups for _ in group["params"]]
-        params = list(chain.from_iterable(group["params"] for group in self.param_groups))
+        params = list(parameters_of(self.param_groups))
 
         def update(found: list[tuple[int, Any, Any]]) -> None:
             if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
@@ -789,37 +598,6 @@ class Optimizer:
 
         return self._plan.visit(self, grads, update, extras)
 
-    def _align(self, grads: Gradients) -> list[Any]:
-        """The gradients as a list, one entry per parameter."""
-        if isinstance(grads, Mapping):
-            return self._align_names(grads)
-        if not isinstance(grads, (list, tuple)):
-            raise TypeError(
-                "grads must be a list of gradients or a dict from parameter names, "
-                f"got {type_name(grads)}"
-            )
-        count = sum(len(group["params"]) for group in self.param_groups)
-        if len(grads) != count:
-            raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
-        return list(grads)
-
-    def _align_names(self, grads: Mapping[str, Any]) -> list[Any]:
-        if any("param_names" not in group for group in self.param_groups):
-            raise ValueError(
-                "grads is a dict, but the parameters have no names: construct the optimizer from "
-                "(name, parameter) pairs, for instance SGD(params.items())"
-            )
-        names = [name for group in self.param_groups for name in group["param_names"]]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"grads is a dict, but two parameters have the name {twice!r}")
-        unknown = sorted(set(grads) - set(names))
-        if unknown:
-            raise ValueError(
-                f"grads has an entry {unknown[0]!r}, but the parameters are {', '.join(names)}"
-            )
-        return [grads.get(name) for name in names]
-
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.
 
@@ -832,140 +610,7 @@ class Optimizer:
         for group in self.param_groups:
             for param in group["params"]:
                 if not isinstance(param, np.ndarray) and param.grad is not None:
-                    _reset_gradient(param, set_to_none)
-
-    # --- hooks ------------------------------------------------------------------------------------
-
-    def _make_hook_tables(self) -> None:
-        self._optimizer_step_pre_hooks = HookTable()
-        self._optimizer_step_post_hooks = HookTable()
-        self._optimizer_state_dict_pre_hooks = HookTable()
-        self._optimizer_state_dict_post_hooks = HookTable()
-        self._optimizer_load_state_dict_pre_hooks = HookTable()
-        self._optimizer_load_state_dict_post_hooks = HookTable()
-
-    @staticmethod
-    def profile_hook_step(step: Callable[..., Any]) -> Callable[..., Any]:
-        """Call the hooks around a ``step``, as is done with every subclass's own.
-
-        For code that decorates its ``step`` with it; the hooks are called once nevertheless.
-
-        Parameters
-        ----------
-        step : callable
-            The method.
-
-        Returns
-        -------
-        callable
-            The method with the hooks around it.
-        """
-        return with_hooks(step)
-
-    def register_step_pre_hook(self, hook: Hook) -> RemovableHandle:
-        """Call ``hook(optimizer, args, kwargs)`` before each step.
-
-        Parameters
-        ----------
-        hook : callable
-            `args` and `kwargs` are those of ``step``, with the optimizer first. Returns None, or
-            a pair of arguments and keyword arguments to be used instead.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        self._quick = False
-        return self._optimizer_step_pre_hooks.register(hook)
-
-    def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
-        """Call ``hook(optimizer, args, kwargs)`` after each step.
-
-        Parameters
-        ----------
-        hook : callable
-            `args` and `kwargs` are those of ``step``, with the optimizer first.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        self._quick = False
-        return self._optimizer_step_post_hooks.register(hook)
-
-    def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer)`` before :meth:`state_dict` gathers the state.
-
-        Parameters
-        ----------
-        hook : callable
-            Its result is not used.
-        prepend : bool
-            Call it before the hooks that are there, instead of after them.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        return self._optimizer_state_dict_pre_hooks.register(hook, prepend)
-
-    def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` on what :meth:`state_dict` is about to return.
-
-        Parameters
-        ----------
-        hook : callable
-            May change the dict in place, or return another one.
-        prepend : bool
-            Call it before the hooks that are there, instead of after them.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        return self._optimizer_state_dict_post_hooks.register(hook, prepend)
-
-    def register_load_state_dict_pre_hook(
-        self, hook: Hook, prepend: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` on what :meth:`load_state_dict` was given.
-
-        Parameters
-        ----------
-        hook : callable
-            Gets a shallow copy, which it may change in place; or it returns another dict.
-        prepend : bool
-            Call it before the hooks that are there, instead of after them.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        return self._optimizer_load_state_dict_pre_hooks.register(hook, prepend)
-
-    def register_load_state_dict_post_hook(
-        self, hook: Hook, prepend: bool = False
-    ) -> RemovableHandle:
-        """Call ``hook(optimizer)`` after :meth:`load_state_dict`.
-
-        Parameters
-        ----------
-        hook : callable
-            Its result is not used.
-        prepend : bool
-            Call it before the hooks that are there, instead of after them.
-
-        Returns
-        -------
-        RemovableHandle
-            Whose ``remove()`` takes the hook out again.
-        """
-        return self._optimizer_load_state_dict_post_hooks.register(hook, prepend)
+                    reset_gradient(param, set_to_none)
 
     # --- saving and loading -----------------------------------------------------------------------
 
@@ -981,7 +626,7 @@ class Optimizer:
         """
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        params = parameters_of(self.param_groups)
         numbers: dict[int, int] = {}
         for i, param in enumerate(params):
             numbers.setdefault(id(param), i)
@@ -1028,8 +673,8 @@ class Optimizer:
         groups = checked_groups(state_dict, self.param_groups)
         for group in groups:
             execution_switches(**group)
-        labels = _labels(self.param_groups)
-        params = list(chain.from_iterable(g["params"] for g in self.param_groups))
+        labels = labels_of(self.param_groups)
+        params = list(parameters_of(self.param_groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
         places = {key: i for i, key in reversed(list(enumerate(keys)))}
         state = State()
@@ -1077,89 +722,3 @@ class Optimizer:
             lines.append(f"Parameter Group {number}")
             lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
         return "\n".join([*lines, ")"])
-
-
-# --- groups ---------------------------------------------------------------------------------------
-
-
-def _as_groups(params: ParamsT) -> list[Any]:
-    if isinstance(params, Mapping):
-        raise TypeError(
-            "params is a dict; give its items, as in SGD(params.items()), to optimize its values"
-        )
-    try:
-        entries = list(params)
-    except TypeError:
-        raise TypeError(_NOT_ITERABLE.format(type_name(params))) from None
-    if not entries:
-        raise ValueError("optimizer got an empty parameter list")
-    return entries if isinstance(entries[0], dict) else [{"params": entries}]
-
-
-def _split_names(entries: list[Any]) -> tuple[list[Any], list[str]]:
-    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
-    if names and len(names) != len(entries):
-        raise ValueError(
-            "all optimizer params should be with/without names. Some param names are missing"
-        )
-    return [entry[1] if isinstance(entry, tuple) else entry for entry in entries], names
-
-
-def _check_named_alike(group: Group, others: list[Group]) -> None:
-    for other in others:
-        if ("param_names" in group) != ("param_names" in other):
-            text = "with names" if "param_names" in group else "without names"
-            raise ValueError(
-                "all optimizer param groups should be with/without names. "
-                f"cannot add param group {text} to the optimizer"
-            )
-
-
-def _check_one_group_each(groups: list[Group], labels: list[str]) -> None:
-    seen: dict[int, tuple[int, str]] = {}
-    members = [(g, p) for g, group in enumerate(groups) for p in group["params"]]
-    for (g, param), label in zip(members, labels, strict=True):
-        first, name = seen.setdefault(id(param), (g, label))
-        if first != g:
-            raise ValueError(
-                f"some parameters appear in more than one parameter group: {name} is {label}"
-            )
-
-
-def _labels(groups: list[Group]) -> list[str]:
-    """How errors name each parameter."""
-    labels = []
-    for g, group in enumerate(groups):
-        names = group.get("param_names")
-        for i in range(len(group["params"])):
-            name = f" ({names[i]!r})" if names else ""
-            labels.append(f"parameter {i}{name} of group {g}")
-    return labels
-
-
-def _check_unrecorded(groups: list[Group]) -> None:
-    from cyoptim.integrations.torch import check_unrecorded
-
-    for group in groups:
-        if group.get("differentiable"):
-            check_unrecorded(group["params"])
-
-
-# --- gradients ------------------------------------------------------------------------------------
-
-
-def _evaluate(closure: Callable[[], Any]) -> Any:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return closure()
-    with torch.enable_grad():
-        return closure()
-
-
-def _reset_gradient(param: Any, set_to_none: bool) -> None:
-    if not set_to_none:
-        zero_gradient(param.grad)
-    elif hasattr(param, "null_grad"):  # MyGrad, where .grad cannot be written
-        param.null_grad()
-    else:
-        param.grad = None

@@ -18,7 +18,8 @@ from cyoptim._schedulers.base import (
 from cyoptim._schedulers.curves import cosine
 from cyoptim._schedulers.lambdas import callable_state, restore_callable
 from cyoptim._schedulers.values import Scalar, copied, per_group, set_value, shared
-from cyoptim.optimizer import Group, Optimizer
+from cyoptim._types import Group
+from cyoptim.optimizer import Optimizer
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):

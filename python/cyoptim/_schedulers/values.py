@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cyoptim._doors import is_tensor
-from cyoptim.optimizer import Group, Optimizer
+from cyoptim._types import Group
+from cyoptim.optimizer import Optimizer
 
 # A number, a NumPy scalar, an array without axes, or a torch tensor of one element.
 Scalar: TypeAlias = Any

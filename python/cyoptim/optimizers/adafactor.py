@@ -8,15 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Factored, Spans
-from cyoptim.optimizer import (
-    Group,
-    Optimizer,
-    ParamsT,
-    check_at_least,
-    check_lr,
-    check_number,
-    execution_switches,
-)
+from cyoptim._options import check_at_least, check_lr, check_number, execution_switches
+from cyoptim._types import Group, ParamsT
+from cyoptim.optimizer import Optimizer
 
 
 class Adafactor(Optimizer):

@@ -6,15 +6,9 @@ from typing import ClassVar
 
 from cyoptim._doors import is_tensor
 from cyoptim._engine import RULES
-from cyoptim.optimizer import (
-    Group,
-    Hyper,
-    Optimizer,
-    ParamsT,
-    check_moments,
-    decays,
-    execution_switches,
-)
+from cyoptim._options import check_moments, decays, execution_switches
+from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim.optimizer import Optimizer
 
 
 class Adam(Optimizer):

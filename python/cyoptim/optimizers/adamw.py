@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cyoptim.optimizer import ParamsT
+from cyoptim._types import ParamsT
 from cyoptim.optimizers.adam import Adam
 
 

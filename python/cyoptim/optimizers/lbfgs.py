@@ -23,15 +23,9 @@ from cyoptim._doors import (
 from cyoptim._engine import TwoLoop, forks, refuse
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
-from cyoptim.optimizer import (
-    Gradients,
-    Group,
-    Optimizer,
-    ParamsT,
-    check_lr,
-    check_nonnegative,
-    check_number,
-)
+from cyoptim._options import check_lr, check_nonnegative, check_number
+from cyoptim._types import Gradients, Group, ParamsT
+from cyoptim.optimizer import Optimizer
 
 # A pair of step and change of gradient with a smaller product is not remembered.
 LEAST_CURVATURE = 1e-10

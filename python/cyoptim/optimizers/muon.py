@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Plan, Spans
-from cyoptim.optimizer import Group, Optimizer, ParamsT, check_at_least, check_lr, check_number
+from cyoptim._options import check_at_least, check_lr, check_number
+from cyoptim._types import Group, ParamsT
+from cyoptim.optimizer import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADJUSTMENTS = ("original", "match_rms_adamw")

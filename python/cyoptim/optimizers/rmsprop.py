@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES
-from cyoptim.optimizer import (
-    Group,
-    Hyper,
-    Optimizer,
-    ParamsT,
-    check_lr,
-    check_nonnegative,
-    execution_switches,
-)
+from cyoptim._options import check_lr, check_nonnegative, execution_switches
+from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim.optimizer import Optimizer
 
 
 class RMSprop(Optimizer):

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cyoptim._engine import RULES
-from cyoptim.optimizer import (
-    Group,
-    Hyper,
-    Optimizer,
-    ParamsT,
+from cyoptim._options import (
     check_finite,
     check_lr,
     check_nonnegative,
     check_undecayed,
     execution_switches,
 )
+from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim.optimizer import Optimizer
 
 
 class SGD(Optimizer):

@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from cyoptim._doors import is_tensor
 from cyoptim._engine import RULES, Plan
-from cyoptim.optimizer import Group, Hyper, Optimizer, ParamsT, check_betas, check_lr, check_number
+from cyoptim._options import check_betas, check_lr, check_number
+from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim.optimizer import Optimizer
 
 
 class SparseAdam(Optimizer):

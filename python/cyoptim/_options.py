@@ -1,0 +1,122 @@
+"""The options of a group: what is refused, in torch's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cyoptim._doors import UnsupportedError, is_tensor, type_name
+from cyoptim._types import Group
+
+
+class _Required:
+    """The default of an option that every group must give."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
+
+
+def execution_switches(**switches: Any) -> dict[str, Any]:
+    """torch's switches that choose how a step is executed.
+
+    ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
+    ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
+    :func:`check_undifferentiated`. Combinations that torch refuses are refused.
+    """
+    if switches.get("capturable"):
+        raise ValueError("capturable=True is not supported: steps run on the CPU")
+    if switches.get("fused"):
+        if switches.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if switches.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    return switches
+
+
+def check_undifferentiated(group: Group) -> None:
+    """Refuse ``differentiable`` for arrays, which have no graph.
+
+    For tensors it is refused by a step in which there is anything to differentiate.
+    """
+    if group.get("differentiable") and not all(map(is_tensor, group["params"])):
+        raise ValueError("differentiable=True is not supported: steps run outside of any graph")
+
+
+def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
+    """Refuse a learning rate that is not one number >= 0."""
+    if getattr(lr, "ndim", 0) and getattr(lr, "size", 0) != 1 and not is_tensor(lr):
+        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    if is_tensor(lr) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    check_nonnegative("learning rate", lr, message)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a value that is not one number."""
+    try:
+        bool(value >= 0.0)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
+
+
+def check_nonnegative(name: str, value: Any, message: str = "") -> None:
+    """Refuse a value that is not a number >= 0; NaN is not."""
+    check_number(name, value)
+    if not value >= 0.0:
+        raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+
+
+def check_at_least(name: str, value: Any, low: float) -> None:
+    """Refuse a value that is not a number >= low, in the words of torch's newer optimizers."""
+    check_number(name, value)
+    if not value >= low:
+        raise ValueError(f"{name} should be >= {low} but is: {value}")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse a value that is not a finite number."""
+    check_number(name, value)
+    if not abs(value) < float("inf"):
+        raise ValueError(f"Invalid {name} value: {value}")
+
+
+def check_interval(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse a value that is not a number in [low, high]."""
+    check_number(name, value)
+    if not low <= value <= high:
+        raise ValueError(f"Invalid {name} value: {value}")
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse averaging factors that are not two numbers in [0, 1)."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
+    for index, beta in enumerate(betas):
+        check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
+        if not beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+
+
+def check_moments(group: Group) -> None:
+    """Check the options that Adam and its relatives share."""
+    check_lr(group["lr"])
+    check_nonnegative("epsilon", group["eps"])
+    check_betas(group["betas"])
+    check_nonnegative("weight_decay", group["weight_decay"])
+
+
+def check_undecayed(group: Group, label: str) -> None:
+    """Refuse a sparse gradient where weight decay moves every element."""
+    if group["weight_decay"] != 0:
+        raise UnsupportedError(
+            "weight_decay option is not compatible with sparse gradients "
+            f"(that of {label} is sparse)"
+        )
+
+
+def decays(group: Group) -> tuple[float, float]:
+    """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
+    decay = group["weight_decay"]
+    return (0.0, 1.0 - group["lr"] * decay) if group["decoupled_weight_decay"] else (decay, 1.0)
