@@ -1,0 +1,150 @@
+# Parameters, and what is asked of an array.
+
+cdef extern from "arrays.h" nogil:
+    bint array_is_just_like(PyObject *view, PyObject *object)
+    bint array_is_at(PyObject *view, const void *address)
+    bint array_is_writable(PyObject *array)
+    char *array_data(PyObject *array)
+
+cdef class ParameterBase:
+    """The two slots of a Parameter, readable without an attribute look-up."""
+
+    cdef cnp.ndarray _data
+    cdef object _grad
+    cdef object __weakref__
+
+    def __init__(self, data, *, grad=None):
+        self.data = data
+        self.grad = grad
+
+    @property
+    def data(self) -> np.ndarray:
+        """The array that optimizers change in place."""
+        return self._data
+
+    @data.setter
+    def data(self, value):
+        if isinstance(value, ParameterBase):
+            value = (<ParameterBase>value)._data
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"Parameter holds a NumPy array, got {type(value).__name__}")
+        self._data = value
+
+    @property
+    def grad(self):
+        """The gradient, an array of the parameter's shape and dtype, a sparse gradient, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None and not isinstance(value, np.ndarray):
+            if isinstance(value, np.generic):
+                value = np.asarray(value)
+            elif not is_sparse(value):
+                raise TypeError(
+                    "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
+                    f"None, got {type(value).__name__}"
+                )
+        self._grad = value
+
+
+cdef class Watch:
+    """Set by the state mappings when a user puts, replaces or removes an entry."""
+
+    cdef public bint changed
+
+    def __init__(self):
+        self.changed = False
+
+
+cdef enum Layout:
+    OVERLAPPING = 0     # elements share memory: cannot be updated in place
+    STRIDED = 1         # distinct elements with gaps, or in reverse
+    DENSE = 2           # a permutation of C order, without gaps
+
+
+cdef Layout layout_of(cnp.ndarray a):
+    # Axes from the smallest stride up: without gaps each stride is the extent of the axes below.
+    cdef Py_ssize_t ndim = cnp.PyArray_NDIM(a), k
+    cdef Py_ssize_t extent = cnp.PyArray_ITEMSIZE(a), reach = extent, stride, dim
+    cdef bint dense = True
+    if cnp.PyArray_SIZE(a) <= 1:
+        return DENSE
+    axes = sorted([
+        (abs(cnp.PyArray_STRIDE(a, k)), cnp.PyArray_STRIDE(a, k), cnp.PyArray_DIM(a, k))
+        for k in range(ndim) if cnp.PyArray_DIM(a, k) > 1
+    ])
+    for size, stride, dim in axes:
+        if size < reach:
+            return OVERLAPPING
+        dense = dense and stride == extent
+        extent *= dim
+        reach += size * (dim - 1)
+    return DENSE if dense and cnp.PyArray_ISALIGNED(a) else STRIDED
+
+
+def memory_bounds(cnp.ndarray a):
+    """The first address of the array's elements and the one after the last."""
+    cdef uintptr_t low = <uintptr_t>cnp.PyArray_DATA(a), high = low
+    cdef Py_ssize_t k, span
+    if cnp.PyArray_SIZE(a) == 0:
+        return low, low
+    for k in range(cnp.PyArray_NDIM(a)):
+        span = cnp.PyArray_STRIDE(a, k) * (cnp.PyArray_DIM(a, k) - 1)
+        if span < 0:
+            low -= <uintptr_t>(-span)
+        else:
+            high += <uintptr_t>span
+    return low, high + <uintptr_t>cnp.PyArray_ITEMSIZE(a)
+
+
+def is_self_overlapping(cnp.ndarray a) -> bool:
+    """Whether two elements of the array may be the same memory."""
+    return layout_of(a) == OVERLAPPING
+
+
+def is_dense(cnp.ndarray a) -> bool:
+    """Whether the array's elements fill one aligned block of memory, in any order of the axes."""
+    return layout_of(a) == DENSE
+
+
+cdef inline bint same_layout(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # Same type, byte order, shape and strides, aligned: element k of one is element k of the other.
+    cdef int ndim = cnp.PyArray_NDIM(a), k
+    if cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(b) or ndim != cnp.PyArray_NDIM(b):
+        return False
+    if not cnp.PyArray_ISBEHAVED_RO(b):
+        return False
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) != cnp.PyArray_DIM(b, k):
+            return False
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return True
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) > 1 and cnp.PyArray_STRIDE(a, k) != cnp.PyArray_STRIDE(b, k):
+            return False
+    return True
+
+
+def same_layout_as(cnp.ndarray a, cnp.ndarray b) -> bool:
+    """Whether element k in memory is the same element in both, and of the same type."""
+    return same_layout(a, b)
+
+
+cdef inline int dtype_code(cnp.ndarray a) noexcept:
+    cdef int kind = cnp.PyArray_TYPE(a)
+    return FLOAT32 if kind == cnp.NPY_FLOAT or kind == cnp.NPY_CFLOAT else FLOAT64
+
+
+cdef inline Py_ssize_t itemsize(int dtype) noexcept nogil:
+    return sizeof(float) if dtype == FLOAT32 else sizeof(double)
+
+
+cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:
+    # A complex number is a pair of reals to every rule.
+    return cnp.PyArray_SIZE(a) * (2 if cnp.PyArray_ISCOMPLEX(a) else 1)
+
+
+cdef bint is_sparse(object grad) except -1:
+    from cyoptim._sparse import is_sparse
+    return is_sparse(grad)

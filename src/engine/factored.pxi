@@ -1,0 +1,94 @@
+# Adafactor's passes over matrices.
+
+cdef class Factored:
+    """A batch of matrices whose gradient is scaled by row and column factors, as in Adafactor.
+
+    Parameters
+    ----------
+    param, grad : ndarray
+        In C order and of the same shape and real dtype; the last two axes make a matrix, one axis
+        a matrix of one row.
+    """
+
+    cdef Matrices table
+    cdef cnp.ndarray param, grad
+    cdef Py_ssize_t count
+    cdef list kept
+
+    def __init__(self, cnp.ndarray param, cnp.ndarray grad):
+        cdef Matrices *table = &self.table
+        if not (cnp.PyArray_IS_C_CONTIGUOUS(param) and same_layout(param, grad)
+                and cnp.PyArray_ISWRITEABLE(param) and cnp.PyArray_SIZE(param)):
+            raise ValueError("expected two arrays in C order, of the same shape and dtype")
+        shape = (1, 1, *(<object>param).shape)
+        self.param, self.grad = param, grad
+        table.dtype = dtype_code(param)
+        table.param, table.grad = cnp.PyArray_DATA(param), cnp.PyArray_DATA(grad)
+        table.columns = shape[len(shape) - 1]
+        table.rows = shape[len(shape) - 2]
+        self.count = cnp.PyArray_SIZE(param) // (table.rows * table.columns)
+        # Tall blocks where there are many rows, so that the sums of columns stay small.
+        table.width = min(table.columns, CHUNK)
+        table.height = min(table.rows, max(64, CHUNK // table.width))
+        table.down = (table.rows + table.height - 1) // table.height
+        table.across = (table.columns + table.width - 1) // table.width
+        table.blocks = self.count * table.down * table.across
+        table.bundle = max(1, CHUNK // (table.width * table.height))
+
+    cdef int run(self, int phase) except -1:
+        cdef Py_ssize_t bundles = (self.table.blocks + self.table.bundle - 1) // self.table.bundle
+        cdef Py_ssize_t worth = cnp.PyArray_SIZE(self.param) // CHUNK // LEAST_SHARE
+        cdef int threads = <int>max(1, min(worth, available_threads()))
+        self.table.phase = phase
+        with nogil:
+            pool_run(KERNELS.factored, &self.table, 0, bundles, threads)
+        return 0
+
+    def mean_squares(self) -> tuple:
+        """The means of the squared gradient along each row, and along each column."""
+        cdef Matrices *table = &self.table
+        row_sums = np.zeros((self.count, table.across, table.rows))
+        column_sums = np.zeros((self.count, table.down, table.columns))
+        table.row_sums = <double *>cnp.PyArray_DATA(<cnp.ndarray>row_sums)
+        table.column_sums = <double *>cnp.PyArray_DATA(<cnp.ndarray>column_sums)
+        self.run(STATISTICS)
+        return (_in_order(row_sums) / <double>table.columns,
+                _in_order(column_sums) / <double>table.rows)
+
+    def scale(self, cnp.ndarray row, cnp.ndarray column, double floor) -> float:
+        """Set the factors, and return the norm of ``u = grad / sqrt(max(row * column, floor))``.
+
+        `row` and `column` are in C order and of the parameter's dtype, one element for each row
+        and each column of all matrices.
+        """
+        cdef Matrices *table = &self.table
+        cdef Py_ssize_t b
+        cdef double total = 0
+        for factor, length in ((row, table.rows), (column, table.columns)):
+            if (not cnp.PyArray_IS_C_CONTIGUOUS(factor) or factor.dtype != self.param.dtype
+                    or factor.size != self.count * length):
+                raise ValueError("expected a factor for each row and each column")
+        squares = np.zeros(table.blocks)
+        self.kept = [row, column]
+        table.row, table.column = cnp.PyArray_DATA(row), cnp.PyArray_DATA(column)
+        table.squares = <double *>cnp.PyArray_DATA(<cnp.ndarray>squares)
+        table.floor = floor
+        self.run(SQUARES)
+        for b in range(table.blocks):
+            total += table.squares[b]
+        return sqrt(total)
+
+    def update(self, double shrink, double size) -> None:
+        """``param = shrink * param - size * u``, with the factors of the last :meth:`scale`."""
+        if self.kept is None:
+            raise ValueError("no factors have been set")
+        self.table.shrink, self.table.size = shrink, size
+        self.run(UPDATE)
+
+
+cdef object _in_order(object sums):
+    """Added up along the blocks, one after the other."""
+    total = sums[:, 0].copy()
+    for block in range(1, sums.shape[1]):
+        total += sums[:, block]
+    return total

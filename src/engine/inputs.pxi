@@ -1,0 +1,332 @@
+# The first half of a step: which parameters have a gradient, and where it lies.
+
+cdef enum Door:
+    ARRAY = 0       # a plain ndarray: gradients come through step(grads=...)
+    PARAMETER = 1   # ours
+    TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
+    OBJECT = 3      # anything with .data and .grad arrays
+
+# What the plan remembers of one parameter: what every step looks at, within a line of cache.
+cdef struct Slot:
+    void *address
+    int64_t *step           # the step count in its state; NULL: none yet
+    Range gap               # without any parameter: a gradient in here overlaps none
+    int64_t age             # takes the place of the step count where the rule keeps none
+    int32_t group
+    int32_t first           # the slot in which the same parameter occurs first
+    int32_t rule            # its state arrays are bound for this rule; -1: not bound
+    uint8_t door
+    uint8_t direct          # updated in its own memory; otherwise through a dense copy
+    uint8_t sparse          # the last gradient was sparse
+
+
+cdef class Inputs(Work):
+    """The parameters of an optimizer, and the gradients of the running step.
+
+    Parameters
+    ----------
+    doors : list of (int, ndarray)
+        For each parameter its door and the array that views its memory.
+    labels : list of str
+        How errors name each parameter.
+    groups : list of dict
+        The optimizer's ``param_groups``.
+    only_sparse : bool
+        Whether dense gradients are refused.
+    """
+
+    cdef Slot *slots
+    cdef list groups            # the optimizer's own dicts
+    cdef list members           # each group's own list of parameters
+    cdef list objects           # parameters as the user gave them
+    cdef list views             # their memory as arrays
+    cdef list labels
+    cdef Walls walls
+    cdef Exchange exchange
+    cdef PyObject **held        # gradients and copies in use by the running step
+    cdef Py_ssize_t n_held
+    cdef list sparse            # Runs: the sparse gradients of the running step
+    cdef list originals         # gradients that the running step reads in a copy
+    cdef bint only_sparse       # other gradients are refused
+    cdef bint whole             # sparse gradients are made dense by whoever gathers them
+    cdef bint zeroing           # gradients are filled with zeros by the running step
+    cdef bint repeats           # a parameter occurs more than once in its group
+    cdef bint in_place          # no parameter needs a copy, or is another library's tensor
+
+    def __cinit__(self, list items, *args):
+        self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
+        self.held = <PyObject **>PyMem_Malloc(max(len(items), 1) * sizeof(PyObject *))
+        if not self.slots or not self.held:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.slots)
+        PyMem_Free(self.held)
+
+    def __init__(self, list doors, list labels, list groups, bint only_sparse):
+        cdef Py_ssize_t i = 0, g
+        cdef Slot *slot
+        cdef cnp.ndarray view
+        cdef dict seen = {}
+        self.groups = list(groups)
+        self.members = [group["params"] for group in groups]
+        self.labels = labels
+        self.views = [array for _, array in doors]
+        self.objects, self.sparse, self.originals = [], [], []
+        self.walls = Walls(self.views)
+        self.exchange = Exchange()
+        self.only_sparse = only_sparse
+        self.in_place = True
+        for g in range(len(groups)):
+            for param in self.members[g]:
+                slot = &self.slots[i]
+                view = self.views[i]
+                self.objects.append(param)
+                slot.door = doors[i][0]
+                slot.group = g
+                slot.first = seen.setdefault(id(param), i)
+                slot.rule = -1
+                slot.direct = layout_of(view) == DENSE
+                slot.address = cnp.PyArray_DATA(view)
+                self.repeats = self.repeats or slot.first != i
+                self.in_place = self.in_place and slot.direct and slot.door != TENSOR
+                self.table.tensors[i].streams[0] = slot.address
+                self.table.tensors[i].size = count_reals(view)
+                self.table.tensors[i].dtype = dtype_code(view)
+                i += 1
+
+    # --- whether the plan still fits -------------------------------------------------------------
+
+    cdef bint _same_groups(self, list groups):
+        """Whether these are the plan's groups and lists, of as many parameters."""
+        cdef Py_ssize_t g, count = 0
+        cdef list params
+        if PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
+            return False
+        for g in range(PyList_GET_SIZE(groups)):
+            if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
+                return False
+            params = (<dict>groups[g])["params"]
+            if params is not self.members[g]:
+                return False
+            count += PyList_GET_SIZE(params)
+        return count == self.n_tensors
+
+    cdef inline bint _moved(self, Py_ssize_t i, PyObject *param) except -1:
+        cdef PyObject *view = PyList_GET_ITEM(self.views, i)
+        cdef int door = self.slots[i].door
+        if door == PARAMETER:
+            if <PyObject *>(<ParameterBase>param)._data != view:
+                return True
+        elif door != ARRAY:
+            return self._moved_elsewhere(i)
+        # Making the plan anew raises the error that names a read-only parameter.
+        return not array_is_at(view, self.slots[i].address)
+
+    cdef bint _moved_elsewhere(self, Py_ssize_t i) except -1:
+        cdef Slot *slot = &self.slots[i]
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef BorrowedTensor tensor
+        if slot.door == TENSOR:
+            if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
+                return <uintptr_t>slot.address != <uintptr_t>self.objects[i].data_ptr()
+            if not fits(view, &tensor):
+                return True
+            # Without elements the address means nothing: torch's is NULL, NumPy's is not.
+            return (cnp.PyArray_SIZE(view) != 0
+                    and <char *>tensor.data + tensor.byte_offset != <char *>slot.address)
+        return (self.objects[i].data is not view or not cnp.PyArray_ISWRITEABLE(view)
+                or cnp.PyArray_DATA(view) != slot.address)
+
+    # --- gradients -------------------------------------------------------------------------------
+
+    cdef int _take_gradient(self, Py_ssize_t i, object grad, object optimizer) except -1:
+        """Check a gradient and note its address. Copies it where it cannot be read in place."""
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef object original = grad
+        cdef Slot *slot = &self.slots[i]
+        cdef Tensor *tensor = &self.table.tensors[i]
+        cdef BorrowedTensor borrowed
+        cdef uintptr_t low
+        if (cnp.PyArray_CheckExact(grad) and slot.direct
+                and same_layout(view, <cnp.ndarray>grad)):
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
+                # To find out by the table that a tensor is sparse takes torch 0.8 ms.
+                and not (slot.sparse and is_sparse(grad))
+                and self.exchange.borrow(grad, OF_GRADIENT, &borrowed) and fits(view, &borrowed)
+                and not is_lazy(view, grad)):
+            tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
+        elif not cnp.PyArray_Check(grad) and is_sparse(grad):
+            slot.sparse = True
+            if self._take_sparse(i, grad, optimizer):
+                return 0
+            grad = self._densify(i, grad)
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        else:
+            grad = self._gradient_array(i, grad)
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        if self.only_sparse:
+            optimizer._refuse_dense(self.labels[i])
+        low = <uintptr_t>tensor.streams[1]
+        if (not self._clear_of_parameters(slot, low, low + cnp.PyArray_NBYTES(view))
+                and (tensor.streams[1] != slot.address or self.repeats)):
+            # The gradient is (part of) a parameter that this same run changes: read it first.
+            grad = self._dense_copy(view, self._as_array(i, grad))
+            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+        if self.zeroing:
+            if cnp.PyArray_Check(original) and not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>original):
+                raise ValueError(
+                    f"gradient of {self.labels[i]} is read-only: it cannot be filled with zeros"
+                )
+            if grad is not original:
+                self.originals.append(original)
+        self._hold(<PyObject *>grad)
+        tensor.row = 0
+        return 0
+
+    cdef bint _take_sparse(self, Py_ssize_t i, object grad, object optimizer) except -1:
+        """Take a sparse gradient as it is; False if it is needed as an array."""
+        from cyoptim._sparse import spans
+        cdef cnp.ndarray view = self.views[i], values
+        cdef uintptr_t low
+        if (not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i])
+                or self.whole):
+            return False
+        laid_out = view if self.slots[i].direct else np.empty_like(view, subok=False)
+        starts, lengths, values = spans(grad, laid_out, f"gradient of {self.labels[i]}")
+        low = <uintptr_t>cnp.PyArray_DATA(values)
+        if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
+            values = values.copy()
+        if self.zeroing:
+            self.originals.append(grad)
+        self.sparse.append(Runs(len(starts), starts, lengths, values, i))
+        self.table.tensors[i].row = 0
+        return True
+
+    cdef object _densify(self, Py_ssize_t i, object grad):
+        from cyoptim._sparse import densify
+        dense = densify(grad, self.views[i], f"gradient of {self.labels[i]}")
+        return self._dense_copy(self.views[i], dense)
+
+    cdef object _gradient_array(self, Py_ssize_t i, object grad):
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        cdef cnp.ndarray array = self._as_array(i, grad)
+        if self.slots[i].direct and same_layout(view, array):
+            return array
+        if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view):
+            raise TypeError(
+                f"gradient of {self.labels[i]} has dtype {array.dtype}, expected {view.dtype}"
+            )
+        if not cnp.PyArray_SAMESHAPE(array, view):
+            raise ValueError(
+                f"gradient of {self.labels[i]} has shape {(<object>array).shape}, "
+                f"expected {(<object>view).shape}"
+            )
+        return self._dense_copy(view, array)
+
+    cdef object _as_array(self, Py_ssize_t i, object grad):
+        if cnp.PyArray_Check(grad):
+            return grad
+        if isinstance(grad, np.generic) and self.views[i].ndim == 0:
+            return np.asarray(grad)
+        if self.slots[i].door == TENSOR:
+            from cyoptim._doors import foreign_array
+            return foreign_array(grad, f"gradient of {self.labels[i]}")
+        raise TypeError(
+            f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"
+        )
+
+    cdef object _dense_copy(self, cnp.ndarray view, object source):
+        # In the layout that the parameter's state has.
+        copy = np.empty_like(view, subok=False)
+        copy[...] = source
+        return copy
+
+    cdef bint _collect(self, list grads, object optimizer) except -1:
+        """Take every gradient, from `grads` (one per parameter, or None) or from the parameters;
+        False if the plan no longer fits the parameters."""
+        cdef Py_ssize_t g, k, i = 0
+        cdef list params
+        cdef PyObject *param
+        if not self._same_groups(optimizer.param_groups):
+            return False
+        # One pass, for with many small parameters each pass costs as much as the update.
+        for g in range(PyList_GET_SIZE(self.members)):
+            params = <list>PyList_GET_ITEM(self.members, g)
+            k = 0
+            while k < PyList_GET_SIZE(params):  # a gradient may be the result of other code
+                param = PyList_GET_ITEM(params, k)
+                if (i == self.n_tensors or param != PyList_GET_ITEM(self.objects, i)
+                        or self._moved(i, param)):
+                    return False
+                self.table.tensors[i].row = -1
+                if grads is not None:
+                    self._take(i, PyList_GET_ITEM(grads, i), optimizer)
+                elif self.slots[i].door == PARAMETER:
+                    self._take(i, <PyObject *>(<ParameterBase>param)._grad, optimizer)
+                else:
+                    grad = self._own_gradient(i)
+                    self._take(i, <PyObject *>grad, optimizer)
+                i += 1
+                k += 1
+        return i == self.n_tensors
+
+    cdef object _own_gradient(self, Py_ssize_t i):
+        if self.slots[i].door == ARRAY:
+            raise ValueError(
+                f"{self.labels[i]} is a plain array and has no gradient of its own: "
+                "call step(grads=...), let the closure return (loss, grads), or wrap it in "
+                "cyoptim.Parameter"
+            )
+        return self.objects[i].grad
+
+    cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:
+        if grad != <PyObject *>None and not self._take_at_once(i, grad):
+            self._take_gradient(i, <object>grad, optimizer)
+        return 0
+
+    cdef inline bint _take_at_once(self, Py_ssize_t i, PyObject *grad) noexcept:
+        """Take a gradient that needs no closer look: an array like its parameter's, where the last
+        one was clear of all parameters. False if it is not of this kind."""
+        cdef Slot *slot = &self.slots[i]
+        cdef Tensor *tensor = &self.table.tensors[i]
+        cdef uintptr_t low
+        if (not slot.direct or self.only_sparse
+                or not array_is_just_like(PyList_GET_ITEM(self.views, i), grad)
+                or (self.zeroing and not array_is_writable(grad))):
+            return False
+        low = <uintptr_t>array_data(grad)
+        if low < slot.gap.low or low + tensor.size * itemsize(tensor.dtype) > slot.gap.high:
+            return False
+        tensor.streams[1] = <void *>low
+        tensor.row = 0
+        self._hold(grad)
+        return True
+
+    cdef inline void _hold(self, PyObject *grad) noexcept:
+        Py_INCREF(<object>grad)
+        self.held[self.n_held] = grad
+        self.n_held += 1
+
+    cdef bint _clear_of_parameters(self, Slot *slot, uintptr_t low, uintptr_t high) noexcept:
+        # Whether the gradient shares no memory with any parameter. The gap found is remembered:
+        # the allocator tends to put the next gradient in the same place.
+        if slot.gap.low <= low and high <= slot.gap.high:
+            return True
+        return self.walls.find_gap(low, high, &slot.gap)
+
+    cdef list _held_arrays(self):
+        """The gradients taken, each with its parameter's number."""
+        cdef Py_ssize_t i, k = 0
+        cdef list found = []
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row >= 0:
+                found.append((i, self._as_array(i, <object>self.held[k])))
+                k += 1
+        return found
+
+    cdef void _release(self) noexcept:
+        while self.n_held > 0:
+            self.n_held -= 1
+            Py_DECREF(<object>self.held[self.n_held])

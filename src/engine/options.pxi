@@ -1,0 +1,43 @@
+# The options of a group, and the rows of scalars made of them.
+
+cdef int fill_row(Row *row, tuple hyper) except -1:
+    """Set a row from (rule, scalar, ...)."""
+    cdef Py_ssize_t k, rule = hyper[0]
+    if len(hyper) - 1 != RULE_SCALARS[rule]:
+        raise TypeError(
+            f"rule {RULE_NAMES[rule]} takes {RULE_SCALARS[rule]} scalars, got {len(hyper) - 1}"
+        )
+    row.rule = <int>rule
+    for k in range(1, len(hyper)):
+        row.scalars[k - 1] = hyper[k]
+    return 0
+
+
+cdef inline bint same_memory(const Row *row, const float *memory) noexcept:
+    return memcmp(row.before, memory, MAX_MEMORY * sizeof(float)) == 0
+
+
+cdef bint _is_constant(object value):
+    # Values of these types cannot change in place; an array or a tensor can.
+    if isinstance(value, tuple):
+        return all([_is_constant(item) for item in value])
+    return value is None or type(value) in (float, int, bool, str) or isinstance(value, np.generic)
+
+
+cdef list constant_options(dict options):
+    """The group's option values, to be compared by identity; None if any may change in place."""
+    values = [value for key, value in options.items() if key != "params" and key != "param_names"]
+    return values if all([_is_constant(value) for value in values]) else None
+
+
+cdef bint same_options(dict options, list known):
+    cdef Py_ssize_t position = 0, k = 0, n = PyList_GET_SIZE(known)
+    cdef PyObject *key
+    cdef PyObject *value
+    while PyDict_Next(options, &position, &key, &value):
+        if <object>key == "params" or <object>key == "param_names":
+            continue
+        if k == n or <void *>value != <void *>PyList_GET_ITEM(known, k):
+            return False
+        k += 1
+    return k == n

@@ -1,0 +1,588 @@
+# The second half of a step: scalars, state, and the native call.
+
+# The rule's memory in its state; NULL: none.
+cdef struct Memory:
+    float *numbers[MAX_MEMORY]
+
+
+cdef class Plan(Inputs):
+    """The parameters of an optimizer, ready to be stepped.
+
+    Parameters
+    ----------
+    doors : list of (int, ndarray)
+        For each parameter its door and the array that views its memory.
+    labels : list of str
+        How errors name each parameter.
+    groups : list of dict
+        The optimizer's ``param_groups``.
+    counts_steps : bool
+        Whether the state holds the step count under ``"step"``.
+    watch : Watch
+        Tells when the optimizer's state has to be looked up again.
+    only_sparse : bool
+        Whether dense gradients are refused.
+    """
+
+    cdef Memory *memories
+    cdef list waves             # ranges of bundles that run one after the other
+    cdef list updated           # tensors of other libraries that this step changes
+    cdef list copies            # (slot, array) of the parameters that are updated through a copy
+    cdef list states            # per slot: the state arrays whose addresses are bound
+    cdef list known_options     # per group: the option values its template was made of, or None
+    cdef Row *templates         # per group: the scalars before the clock
+    cdef Range *ranges          # of the gradients, where a step needs them
+    cdef Watch watch
+    cdef bint counts_steps, busy
+    cdef int forks              # when the running step began
+    cdef bint remembers         # some rule has a memory
+    cdef bint aged              # every slot has the age that it keeps
+
+    def __cinit__(self, list items, *args):
+        self.memories = <Memory *>PyMem_Calloc(max(len(items), 1), sizeof(Memory))
+        if not self.memories:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.memories)
+        PyMem_Free(self.ranges)
+        PyMem_Free(self.templates)
+
+    def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch,
+                 bint only_sparse=False):
+        Inputs.__init__(self, doors, labels, groups, only_sparse)
+        self.counts_steps = counts_steps
+        self.watch = watch
+        self.states = [None] * self.n_tensors
+        self.updated, self.copies = [], []
+        self.known_options = [None] * len(groups)
+        self.templates = <Row *>PyMem_Calloc(max(len(groups), 1), sizeof(Row))
+        if not self.templates:
+            raise MemoryError
+        self._cut_waves()
+
+    cdef int _cut_waves(self) except -1:
+        # A parameter that occurs twice in a group is updated twice, one after the other.
+        cdef Py_ssize_t i, k
+        cdef dict seen = {}
+        self.waves = [[]]
+        for i in range(self.n_tensors):
+            k = seen.get(self.slots[i].first, 0)
+            seen[self.slots[i].first] = k + 1
+            if k == len(self.waves):
+                self.waves.append([])
+            self.waves[k].append(i)
+        return self.cut(self.waves)
+
+    # --- hyper-parameters and state --------------------------------------------------------------
+
+    cdef inline int64_t _next_step(self, Py_ssize_t i) noexcept:
+        cdef Slot *slot = &self.slots[self.slots[i].first]
+        cdef int64_t step = slot.step[0] if slot.step else slot.age
+        if self.repeats:
+            step += self._earlier_occurrences(i)
+        if self.counts_steps:
+            return step + 1
+        return 1 if step == 0 else 2
+
+    cdef int64_t _earlier_occurrences(self, Py_ssize_t i) noexcept:
+        cdef Py_ssize_t j
+        cdef int64_t count = 0
+        for j in range(self.slots[i].first, i):
+            if self.slots[j].first == self.slots[i].first and self.table.tensors[j].row >= 0:
+                count += 1
+        return count
+
+    cdef int _read_options(self, object optimizer, Py_ssize_t group) except -1:
+        """Bring the group's template row up to date with its options."""
+        cdef dict options = self.groups[group]
+        cdef list known = self.known_options[group]
+        if known is not None and same_options(options, known):
+            return 0
+        self.known_options[group] = None
+        try:
+            fill_row(&self.templates[group], optimizer._hyper(options))
+        except (TypeError, ValueError, KeyError) as error:
+            raise type(error)(f"options of param group {group}: {error}") from error
+        self.known_options[group] = constant_options(options)
+        return 0
+
+    cdef void _recall(self, Py_ssize_t i, float *memory) noexcept:
+        """What the rule remembers of this slot: from its state, or from the slot's earlier
+        occurrence in the same step."""
+        cdef Slot *slot = &self.slots[i]
+        cdef float **number = self.memories[i].numbers
+        cdef Py_ssize_t j, earlier = -1
+        cdef int k
+        for j in range(slot.first, i):
+            if self.slots[j].first == slot.first and self.table.tensors[j].row >= 0:
+                earlier = j
+        for k in range(MAX_MEMORY):
+            if earlier >= 0:
+                memory[k] = self.table.rows[self.table.tensors[earlier].row].memory[k]
+            else:
+                memory[k] = number[k][0] if number[k] else 0
+
+    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *memory) except -1:
+        """The row of this group at this step count and with this memory."""
+        cdef Py_ssize_t r
+        cdef Row *row
+        cdef Clock clock
+        cdef int k
+        for r in range(self.n_rows - 1, -1, -1):
+            row = &self.table.rows[r]
+            if row.group == group and row.step == step and same_memory(row, memory):
+                return <int>r
+        row = self.new_row()
+        row[0] = self.templates[group]
+        row.group = group
+        row.step = step
+        for k in range(MAX_MEMORY):
+            row.before[k] = row.memory[k] = memory[k]
+        clock = KERNELS.clocks[row.rule]
+        if clock != NULL:
+            clock(row.scalars, step, row.memory)
+        return <int>self.n_rows - 1
+
+    cdef list _assign_rows(self, object optimizer):
+        """Give every tensor with a gradient its row; return the slots whose state is not bound, or
+        None."""
+        cdef Py_ssize_t i
+        cdef int32_t group = -1
+        cdef int64_t step, last = -1
+        cdef int row = -1, rule = -1
+        cdef float memory[MAX_MEMORY]
+        cdef bint remembers = self.remembers, settled = self.aged and not self.repeats
+        cdef Tensor *tensor = self.table.tensors
+        cdef const Slot *slot = self.slots
+        cdef list unbound = None
+        memset(memory, 0, sizeof(memory))
+        self.n_rows = 0
+        for i in range(self.n_tensors):
+            if tensor[i].row < 0:
+                continue
+            step = 2 if settled else self._next_step(i)
+            if slot[i].group != group:
+                group, last = slot[i].group, -1
+                self._read_options(optimizer, group)
+            if remembers:
+                self._recall(i, memory)
+            if step != last or (remembers and not same_memory(&self.table.rows[row], memory)):
+                last = step
+                row = self._find_row(group, step, memory)
+                rule = self.table.rows[row].rule
+            tensor[i].row = row
+            if slot[i].rule != rule:
+                if unbound is None:
+                    unbound = []
+                unbound.append(i)
+        return unbound
+
+    cdef int _prepare(self, object optimizer) except -1:
+        if self.watch.changed:
+            self._forget_state(optimizer)
+        cdef list made = []
+        unbound = self._assign_rows(optimizer)
+        if unbound:
+            try:
+                self._bind_states(optimizer, unbound, made)
+                # A momentum buffer may turn out to be new or not, which is another row.
+                self._assign_rows(optimizer)
+            except BaseException:
+                self._unmake(optimizer, made)
+                raise
+        return 0
+
+    cdef int _unmake(self, object optimizer, list made) except -1:
+        """Take new state out again: a momentum buffer that is there is not new to the next step."""
+        self.watch.changed = True
+        for i, new, known in made:
+            state = optimizer.state.get(self.objects[i])
+            if state is None:
+                continue
+            for name in new:
+                if name not in known:
+                    state.pop(name, None)
+            if not state:
+                del optimizer.state[self.objects[i]]
+        return 0
+
+    cdef int _bind_states(self, object optimizer, list slots, list made) except -1:
+        """Bind, and where missing make, the state of these slots. Nothing is put into the
+        optimizer's state before all of it could be allocated; `made` lists what is."""
+        cdef Py_ssize_t i
+        for i in slots:
+            if self.slots[i].first == i:
+                known = list(optimizer.state.get(self.objects[i], ()))
+                made.append((i, self._prepare_state(optimizer, i), known))
+        for i, new, _ in made:
+            if new:
+                optimizer.state._fill(self.objects[i], new)
+        for i in slots:
+            self._take_state(optimizer.state.arrays(self.objects[i]), i)
+        return 0
+
+    cdef dict _prepare_state(self, object optimizer, Py_ssize_t i):
+        """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
+        cdef Slot *slot = &self.slots[i]
+        cdef dict new = {}
+        rule = self.table.rows[self.table.tensors[i].row].rule
+        names = RULE_STATES[rule]
+        state = optimizer.state.arrays(self.objects[i])
+        group = self.groups[slot.group]
+        fresh = False
+        if self.counts_steps and not is_counter(state.get("step")):
+            new["step"] = make_counter(state.get("step"), self.labels[i])
+        for name in RULE_MEMORY[rule]:
+            value = state.get(name)
+            if value is None:
+                value = optimizer._initial_value(group, name)
+            if not is_number(value):
+                new[name] = make_number(value, f"state {name!r} of {self.labels[i]}")
+        for name in names:
+            value = state.get(name)
+            if value is None:
+                fresh = True
+                new[name] = filled(self.views[i], optimizer._initial_value(group, name))
+            elif not self._is_state(i, value):
+                new[name] = self._state_array(i, name, value)
+        if names and not self.counts_steps:
+            slot.age = 0 if fresh else 1
+            self.aged = False
+        return new
+
+    cdef bint _is_state(self, Py_ssize_t i, object value):
+        # An array that the kernel can use as it is: laid out as np.empty_like(view) would be.
+        cdef cnp.ndarray view = self.views[i]
+        if not self.slots[i].direct:
+            view = np.empty_like(view, subok=False)
+        return (cnp.PyArray_Check(value) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value)
+                and same_layout(view, <cnp.ndarray>value))
+
+    cdef object _state_array(self, Py_ssize_t i, str name, object value):
+        view = self.views[i]
+        if not cnp.PyArray_Check(value):
+            from cyoptim._doors import foreign_array
+            value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
+        if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
+            raise ValueError(
+                f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
+                f"{value.dtype}, expected {view.shape} and {view.dtype}"
+            )
+        return self._dense_copy(view, value)
+
+    cdef int _take_state(self, object state, Py_ssize_t i) except -1:
+        cdef int rule = self.table.rows[self.table.tensors[i].row].rule
+        cdef Py_ssize_t k = 2, m
+        cdef list kept = []
+        if self.counts_steps:
+            counter = state["step"]
+            kept.append(counter)
+            self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        self.remembers = self.remembers or RULE_MEMORY[rule]
+        for m in range(len(RULE_MEMORY[rule])):
+            array = state[RULE_MEMORY[rule][m]]
+            kept.append(array)
+            self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+        for name in RULE_STATES[rule]:
+            array = state[name]
+            kept.append(array)
+            self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
+            k += 1
+        self.states[i] = kept
+        self.slots[i].rule = rule
+        return 0
+
+    cdef int _forget_state(self, object optimizer) except -1:
+        """Look the state up again: entries were put in, replaced or removed."""
+        cdef Py_ssize_t i
+        cdef int k
+        self.aged = False
+        for i in range(self.n_tensors):
+            self.slots[i].rule = -1
+            self.slots[i].step = NULL
+            self.slots[i].age = 0
+            for k in range(MAX_MEMORY):
+                self.memories[i].numbers[k] = NULL
+            if self.counts_steps and self.slots[i].first == i:
+                counter = optimizer.state.arrays(self.objects[i]).get("step")
+                if counter is not None:
+                    self._adopt_counter(optimizer, i, counter)
+        self.watch.changed = False
+        return 0
+
+    cdef int _adopt_counter(self, object optimizer, Py_ssize_t i, object counter) except -1:
+        if not is_counter(counter):
+            counter = make_counter(counter, self.labels[i])
+            optimizer.state._fill(self.objects[i], {"step": counter})
+        self.states[i] = [counter]
+        self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        return 0
+
+    # --- the step --------------------------------------------------------------------------------
+
+    cdef inline int _begin(self) except -1:
+        if self.busy:
+            refuse(self.forks)
+        self.busy = True
+        self.forks = FORKS
+        return 0
+
+    def step(self, optimizer, list grads, Extras extras=None) -> bool:
+        """Step every parameter that has a gradient; False if the plan no longer fits."""
+        self._begin()
+        try:
+            self.zeroing = extras is not None and extras.zero
+            if not self._collect(grads, optimizer):
+                return False
+            if extras is None:
+                self._open_copies()
+                self._announce()
+                self._prepare(optimizer)
+                self._run()
+                self._count()
+            else:
+                self._step_with(optimizer, extras)
+        finally:
+            self._release()
+            if PyList_GET_SIZE(self.copies):
+                self.copies.clear()
+            if PyList_GET_SIZE(self.sparse):
+                self.sparse.clear()
+            if PyList_GET_SIZE(self.updated):
+                self.updated.clear()
+            if PyList_GET_SIZE(self.originals):
+                self.originals.clear()
+            # Last: letting go of a gradient may run other code, which must not step meanwhile.
+            self.busy = False
+        return True
+
+    # --- what a step does beside its update --------------------------------------------------------
+
+    cdef int _step_with(self, object optimizer, Extras extras) except -1:
+        cdef Py_ssize_t r
+        cdef bint together = False
+        if self._measure(extras):
+            self._open_copies()
+            self._announce()
+            self._prepare(optimizer)
+            # Each rule begins by multiplying the gradient by its first scalar, which is a sign.
+            for r in range(self.n_rows):
+                self.table.rows[r].scalars[0] *= extras.coefficient / extras.scale
+            together = self.zeroing and not self._gradients_overlap()
+            self.table.zero = together
+            self._run()
+            self.table.zero = False
+            self._count()
+        extras.done = True
+        if self.zeroing:
+            self._zero_gradients(together)
+        return 0
+
+    cdef bint _measure(self, Extras extras) except -1:
+        """Find the norm, if it is asked for; False if the step is to be skipped."""
+        cdef double total
+        cdef Runs runs
+        if not extras.measure:
+            return True
+        for runs in self.sparse:        # hidden from the run over whole tensors
+            self.table.tensors[runs.slot].row = -1
+        total = self.reduce(GRADIENT_SQUARES, 0)
+        for runs in self.sparse:
+            self.table.tensors[runs.slot].row = 0
+            total += Spans([runs.values]).reduce(SUM_SQUARES, 0)
+        extras.clip(sqrt(total) / fabs(extras.scale))
+        if isfinite(total):
+            return True
+        self._find_nonfinite(extras)
+        if extras.policy == RAISE and extras.nonfinite:
+            names = ", ".join([self.labels[i] for i in extras.nonfinite[:5]])
+            more = ", ..." if len(extras.nonfinite) > 5 else ""
+            raise FloatingPointError(f"gradients are not finite: of {names}{more}")
+        extras.skipped = extras.policy == SKIP and len(extras.nonfinite) > 0
+        return not extras.skipped
+
+    cdef int _find_nonfinite(self, Extras extras) except -1:
+        cdef Py_ssize_t i
+        cdef const Tensor *tensor
+        cdef dict values = {(<Runs>runs).slot: (<Runs>runs).values for runs in self.sparse}
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if tensor.row < 0:
+                continue
+            if i in values:
+                finite = np.isfinite(values[i]).all()
+            else:
+                finite = all_finite(tensor.streams[1], tensor.size, tensor.dtype)
+            if not finite:
+                extras.nonfinite.append(i)
+        return 0
+
+    cdef bint _gradients_overlap(self) except -1:
+        """Whether two gradients share memory, so that none may be zeroed before all were read."""
+        cdef Py_ssize_t i, n = 0
+        cdef const Tensor *tensor
+        if self.ranges == NULL:
+            self.ranges = <Range *>PyMem_Malloc(max(self.n_tensors, 1) * sizeof(Range))
+            if not self.ranges:
+                raise MemoryError
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if tensor.row >= 0 and tensor.size:
+                self.ranges[n].low = <uintptr_t>tensor.streams[1]
+                self.ranges[n].high = self.ranges[n].low + tensor.size * itemsize(tensor.dtype)
+                n += 1
+        return any_overlap(self.ranges, n)
+
+    cdef int _zero_gradients(self, bint done) except -1:
+        """Fill with zeros what the run has not: copies' originals, and all if it has done none."""
+        cdef Py_ssize_t i, k
+        cdef const Tensor *tensor
+        cdef list sparse = [(<Runs>runs).slot for runs in self.sparse]
+        from cyoptim._sparse import zero_gradient
+        for original in self.originals:
+            zero_gradient(original)
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if not done and tensor.row >= 0 and not (sparse and i in sparse):
+                memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
+        tensors = [<object>self.held[k] for k in range(self.n_held)
+                   if not cnp.PyArray_Check(<object>self.held[k])]
+        if tensors:
+            from cyoptim._doors import announce_update
+            announce_update(tensors)
+        return 0
+
+    def visit(self, optimizer, list grads, update, Extras extras=None) -> bool:
+        """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
+        has a gradient, after all gradients have been checked; False if the plan no longer fits."""
+        cdef Py_ssize_t i
+        self._begin()
+        try:
+            self.zeroing = extras is not None and extras.zero
+            if not self._collect(grads, optimizer):
+                return False
+            if extras is None or self._measure(extras):
+                found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
+                self.updated.extend(
+                    [self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
+                try:
+                    update(found)
+                finally:
+                    self._announce()
+            if extras is not None:
+                extras.done = True
+            if self.zeroing:
+                self._zero_gradients(False)
+        finally:
+            self._release()
+            self.updated.clear()
+            self.originals.clear()
+            self.busy = False
+        return True
+
+    def gather(self, optimizer, list grads) -> list | None:
+        """Every parameter's checked gradient as an array, None where there is none; None in place
+        of the list if the plan no longer fits. The arrays may be the caller's own."""
+        self._begin()
+        try:
+            self.zeroing, self.whole = False, True
+            if not self._collect(grads, optimizer):
+                return None
+            found = [None] * self.n_tensors
+            for i, grad in self._held_arrays():
+                found[i] = grad
+        finally:
+            self._release()
+            self.whole = False
+            self.busy = False
+        return found
+
+    def arrays(self) -> list:
+        """The memory of every parameter."""
+        return list(self.views)
+
+    def initialize(self, optimizer) -> None:
+        """Make the state of every parameter now instead of at its first gradient."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self.table.tensors[i].row = 0
+        self._prepare(optimizer)
+
+    cdef int _open_copies(self) except -1:
+        # Parameters with gaps between their elements are updated in a dense copy.
+        cdef Py_ssize_t i
+        cdef Slot *slot
+        if self.in_place and not self.repeats:
+            return 0
+        for i in range(self.n_tensors):
+            slot = &self.slots[i]
+            if self.table.tensors[i].row < 0:
+                continue
+            if slot.door == TENSOR:
+                self.updated.append(self.objects[i])
+            if slot.first != i:
+                self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
+            elif not slot.direct:
+                copy = self._dense_copy(self.views[i], self.views[i])
+                self.copies.append((i, copy))
+                self.table.tensors[i].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+        return 0
+
+    cdef int _run(self) except -1:
+        cdef Py_ssize_t first, last
+        if PyList_GET_SIZE(self.sparse):
+            self._run_sparse()
+        if not self.repeats:
+            self.update(0, self.n_bundles)
+        else:
+            for first, last in self.waves:
+                self.update(first, last)
+        if PyList_GET_SIZE(self.sparse):
+            for runs in self.sparse:
+                self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
+        if PyList_GET_SIZE(self.copies):
+            for i, copy in self.copies:
+                self.views[i][...] = copy
+        return 0
+
+    cdef void _run_sparse(self) noexcept:
+        # Their tensors are hidden from the run over whole tensors.
+        cdef Runs runs
+        cdef Tensor *tensor
+        for runs in self.sparse:
+            tensor = &self.table.tensors[runs.slot]
+            runs.row = tensor.row
+            runs.run(tensor, &self.table.rows[tensor.row])
+            tensor.row = -1
+
+    cdef void _count(self) noexcept:
+        cdef Py_ssize_t i
+        if self.aged:
+            return
+        self.aged = not self.counts_steps
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row < 0:
+                self.aged = False
+            elif self.counts_steps:
+                self.slots[i].step[0] += 1
+                if self.remembers:
+                    self._remember(i)
+            else:
+                self.slots[self.slots[i].first].age = 1
+
+    cdef void _remember(self, Py_ssize_t i) noexcept:
+        cdef const Row *row = &self.table.rows[self.table.tensors[i].row]
+        cdef float **number = self.memories[i].numbers
+        cdef int k
+        for k in range(MAX_MEMORY):
+            if number[k]:
+                number[k][0] = row.memory[k]
+
+    cdef int _announce(self) except -1:
+        # Before anything changes: this is Python code, where an interrupt may be raised.
+        if PyList_GET_SIZE(self.updated) == 0:
+            return 0
+        from cyoptim._doors import announce_update
+        announce_update(self.updated)
+        return 0

@@ -1,0 +1,118 @@
+# Which kernels run, and on how many threads.
+
+cdef extern from "build.h" nogil:
+    int openmp_version()
+    int openmp_max_threads()
+    int openmp_processors()
+    const char *compiler_name()
+
+cdef extern from "pool.h" nogil:
+    int pool_available()
+    void pool_run(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
+                  Py_ssize_t first, Py_ssize_t last, int threads)
+
+cdef const Kernels *KERNELS = NULL
+cdef list RULE_NAMES = []
+cdef list RULE_STATES = []
+cdef list RULE_SCALARS = []
+cdef list RULE_MEMORY = []
+RULES = {}
+
+
+def bind(module):
+    """Use the kernels of this module from now on."""
+    global KERNELS
+    if not RULES:
+        for number, (name, (states, scalars, memory)) in enumerate(module.RULES.items()):
+            RULES[name] = number
+            RULE_NAMES.append(name)
+            RULE_STATES.append(states)
+            RULE_SCALARS.append(scalars)
+            RULE_MEMORY.append(memory)
+    KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
+
+
+def state_names() -> frozenset:
+    """Names of the state arrays that have their parameter's shape."""
+    return frozenset([name for states in RULE_STATES for name in states])
+
+
+def compiler() -> str:
+    """The compiler that built this module."""
+    return compiler_name().decode()
+
+
+cdef int THREAD_LIMIT = 0       # 0: as many as OpenMP and the quota give
+cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
+cdef bint FOLLOWS_AFFINITY = False
+
+
+# Bundles that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
+# between matrix products, whose threads linger on the processors, eight are needed to gain anything.
+cdef int LEAST_SHARE = 8
+
+
+def set_least_share(int bundles):
+    global LEAST_SHARE
+    LEAST_SHARE = bundles
+
+
+def set_limits(int limit, int quota, bint follows_affinity):
+    global THREAD_LIMIT, QUOTA, FOLLOWS_AFFINITY
+    THREAD_LIMIT = limit
+    QUOTA = quota
+    FOLLOWS_AFFINITY = follows_affinity
+
+
+def thread_limit() -> int:
+    return THREAD_LIMIT
+
+
+cdef int FORKS = 0              # from the first process on to this one
+
+
+def _forked():
+    global FORKS
+    FORKS += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def forks() -> int:
+    """How many forks lie between this process and the one that imported the module."""
+    return FORKS
+
+
+def refuse(int since, where=" in another thread") -> None:
+    """Raise because a step is running that began when there had been so many forks."""
+    if since != FORKS:
+        raise RuntimeError(
+            "a step of this optimizer was running in another thread when this process was forked, "
+            "so that it may be half done here: load parameters and state into a new optimizer"
+        )
+    raise RuntimeError(f"step() of this optimizer is already running{where}")
+
+
+cdef int available_threads() noexcept nogil:
+    cdef int n = openmp_max_threads() if pool_available() else 1, processors
+    if 0 < QUOTA < n:
+        n = QUOTA
+    if FOLLOWS_AFFINITY and n > 1:      # which may have changed since OpenMP was started
+        processors = openmp_processors()
+        if 0 < processors < n:
+            n = processors
+    if 0 < THREAD_LIMIT < n:
+        n = THREAD_LIMIT
+    return n
+
+
+def num_threads() -> int:
+    """The most threads a step may use now."""
+    return available_threads()
+
+
+def openmp() -> int:
+    """The version of OpenMP this was built with, as yyyymm; 0 without OpenMP."""
+    return openmp_version()
