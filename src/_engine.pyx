@@ -38,6 +38,7 @@ include "engine/walls.pxi"      # whether memory is shared
 include "engine/exchange.pxi"   # tensors of other libraries
 include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state
+include "engine/room.pxi"       # where new state is put
 include "engine/work.pxi"       # the tables of a run, and runs over lists of arrays
 include "engine/factored.pxi"   # Adafactor's passes over matrices
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history

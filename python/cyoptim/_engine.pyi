@@ -46,6 +46,10 @@ class Extras:
     @property
     def factor(self) -> float: ...
 
+class Room:
+    def __init__(self, views: list[npt.NDArray[Any]]) -> None: ...
+    def zeros(self, name: str, view: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
+
 class Plan:
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
-from cyoptim._engine import make_counter, make_number, memory_names, state_names
+from cyoptim._engine import Room, make_counter, make_number, memory_names, state_names
 from cyoptim._state import in_kind
 
 Group = dict[str, Any]
@@ -30,7 +30,7 @@ def export_state(param: Any, values: Any, step_type: type | None) -> Any:
     }
 
 
-def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
+def import_state(param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
     """A copy of one parameter's loaded state, as the native rules need it.
 
     What no rule knows stays as it is.
@@ -38,7 +38,7 @@ def import_state(param: Any, values: Any, label: str) -> dict[str, Any]:
     _check_state(values, label)
     return in_kind(
         param,
-        {name: _import_entry(param, name, value, label) for name, value in values.items()},
+        {name: _import_entry(param, name, value, label, room) for name, value in values.items()},
     )
 
 
@@ -47,7 +47,7 @@ def _check_state(values: Any, label: str) -> None:
         raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
 
 
-def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
+def _import_entry(param: Any, name: str, value: Any, label: str, room: Room) -> Any:
     if name == "step":
         counter = make_counter(value, label)
         # A number stays one for those who count themselves; a step makes a counter of it.
@@ -62,7 +62,7 @@ def _import_entry(param: Any, name: str, value: Any, label: str) -> Any:
     _check_shape(array, view.shape, what)
     if array.dtype.kind not in ("f", view.dtype.kind):
         raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
-    result = np.empty_like(view, subok=False)
+    result = room.zeros(name, view)
     result[...] = array
     return result
 

@@ -16,7 +16,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Extras, Plan
+from cyoptim._engine import Extras, Plan, Room
 from cyoptim._gradients import align, check_unrecorded, evaluate, reset_gradient
 from cyoptim._groups import (
     NOT_ITERABLE,
@@ -677,11 +677,12 @@ class Optimizer(Hooked):
         params = list(parameters_of(self.param_groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
         places = {key: i for i, key in reversed(list(enumerate(keys)))}
+        room = Room([view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)])
         state = State()
         for key, values in state_dict["state"].items():
             if key in places:
                 i = places[key]
-                state[params[i]] = self._import_state(params[i], values, labels[i])
+                state[params[i]] = self._import_state(params[i], values, labels[i], room)
             else:
                 state[key] = copy.deepcopy(values)
 
@@ -692,11 +693,11 @@ class Optimizer(Hooked):
 
         return commit
 
-    def _import_state(self, param: Any, values: Any, label: str) -> dict[str, Any]:
+    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         """A copy of one parameter's loaded state, as this optimizer keeps it."""
         if type(self).update is not Optimizer.update:
             return import_arrays(param, values, label, self._state_shape)
-        return import_state(param, values, label)
+        return import_state(param, values, label, room)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -32,10 +32,3 @@ def make_number(value, label):
 def memory_names() -> frozenset:
     """Names of the numbers that rules remember in the state."""
     return frozenset([name for names in RULE_MEMORY for name in names])
-
-
-def filled(view, value):
-    array = np.zeros_like(view, subok=False)
-    if value != 0:
-        array.fill(complex(value, value) if cnp.PyArray_ISCOMPLEX(view) else value)
-    return array

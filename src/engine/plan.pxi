@@ -211,10 +211,11 @@ cdef class Plan(Inputs):
         """Bind, and where missing make, the state of these slots. Nothing is put into the
         optimizer's state before all of it could be allocated; `made` lists what is."""
         cdef Py_ssize_t i
+        cdef Room room = Room([self.views[i] for i in slots if self.slots[i].first == i])
         for i in slots:
             if self.slots[i].first == i:
                 known = list(optimizer.state.get(self.objects[i], ()))
-                made.append((i, self._prepare_state(optimizer, i), known))
+                made.append((i, self._prepare_state(optimizer, i, room), known))
         for i, new, _ in made:
             if new:
                 optimizer.state._fill(self.objects[i], new)
@@ -222,7 +223,7 @@ cdef class Plan(Inputs):
             self._take_state(optimizer.state.arrays(self.objects[i]), i)
         return 0
 
-    cdef dict _prepare_state(self, object optimizer, Py_ssize_t i):
+    cdef dict _prepare_state(self, object optimizer, Py_ssize_t i, Room room):
         """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
         cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
@@ -243,7 +244,8 @@ cdef class Plan(Inputs):
             value = state.get(name)
             if value is None:
                 fresh = True
-                new[name] = filled(self.views[i], optimizer._initial_value(group, name))
+                new[name] = room.zeros(name, self.views[i])
+                fill(new[name], optimizer._initial_value(group, name))
             elif not self._is_state(i, value):
                 new[name] = self._state_array(i, name, value)
         if names and not self.counts_steps:

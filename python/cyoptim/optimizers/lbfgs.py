@@ -20,7 +20,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import TwoLoop, forks, refuse
+from cyoptim._engine import Room, TwoLoop, forks, refuse
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
 from cyoptim._options import check_lr, check_nonnegative, check_number
@@ -284,7 +284,7 @@ class LBFGS(Optimizer):
 
     # --- loading ----------------------------------------------------------------------------------
 
-    def _import_state(self, param: Any, values: Any, label: str) -> dict[str, Any]:
+    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
         views = [view_parameter(p, "a parameter")[1] for p in self._members()]

@@ -1,0 +1,59 @@
+# Where new state is put.
+
+cdef enum:
+    ROOM_LINE = 64          # bytes: each array begins a line of cache
+    ROOM_MOST = 65536       # bytes of an array that is worth a place beside others
+
+
+cdef class Room:
+    """Memory for the state of a list of parameters.
+
+    Every array begins a line of cache, so that no vector of the kernels lies in two: up to a tenth
+    of the time of a step whose arrays are in the cache. And under each name the arrays of small
+    parameters lie in one block, in order: where arrays are apart, the processor's prefetching
+    begins anew with each, up to a fifth of the time for a thousand arrays of a thousand elements.
+
+    Parameters
+    ----------
+    views : list of ndarray
+        The parameters' memory, each of which may ask for one array of each name.
+    """
+
+    cdef Py_ssize_t size    # of a block
+    cdef dict free          # per name: what is left of its block
+
+    def __init__(self, list views):
+        self.free = {}
+        self.size = sum([room_size(view) for view in views if cnp.PyArray_NBYTES(view) <= ROOM_MOST])
+
+    def zeros(self, str name, cnp.ndarray view) -> np.ndarray:
+        """An array of zeros of the parameter's shape and dtype, in its layout if that is dense."""
+        cdef Py_ssize_t size = room_size(view)
+        if layout_of(view) != DENSE or size == 0:
+            return np.zeros_like(view, subok=False)
+        lines = self.free.get(name)
+        if size > ROOM_MOST:
+            lines = zeroed_lines(size)
+        else:
+            if lines is None or lines.nbytes < size:
+                lines = zeroed_lines(max(size, self.size))
+            self.free[name] = lines[size:]
+        shape, strides = (<object>view).shape, (<object>view).strides
+        return np.ndarray(shape, view.dtype, buffer=lines, strides=strides)
+
+
+cdef Py_ssize_t room_size(cnp.ndarray view) noexcept:
+    return (cnp.PyArray_NBYTES(view) + ROOM_LINE - 1) // ROOM_LINE * ROOM_LINE
+
+
+cdef object zeroed_lines(Py_ssize_t size):
+    block = np.zeros(size + ROOM_LINE, np.uint8)
+    cdef Py_ssize_t start = ROOM_LINE - <uintptr_t>cnp.PyArray_DATA(<cnp.ndarray>block) % ROOM_LINE
+    return block[start:start + size]
+
+
+cdef int fill(cnp.ndarray zeros, object value) except -1:
+    """Fill an array of zeros; the parts of a complex number are state of their own."""
+    if value != 0:
+        zeros.fill(complex(value, value) if cnp.PyArray_ISCOMPLEX(zeros) else value)
+    return 0
