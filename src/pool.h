@@ -9,36 +9,21 @@
  * (c) Idle workers look for the next run for some tens of microseconds, then sleep.
  * (d) One run at a time: whoever finds the pool taken does its work alone. Nobody ever waits for
  *     somebody else's run.
- * (e) A forked child has no workers and makes its own.
- *
- * Without POSIX threads every run is the caller's alone. */
+ * (e) A forked child has no workers and makes its own. */
 #ifndef CYOPTIM_POOL_H
 #define CYOPTIM_POOL_H
 
+#include <stdatomic.h>
 #include <stddef.h>
+#include <stdint.h>
+
+#include "threads.h"
 
 typedef void (*PoolTask)(const void *context, ptrdiff_t index);
 
 static void pool_serial(PoolTask task, const void *context, ptrdiff_t first, ptrdiff_t last) {
     for (; first < last; first++) task(context, first);
 }
-
-#if defined(_WIN32)
-
-static inline int pool_available(void) { return 0; }
-static inline void pool_run(PoolTask task, const void *context, ptrdiff_t first, ptrdiff_t last,
-                            int threads) {
-    (void)threads;
-    pool_serial(task, context, first, last);
-}
-
-#else
-
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdint.h>
 
 enum {
     POOL_MOST = 256,    /* threads, the caller's included */
@@ -60,20 +45,9 @@ static struct {
     const void *context;
     int threads;                /* of this run */
     int workers;                /* started so far */
-    pthread_mutex_t mutex;      /* for sleep alone */
-    pthread_cond_t wake;
+    ThreadBed bed;
     PoolRange ranges[POOL_MOST];
-} pool = {.mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
-
-static inline int pool_available(void) { return 1; }
-
-static inline void pool_pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
+} pool = {.bed = THREAD_BED};
 
 static void pool_work(int thread) {
     for (int k = 0; k < pool.threads; k++) {
@@ -94,17 +68,17 @@ static int pool_has_run(unsigned long last) {
 static void pool_await(unsigned long last) {
     for (int look = 0; look < POOL_LOOKS; look++) {
         if (pool_has_run(last)) return;
-        pool_pause();
+        thread_pause();
     }
-    pthread_mutex_lock(&pool.mutex);
+    thread_lock(&pool.bed);
     /* Either this is seen by whoever opens a run, or the run is seen here. */
     atomic_fetch_add(&pool.sleeping, 1);
-    while (!pool_has_run(last)) pthread_cond_wait(&pool.wake, &pool.mutex);
+    while (!pool_has_run(last)) thread_sleep(&pool.bed);
     atomic_fetch_sub(&pool.sleeping, 1);
-    pthread_mutex_unlock(&pool.mutex);
+    thread_unlock(&pool.bed);
 }
 
-static void *pool_worker(void *argument) {
+static THREAD_RESULT pool_worker(void *argument) {
     int thread = (int)(intptr_t)argument;
     unsigned long last = 0;
     for (;;) {
@@ -117,7 +91,7 @@ static void *pool_worker(void *argument) {
         }
         atomic_fetch_sub(&pool.inside, 1);
     }
-    return NULL;
+    return THREAD_END;
 }
 
 static void pool_forget(void) {
@@ -127,31 +101,18 @@ static void pool_forget(void) {
     atomic_store(&pool.inside, 0);
     atomic_store(&pool.sleeping, 0);
     pool.workers = 0;
-    pthread_mutex_init(&pool.mutex, NULL);
-    pthread_cond_init(&pool.wake, NULL);
+    thread_renew_bed(&pool.bed);
 }
 
 static int pool_start(int threads) {
     /* Make workers up to this number of threads; return how many threads there can be. */
     static int watches_forks = 0;
-    sigset_t all, before;
-    pthread_attr_t detached;
-    if (!watches_forks) watches_forks = pthread_atfork(NULL, NULL, pool_forget) == 0;
+    if (!watches_forks) watches_forks = thread_watch_forks(pool_forget);
     if (!watches_forks) return 1;
-    if (pool.workers + 1 >= threads) return threads;
-    sigfillset(&all);           /* signals are for the program's own threads */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    while (pool.workers + 1 < threads) {
-        pthread_t handle;
-        void *number = (void *)(intptr_t)(pool.workers + 1);
-        if (pthread_create(&handle, &detached, pool_worker, number) != 0) break;
+    while (pool.workers + 1 < threads && thread_start(pool_worker, pool.workers + 1)) {
         pool.workers++;
     }
-    pthread_attr_destroy(&detached);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return pool.workers + 1;
+    return pool.workers + 1 < threads ? pool.workers + 1 : threads;
 }
 
 static void pool_open(PoolTask task, const void *context, ptrdiff_t first, ptrdiff_t last,
@@ -166,9 +127,9 @@ static void pool_open(PoolTask task, const void *context, ptrdiff_t first, ptrdi
     }
     atomic_store(&pool.open, ++pool.runs);
     if (atomic_load(&pool.sleeping) != 0) {
-        pthread_mutex_lock(&pool.mutex);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.mutex);
+        thread_lock(&pool.bed);
+        thread_wake_all(&pool.bed);
+        thread_unlock(&pool.bed);
     }
 }
 
@@ -176,8 +137,8 @@ static void pool_close(void) {
     atomic_store(&pool.open, 0);
     for (int look = 0; atomic_load(&pool.inside) != 0; look++) {
         /* A worker that lost its processor in the middle of a task may get this one. */
-        if (look < POOL_LOOKS) pool_pause();
-        else sched_yield();
+        if (look < POOL_LOOKS) thread_pause();
+        else thread_yield();
     }
 }
 
@@ -195,5 +156,4 @@ static void pool_run(PoolTask task, const void *context, ptrdiff_t first, ptrdif
     atomic_store(&pool.taken, 0);
 }
 
-#endif
 #endif

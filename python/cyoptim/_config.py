@@ -170,6 +170,6 @@ def show_config() -> None:
         f"  threads          {get_num_threads()}"
         + (f" (control group quota: {_QUOTA})" if _QUOTA else "")
     )
-    print(f"  OpenMP           {openmp if openmp else 'no: every step runs on one thread'}")
+    print(f"  OpenMP           {openmp if openmp else 'no: threadpoolctl does not see this build'}")
     print(f"  compiler         {_engine.compiler()}")
     print(f"  Python           {sys.version.split()[0]}, NumPy {np.__version__}")

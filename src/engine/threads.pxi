@@ -2,12 +2,11 @@
 
 cdef extern from "build.h" nogil:
     int openmp_version()
-    int openmp_max_threads()
-    int openmp_processors()
+    int most_threads()
+    int most_processors()
     const char *compiler_name()
 
 cdef extern from "pool.h" nogil:
-    int pool_available()
     void pool_run(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
                   Py_ssize_t first, Py_ssize_t last, int threads)
 
@@ -42,7 +41,7 @@ def compiler() -> str:
     return compiler_name().decode()
 
 
-cdef int THREAD_LIMIT = 0       # 0: as many as OpenMP and the quota give
+cdef int THREAD_LIMIT = 0       # 0: as many as there may be
 cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
 cdef bint FOLLOWS_AFFINITY = False
 
@@ -96,11 +95,11 @@ def refuse(int since, where=" in another thread") -> None:
 
 
 cdef int available_threads() noexcept nogil:
-    cdef int n = openmp_max_threads() if pool_available() else 1, processors
+    cdef int n = most_threads(), processors
     if 0 < QUOTA < n:
         n = QUOTA
-    if FOLLOWS_AFFINITY and n > 1:      # which may have changed since OpenMP was started
-        processors = openmp_processors()
+    if FOLLOWS_AFFINITY and n > 1:      # which may have changed since the start
+        processors = most_processors()
         if 0 < processors < n:
             n = processors
     if 0 < THREAD_LIMIT < n:
