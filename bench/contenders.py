@@ -8,7 +8,7 @@ its builder and add its row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from bench import fused_steps, peers
 from bench.optimizers import OPTIMIZERS
 from bench.roof import roof
-from bench.subject import Subject, reference, stepper_of
+from bench.subject import Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Array, Arrays, Stream
 
 Scalars = tuple[Any, ...]
@@ -31,6 +31,7 @@ class Contender:
     packages: tuple[str, ...]
     color: str
     knows: Callable[[str], bool] = lambda optimizer: True
+    variables: dict[str, str] = field(default_factory=dict)  # its process starts with these
 
 
 def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -119,6 +120,9 @@ PEERS = (
 )
 """Who is timed on the workloads of Adam."""
 
+SLOW = ("torch-compiled",)
+"""Who takes minutes to get ready, which ``--quick`` does not have."""
+
 FUSED = ("step", "step-clip", "step-clip-zero", "calls", "calls-torch")
 """What ``python -m bench fused`` compares."""
 
@@ -129,20 +133,10 @@ TORCH = ("torch-fused", "torch-default", "torch-foreach")
 def _step_tensors(
     library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
 ) -> Subject:
-    """Step tensors in memory of torch's own, with an optimizer of torch or one that looks so."""
-    import torch
-
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
+    """Step tensors with an optimizer of torch, or with one that looks so."""
+    tensors = tensors_of(params, grads, threads)
     stepper = stepper_of(library, optimizer, tensors, **mode)
-    return Subject(
-        stepper.step,
-        [tensor.detach().numpy() for tensor in tensors],
-        [tensor.grad.numpy() for tensor in tensors],
-        reference(optimizer),
-    )
+    return Subject(stepper.step, *views_of(tensors), reference(optimizer))
 
 
 def _step_each(

@@ -16,10 +16,10 @@ from matplotlib.patches import Patch
 
 from bench.contenders import CONTENDERS
 from bench.optimizers import OPTIMIZERS
-from bench.overview import Cell, cell
 from bench.report import Run, duration, ratio_text
 from bench.runner import Result
-from bench.workloads import OVERVIEW, WORKLOADS, Workload, overview_name
+from bench.tables.optimizers import Cell, cell, dtype
+from bench.workloads import OVERVIEW, Workload, named
 
 
 def draw(run: Run, path: Path) -> None:
@@ -40,7 +40,7 @@ def draw_overview(run: Run, path: Path) -> None:
     with _picture(run, path, len(timed), 5) as axes:
         for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
             _overview_panel(axis, cells)
-            _finish(axis, f"{WORKLOADS[overview_name('Adam', shapes)].size} float32", 0.4)
+            _finish(axis, f"{named(shapes).size} {dtype(run)}", 0.4)
 
 
 @contextmanager
