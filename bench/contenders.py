@@ -16,7 +16,7 @@ import numpy as np
 
 from bench import fused_steps, peers
 from bench.optimizers import OPTIMIZERS
-from bench.roof import roof
+from bench.roof import Unavailable, roof
 from bench.subject import Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Array, Arrays, Stream
 
@@ -41,6 +41,21 @@ def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
     wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(params, grads, strict=True)]
     stepper = stepper_of(cyoptim, optimizer, wrapped)
     return Subject(stepper.step, params, grads, reference(optimizer))
+
+
+def build_instruction_set(
+    optimizer: str, params: Arrays, grads: Arrays, threads: int, level: str
+) -> Subject:
+    """cyoptim in a process that asked for these kernels: the choice is made on import."""
+    try:
+        import cyoptim
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:  # this processor, or this build, has no such kernels
+        raise Unavailable(str(error)) from error
+    if cyoptim._dispatch.chosen != level:
+        raise Unavailable(f"a process that starts with {_VARIABLE}={level}")
+    return build_cyoptim(optimizer, params, grads, threads)
 
 
 def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -90,6 +105,14 @@ def _is_fused(optimizer: str) -> bool:
     return OPTIMIZERS[optimizer].fused
 
 
+_VARIABLE = "CYOPTIM_ISA"
+
+
+def _instruction_set(level: str, color: str) -> Contender:
+    build = partial(build_instruction_set, level=level)
+    return Contender(build, ("cyoptim",), color, variables={_VARIABLE: level})
+
+
 CONTENDERS = {
     "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
     "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
@@ -104,6 +127,9 @@ CONTENDERS = {
     "sklearn": Contender(peers.build_sklearn, ("scikit-learn",), "#8c564b", _is_adam),
     "thinc": Contender(peers.build_thinc, ("thinc",), "#e377c2", _is_adam),
     "deepspeed": Contender(peers.build_deepspeed, ("deepspeed", "ninja"), "#bcbd22", _is_adam),
+    "cyoptim-avx512": _instruction_set("avx512", "#d62728"),
+    "cyoptim-avx2": _instruction_set("avx2", "#ff7f0e"),
+    "cyoptim-baseline": _instruction_set("baseline", "#bcbd22"),
     "step": Contender(fused_steps.build_step, ("cyoptim",), "#d62728", _is_adam),
     "step-clip": Contender(fused_steps.build_step_clip, ("cyoptim",), "#d62728", _is_adam),
     "step-clip-zero": Contender(
@@ -122,6 +148,9 @@ PEERS = (
 
 SLOW = ("torch-compiled",)
 """Who takes minutes to get ready, which ``--quick`` does not have."""
+
+INSTRUCTION_SETS = ("cyoptim-avx512", "cyoptim-avx2", "cyoptim-baseline")
+"""cyoptim with the kernels of each."""
 
 FUSED = ("step", "step-clip", "step-clip-zero", "calls", "calls-torch")
 """What ``python -m bench fused`` compares."""

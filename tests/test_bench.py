@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import __main__ as command_line
 from bench import memory, report, roof, runner, worker
-from bench.contenders import CONTENDERS, FUSED, PEERS
+from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
 from bench.optimizers import OPTIMIZERS
 from bench.runner import ROOT, Effort, Result, Worker
 from bench.subject import Subject
-from bench.tables import COMMANDS, adam, optimizers, scaling
+from bench.tables import COMMANDS, adam, optimizers, roofs, scaling, sizes
 from bench.workloads import (
     ADAM,
     DTYPES,
@@ -59,7 +59,7 @@ OWN_PROCESS = ("torch-compiled", "optax", "deepspeed")
         (name, optimizer)
         for name, row in CONTENDERS.items()
         for optimizer in OPTIMIZERS
-        if row.knows(optimizer) and name not in OWN_PROCESS
+        if row.knows(optimizer) and name not in (*OWN_PROCESS, *INSTRUCTION_SETS)
     ],
 )
 def test_every_contender_agrees_with_the_reference(name, optimizer, dtype):
@@ -92,6 +92,33 @@ def test_contenders_in_processes_of_their_own(name):
         pytest.skip(result.message)
     assert result.status == "ready", result.message
     assert wide is None or wide.status == "ready", wide.message  # jax has float64 if asked only
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_instruction_sets(name):
+    import cyoptim
+
+    found = Worker(name, 1)
+    results = [prepared(found, named(name_of("2x1000", optimizer))) for optimizer in OPTIMIZERS]
+    found.close()
+    if name.removeprefix("cyoptim-") in cyoptim._dispatch.available():
+        assert {result.status for result in results} == {"ready"}
+    else:
+        assert {result.status for result in results} == {"unavailable"}
+        assert "not possible on this machine" in results[0].message
+
+
+def test_kernels_that_are_not_there_are_named(monkeypatch):
+    row = CONTENDERS["cyoptim-baseline"]
+    monkeypatch.setitem(row.variables, "CYOPTIM_ISA", "avx1024")
+    found = Worker("cyoptim-baseline", 1)
+    result = prepared(found, named("1x100"))
+    found.close()
+    assert result.status == "unavailable"
+    assert "'avx1024' is not an instruction set" in result.message
+    other = "avx2" if __import__("cyoptim")._dispatch.chosen != "avx2" else "baseline"
+    with pytest.raises(roof.Unavailable, match=f"CYOPTIM_ISA={other}"):
+        worker.build(f"cyoptim-{other}", named("1x100"), 1)
 
 
 def test_every_optimizer_has_a_row():
@@ -337,6 +364,9 @@ def test_options_go_before_and_after_the_command():
     assert command_line.words(options) == f"python -m bench {again}"
     assert asked() == list(ADAM)
     assert asked("denormals") == ["1x1M", "1x1M:zeros"]
+    assert asked("roofs", "--optimizer", "SGD", "--workload", "1x16K", "--dtype", "float64") == [
+        "SGD:1x16K:float64"
+    ]
     for command in COMMANDS.values():
         assert set(command.contenders + command.where_unfused) <= set(CONTENDERS)
 
@@ -354,6 +384,17 @@ def test_names_of_workloads():
             command_line.parser().parse_args(["--workload", wrong])
 
 
+def test_memory_is_what_contenders_hold():
+    sgd, wide = named("SGD:1x1M"), named("1x1M:float64")
+    assert (sgd.memory, wide.memory) == (8_000_000, 32_000_000)
+    few = command_line.workloads(command_line.parser().parse_args(["sizes"]), 6)
+    many = command_line.workloads(command_line.parser().parse_args(["sizes"]), 60)
+    assert named("1x64M") in few
+    assert named("1x64M") not in many
+    chosen = command_line.parser().parse_args(["sizes", "--workload", "1x64M"])
+    assert command_line.workloads(chosen, 60) == [named("1x64M")]
+
+
 def test_who_takes_long_is_left_out_of_a_quick_run(capsys):
     options = command_line.parser().parse_args(["--quick"])
     assert set(PEERS) - set(command_line.contenders(options)) == {"torch-compiled"}
@@ -361,6 +402,33 @@ def test_who_takes_long_is_left_out_of_a_quick_run(capsys):
     assert set(command_line.contenders(command_line.parser().parse_args([]))) == set(PEERS)
     options = command_line.parser().parse_args(["--quick", "--only", "torch-compiled"])
     assert command_line.contenders(options) == ["torch-compiled"]
+
+
+def test_sizes_of_an_optimizer_without_a_fused_kernel():
+    assert "torch-default" not in sizes.COMMAND.names(["Adam"])
+    assert "torch-default" in sizes.COMMAND.names(["RMSprop"])
+
+
+def test_far_from_the_roof():
+    facts = {"command": "python -m bench roofs", "threads": 2}
+    rounds = {
+        "1x1M@1": ([2.0] * 5, [1.0] * 5),
+        "1x1M@2": ([1.0, 2.0, 1.1, 0.9, 1.0], [1.0] * 5),
+        "SGD:1x16K:float64@1": ([1.2] * 5, [1.0] * 5),
+    }
+    results = [
+        Result(name, who, "ready", "", 9, values)
+        for name, pair in rounds.items()
+        for who, values in zip(("cyoptim", "roof"), pair, strict=True)
+    ]
+    shown = roofs.text(report.Run(facts, results), markdown=True)
+    assert "| Adam | float32 | 1 | 2.00 s | 2.00 | 2.00 to 2.00 |" in shown
+    assert "| Adam | float32 | 2 | 1.00 s | 1.00 | 1.00 to 1.10 |" in shown
+    assert "| SGD | float64 | 1 | 1.20 s | 1.20 | 1.20 to 1.20 |" in shown
+    late = "Adam float32 1,000,000"
+    assert f"1 thread | at most 1.05 | 2.00 ({late}) | {late} | {late} |" in shown
+    assert f"2 threads | at most 1.05 | 1.00 ({late}) | nobody | nobody |" in shown
+    assert "1 thread | at most 1.3 | 1.20 (SGD float64 16,384) | nobody | nobody |" in shown
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -400,6 +468,7 @@ def test_thread_counts():
         ("denormals", ("cyoptim", "numpy"), "after 1,000 zero gradients"),
         ("scaling", ("cyoptim", "numpy"), "x 1 thread"),
         ("fused", ("step", "step-clip-zero", "calls"), "x step"),
+        ("instructions", ("cyoptim-baseline", "roof"), "x roof"),
     ],
 )
 def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
@@ -417,6 +486,44 @@ def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
     assert all(cell.strip() for row in rows for cell in row.split("|")[1:-1])
     with pytest.raises(SystemExit, match="no plot"):
         command_line.main([*words, "--plot", "x.png"])
+
+
+def quick(*words, path):
+    """The results of a command, from its JSON file, and whether it ended well."""
+    words = [*words, "--quick", "--rounds", "1", "--threads", "2", "--json", str(path)]
+    status = command_line.main([*words, "--only", "cyoptim", "--only", "roof"])
+    return report.Run.load(path).results, status
+
+
+def test_roofs_from_end_to_end(tmp_path, capsys):
+    words = ["--optimizer", "SGD", "--workload", "1x100", "--workload", "1x16K"]
+    results, status = quick("roofs", *words, path=tmp_path / "run.json")
+    assert status == 0
+    assert [r.workload for r in results if r.contender == "roof"] == [
+        f"SGD:{shapes}@{threads}"
+        for threads in (1, 2)
+        for shapes in ("1x100", "1x16K", "1x100:float64", "1x16K:float64")
+    ]
+    printed = capsys.readouterr().out
+    assert printed.count("x roof, 2 threads") == 2
+    assert printed.count("\nSGD ") == 4
+
+
+def test_sizes_from_end_to_end(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--plot", str(tmp_path / "run.png"), "--dtype", "float64"]
+    for shapes in ("1x100", "1x16K", "30x100"):
+        words += ["--workload", shapes]
+    results, status = quick("sizes", *words, path=tmp_path / "run.json")
+    assert status == 0
+    assert len(results) == 6
+    printed = capsys.readouterr().out.splitlines()
+    first = printed.index("Adam, float64, one tensor")
+    assert printed[first + 1].split() == ["elements", "cyoptim", "roof"]
+    assert [line.split()[0] for line in printed[first + 2 : first + 4]] == ["100", "16,384"]
+    second = printed.index("Adam, float64, tensors of 100")
+    assert [line.split()[0] for line in printed[second + 2 :]] == ["1", "30"]
+    assert os.path.getsize(tmp_path / "run.png") > 10_000
 
 
 def test_compare_reports_what_is_beyond_the_noise():

@@ -9,14 +9,20 @@ from bench.tables import (
     adam,
     denormals,
     fused,
+    instructions,
     optimizers,
+    roofs,
     scaling,
+    sizes,
 )
 from bench.tables.command import Command
 
 COMMANDS: dict[str, Command] = {
     "adam": adam.COMMAND,
     "optimizers": optimizers.COMMAND,
+    "sizes": sizes.COMMAND,
+    "roofs": roofs.COMMAND,
+    "instructions": instructions.COMMAND,
     "scaling": scaling.COMMAND,
     "denormals": denormals.COMMAND,
     "fused": fused.COMMAND,
