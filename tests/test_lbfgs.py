@@ -22,7 +22,6 @@ import cyoptim
 from cyoptim import _cpu, _dispatch
 from cyoptim._engine import TwoLoop
 from cyoptim._flat import FlatArrays
-from cyoptim._line_search import Point, strong_wolfe
 from doors import ALL_DOORS, NUMPY_DOORS, Box, Door, needs_openmp
 from reference import lbfgs as reference
 
@@ -173,27 +172,6 @@ def test_rosenbrock() -> None:
     assert math.isclose(optimizer.step(closure), 24.2)
     np.testing.assert_allclose(w, [1, 1], rtol=1e-8)
     assert optimizer.state[w]["func_evals"] < 80
-
-
-@pytest.mark.parametrize("first", [1e-3, 0.3, 1.0, 20.0, 100.0])
-@pytest.mark.parametrize(
-    ("phi", "slope"),
-    [
-        (lambda t: (t - 1) ** 2, lambda t: 2 * (t - 1)),
-        (lambda t: -t / (t * t + 2), lambda t: (t * t - 2) / (t * t + 2) ** 2),
-        (
-            lambda t: (t + 0.004) ** 5 - 2 * (t + 0.004) ** 4,
-            lambda t: 5 * (t + 0.004) ** 4 - 8 * (t + 0.004) ** 3,
-        ),
-        (lambda t: math.cosh(min(t, 300) - 2), lambda t: math.sinh(min(t, 300) - 2)),
-    ],
-)
-def test_line_search_satisfies_the_conditions(phi: Any, slope: Any, first: float) -> None:
-    def evaluate(t: float) -> Point:
-        return Point(t, phi(t), slope(t), np.zeros(0))
-
-    point = strong_wolfe(evaluate, evaluate(0.0), first, 60, lambda width: width < 1e-12)
-    assert reference.satisfies_strong_wolfe(phi, slope, point.length)
 
 
 def test_two_loops_against_the_reference(rng: np.random.Generator) -> None:
