@@ -26,6 +26,12 @@ def torch():
     return pytest.importorskip("torch")
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a checkpoint can be saved, in a folder with nothing else in it."""
+    return tmp_path / "run.npz"
+
+
 @pytest.fixture(autouse=True)
 def _default_kernels_and_threads():
     chosen = _dispatch.chosen
