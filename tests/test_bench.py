@@ -28,6 +28,12 @@ from cases import CASES
 UNEVEN = Workload("uneven", ((7,), (40, 50), (1,), (30000,)))
 
 
+@pytest.fixture(autouse=True)
+def _temporary_files_of_other_processes(tmp_path, monkeypatch):
+    # torch.compile leaves what it has compiled behind.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 def peer(name):
     """Skip the test where a peer is not installed."""
     for package in CONTENDERS[name].packages:
