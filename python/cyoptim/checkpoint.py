@@ -600,8 +600,7 @@ def _read_npy(member: IO[bytes], size: int) -> Array:
         target = array.reshape(-1, order=order).view(np.uint8).data
         for start in range(0, array.nbytes, CHUNK):
             part = target[start : start + CHUNK]
-            part[:] = member.read(len(part))
-    member.read()  # to the end, where zipfile compares the checksum
+            part[:] = member.read(len(part))  # zipfile compares the checksum with the last byte
     return array
 
 
@@ -736,7 +735,7 @@ class _Restore:
                 with self._refusal_named(place):
                     target.load_state_dict(new)
         except BaseException:
-            for target, old in reversed(changed):
+            for target, old in changed:
                 target.load_state_dict(old)
             raise
         for change in self._commits:
