@@ -88,6 +88,12 @@ def test_a_closure_of_any_optimizer_may_return_the_gradients_of_plain_arrays() -
         optimizer.step(lambda: (5.0, 2.0))
 
 
+def test_one_plain_array_is_enough_for_a_closure_to_return_the_gradients() -> None:
+    w, v = np.array([1.0]), cyoptim.Parameter(np.array([1.0]))
+    assert cyoptim.SGD([w, v], lr=0.5).step(lambda: (5.0, [w.copy(), None])) == 5.0
+    assert (w[0], v[0]) == (0.5, 1.0)
+
+
 def test_a_pair_over_parameters_is_the_closures_result() -> None:
     w = cyoptim.Parameter(np.array([1.0]), grad=np.array([1.0]))
     result = (5.0, [np.array([100.0])])

@@ -277,6 +277,19 @@ def test_data_replaced_by_another_array(make: Any) -> None:
     assert optimizer.state[w]["step"] == 2
 
 
+def test_data_replaced_in_an_optimizer_that_gathers_gradients() -> None:
+    w = cyoptim.Parameter(np.full(3, 2.0))
+    optimizer = cyoptim.LBFGS([w])
+    w.data = np.full(3, 4.0)
+
+    def closure() -> float:
+        w.grad = 2 * w
+        return float((w * w).sum())
+
+    assert optimizer.step(closure) == 48.0
+    np.testing.assert_allclose(w.data, 0, atol=1e-7)
+
+
 def test_data_replaced_by_one_of_another_shape() -> None:
     w = cyoptim.Parameter(np.zeros(3))
     optimizer = cyoptim.Adam([w])
@@ -377,6 +390,21 @@ def test_state_dict_continues_the_run(case: Any, options: dict[str, Any]) -> Non
         door.step(second, params, g)
     np.testing.assert_array_equal(params[0].data, expected[0])
     np.testing.assert_array_equal(params[1].data, expected[1])
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_state_dict_numbers_a_parameter_by_its_first_place() -> None:
+    a, b = np.zeros(3), np.zeros(3)
+    optimizer = cyoptim.Adam([a, b, a])
+    optimizer.step(grads=[ONES, None, None])
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["params"] == [0, 1, 0]
+    assert list(saved["state"]) == [0]
+    # What is loaded into other parameters goes to the first of them, as in torch.
+    c, d, e = np.zeros(3), np.zeros(3), np.zeros(3)
+    other = cyoptim.Adam([c, d, e])
+    other.load_state_dict(saved)
+    assert [p in other.state for p in (c, d, e)] == [True, False, False]
 
 
 def test_load_state_dict_copies() -> None:
