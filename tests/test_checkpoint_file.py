@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -209,6 +210,19 @@ def test_a_temporary_lost_before_its_lock_is_made_anew(path, monkeypatch):
     cyoptim.save(path, a=2)
     assert len(lost) == 1
     assert cyoptim.load(path) == {"a": 2}
+
+
+@posix
+def test_a_file_system_without_locks(path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    left = path.parent / ".cyoptim-0123456789abcdef.tmp"
+    left.write_bytes(b"perhaps in use")
+    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    cyoptim.save(path, a=1)
+    assert cyoptim.load(path) == {"a": 1}
+    assert temporaries(path.parent) == [left.name]
 
 
 @posix

@@ -165,6 +165,20 @@ def test_preview_gives_numbers_for_one_group_and_rows_for_several() -> None:
     assert ExponentialLR(sgd(), 0.5).preview(0) == []
 
 
+def test_preview_leaves_arrays_alone() -> None:
+    lr = np.array(1.0)
+    assert ExponentialLR(sgd(lr), 0.5).preview(2) == [0.5, 0.25]
+    assert lr == 1.0
+
+
+def test_preview_of_a_schedule_that_looks_at_the_defaults() -> None:
+    class Own(LRScheduler):
+        def get_lr(self) -> list[Any]:
+            return [self.optimizer.defaults["lr"] / (1 + self.last_epoch)]
+
+    assert Own(cyoptim.SGD([np.zeros(3)], lr=1.0)).preview(2) == [0.5, 1 / 3]
+
+
 def test_preview_does_not_copy_parameters() -> None:
     class Heavy(cyoptim.Parameter):
         def __deepcopy__(self, memo: Any) -> Any:
@@ -202,8 +216,11 @@ def test_plot_draws_one_line_for_each_group() -> None:
     optimizer = sgd(1.0, 2.0)
     ax = lr_scheduler.plot(ExponentialLR(optimizer, 0.5), 2)
     assert [line.get_ydata().tolist() for line in ax.lines] == [[1.0, 0.5, 0.25], [2.0, 1.0, 0.5]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["group 0", "group 1"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("step", "learning rate")
     assert lr_scheduler.plot(StepLR(sgd(), 3), 5, ax=ax) is ax
     assert len(ax.lines) == 3
+    assert lr_scheduler.plot(StepLR(sgd(), 3), 5).get_legend() is None
     importlib.import_module("matplotlib.pyplot").close("all")
 
 
@@ -250,6 +267,19 @@ def test_groups_added_later_join(make: Any, factor: Any) -> None:
         assert lrs_of(optimizer)[2] != 0.3
     momenta = {group["momentum"] for group in optimizer.param_groups}
     assert len(momenta) == 1
+    assert "initial_lr" in optimizer.param_groups[2]
+
+
+def test_the_array_of_a_group_added_later_is_its_own() -> None:
+    optimizer = sgd()
+    scheduler = ExponentialLR(optimizer, 0.5)
+    lr = np.array(2.0)
+    grown(optimizer, scheduler, lr=lr)
+    group = optimizer.param_groups[1]
+    assert group["lr"] is lr
+    assert (lr, group["initial_lr"], scheduler.base_lrs[1]) == (0.125, 2.0, 2.0)
+    group["initial_lr"][...] = 7.0
+    assert scheduler.base_lrs[1] == 2.0
 
 
 @pytest.mark.parametrize(
@@ -426,6 +456,14 @@ def test_bounds_may_be_an_array() -> None:
     assert [float(lr) for lr in scheduler.max_lrs] == [1.0, 1.0]
 
 
+def test_bounds_are_copied_for_each_group() -> None:
+    high = np.array(1.0)
+    optimizer = sgd(1.0, 1.0, momentum=0.9)
+    scheduler = CyclicLR(optimizer, 0.1, high, 4)
+    grown(optimizer, scheduler)
+    assert len({id(bound) for bound in (high, *scheduler.max_lrs)}) == 4
+
+
 @pytest.mark.parametrize(
     ("policy", "bad_epochs"), [("bad", [0, 1, 2, 0]), ("ignore", [0, 0, 0, 0])]
 )
@@ -474,6 +512,10 @@ def test_plateau_and_groups_added_later(min_lr: Any) -> None:
         scheduler.min_lrs.append(0.01)
     scheduler.step(1.0)
     close(lrs_of(optimizer), [0.1, 0.1, 0.05])
+    for _ in range(3):
+        scheduler.step(1.0)
+    close(lrs_of(optimizer), scheduler.min_lrs)
+    assert scheduler.min_lrs == ([*min_lr, 0.01] if isinstance(min_lr, list) else [min_lr] * 3)
 
 
 def test_plateau_warns_of_an_epoch() -> None:

@@ -13,7 +13,7 @@ import cyoptim
 from cyoptim import lr_scheduler
 from cyoptim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from scheduler_cases import CASES, hyperbola
-from scheduler_runs import ours, recorded, sgd, step, theirs
+from scheduler_runs import ALL_SCENARIOS, ours, recorded, sgd, step, theirs
 
 # --- warnings -------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ def call_order(lib: Any, scheduler: Any, optimizer: Any, plan: str) -> list[str]
 
 
 PLANS = ["bossoos", "bsos", "obs", "obos", "brosos", "brs", "bross", "rbosos", "bwosos", "bwss"]
-PLANS += ["bobs", "boses", "bee", "bogs", "bbss", "brbos", "obsob"]
+PLANS += ["bobs", "boses", "bee", "bogs", "bbss", "brbos", "obsob", "bwrs", "brws"]
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -99,6 +99,15 @@ def test_warnings_point_at_the_callers_line_and_name_the_remedy() -> None:
     assert warning.message.args == (lr_scheduler.EPOCH_DEPRECATION_WARNING,)
     (warning,) = recorded(scheduler.get_lr)
     assert "please use `get_last_lr()`" in str(warning.message)
+
+
+@pytest.mark.parametrize("name", ALL_SCENARIOS)
+def test_get_lr_is_no_way_to_see_the_present_rate(name: str) -> None:
+    scenario = ALL_SCENARIOS[name]
+    for scheduler in scenario.build(lr_scheduler, ours(scenario.optimizer)):
+        if type(scheduler).get_lr is not LRScheduler.get_lr:  # composed ones have none
+            (warning,) = recorded(scheduler.get_lr)
+            assert "please use `get_last_lr()`" in str(warning.message)
 
 
 def test_warnings_are_worded_as_torchs(torch: Any) -> None:

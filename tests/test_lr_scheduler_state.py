@@ -39,6 +39,7 @@ def test_resume_through_json_is_exact(name: str) -> None:
     resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
     for scheduler, state in zip(copies, json.loads(saved), strict=True):
         scheduler.load_state_dict(state)
+    assert json.dumps([scheduler.state_dict() for scheduler in copies]) == saved
     assert row(resumed) == row(straight)
     assert advance(resumed, copies, 70) == advance(straight, schedulers, 70)
     for scheduler, other in zip(copies, schedulers, strict=True):
@@ -141,6 +142,12 @@ def test_numbers_of_numpy_are_saved_as_numbers() -> None:
     state = json.loads(json.dumps(scheduler.state_dict()))
     assert state["base_lrs"] == state["_last_lr"] == [0.5, 0.25]
     assert state["milestones"] == {"2": 1, "3": 1}
+
+
+def test_tensors_of_one_element_are_saved_as_numbers(torch: Any) -> None:
+    scheduler = StepLR(sgd(torch.tensor([0.5]), torch.tensor(0.25)), 3)
+    state = json.loads(json.dumps(scheduler.state_dict()))
+    assert state["base_lrs"] == state["_last_lr"] == [0.5, 0.25]
 
 
 def test_state_has_no_more_than_torchs(torch: Any) -> None:

@@ -236,6 +236,12 @@ def test_swalr_equals_torchs(torch: Any, epochs: int, strategy: str, before: int
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_swalr_warns_who_calls_get_lr() -> None:
+    scheduler = SWALR(cyoptim.SGD([np.zeros(2)], lr=0.5), 0.1)
+    with pytest.warns(UserWarning, match=r"please use `get_last_lr\(\)`"):
+        scheduler.get_lr()
+
+
 def test_swalr_resumes_and_refuses() -> None:
     optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=0.5)
     whole = SWALR(optimizer, 0.1, 6).preview(10)
