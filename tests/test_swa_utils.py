@@ -254,6 +254,8 @@ def test_swalr_resumes_and_refuses() -> None:
     other.load_state_dict(optimizer.state_dict())
     resumed.load_state_dict(scheduler.state_dict())
     np.testing.assert_allclose(resumed.preview(7), whole[3:], rtol=1e-12)
+    SWALR(optimizer, 0.25, 0)  # the rate given last counts
+    assert optimizer.param_groups[0]["lr"] == 0.25
     with pytest.raises(
         ValueError, match="anneal_strategy must be one of 'cos' or 'linear', instead got sin"
     ):
