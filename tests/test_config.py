@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,19 +14,10 @@ import pytest
 import cyoptim
 from cyoptim import _config, _cpu, _dispatch
 from doors import needs_openmp
+from guest_runs import denormals_work
+from processes import run_python
 
 LARGE = 600_000  # elements: bundles enough for a step on two threads
-
-
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 # --- instruction sets -----------------------------------------------------------------------------
@@ -118,11 +107,7 @@ def test_affinity_is_honoured() -> None:
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
         "import cyoptim; print(cyoptim.get_num_threads())"
     )
-    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines()[-1] == "1"
+    assert run_python(code, OMP_NUM_THREADS="").stdout.splitlines()[-1] == "1"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +134,6 @@ def test_quota(files: dict[str, str], quota: int, tmp_path: Path) -> None:
 
 
 # --- the caller's floating-point mode -------------------------------------------------------------
-
-
-def denormals_work() -> bool:
-    return bool(np.float32(1e-40) * np.float32(0.5) != 0)
 
 
 @pytest.mark.parametrize("n", [10, LARGE])

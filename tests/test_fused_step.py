@@ -52,9 +52,6 @@ def test_equals_separate_calls(case: Any, options: dict[str, Any], dtype: Any, d
     if isinstance(door, TensorDoor):
         pytest.importorskip("torch")
     start, grads = trajectory_inputs(SHAPES, dtype, 20, seed=1)
-    if case.name == "Rprop":
-        # Only signs count: clipping must change nothing.
-        options = {**options}
     found, expected = ([door.wrap(a.copy()) for a in start] for _ in range(2))
     fused, plain = case.cls(found, **options), case.cls(expected, **options)
     for number, step in enumerate(grads):
@@ -269,6 +266,14 @@ def test_the_receipt_is_of_the_last_step() -> None:
     assert optimizer.last_step == cyoptim.StepReceipt(None, 1.0, False, ())
     optimizer.step(grads=[w.copy()])
     assert optimizer.last_step is None
+
+
+def test_the_receipt_numbers_parameters_through_all_groups() -> None:
+    params = [np.ones(2) for _ in range(4)]
+    optimizer = cyoptim.SGD([{"params": params[:2]}, {"params": params[2:]}], lr=0.1)
+    bad = np.array([1.0, np.inf])
+    optimizer.step(grads=[np.ones(2), bad, np.ones(2), bad], nonfinite="skip")
+    assert optimizer.last_step.nonfinite == (1, 3)
 
 
 def test_hooks_see_the_arguments() -> None:
