@@ -65,7 +65,7 @@ def examples() -> list[object]:
 def test_page_examples(
     code: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in re.findall(r"^(?:import|from) (torch|scipy|matplotlib)\b", code, re.M):
+    for module in re.findall(r"^(?:import|from) (torch|scipy|matplotlib|threadpoolctl)\b", code, re.M):
         pytest.importorskip(module)
     for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):
         if not hasattr(cyoptim, name):
