@@ -181,6 +181,15 @@ def test_an_abandoned_temporary_goes_with_the_next_save(path):
     assert temporaries(path.parent) == [".cyoptim-notes.tmp"]
 
 
+@posix
+def test_a_link_that_is_named_like_a_temporary_is_left_alone(path):
+    (path.parent / "notes").write_bytes(b"someone's")
+    link = path.parent / ".cyoptim-0123456789abcdef.tmp"
+    link.symlink_to("notes")
+    cyoptim.save(path, a=1)
+    assert link.read_bytes() == b"someone's"
+
+
 def test_a_temporary_in_use_is_left_alone(path, monkeypatch):
     original = checkpoint._write
 
@@ -497,6 +506,15 @@ def test_a_checkpoint_error_is_a_value_error():
 
 def test_a_missing_file(path):
     with pytest.raises(FileNotFoundError):
+        cyoptim.load(path)
+
+
+def test_too_little_memory_is_no_damage(path, sample, monkeypatch):
+    def refuse(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoint.np, "empty", refuse)
+    with pytest.raises(MemoryError):
         cyoptim.load(path)
 
 

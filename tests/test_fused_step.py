@@ -84,9 +84,10 @@ def test_the_norm_has_the_bits_of_clip_grad_norm() -> None:
         assert optimizer.last_step.total_norm == expected
 
 
-def test_gradients_are_not_changed_unless_asked() -> None:
-    w, g = np.ones(5), np.full(5, 3.0)
-    cyoptim.Adam([w]).step(grads=[g], max_norm=0.1, grad_scale=8.0)
+@pytest.mark.parametrize("name", ["Adam", "Adafactor", "Muon"])
+def test_gradients_are_not_changed_unless_asked(name: str) -> None:
+    w, g = np.ones((5, 2)), np.full((5, 2), 3.0)
+    getattr(cyoptim, name)([w]).step(grads=[g], max_norm=0.1, grad_scale=8.0)
     assert (g == 3).all()
 
 

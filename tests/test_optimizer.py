@@ -439,6 +439,14 @@ def test_load_state_dict_copies() -> None:
     assert not np.shares_memory(a.state[w]["exp_avg"], b.state[v]["exp_avg"])
 
 
+def test_load_state_dict_copies_what_belongs_to_no_parameter() -> None:
+    optimizer = cyoptim.SGD([np.zeros(3)])
+    note = {"seen": [1, 2]}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {"note": note}})
+    note["seen"].append(3)
+    assert optimizer.state["note"] == {"seen": [1, 2]}
+
+
 def test_load_state_dict_takes_options_and_keeps_parameters() -> None:
     w = np.zeros(3)
     a = cyoptim.SGD([w], lr=0.25, momentum=0.5)
