@@ -18,7 +18,7 @@ import cyoptim
 from bits import digest, digests_on_threads, use_isa
 from cases import CASES, VARIANT_IDS, VARIANTS
 from cyoptim import _dispatch
-from doors import Door, needs_openmp, run, trajectory_inputs
+from doors import Door, run, trajectory_inputs
 
 CHUNK = 16384
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -57,7 +57,6 @@ def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -
     assert all_digests() == expected
 
 
-@needs_openmp
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, str]) -> None:
     assert digests_on_threads("test_bits", threads) == expected

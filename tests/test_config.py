@@ -13,7 +13,6 @@ import pytest
 
 import cyoptim
 from cyoptim import _config, _cpu, _dispatch
-from doors import needs_openmp
 from guest_runs import denormals_work
 from processes import run_python
 
@@ -94,7 +93,6 @@ def test_bad_number_of_threads(n: Any, error: Any) -> None:
         pass
 
 
-@needs_openmp
 def test_omp_num_threads_is_honoured() -> None:
     code = "import cyoptim; print(cyoptim.get_num_threads())"
     for n in ("1", "3"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cases import VARIANT_IDS, VARIANTS
-from doors import ALL_DOORS, Box, Door, TensorDoor, needs_openmp, trajectory_inputs
+from doors import ALL_DOORS, Box, Door, TensorDoor, trajectory_inputs
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (5,), (), (0,), (17, 33)]
 # The coefficient is rounded once more, or once less, than in the separate calls: a few units in the
@@ -91,7 +91,6 @@ def test_gradients_are_not_changed_unless_asked(name: str) -> None:
     assert (g == 3).all()
 
 
-@needs_openmp
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99))
 def test_same_bits_for_any_number_of_threads(seed: int) -> None:

@@ -253,7 +253,6 @@ def test_an_interrupt_during_a_step_waits_for_its_end(kind: str) -> None:
 # --- limits on threads ----------------------------------------------------------------------------
 
 
-@needs_openmp
 @needs_proc
 def test_no_more_threads_than_work_and_none_that_idle_busily() -> None:
     code = """
@@ -303,7 +302,6 @@ def test_threadpoolctl_is_respected() -> None:
     assert run_script(code, OMP_NUM_THREADS="4") == ["(1, 0)", "(2, 1)", "(2, 0)", "(4, 2)"]
 
 
-@needs_openmp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_affinity_narrowed_after_the_import() -> None:
     code = """

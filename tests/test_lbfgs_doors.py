@@ -12,7 +12,7 @@ import cyoptim
 from bits import digest, digests_on_threads, use_isa
 from cyoptim import _dispatch
 from cyoptim._flat import FlatArrays
-from doors import NUMPY_DOORS, TensorDoor, needs_openmp
+from doors import NUMPY_DOORS, TensorDoor
 from lbfgs_runs import CHUNK, WOLFE, Problem, Run
 
 
@@ -213,7 +213,6 @@ def test_same_bits_on_each_instruction_set(isa: str, expected_digests: dict[str,
     assert all_digests() == expected_digests
 
 
-@needs_openmp
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_bits_on_any_number_of_threads(threads: int, expected_digests: dict[str, str]) -> None:
     assert digests_on_threads("test_lbfgs_doors", threads) == expected_digests

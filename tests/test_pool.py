@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import cyoptim
-from doors import needs_openmp
 from processes import lines_of
 
 N = 700_001
@@ -34,7 +33,6 @@ def test_every_element_is_done_once() -> None:
             np.testing.assert_array_equal(step_once(n), -np.arange(n, dtype=np.float32))
 
 
-@needs_openmp
 def test_many_more_threads_than_processors() -> None:
     code = """
         import numpy as np

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import cyoptim
 from cases import CASES
 from cyoptim._doors import UnsupportedError
-from doors import Box, needs_openmp
+from doors import Box
 from reference.sparse_adam import SparseAdam
 
 # torch says once in a process that it does not check its own sparse tensors.
@@ -301,7 +301,6 @@ def test_zero_grad_of_a_gradient_of_scipy() -> None:
     assert (grad.data == 0).all()
 
 
-@needs_openmp
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), width=st.sampled_from([1, 3, 64, 5000]))
 def test_same_bits_for_any_number_of_threads(seed: int, width: int) -> None:
