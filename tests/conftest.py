@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from cyoptim import _dispatch, _engine
 from cyoptim._config import _set_limit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_code_goes_with_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # torch makes this folder when parts of it are imported, compiled code or not.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("torch"))
 
 
 @pytest.fixture
