@@ -7,11 +7,12 @@ The way of a number::
       |  one process per contender     runner.py, worker.py   JSON lines over stdin and stdout
       |    build the step              contenders.py, roof.c  a row per contender
       |                                peers.py, fused_steps.py
-      |    compare it with float64     workloads.py           a row per workload
+      |    compare it with float64     workloads.py           made from their names
       |                                optimizers.py          a row per optimizer
       |    time it, one contender after the other, round by round
       v
-    table, JSON, plot, comparison      report.py, overview.py, more_tables.py, plot.py
+    table, JSON, plot, comparison      tables/   a module per command
+                                       report.py, plot.py
 
 Run from the repository root; nothing here is installed.
 """

@@ -5,147 +5,142 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from bench import more_tables, overview, report
-from bench.contenders import CONTENDERS, FUSED, PEERS
+from bench import report
+from bench.contenders import CONTENDERS, SLOW
 from bench.optimizers import OPTIMIZERS
-from bench.runner import ROOT, measure
-from bench.workloads import ADAM, OVERVIEW, WORKLOADS, Workload, overview_name, zeroed_name
+from bench.runner import ROOT, Effort, measure
+from bench.tables import COMMANDS
+from bench.tables.command import QUICK, Command
+from bench.workloads import DTYPES, Workload, shapes_named
+
+DEFAULT = "adam"
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m bench", description="Time a step of Adam.")
-    top.set_defaults(
-        **dict.fromkeys(("threads", "rounds", "only", "workload", "optimizer", "json", "plot")),
-        quick=False,
-        markdown=False,
-    )
-    measuring(top, ADAM)
-    commands = top.add_subparsers(dest="command", title="other measurements")
-    # Without a default of its own, an option that is not given stays what it was.
-    every = commands.add_parser(
-        "optimizers", help="all optimizers in one table", argument_default=argparse.SUPPRESS
-    )
-    measuring(every, OVERVIEW)
-    every.add_argument(
-        "--optimizer", action="append", choices=OPTIMIZERS, help="time this optimizer; repeatable"
-    )
-    for name, about in (
-        ("denormals", "Adam once gradients have been zero for long"),
-        ("scaling", "Adam on 1, 2, ... threads"),
-        ("fused", "clipping, stepping and zeroing, in one call and in several"),
-    ):
-        measuring(commands.add_parser(name, help=about, argument_default=argparse.SUPPRESS), ADAM)
+    top = argparse.ArgumentParser(prog="python -m bench", description="Time a step.")
+    measuring(top, COMMANDS[DEFAULT])
+    commands = top.add_subparsers(dest="command", title="commands")
+    for name, command in COMMANDS.items():
+        # Without a default of its own, an option that is not given stays what it was.
+        each = commands.add_parser(name, help=command.about, argument_default=argparse.SUPPRESS)
+        measuring(each, command)
     compare = commands.add_parser("compare", help="what changed between two JSON files")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
+    top.set_defaults(command=DEFAULT)
     return top
 
 
-def measuring(to: argparse.ArgumentParser, workloads: Iterable[str]) -> None:
-    """The options of the commands that measure."""
+def measuring(to: argparse.ArgumentParser, command: Command) -> None:
+    """The options of a command that measures."""
     add = to.add_argument
     add("--threads", type=int, help="threads of every contender (2; scaling: as many as there are)")
-    add("--quick", action="store_true", help="3 rounds of 0.05 s in place of 10 of 0.2 s")
-    add("--rounds", type=int, help="rounds per contender")
+    add("--quick", action="store_true", help="3 rounds of 0.05 s")
+    add("--rounds", type=int, help=f"rounds per contender ({command.effort.rounds})")
     add("--only", action="append", choices=CONTENDERS, help="time this contender; repeatable")
-    add("--workload", action="append", choices=workloads, help="time this workload; repeatable")
+    add(
+        "--workload",
+        action="append",
+        type=tensors,
+        metavar="COUNTxSIZE",
+        help=f"time these tensors, like 1x16M or 1000x100; repeatable "
+        f"({', '.join(command.workloads)})",
+    )
+    if command.any_optimizer:
+        add("--optimizer", action="append", choices=OPTIMIZERS, help="this one; repeatable")
+    if command.any_dtype:
+        add("--dtype", choices=DTYPES, help=f"of all arrays ({', '.join(command.dtypes)})")
     add("--json", type=Path, metavar="PATH", help="write the results")
     add("--markdown", action="store_true", help="print tables for GitHub")
     add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
+
+
+def tensors(text: str) -> str:
+    """The name of tensors, which is valid."""
+    try:
+        shapes_named(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def progress(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-DEFAULTS = {
-    "denormals": (more_tables.DENORMALS, ("1x1M",)),
-    "scaling": (more_tables.SCALING, ("1x16M",)),
-    "fused": (FUSED, OVERVIEW),
-    "optimizers": (overview.CONTENDERS, OVERVIEW),
-    None: (PEERS, tuple(ADAM)),
-}
-"""The contenders and the workloads of a command, where no option names others."""
-
-TEXTS = {
-    "denormals": more_tables.denormals,
-    "scaling": more_tables.scaling,
-    "fused": more_tables.fused,
-    "optimizers": overview.text,
-    None: report.text,
-}
-PLOTS = {"optimizers": "draw_overview", None: "draw"}
+def threads(options: argparse.Namespace) -> Sequence[int]:
+    """The numbers of threads that are timed."""
+    return COMMANDS[options.command].threads(options.threads)
 
 
-def threads(options: argparse.Namespace) -> int:
-    """The threads of every contender; of ``scaling``, the most."""
-    if options.threads or options.command != "scaling":
-        return options.threads or 2
-    import cyoptim
-
-    return cyoptim.get_num_threads()  # affinity and quotas are known to it
-
-
-def command(options: argparse.Namespace) -> str:
+def words(options: argparse.Namespace) -> str:
     """What would measure this again; where it is written does not matter."""
-    words = ["python -m bench"]
-    words += [options.command] if options.command else []
-    words += [f"--threads {threads(options)}"]
-    words += ["--quick"] if options.quick else []
-    words += [f"--rounds {options.rounds}"] if options.rounds else []
+    found = ["python -m bench"]
+    found += [options.command] if options.command != DEFAULT else []
+    found += [f"--threads {max(threads(options))}"]
+    found += ["--quick"] if options.quick else []
+    found += [f"--rounds {options.rounds}"] if options.rounds else []
     for option in ("only", "workload", "optimizer"):
-        words += [f"--{option} {name}" for name in getattr(options, option) or ()]
-    return " ".join(words)
+        found += [f"--{option} {name}" for name in getattr(options, option) or ()]
+    found += [f"--dtype {options.dtype}"] if options.dtype else []
+    return " ".join(found)
 
 
-def workloads(options: argparse.Namespace) -> list[Workload]:
-    """What the options ask for, in the order of the tables."""
-    chosen = options.workload or DEFAULTS[options.command][1]
-    if options.command == "optimizers":
-        return [
-            WORKLOADS[overview_name(optimizer, shapes)]
-            for optimizer in OPTIMIZERS
-            for shapes in OVERVIEW
-            if optimizer in (options.optimizer or OPTIMIZERS) and shapes in chosen
-        ]
-    names = [name for name in ADAM if name in chosen]
-    if options.command == "denormals":
-        names += [zeroed_name(name) for name in names]
-    return [WORKLOADS[name] for name in names]
+def contenders(options: argparse.Namespace) -> list[str]:
+    """Who is asked for, in the order of the tables."""
+    command = COMMANDS[options.command]
+    names = options.only or command.names(options.optimizer or command.optimizers)
+    if options.quick and not options.only and (slow := [n for n in SLOW if n in names]):
+        progress(f"--quick leaves out {', '.join(slow)}, which compiles for long; --only times it")
+        names = [name for name in names if name not in slow]
+    return [name for name in CONTENDERS if name in names]
+
+
+def workloads(options: argparse.Namespace, count: int) -> list[Workload]:
+    """What so many contenders are asked to step, in the order of the tables."""
+    command = COMMANDS[options.command]
+    found = command.all_of(
+        options.workload or command.workloads,
+        options.optimizer or command.optimizers,
+        (options.dtype,) if options.dtype else command.dtypes,
+    )
+    large = [w for w in found if w.memory * count > command.most_memory and not options.workload]
+    if large:
+        names = ", ".join(w.name for w in large)
+        progress(f"left out, as {count} contenders need much memory: {names}; --workload times it")
+    return [w for w in found if w not in large]
+
+
+def effort(options: argparse.Namespace) -> Effort:
+    usual = QUICK if options.quick else COMMANDS[options.command].effort
+    return replace(usual, rounds=options.rounds or usual.rounds)
 
 
 def run(options: argparse.Namespace) -> report.Run:
     """Measure what the options ask for."""
-    contenders = options.only or DEFAULTS[options.command][0]
-    timed = more_tables.measure_scaling if options.command == "scaling" else measure
-    return report.Run(
-        report.environment(threads(options), command(options)),
-        timed(
-            workloads(options),
-            [name for name in CONTENDERS if name in contenders],
-            threads=threads(options),
-            rounds=options.rounds or (3 if options.quick else 10),
-            seconds=0.05 if options.quick else 0.2,
-            progress=progress,
-        ),
-    )
+    facts = report.environment(max(threads(options)), words(options))
+    names = contenders(options)
+    chosen = workloads(options, len(names))
+    return report.Run(facts, measure(chosen, names, threads(options), effort(options), progress))
 
 
 def publish(done: report.Run, options: argparse.Namespace) -> None:
     """Write the JSON file first: drawing may fail, and measuring takes minutes."""
+    command = COMMANDS[options.command]
     if options.json:
         done.save(options.json)
-    print(TEXTS[options.command](done, options.markdown))
+    print(command.text(done, options.markdown))
     if options.plot:
         try:
             from bench import plot
         except ImportError as error:
             sys.exit(f"no plot: {error} (pip install matplotlib)")
-        getattr(plot, PLOTS[options.command])(done, options.plot)
+        getattr(plot, command.drawn_by)(done, options.plot)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -156,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.command == "memory":
         return subprocess.run([sys.executable, "-m", "bench.memory"], cwd=ROOT).returncode
-    if options.plot and options.command not in PLOTS:
+    if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)
     publish(done, options)

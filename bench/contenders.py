@@ -8,7 +8,7 @@ its builder and add its row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from bench import fused_steps, peers
 from bench.optimizers import OPTIMIZERS
-from bench.roof import roof
-from bench.subject import Subject, reference, stepper_of
+from bench.roof import Unavailable, roof
+from bench.subject import Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Array, Arrays, Stream
 
 Scalars = tuple[Any, ...]
@@ -31,6 +31,7 @@ class Contender:
     packages: tuple[str, ...]
     color: str
     knows: Callable[[str], bool] = lambda optimizer: True
+    variables: dict[str, str] = field(default_factory=dict)  # its process starts with these
 
 
 def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -40,6 +41,21 @@ def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
     wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(params, grads, strict=True)]
     stepper = stepper_of(cyoptim, optimizer, wrapped)
     return Subject(stepper.step, params, grads, reference(optimizer))
+
+
+def build_instruction_set(
+    optimizer: str, params: Arrays, grads: Arrays, threads: int, level: str
+) -> Subject:
+    """cyoptim in a process that asked for these kernels: the choice is made on import."""
+    try:
+        import cyoptim
+    except ModuleNotFoundError:
+        raise
+    except ImportError as error:  # this processor, or this build, has no such kernels
+        raise Unavailable(str(error)) from error
+    if cyoptim._dispatch.chosen != level:
+        raise Unavailable(f"a process that starts with {_VARIABLE}={level}")
+    return build_cyoptim(optimizer, params, grads, threads)
 
 
 def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -89,6 +105,14 @@ def _is_fused(optimizer: str) -> bool:
     return OPTIMIZERS[optimizer].fused
 
 
+_VARIABLE = "CYOPTIM_ISA"
+
+
+def _instruction_set(level: str, color: str) -> Contender:
+    build = partial(build_instruction_set, level=level)
+    return Contender(build, ("cyoptim",), color, variables={_VARIABLE: level})
+
+
 CONTENDERS = {
     "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
     "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
@@ -103,6 +127,9 @@ CONTENDERS = {
     "sklearn": Contender(peers.build_sklearn, ("scikit-learn",), "#8c564b", _is_adam),
     "thinc": Contender(peers.build_thinc, ("thinc",), "#e377c2", _is_adam),
     "deepspeed": Contender(peers.build_deepspeed, ("deepspeed", "ninja"), "#bcbd22", _is_adam),
+    "cyoptim-avx512": _instruction_set("avx512", "#d62728"),
+    "cyoptim-avx2": _instruction_set("avx2", "#ff7f0e"),
+    "cyoptim-baseline": _instruction_set("baseline", "#bcbd22"),
     "step": Contender(fused_steps.build_step, ("cyoptim",), "#d62728", _is_adam),
     "step-clip": Contender(fused_steps.build_step_clip, ("cyoptim",), "#d62728", _is_adam),
     "step-clip-zero": Contender(
@@ -119,6 +146,12 @@ PEERS = (
 )
 """Who is timed on the workloads of Adam."""
 
+SLOW = ("torch-compiled",)
+"""Who takes minutes to get ready, which ``--quick`` does not have."""
+
+INSTRUCTION_SETS = ("cyoptim-avx512", "cyoptim-avx2", "cyoptim-baseline")
+"""cyoptim with the kernels of each."""
+
 FUSED = ("step", "step-clip", "step-clip-zero", "calls", "calls-torch")
 """What ``python -m bench fused`` compares."""
 
@@ -129,20 +162,10 @@ TORCH = ("torch-fused", "torch-default", "torch-foreach")
 def _step_tensors(
     library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
 ) -> Subject:
-    """Step tensors in memory of torch's own, with an optimizer of torch or one that looks so."""
-    import torch
-
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
+    """Step tensors with an optimizer of torch, or with one that looks so."""
+    tensors = tensors_of(params, grads, threads)
     stepper = stepper_of(library, optimizer, tensors, **mode)
-    return Subject(
-        stepper.step,
-        [tensor.detach().numpy() for tensor in tensors],
-        [tensor.grad.numpy() for tensor in tensors],
-        reference(optimizer),
-    )
+    return Subject(stepper.step, *views_of(tensors), reference(optimizer))
 
 
 def _step_each(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.subject import Reloaded, Subject, reference, stepper_of
+from bench.subject import Reloaded, Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Array, Arrays
 
 MAX_NORM = 1.0
@@ -71,10 +71,7 @@ def build_calls(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> 
 def build_calls_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     import torch
 
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
+    tensors = tensors_of(params, grads, threads)
     stepper = stepper_of(torch.optim, optimizer, tensors, fused=True)
 
     def step() -> None:
@@ -82,8 +79,7 @@ def build_calls_torch(optimizer: str, params: Arrays, grads: Arrays, threads: in
         stepper.step()
         stepper.zero_grad(set_to_none=False)
 
-    values = [tensor.detach().numpy() for tensor in tensors]
-    taken = [tensor.grad.numpy() for tensor in tensors]
+    values, taken = views_of(tensors)
     return _subject(step, optimizer, values, grads, taken, clips=True)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import cyoptim
-from bench.workloads import WORKLOADS, Workload
+from bench.workloads import Workload, named
 
 STATE_BYTES = 8
 """exp_avg and exp_avg_sq, float32, per parameter."""
@@ -69,7 +69,7 @@ def measure(workload: Workload) -> list[Added]:
 
 
 def main() -> None:
-    workload = WORKLOADS["1x16M"]
+    workload = named("1x16M")
     found = measure(workload)
     print(f"{workload.title}: bytes per parameter that the optimizer adds,")
     print(f"and what of them is not in the two state arrays ({STATE_BYTES} bytes)")

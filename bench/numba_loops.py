@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def _adam(p: Array, g: Array, m: Array, v: Array, scalars: tuple[Any, ...]) -> N
         p[i] -= size * first / (np.sqrt(second) * unbias + eps)
 
 
+@cache
 def compiled(optimizer: str) -> Callable[..., None]:
     """The update of one tensor: on one thread where it is small."""
     loop = {"Adam": _adam}[optimizer]

@@ -8,15 +8,21 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.roof import Unavailable
-from bench.subject import Reloaded, Subject, reference
+from bench.subject import Reloaded, Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Arrays
 
 MOST_COMPILED = 200
 """Tensors that torch.compile takes in less than a minute: it unrolls the loop over them."""
+
+
+def _only_float32(params: Arrays) -> None:
+    if params[0].dtype != np.float32:
+        raise Unavailable("it steps float32 only")
 
 
 def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -24,41 +30,26 @@ def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads:
 
     if len(params) > MOST_COMPILED:
         raise Unavailable(f"compiling a step over {len(params):,} tensors takes minutes")
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
-    stepper = getattr(torch.optim, optimizer)(tensors)
-    return Subject(
-        torch.compile(stepper.step),
-        [tensor.detach().numpy() for tensor in tensors],
-        [tensor.grad.numpy() for tensor in tensors],
-        reference(optimizer),
-    )
+    # After eight compilations of one function torch runs it as it is, and says so in a log only.
+    torch._dynamo.reset()
+    tensors = tensors_of(params, grads, threads)
+    stepper = stepper_of(torch.optim, optimizer, tensors)
+    return Subject(torch.compile(stepper.step), *views_of(tensors), reference(optimizer))
 
 
 def build_deepspeed(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    import torch
-
+    _only_float32(params)
     # It compiles its kernel when first used, and looks for ninja among the programs.
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-    torch.set_num_threads(threads)
-    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
-    for tensor, grad in zip(tensors, grads, strict=True):
-        tensor.grad = torch.from_numpy(grad).clone()
+    tensors = tensors_of(params, grads, threads)
     try:
         stepper = DeepSpeedCPUAdam(tensors, adamw_mode=False)
     except Exception as error:  # whatever its build raises
         raise Unavailable(f"its kernel was not built: {error}") from error
-    return Subject(
-        stepper.step,
-        [tensor.detach().numpy() for tensor in tensors],
-        [tensor.grad.numpy() for tensor in tensors],
-        reference(optimizer),
-    )
+    return Subject(stepper.step, *views_of(tensors), reference(optimizer))
 
 
 def build_optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -67,9 +58,11 @@ def build_optax(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> 
     import jax
     import optax
 
+    jax.config.update("jax_enable_x64", params[0].dtype == np.float64)
+
     rule = optax.adam(1e-3)
 
-    def update(values, state, slopes):
+    def update(values: Any, state: Any, slopes: Any) -> tuple[Any, Any]:
         changes, state = rule.update(slopes, state, values)
         return optax.apply_updates(values, changes), state
 
@@ -107,6 +100,7 @@ def build_sklearn(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
 def build_thinc(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     from thinc.api import Adam, NumpyOps, set_current_ops
 
+    _only_float32(params)
     set_current_ops(NumpyOps())
     stepper = Adam(learn_rate=1e-3, eps=0.0, L2=0.0, grad_clip=0.0)
     taken = [g.copy() for g in grads]

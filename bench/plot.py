@@ -1,7 +1,9 @@
-"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof."""
+"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof;
+or one per series of sizes, with a line per contender."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +18,11 @@ from matplotlib.patches import Patch
 
 from bench.contenders import CONTENDERS
 from bench.optimizers import OPTIMIZERS
-from bench.overview import Cell, cell
 from bench.report import Run, duration, ratio_text
 from bench.runner import Result
-from bench.workloads import OVERVIEW, WORKLOADS, Workload, overview_name
+from bench.tables import sizes
+from bench.tables.optimizers import Cell, cell, dtype
+from bench.workloads import OVERVIEW, Workload, named
 
 
 def draw(run: Run, path: Path) -> None:
@@ -40,7 +43,24 @@ def draw_overview(run: Run, path: Path) -> None:
     with _picture(run, path, len(timed), 5) as axes:
         for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
             _overview_panel(axis, cells)
-            _finish(axis, f"{WORKLOADS[overview_name('Adam', shapes)].size} float32", 0.4)
+            _finish(axis, f"{named(shapes).size} {dtype(run)}", 0.4)
+
+
+def draw_sizes(run: Run, path: Path) -> None:
+    """Write the plot of times against sizes as a picture: a line per contender."""
+    panels = [
+        (kind, part, series)
+        for kind, part in sizes.kinds(run)
+        for series in sizes.SERIES
+        if len(series.of(part)) > 1
+    ]
+    if not panels:
+        sys.exit("no plot: it takes two sizes to draw a line")
+    with _picture(run, path, len(panels), 5) as axes:
+        for axis, (kind, part, series) in zip(axes, panels, strict=True):
+            _sizes_panel(axis, part, series)
+            axis.set_title(f"{kind}, {series.title}", fontsize=9)
+            axis.legend(loc="upper left", fontsize=8)
 
 
 @contextmanager
@@ -87,6 +107,23 @@ def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
     axis.set_xticks(range(len(cells)), list(cells))
     names = ("cyoptim", "torch's best mode", "roof")
     axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
+
+
+def _sizes_panel(axis: Axes, part: Run, series: sizes.Series) -> None:
+    times = part.quartiles()
+    workloads = series.of(part)
+    for name in part.contenders([workload.name for workload in workloads]):
+        points = [
+            (series.value(workload), time * 1e6)
+            for workload in workloads
+            if (time := times.get((workload.name, name)))
+        ]
+        style = {"linestyle": "--"} if name == "roof" else {"marker": ".", "markersize": 4}
+        if points:
+            color = CONTENDERS[name].color
+            axis.loglog(*zip(*points, strict=True), label=name, color=color, **style)
+    axis.set_xlabel(f"number of {series.grows}")
+    axis.grid(which="major", linewidth=0.3)
 
 
 def _microseconds(seconds: float | None) -> float:

@@ -6,21 +6,22 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.contenders import CONTENDERS
 from bench.runner import Result
-from bench.workloads import WORKLOADS, Workload
-
-BASES = ("cyoptim", "roof")
-HEADER = ("contender", "per step", *(f"x {base}" for base in BASES), "spread")
+from bench.workloads import Workload, named
 
 LEAST_NOISE = 0.02
 """Differences up to this are noise, whatever the rounds say."""
+
+
+Times: TypeAlias = dict[tuple[str, str], float]
+"""Seconds per step, by workload and contender, of those who were timed."""
 
 
 @dataclass
@@ -46,13 +47,31 @@ class Run:
             Result(**{key: value for key, value in entry.items() if key in names})
             for entry in content["results"]
         ]
+        for result in results:  # a name may be one that was usual when the file was written
+            name, at, threads = result.workload.partition("@")
+            result.workload = named(name).name + at + threads
         return cls(content["environment"], results)
 
     def by_workload(self) -> Iterator[tuple[Workload, list[Result]]]:
-        for name, workload in WORKLOADS.items():
-            results = [r for r in self.results if r.workload == name]
-            if results:
-                yield workload, results
+        """The results of each workload, in the order in which they were timed."""
+        for workload in self.workloads():
+            yield workload, [r for r in self.results if named(r.workload) == workload]
+
+    def workloads(self) -> list[Workload]:
+        return list(dict.fromkeys(named(r.workload) for r in self.results))
+
+    def best(self) -> Times:
+        """The best rounds."""
+        return {(r.workload, r.contender): r.best for r in self.results if r.rounds}
+
+    def quartiles(self) -> Times:
+        """The third best rounds of ten."""
+        return {(r.workload, r.contender): r.quartile for r in self.results if r.rounds}
+
+    def contenders(self, workloads: Container[str]) -> list[str]:
+        """Who was asked for on any of these, in the order of the contenders."""
+        asked = {r.contender for r in self.results if r.workload in workloads}
+        return [name for name in CONTENDERS if name in asked]
 
 
 def environment(threads: int, command: str) -> dict[str, Any]:
@@ -98,20 +117,14 @@ def duration(seconds: float) -> str:
     return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"
 
 
-def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The cells of one workload's table; who was not timed says why."""
-    best = {r.contender: r.best for r in results if r.rounds}
-    return [
-        (
-            r.contender,
-            duration(r.best),
-            *(ratio_text(r.best / best[base] if base in best else None) for base in BASES),
-            f"{r.spread:.2f}",
-        )
-        if r.rounds
-        else (r.contender, r.status.upper(), "", "", "")
-        for r in results
-    ]
+def duration_text(seconds: float | None) -> str:
+    """Three digits and a unit, or nothing."""
+    return "" if seconds is None else duration(seconds)
+
+
+def ratio(number: float | None, base: float | None) -> float | None:
+    """How many times the base, if both are known."""
+    return number / base if number is not None and base is not None else None
 
 
 def ratio_text(ratio: float | None) -> str:
@@ -119,13 +132,6 @@ def ratio_text(ratio: float | None) -> str:
     if ratio is None:
         return ""
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
-
-
-def caption(workload: Workload, results: Sequence[Result]) -> str:
-    """The workload's title, with the memory that the roof moves per second."""
-    roof = [r.best for r in results if r.contender == "roof" and r.rounds]
-    rate = f"; the roof moves {workload.bytes / roof[0] / 1e9:.0f} GB/s" if roof else ""
-    return workload.title + rate
 
 
 def problems(results: Sequence[Result]) -> list[str]:
@@ -155,16 +161,17 @@ def about(run: Run, markdown: bool) -> list[str]:
     return [f"`{command}`: " + ", ".join(f"{key} {value}" for key, value in facts.items()) + "."]
 
 
-def text(run: Run, markdown: bool = False) -> str:
-    """A table per workload, for a terminal or for GitHub."""
-    lines = about(run, markdown)
-    for workload, results in run.by_workload():
-        title = caption(workload, results)
-        lines += ["", f"**{title}**", ""] if markdown else ["", title]
-        lines += table(HEADER, rows(results), markdown)
-        reasons = problems(results)
-        lines += ["", *reasons] if markdown and reasons else reasons
-    return "\n".join(lines)
+def titled(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool
+) -> list[str]:
+    """A table under its title."""
+    return ["", *([f"**{title}**", ""] if markdown else [title]), *table(header, rows, markdown)]
+
+
+def with_reasons(lines: list[str], run: Run) -> str:
+    """The lines, and below them why some were not timed."""
+    reasons = [f"{r.workload} {reason}" for r in run.results for reason in problems([r])]
+    return "\n".join([*lines, "", *reasons] if reasons else lines)
 
 
 def compare(before: Run, after: Run) -> str:

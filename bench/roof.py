@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def _cut(streams: tuple[Arrays, ...], threads: int) -> tuple[Array, Array]:
     return np.array(spans, np.int64), np.array(starts, np.int64)
 
 
+@cache  # many workloads ask for the same
 def _library(real: str, written: int, read: int) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     sizes = (f"-DREAL={real}", f"-DWRITTEN={written}", f"-DREAD={read}")

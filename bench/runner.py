@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,12 @@ class Result:
     rounds: list[float] = field(default_factory=list)
 
     @property
+    def threads(self) -> int | None:
+        """How many stepped it, where a run has several numbers of threads."""
+        _, at, count = self.workload.partition("@")
+        return int(count) if at else None
+
+    @property
     def best(self) -> float:
         return min(self.rounds)
 
@@ -58,15 +64,19 @@ class Worker:
         self.process = self._start()
 
     def prepare(self, workload: Workload) -> None:
-        """Ask for a workload: its process begins to build and validate the step."""
+        """Ask for a workload: its process begins to build the step."""
         if self.process.poll() is not None:
             self.close()
             self.process = self._start()
         self.result = Result(workload.name, self.contender, "started")
         self._send(workload=workload.name)
 
+    def validate(self) -> None:
+        """Ask for the comparison with the reference."""
+        self._send(validate=True)
+
     def wait(self) -> None:
-        """Wait until the step is validated, or until it is known why it is not."""
+        """Wait until the step is built or validated, or until it is known why it is not."""
         reply = self._reply()
         self.result.status, self.result.message = reply["status"], reply["message"]
         packages = " ".join(CONTENDERS[self.contender].packages)
@@ -97,7 +107,9 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=os.environ | dict.fromkeys(variables, str(self.threads)),
+            env=os.environ
+            | dict.fromkeys(variables, str(self.threads))
+            | CONTENDERS[self.contender].variables,
         )
 
     def _send(self, **request: Any) -> None:
@@ -115,16 +127,46 @@ class Worker:
         return reply
 
 
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """For how long each contender is timed on a workload."""
+
+    rounds: int
+    seconds: float  # of a round
+
+
 def measure(
     workloads: Sequence[Workload],
     contenders: Sequence[str],
-    *,
-    threads: int,
-    rounds: int,
-    seconds: float,
-    progress: Callable[[str], None],
+    counts: Sequence[int],
+    effort: Effort,
+    progress: Progress,
 ) -> list[Result]:
-    """Time the contenders on the workloads, on each those that know its optimizer."""
+    """Time the contenders on the workloads, with each number of threads.
+
+    Each number has processes of its own, that know of no others.
+    """
+    if len(counts) == 1:
+        return _measure(workloads, contenders, counts[0], effort, progress)
+    results = []
+    for threads in counts:
+        progress(f"{threads} threads")
+        found = _measure(workloads, contenders, threads, effort, progress)
+        results += [replace(r, workload=f"{r.workload}@{threads}") for r in found]
+    return results
+
+
+def _measure(
+    workloads: Sequence[Workload],
+    contenders: Sequence[str],
+    threads: int,
+    effort: Effort,
+    progress: Progress,
+) -> list[Result]:
+    """On each workload those are timed that know its optimizer."""
     results = []
     with ExitStack() as stack:
         workers = [Worker(name, threads) for name in contenders]
@@ -132,27 +174,44 @@ def measure(
             stack.callback(worker.close)
         for workload in workloads:
             known = [w for w in workers if CONTENDERS[w.contender].knows(workload.optimizer)]
-            _validate(known, workload, progress)
-            for number in range(rounds):
-                progress(f"{workload.name}: round {number + 1}/{rounds}")
-                _take_turns([w for w in known if w.result.status == "ready"], number, seconds)
+            _prepare(known, workload, progress)
+            for number in range(effort.rounds):
+                progress(f"{workload.name}: round {number + 1}/{effort.rounds}")
+                _take_turns([w for w in known if w.result.status == "ready"], number, effort)
             results += [worker.result for worker in known]
     return results
 
 
-def _validate(
-    workers: Sequence[Worker], workload: Workload, progress: Callable[[str], None]
-) -> None:
-    """Let all build and validate their steps at the same time."""
-    progress(f"{workload.name}: validating {', '.join(w.contender for w in workers)}")
+def _prepare(workers: Sequence[Worker], workload: Workload, progress: Progress) -> None:
+    """Let all build their steps at the same time, and as many validate them as have processors.
+
+    A step whose threads share their processors with another's can take a thousand times as long,
+    because they wait for each other by spinning.
+    """
+    progress(f"{workload.name}: building {', '.join(w.contender for w in workers)}")
     for worker in workers:
         worker.prepare(workload)
     for worker in workers:
         worker.wait()
+    progress(f"{workload.name}: validating")
+    built = [w for w in workers if w.result.status == "built"]
+    together = max(1, _processors() // max((w.threads for w in built), default=1))
+    for first in range(0, len(built), together):
+        group = built[first : first + together]
+        for worker in group:
+            worker.validate()
+        for worker in group:
+            worker.wait()
 
 
-def _take_turns(workers: Sequence[Worker], number: int, seconds: float) -> None:
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _take_turns(workers: Sequence[Worker], number: int, effort: Effort) -> None:
     """Time a round of each, in an order of this round: nobody always follows the same one."""
     for worker in random.Random(number).sample(workers, len(workers)):
         time.sleep(SETTLE)
-        worker.round(seconds)
+        worker.round(effort.seconds)

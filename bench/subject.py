@@ -42,6 +42,22 @@ class Subject:
     result: Callable[[], Arrays] | None = None  # the parameters, if no step writes to ``params``
 
 
+def tensors_of(params: Arrays, grads: Arrays, threads: int) -> list[Any]:
+    """Parameters with gradients, in memory of torch's own."""
+    import torch
+
+    torch.set_num_threads(threads)
+    tensors = [torch.nn.Parameter(torch.from_numpy(p).clone()) for p in params]
+    for tensor, grad in zip(tensors, grads, strict=True):
+        tensor.grad = torch.from_numpy(grad).clone()
+    return tensors
+
+
+def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
+    """The memory of parameters and gradients as arrays."""
+    return [t.detach().numpy() for t in tensors], [t.grad.numpy() for t in tensors]
+
+
 def reference(optimizer: str, **options: Any) -> Any:
     """The slow result that an optimizer must agree with."""
     row = OPTIMIZERS[optimizer]

@@ -1,9 +1,10 @@
 """One contender in a process of its own: builds its step, validates it, and times it when asked.
 
-The protocol is JSON lines. A line ``{"workload": name}`` asks to build and validate a step, and is
-answered by ``{"status": "ready"}``, or another status with a message. Then each ``{"seconds": s}``
-asks for a round of about that duration, and is answered by ``{"step": seconds per step, "repeats":
-steps}``. Between requests the worker sleeps in a read, so that it takes nothing from the others.
+The protocol is JSON lines. A line ``{"workload": name}`` asks to build a step, and is answered by
+``{"status": "built"}``, or another status with a message; ``{"validate": true}`` asks to validate
+it, and is answered by ``{"status": "ready"}``, likewise. Then each ``{"seconds": s}`` asks for a
+round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``.
+Between requests the worker sleeps in a read, so that it takes nothing from the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from typing import Any, TextIO
 
@@ -23,7 +25,7 @@ import numpy as np
 from bench.contenders import CONTENDERS
 from bench.roof import Unavailable
 from bench.subject import Reloaded, Subject
-from bench.workloads import WORKLOADS, Arrays, Expected, Workload
+from bench.workloads import Arrays, Expected, Workload, named
 
 STEPS = 8
 """How many steps are compared with the reference; from the sixth on, RAdam adapts."""
@@ -36,30 +38,37 @@ class Invalid(Exception):
     """A contender's result is wrong; the message says by how much."""
 
 
-def prepare(name: str, workload: Workload, threads: int) -> Subject:
-    """Build a contender's step and validate it; the gradients of the last step stay in place."""
-    build = CONTENDERS[name].build
-    subject = build(workload.optimizer, workload.random(0), workload.random(1), threads)
+def build(name: str, workload: Workload, threads: int) -> Subject:
+    """A contender's step, in memory of its own."""
+    values, slopes = workload.random(0), workload.random(1)
+    return CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
+
+
+def prepare(subject: Subject, workload: Workload) -> None:
+    """Validate a step; the gradients of the last one stay in place, unless they become zero."""
     validate(subject, workload)
     if workload.zeros:
-        load(subject, [np.zeros_like(g) for g in subject.grads])
+        load(subject, zero)
         duration(subject.step, workload.zeros)
-    return subject
 
 
-def load(subject: Subject, gradients: Arrays) -> None:
-    """Give the step these gradients."""
-    for grad, values in zip(subject.grads, gradients, strict=True):
-        grad[...] = values
+def load(subject: Subject, fill: Callable[[Arrays], None]) -> None:
+    """Give the step new gradients."""
+    fill(subject.grads)
     if subject.load:
         subject.load()
+
+
+def zero(arrays: Arrays) -> None:
+    for array in arrays:
+        array.fill(0)
 
 
 def validate(subject: Subject, workload: Workload) -> None:
     """Compare some steps, each with new gradients, with the float64 reference."""
     expected = Expected(subject.reference, subject.params)
     for number in range(STEPS):
-        load(subject, workload.random(2 + number))
+        load(subject, partial(workload.fill, seed=2 + number))
         subject.step()
         expected.step(subject.grads)
     error = expected.error(subject.result() if subject.result else subject.params)
@@ -100,15 +109,18 @@ def time_round(step: Callable[[], Any], seconds: float) -> dict[str, Any]:
     count = steps_within(step, seconds / BATCHES)
     duration(step, 2 * count)  # caches and threads are cold after the others' turns
     median, repeats = typical(step, count, seconds)
-    gc.collect()  # now, because after the reply it would run in the next one's turn
+    gc.collect()  # what the steps left; libraries' own objects are frozen
     return {"step": median, "repeats": repeats}
 
 
-def start(name: str, workload: Workload, threads: int) -> tuple[Subject | None, dict[str, Any]]:
-    """A contender's step, if it is valid, and the answer that says so."""
+Reply = dict[str, Any]
+
+
+def attempt(action: Callable[[], Any], status: str) -> tuple[Any, Reply]:
+    """What the action returns, and the answer: this status, or why it is another one."""
     try:
         with np.errstate(all="ignore"):
-            return prepare(name, workload, threads), {"status": "ready", "message": ""}
+            return action(), {"status": status, "message": ""}
     except ImportError as error:
         return None, {"status": "missing", "message": str(error)}
     except Unavailable as error:
@@ -125,8 +137,15 @@ def serve(name: str, threads: int, requests: TextIO, replies: TextIO) -> None:
         request = json.loads(line)
         if "workload" in request:
             subject = None
+            gc.unfreeze()
             gc.collect()  # the memory of the last one, before there is that of the next
-            subject, reply = start(name, WORKLOADS[request["workload"]], threads)
+            workload = named(request["workload"])
+            subject, reply = attempt(partial(build, name, workload, threads), "built")
+        elif "validate" in request:
+            assert subject is not None
+            _, reply = attempt(partial(prepare, subject, workload), "ready")
+            gc.collect()
+            gc.freeze()  # a collection after each round would walk whole libraries
         else:
             assert subject is not None
             reply = time_round(subject.step, request["seconds"])

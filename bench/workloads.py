@@ -1,13 +1,15 @@
-"""What is stepped: a row per workload, its random data, and the slow result it must agree with.
+"""What is stepped: workloads, their random data, and the slow result they must agree with.
 
-To add a workload of Adam, add a row; an optimizer, its row to ``optimizers.py``.
+A workload is made from its name: ``1x16M``, ``RAdam:1000x1000``, ``1x1M:float64``.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -36,17 +38,35 @@ class Workload:
     zeros: int = 0  # steps with zero gradients before any is timed; these are timed with them, too
 
     @property
+    def tensors(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def each(self) -> int:
+        """The elements of a tensor: of the first one, as those with a name are all alike."""
+        return math.prod(self.shapes[0])
+
+    @property
     def elements(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes)
 
     @property
     def bytes(self) -> int:
-        """What one step cannot avoid to move."""
-        return OPTIMIZERS[self.optimizer].traffic * self.elements * np.dtype(self.dtype).itemsize
+        """What a step must move."""
+        return OPTIMIZERS[self.optimizer].traffic * self._array
+
+    @property
+    def memory(self) -> int:
+        """What a contender holds: parameters, gradients and state."""
+        return (1 + OPTIMIZERS[self.optimizer].written) * self._array
+
+    @property
+    def _array(self) -> int:
+        return self.elements * np.dtype(self.dtype).itemsize
 
     @property
     def size(self) -> str:
-        count, size = len(self.shapes), math.prod(self.shapes[0])
+        count, size = self.tensors, self.each
         return f"one tensor of {size:,}" if count == 1 else f"{count:,} tensors of {size:,}"
 
     @property
@@ -54,53 +74,80 @@ class Workload:
         return f"{self.optimizer}, {self.size} {self.dtype}"
 
     def random(self, seed: int) -> Arrays:
-        """Normally distributed arrays, none of whose elements is close to zero.
+        """New arrays with these values."""
+        arrays = [np.empty(shape, self.dtype) for shape in self.shapes]
+        self.fill(arrays, seed)
+        return arrays
+
+    def fill(self, arrays: Arrays, seed: int) -> None:
+        """Normally distributed values, none of which is close to zero.
 
         An element that is zero or denormal would be timed as another instruction path.
         """
         rng = np.random.default_rng(seed)
-        return [np.resize(self._period(rng, math.prod(shape)), shape) for shape in self.shapes]
+        for array in arrays:
+            flat = array.reshape(-1)
+            values = self._period(rng, flat.size)
+            for start in range(0, flat.size, PERIOD):
+                part = flat[start : start + PERIOD]
+                part[...] = values[: part.size]
 
     def _period(self, rng: np.random.Generator, size: int) -> Array:
         values = rng.standard_normal(min(size, PERIOD), dtype=np.dtype(self.dtype).type)
         return np.copysign(np.maximum(np.abs(values), 1e-3), values)
 
 
-SHAPES: dict[str, Shapes] = {
-    "1x100": ((100,),),
-    "100x100": ((100,),) * 100,
-    "1000x1000": ((1000,),) * 1000,
-    "1x1M": ((1_000_000,),),
-    "1x16M": ((16_777_216,),),
-}
-OVERVIEW = ("1x16M", "1x1M", "1000x1000")
-"""The workloads on which every optimizer is timed."""
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
-def overview_name(optimizer: str, shapes: str) -> str:
-    """The name of one of an optimizer's workloads."""
-    return f"{optimizer}:{shapes}"
+def size_named(text: str) -> int:
+    """Elements: ``1000``, or ``16K`` and ``16M``, which are binary; only ``1M`` is a million."""
+    found = re.fullmatch(r"([1-9][0-9]*)([KM]?)", text)
+    if not found:
+        raise ValueError(f"{text!r} is not a number of elements, like 1000, 16K or 16M")
+    return 1_000_000 if text == "1M" else int(found[1]) * _UNITS[found[2]]
 
 
-def zeroed_name(shapes: str) -> str:
-    """The name of the workload whose gradients have become zero."""
-    return f"{shapes}-zeros"
+def shapes_named(text: str) -> Shapes:
+    """The tensors called ``COUNTxSIZE``."""
+    count, cross, size = text.partition("x")
+    if not cross or not count.isdecimal() or not int(count):
+        raise ValueError(f"{text!r} is not COUNTxSIZE, like 1x16M or 1000x100")
+    return ((size_named(size),),) * int(count)
 
 
-ADAM = {name: Workload(name, shapes) for name, shapes in SHAPES.items()}
-ZEROED = {
-    zeroed_name(name): Workload(zeroed_name(name), shapes, zeros=1000)
-    for name, shapes in SHAPES.items()
-}
+def name_of(
+    shapes: str, optimizer: str = "Adam", dtype: str = "float32", *, zeroed: bool = False
+) -> str:
+    """What a workload is called: ``SGD:1x16M:float64``, without what is as usual."""
+    words = [optimizer] * (optimizer != "Adam") + [shapes]
+    words += [dtype] * (dtype != "float32") + ["zeros"] * zeroed
+    return ":".join(words)
+
+
+ZEROS = 1000
 """Adam's first moment is denormal everywhere after so many steps without a gradient."""
 
-WORKLOADS = (ADAM | ZEROED) | {
-    overview_name(optimizer, shapes): Workload(
-        overview_name(optimizer, shapes), SHAPES[shapes], optimizer
-    )
-    for optimizer in OPTIMIZERS
-    for shapes in OVERVIEW
-}
+DTYPES = ("float32", "float64")
+
+
+@cache
+def named(name: str) -> Workload:
+    """The workload of this name. How many threads step it, as in ``1x16M@4``, is not its part."""
+    words = name.partition("@")[0].split(":")
+    optimizer = words.pop(0) if words[0] in OPTIMIZERS else "Adam"
+    shapes, *rest = words
+    zeros = ZEROS * ("zeros" in rest)
+    dtype = next((word for word in rest if word in DTYPES), "float32")
+    canonical = name_of(shapes, optimizer, dtype, zeroed=bool(zeros))
+    return Workload(canonical, shapes_named(shapes), optimizer, dtype, zeros)
+
+
+ADAM = ("1x100", "100x100", "1000x1000", "1x1M", "1x16M")
+"""The workloads on which all contenders are timed."""
+
+OVERVIEW = ("1x16M", "1x1M", "1000x1000")
+"""The workloads on which every optimizer is timed."""
 
 
 class Stream:
@@ -140,10 +187,12 @@ class Expected:
         """The largest deviation, in units of the tolerance.
 
         The tolerance is 1e-6 of the value, for the roundings of eight float32 additions, plus 1e-7:
-        a ten-thousandth of Adam's learning rate.
+        a ten-thousandth of Adam's learning rate. In float64 both are 1e-8: torch
+        has some scalars in float32 all the same, and arrays in float32 would be further off.
         """
+        near, least = {"float32": (1e-6, 1e-7), "float64": (1e-8, 1e-8)}[str(params[0].dtype)]
         errors = [
-            np.max(np.abs(a[: b.size] - b) / (1e-6 * np.abs(a[: b.size]) + 1e-7))
+            np.max(np.abs(a[: b.size] - b) / (near * np.abs(a[: b.size]) + least))
             for a, array in zip(self.params, params, strict=True)
             for b in self._blocks([array.reshape(-1)], PERIOD)
         ]

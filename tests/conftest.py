@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cyoptim import _dispatch
+from cyoptim import _dispatch, _engine
 from cyoptim._config import _set_limit
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_code_goes_with_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
+    # torch makes this folder when parts of it are imported, compiled code or not.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path_factory.mktemp("torch"))
 
 
 @pytest.fixture
@@ -24,6 +32,21 @@ def rng() -> np.random.Generator:
 def torch():
     """torch, for the tests that compare with it; without it they are skipped."""
     return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a checkpoint can be saved, in a folder with nothing else in it."""
+    return tmp_path / "run.npz"
+
+
+@pytest.fixture
+def many_threads() -> Iterator[None]:
+    """Steps on several threads even where one would be worth more."""
+    usual = 8  # bundles a thread
+    _engine.set_least_share(1)
+    yield
+    _engine.set_least_share(usual)
 
 
 @pytest.fixture(autouse=True)

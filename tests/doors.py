@@ -11,7 +11,9 @@ import pytest
 import cyoptim
 from cyoptim import _engine
 
-needs_openmp = pytest.mark.skipif(not _engine.openmp(), reason="built without OpenMP: one thread")
+needs_openmp = pytest.mark.skipif(
+    not _engine.openmp(), reason="built without OpenMP: threadpoolctl does not see it"
+)
 
 
 class Box:

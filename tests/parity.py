@@ -105,11 +105,11 @@ def _minimize(optimizer: Any, params: list[Any], door: Door) -> Arrays:
 
 
 def worst(found: list[Any], expected: list[Any]) -> float:
-    """The largest difference, relative to max(1, |expected|)."""
-    result = 0.0
+    """The largest difference, relative to max(1, |expected|); NaN if there is one."""
+    differences = [0.0]
     for step, rows in zip(found, expected, strict=True):
         for array, row in zip(step, rows, strict=True):
             reference = np.array(row, dtype=np.float64).reshape(array.shape)
             scale = np.maximum(1, np.abs(reference))
-            result = max(result, float((np.abs(array - reference) / scale).max(initial=0)))
-    return result
+            differences.append((np.abs(array - reference) / scale).max(initial=0))
+    return float(np.max(differences))  # Python's max would pass over NaN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,47 @@ def test_a_step_that_raises_keeps_the_sums() -> None:
     assert (w == -2).all()
 
 
+def test_a_step_that_refuses_its_sums_keeps_them() -> None:
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.array([1.0, np.nan])])
+    with pytest.raises(FloatingPointError):
+        optimizer.step(nonfinite="raise")
+    with pytest.raises(ValueError, match="of 1 calls of accumulate"):
+        optimizer.step(grads=[np.ones(2)])
+    optimizer.step(nonfinite="skip")  # is done with them
+    optimizer.step(grads=[np.ones(2)])
+    assert (w == -1).all()
+
+
+def test_sums_keep_their_memory_from_step_to_step() -> None:
+    w = np.zeros(5)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    rooms = []
+    for _ in range(2):
+        optimizer.accumulate([np.ones(5)])
+        rooms += optimizer._sums.gradients()
+        optimizer.step()
+    assert rooms[0] is rooms[1]
+    assert (w == -2).all()
+
+
+@pytest.mark.parametrize(
+    "data", [np.zeros((3, 2), order="F"), np.zeros((2, 3)), np.zeros((3, 2), np.float32)]
+)
+def test_sums_of_a_parameter_that_was_replaced(data: np.ndarray) -> None:
+    w = cyoptim.Parameter(np.zeros((3, 2)))
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.ones((3, 2))])
+    optimizer.step()
+    w.data = data
+    grad = np.arange(6, dtype=data.dtype).reshape(data.shape)
+    optimizer.accumulate([grad])
+    optimizer.accumulate([grad])
+    optimizer.step()
+    np.testing.assert_array_equal(w.data, -grad)
+
+
 def test_parameters_that_come_later() -> None:
     w, v = np.zeros(2), np.zeros(3)
     optimizer = cyoptim.SGD([w], lr=1.0)
@@ -151,3 +193,42 @@ def test_copies_begin_without_sums() -> None:
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         other.step(grads=[np.ones(2)])
         assert (other.param_groups[0]["params"][0] == -1).all()
+
+
+def test_an_interrupt_after_the_step_leaves_no_sums() -> None:
+    # Raised in whatever Python code runs between the end of the native step and that of step().
+    finished = []
+
+    def interrupt(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code.co_name == "_receipt":
+            finished.append(frame)
+            raise KeyboardInterrupt
+        return interrupt
+
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.ones(2)])
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.step()
+    finally:
+        sys.settrace(before)
+    assert finished
+    assert (w == -1).all()
+    assert optimizer.accumulate([np.full(2, 3.0)]) == 1
+    optimizer.step()
+    assert (w == -4).all()
+
+
+def test_a_step_that_failed_leaves_the_sums_to_the_next() -> None:
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.full(2, np.inf)])
+    for _ in range(2):
+        with pytest.raises(FloatingPointError):
+            optimizer.step(nonfinite="raise")
+    assert optimizer.accumulate([np.ones(2)]) == 2
+    optimizer.step()
+    assert (w == -np.inf).all()

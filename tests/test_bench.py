@@ -17,15 +17,32 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import __main__ as command_line
-from bench import memory, more_tables, overview, report, roof, runner, worker
-from bench.contenders import CONTENDERS, FUSED, PEERS
+from bench import memory, report, roof, runner, worker
+from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
 from bench.optimizers import OPTIMIZERS
-from bench.runner import ROOT, Result, Worker
+from bench.runner import ROOT, Effort, Result, Worker
 from bench.subject import Subject
-from bench.workloads import ADAM, OVERVIEW, PERIOD, WORKLOADS, Stream, Workload, overview_name
+from bench.tables import COMMANDS, adam, optimizers, roofs, scaling, sizes
+from bench.workloads import (
+    ADAM,
+    DTYPES,
+    OVERVIEW,
+    PERIOD,
+    Stream,
+    Workload,
+    name_of,
+    named,
+    size_named,
+)
 from cases import CASES
 
 UNEVEN = Workload("uneven", ((7,), (40, 50), (1,), (30000,)))
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files_of_other_processes(tmp_path, monkeypatch):
+    # torch.compile leaves compiled headers there, wherever else its own folder is.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 def peer(name):
@@ -41,25 +58,75 @@ OWN_PROCESS = ("torch-compiled", "optax", "deepspeed")
 """Their threads and their warnings must not stay with the other tests."""
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("name", "optimizer"),
-    [(name, o) for name, row in CONTENDERS.items() for o in OPTIMIZERS if row.knows(o)],
+    [
+        (name, optimizer)
+        for name, row in CONTENDERS.items()
+        for optimizer in OPTIMIZERS
+        if row.knows(optimizer) and name not in (*OWN_PROCESS, *INSTRUCTION_SETS)
+    ],
 )
-def test_every_contender_agrees_with_the_reference(name, optimizer):
+def test_every_contender_agrees_with_the_reference(name, optimizer, dtype):
     peer(name)
-    if name in OWN_PROCESS:
-        found = Worker(name, 1)
-        found.prepare(WORKLOADS["1x100"])
-        found.wait()
-        found.close()
-        if found.result.status == "unavailable":  # it is installed, and cannot be built here
-            pytest.skip(found.result.message)
-        assert found.result.status == "ready", found.result.message
-        return
+    small = Workload("small", ((7,), (2000,)), optimizer, dtype)
     try:
-        worker.prepare(name, Workload("small", ((7,), (2000,)), optimizer), 1)
+        worker.prepare(worker.build(name, small, 1), small)
     except roof.Unavailable as error:
         pytest.skip(str(error))
+
+
+def prepared(found, workload):
+    """What becomes of a workload in a process."""
+    found.prepare(workload)
+    found.wait()
+    if found.result.status == "built":
+        found.validate()
+        found.wait()
+    return found.result
+
+
+@pytest.mark.parametrize("name", OWN_PROCESS)
+def test_contenders_in_processes_of_their_own(name):
+    peer(name)
+    found = Worker(name, 1)
+    result = prepared(found, named("1x100"))
+    wide = prepared(found, named("1x100:float64")) if name == "optax" else None
+    found.close()
+    if result.status == "unavailable":  # it is installed, and cannot be built here
+        pytest.skip(result.message)
+    assert result.status == "ready", result.message
+    assert wide is None or wide.status == "ready", wide.message  # jax has float64 if asked only
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_instruction_sets(name):
+    import cyoptim
+
+    found = Worker(name, 1)
+    results = [prepared(found, named(name_of("2x1000", optimizer))) for optimizer in OPTIMIZERS]
+    found.close()
+    if name.removeprefix("cyoptim-") in cyoptim._dispatch.available():
+        assert {result.status for result in results} == {"ready"}
+    else:
+        assert {result.status for result in results} == {"unavailable"}
+        assert "not possible on this machine" in results[0].message
+
+
+def test_kernels_that_are_not_there_are_named(monkeypatch):
+    import cyoptim
+
+    row = CONTENDERS["cyoptim-baseline"]
+    monkeypatch.setitem(row.variables, "CYOPTIM_ISA", "avx1024")
+    found = Worker("cyoptim-baseline", 1)
+    result = prepared(found, named("1x100"))
+    found.close()
+    assert result.status == "unavailable"
+    assert "'avx1024' is not an instruction set" in result.message
+    other = "baseline" if cyoptim._dispatch.chosen != "baseline" else "avx2"
+    with pytest.raises(roof.Unavailable, match=f"CYOPTIM_ISA={other}"):
+        worker.build(f"cyoptim-{other}", named("1x100"), 1)
 
 
 def test_every_optimizer_has_a_row():
@@ -130,6 +197,20 @@ def test_a_wrong_step_is_invalid():
         worker.validate(wrong, UNEVEN)
 
 
+def test_float32_is_invalid_where_float64_is_asked_for():
+    wide = Workload("wide", UNEVEN.shapes, dtype="float64")
+    subject = worker.build("numpy", wide, 1)
+
+    def step():
+        subject.step()
+        for p in subject.params:
+            p[...] = p.astype(np.float32)
+
+    wrong = Subject(step, subject.params, subject.grads, subject.reference)
+    with pytest.raises(worker.Invalid, match="times the tolerance"):
+        worker.validate(wrong, wide)
+
+
 def test_not_a_number_is_invalid():
     subject = CONTENDERS["numpy"].build("Adam", UNEVEN.random(0), UNEVEN.random(1), 1)
     subject.params[1][0, 0] = np.nan
@@ -139,16 +220,17 @@ def test_not_a_number_is_invalid():
 
 def test_nothing_is_left_out_where_data_repeats():
     long = Workload("long", ((2 * PERIOD + 5,),))
-    subject = CONTENDERS["cyoptim"].build("Adam", long.random(0), long.random(1), 1)
+    subject = worker.build("cyoptim", long, 1)
     worker.validate(subject, long)
-    grads = long.random(9)
-    assert grads[0][PERIOD] == grads[0][0]
-    subject.params[0][-1] += 1e-4
+    assert subject.grads[0][PERIOD] == subject.grads[0][0]
+
+    fresh = worker.build("cyoptim", long, 1)
 
     def step():
-        pass
+        fresh.step()
+        fresh.params[0][-1] += 1e-5
 
-    wrong = Subject(step, subject.params, subject.grads, subject.reference)
+    wrong = Subject(step, fresh.params, fresh.grads, fresh.reference)
     with pytest.raises(worker.Invalid, match="times the tolerance"):
         worker.validate(wrong, long)
 
@@ -175,11 +257,10 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "numba.py").write_text("raise ModuleNotFoundError(\"No module named 'numba'\")\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = Worker("numba", 1)
-    found.prepare(WORKLOADS["1x100"])
-    found.wait()
+    result = prepared(found, named("1x100"))
     found.close()
-    assert found.result.status == "missing"
-    assert found.result.message == "No module named 'numba' (pip install numba)"
+    assert result.status == "missing"
+    assert result.message == "No module named 'numba' (pip install numba)"
 
 
 def test_who_fails_does_not_stop_the_others():
@@ -194,11 +275,10 @@ def test_who_fails_does_not_stop_the_others():
 
     def measure(*contenders):
         return runner.measure(
-            [ADAM["1x100"], ADAM["100x100"]],
+            [named("1x100"), named("100x100")],
             contenders,
-            threads=1,
-            rounds=2,
-            seconds=0.01,
+            [1],
+            Effort(rounds=2, seconds=0.01),
             progress=lambda message: None,
         )
 
@@ -234,8 +314,8 @@ def test_tables_and_json(tmp_path):
     run.results.append(Result("1x100", "numba", "missing", "No module named 'numba'"))
     run.save(tmp_path / "run.json")
     assert report.Run.load(tmp_path / "run.json") == run
-    assert "| cyoptim | 2.00 us | 1.00 | 2.00 | 1.50 |" in report.text(run, markdown=True)
-    for shown in (report.text(run), report.text(run, markdown=True)):
+    assert "| cyoptim | 2.00 us | 1.00 | 2.00 | 1.50 |" in adam.text(run, markdown=True)
+    for shown in (adam.text(run, markdown=False), adam.text(run, markdown=True)):
         assert "the roof moves 3 GB/s" in shown
         assert "numba: missing: No module named 'numba'" in shown
 
@@ -246,7 +326,7 @@ def test_neither_luck_nor_most_disturbances_decide():
 
 
 def overview_of(optimizer, shapes, **times) -> list[Result]:
-    workload = overview_name(optimizer, shapes)
+    workload = name_of(shapes, optimizer)
     return [
         Result(workload, name.replace("_", "-"), "ready", "", 9, [1e-3 * t for t in rounds])
         for name, rounds in times.items()
@@ -265,14 +345,19 @@ def test_table_of_all_optimizers():
     )
     run.results += overview_of("NAdam", "1x16M", cyoptim=[5], torch_default=[10], roof=[4])
     run.results.append(Result("NAdam:1x1M", "cyoptim", "invalid", "off by 3"))
-    shown = overview.text(run, markdown=True)
+    shown = optimizers.text(run, markdown=True)
     assert "| SGD | 2.00 ms | 1.00 | 1.50 (default) |  |" in shown
     assert "| NAdam | 5.00 ms | 1.25 | 2.00 (default) |  |" in shown
     assert "| at most 1.15 | 1.25 (NAdam) | NAdam |" in shown
     assert "| at least 3 | 2.00 (NAdam) | NAdam |" in shown
     assert "| 1,000 tensors of 1,000, torch / cyoptim | at least 20 |  |  |" in shown
     assert "NAdam:1x1M cyoptim: invalid: off by 3" in shown
-    assert "1.25 (NAdam)" in overview.text(run, markdown=False)
+    assert "1.25 (NAdam)" in optimizers.text(run, markdown=False)
+
+
+def asked(*words):
+    """The names of the workloads that a command line asks for."""
+    return [w.name for w in command_line.workloads(command_line.parser().parse_args(words), 2)]
 
 
 def test_options_go_before_and_after_the_command():
@@ -280,13 +365,78 @@ def test_options_go_before_and_after_the_command():
         options = command_line.parser().parse_args(words)
         assert options.threads == 3
         assert options.rounds is None
-        assert len(command_line.workloads(options)) == len(OPTIMIZERS) * len(OVERVIEW)
-    options = command_line.parser().parse_args(["optimizers", "--optimizer", "RAdam", "--quick"])
-    assert [w.optimizer for w in command_line.workloads(options)] == ["RAdam"] * 3
-    again = "python -m bench optimizers --threads 2 --quick --optimizer RAdam"
-    assert command_line.command(options) == again
-    assert command_line.workloads(command_line.parser().parse_args([])) == list(ADAM.values())
-    assert set(PEERS) | set(overview.CONTENDERS) <= set(CONTENDERS)
+        assert len(asked(*words)) == len(OPTIMIZERS) * len(OVERVIEW)
+    again = "optimizers --threads 2 --quick --optimizer RAdam --dtype float64"
+    assert asked(*again.split()) == [f"RAdam:{shapes}:float64" for shapes in OVERVIEW]
+    options = command_line.parser().parse_args(again.split())
+    assert command_line.words(options) == f"python -m bench {again}"
+    assert asked() == list(ADAM)
+    assert asked("denormals") == ["1x1M", "1x1M:zeros"]
+    assert asked("roofs", "--optimizer", "SGD", "--workload", "1x16K", "--dtype", "float64") == [
+        "SGD:1x16K:float64"
+    ]
+    for command in COMMANDS.values():
+        assert set(command.contenders + command.where_unfused) <= set(CONTENDERS)
+
+
+def test_names_of_workloads():
+    for name in ("1x16M", "SGD:1x1M:float64", "1x1M:zeros", "300x1000"):
+        assert named(name).name == name
+        assert named(f"{name}@4") == named(name)
+    assert named("Adam:1x16M").name == "1x16M"
+    assert named("30x16K").elements == 30 * 16384
+    assert size_named("1M") == 1_000_000
+    assert size_named("64M") == 64 * 2**20
+    for wrong in ("16M", "0x100", "1x", "1x0", "1x1.5M", "x100"):
+        with pytest.raises(SystemExit):
+            command_line.parser().parse_args(["--workload", wrong])
+
+
+def test_memory_is_what_contenders_hold():
+    sgd, wide = named("SGD:1x1M"), named("1x1M:float64")
+    assert (sgd.memory, wide.memory) == (8_000_000, 32_000_000)
+    few = command_line.workloads(command_line.parser().parse_args(["sizes"]), 6)
+    many = command_line.workloads(command_line.parser().parse_args(["sizes"]), 60)
+    assert named("1x64M") in few
+    assert named("1x64M") not in many
+    chosen = command_line.parser().parse_args(["sizes", "--workload", "1x64M"])
+    assert command_line.workloads(chosen, 60) == [named("1x64M")]
+
+
+def test_who_takes_long_is_left_out_of_a_quick_run(capsys):
+    options = command_line.parser().parse_args(["--quick"])
+    assert set(PEERS) - set(command_line.contenders(options)) == {"torch-compiled"}
+    assert "leaves out torch-compiled" in capsys.readouterr().err
+    assert set(command_line.contenders(command_line.parser().parse_args([]))) == set(PEERS)
+    options = command_line.parser().parse_args(["--quick", "--only", "torch-compiled"])
+    assert command_line.contenders(options) == ["torch-compiled"]
+
+
+def test_sizes_of_an_optimizer_without_a_fused_kernel():
+    assert "torch-default" not in sizes.COMMAND.names(["Adam"])
+    assert "torch-default" in sizes.COMMAND.names(["RMSprop"])
+
+
+def test_far_from_the_roof():
+    facts = {"command": "python -m bench roofs", "threads": 2}
+    rounds = {
+        "1x1M@1": ([2.0] * 5, [1.0] * 5),
+        "1x1M@2": ([1.0, 2.0, 1.1, 0.9, 1.0], [1.0] * 5),
+        "SGD:1x16K:float64@1": ([1.2] * 5, [1.0] * 5),
+    }
+    results = [
+        Result(name, who, "ready", "", 9, values)
+        for name, pair in rounds.items()
+        for who, values in zip(("cyoptim", "roof"), pair, strict=True)
+    ]
+    shown = roofs.text(report.Run(facts, results), markdown=True)
+    assert "| Adam | float32 | 1 | 2.00 s | 2.00 | 2.00 to 2.00 |" in shown
+    assert "| Adam | float32 | 2 | 1.00 s | 1.00 | 1.00 to 1.10 |" in shown
+    assert "| SGD | float64 | 1 | 1.20 s | 1.20 | 1.20 to 1.20 |" in shown
+    late = "Adam float32 1,000,000"
+    assert f"1 thread | at most 1.05 | 2.00 ({late}) | {late} | {late} |" in shown
+    assert f"2 threads | at most 1.05 | 1.00 ({late}) | nobody | nobody |" in shown
+    assert "1 thread | at most 1.3 | 1.20 (SGD float64 16,384) | nobody | nobody |" in shown
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -305,7 +455,8 @@ def test_clipping_is_compared_with_the_norm_of_everything(name):
 def test_gradients_become_zero():
     peer("numpy")
     idle = Workload("idle", ((7,), (20,)), zeros=1000)
-    subject = worker.prepare("numpy", idle, 1)
+    subject = worker.build("numpy", idle, 1)
+    worker.prepare(subject, idle)
     assert not any(g.any() for g in subject.grads)
     before = [p.copy() for p in subject.params]
     subject.step()
@@ -314,9 +465,9 @@ def test_gradients_become_zero():
 
 
 def test_thread_counts():
-    assert more_tables.thread_counts(1) == [1]
-    assert more_tables.thread_counts(2) == [1, 2]
-    assert more_tables.thread_counts(10) == [1, 2, 3, 4, 6, 8, 10]
+    assert scaling.thread_counts(1) == [1]
+    assert scaling.thread_counts(2) == [1, 2]
+    assert scaling.thread_counts(10) == [1, 2, 3, 4, 6, 8, 10]
 
 
 @pytest.mark.parametrize(
@@ -325,6 +476,7 @@ def test_thread_counts():
         ("denormals", ("cyoptim", "numpy"), "after 1,000 zero gradients"),
         ("scaling", ("cyoptim", "numpy"), "x 1 thread"),
         ("fused", ("step", "step-clip-zero", "calls"), "x step"),
+        ("instructions", ("cyoptim-baseline", "roof"), "x roof"),
     ],
 )
 def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
@@ -335,13 +487,51 @@ def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert shown in printed
     results = report.Run.load(tmp_path / "run.json").results
-    assert len(results) == len(contenders) * (1 if command == "fused" else 2)
+    assert len(results) == len(contenders) * (2 if command in ("denormals", "scaling") else 1)
     assert all(len(r.rounds) == 1 for r in results)
     rows = [line for line in printed.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == (2 if command == "scaling" else len(contenders))
     assert all(cell.strip() for row in rows for cell in row.split("|")[1:-1])
     with pytest.raises(SystemExit, match="no plot"):
         command_line.main([*words, "--plot", "x.png"])
+
+
+def quick(*words, path):
+    """The results of a command, from its JSON file, and whether it ended well."""
+    words = [*words, "--quick", "--rounds", "1", "--threads", "2", "--json", str(path)]
+    status = command_line.main([*words, "--only", "cyoptim", "--only", "roof"])
+    return report.Run.load(path).results, status
+
+
+def test_roofs_from_end_to_end(tmp_path, capsys):
+    words = ["--optimizer", "SGD", "--workload", "1x100", "--workload", "1x16K"]
+    results, status = quick("roofs", *words, path=tmp_path / "run.json")
+    assert status == 0
+    assert [r.workload for r in results if r.contender == "roof"] == [
+        f"SGD:{shapes}@{threads}"
+        for threads in (1, 2)
+        for shapes in ("1x100", "1x16K", "1x100:float64", "1x16K:float64")
+    ]
+    printed = capsys.readouterr().out
+    assert printed.count("x roof, 2 threads") == 2
+    assert printed.count("\nSGD ") == 4
+
+
+def test_sizes_from_end_to_end(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--plot", str(tmp_path / "run.png"), "--dtype", "float64"]
+    for shapes in ("1x100", "1x16K", "30x100"):
+        words += ["--workload", shapes]
+    results, status = quick("sizes", *words, path=tmp_path / "run.json")
+    assert status == 0
+    assert len(results) == 6
+    printed = capsys.readouterr().out.splitlines()
+    first = printed.index("Adam, float64, one tensor")
+    assert printed[first + 1].split() == ["elements", "cyoptim", "roof"]
+    assert [line.split()[0] for line in printed[first + 2 : first + 4]] == ["100", "16,384"]
+    second = printed.index("Adam, float64, tensors of 100")
+    assert [line.split()[0] for line in printed[second + 2 :]] == ["1", "30"]
+    assert os.path.getsize(tmp_path / "run.png") > 10_000
 
 
 def test_compare_reports_what_is_beyond_the_noise():
@@ -358,7 +548,7 @@ def test_compare_reports_what_is_beyond_the_noise():
 
 
 def test_adam_adds_its_state_and_nothing_else():
-    workload = WORKLOADS["1x1M"]
+    workload = named("1x1M")
     constructed, first, last, peak = memory.measure(workload)
     small = 65536  # the plan of the step, and the bookkeeping of Python
     assert constructed.traced < small

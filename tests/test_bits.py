@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import itertools
-import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cyoptim
+from bits import digest, digests_on_threads, use_isa
 from cases import CASES, VARIANT_IDS, VARIANTS
-from cyoptim import _cpu, _dispatch
-from doors import Door, needs_openmp, run, trajectory_inputs
+from cyoptim import _dispatch
+from doors import Door, run, trajectory_inputs
 
 CHUNK = 16384
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Around a vector's and a chunk's length, and enough bundles for four threads.
 SIZES = [(1,), (15,), (16,), (17,), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (6 * CHUNK + 5,), (0,)]
-
-
-def digest(arrays: list[np.ndarray]) -> str:
-    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
 
 
 def all_digests() -> dict[str, str]:
@@ -53,37 +48,18 @@ def expected() -> dict[str, str]:
 def test_every_instruction_set_was_built() -> None:
     # What this machine cannot run must have been built all the same.
     for name in _dispatch.LEVELS:
-        assert __import__("importlib").util.find_spec(f"cyoptim._kernels_{name}"), name
+        assert importlib.util.find_spec(f"cyoptim._kernels_{name}"), name
 
 
 @pytest.mark.parametrize("isa", _dispatch.LEVELS)
 def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -> None:
-    if _dispatch.LEVELS.index(isa) > _cpu.level():
-        pytest.skip(f"this machine does not allow {isa}")
-    _dispatch.use(isa)
+    use_isa(isa)
     assert all_digests() == expected
 
 
-@needs_openmp
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, str]) -> None:
-    # In a process of its own: OpenMP reads the limit once, and it may exceed the processors.
-    code = (
-        "import json, test_bits, cyoptim; from cyoptim import _engine; "
-        "_engine.set_least_share(1); "
-        f"assert cyoptim.get_num_threads() == {threads}; "
-        "print(json.dumps(test_bits.all_digests()))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert __import__("json").loads(result.stdout.splitlines()[-1]) == expected
+    assert digests_on_threads("test_bits", threads) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

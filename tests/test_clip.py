@@ -309,6 +309,31 @@ def test_error_says_which_gradients_are_not_finite() -> None:
         cyoptim.get_total_norm([np.full(3, 1e300)], error_if_nonfinite=True)
 
 
+def test_error_names_the_first_five_gradients() -> None:
+    with pytest.raises(RuntimeError, match=r": 0 has 1 of 1, .*, 4 has 1 of 1, \.\.\.\)$"):
+        cyoptim.get_total_norm([np.array([np.nan])] * 6, error_if_nonfinite=True)
+
+
+def test_gradients_that_begin_at_the_same_address() -> None:
+    base = np.arange(1.0, 7.0)
+    for views in ((base[:3], base[::2]), (base[:2], base)):  # of one shape, or of one stride
+        expected = np.linalg.norm(np.concatenate(views))
+        assert cyoptim.get_total_norm(views) == pytest.approx(expected, rel=1e-15)
+
+
+def test_the_norm_has_the_widest_precision_of_the_gradients() -> None:
+    grads = [np.ones(2, np.float32), np.ones(2)]
+    for order in (grads, grads[::-1]):
+        assert cyoptim.get_total_norm(order).dtype == np.float64
+
+
+def test_a_norm_beyond_its_precision_is_infinite_without_a_warning() -> None:
+    grad = np.full(4, 3e38, np.float32)
+    assert cyoptim.get_total_norm(grad) == np.inf
+    assert cyoptim.clip_grad_norm_([np.zeros(4)], 6e30, grads=[grad]) == np.inf
+    np.testing.assert_allclose(grad, 3e30, rtol=1e-6)  # scaled by what the norm is in double
+
+
 def test_a_norm_that_is_not_finite_is_not_hidden() -> None:
     # As in torch: NaN spreads to all, infinity takes what is finite to zero.
     for bad, rest in ((np.nan, np.nan), (np.inf, 0.0)):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,20 +13,10 @@ import pytest
 
 import cyoptim
 from cyoptim import _config, _cpu, _dispatch
-from doors import needs_openmp
+from guest_runs import denormals_work
+from processes import run_python
 
 LARGE = 600_000  # elements: bundles enough for a step on two threads
-
-
-def run_python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 # --- instruction sets -----------------------------------------------------------------------------
@@ -105,7 +93,6 @@ def test_bad_number_of_threads(n: Any, error: Any) -> None:
         pass
 
 
-@needs_openmp
 def test_omp_num_threads_is_honoured() -> None:
     code = "import cyoptim; print(cyoptim.get_num_threads())"
     for n in ("1", "3"):
@@ -118,11 +105,7 @@ def test_affinity_is_honoured() -> None:
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
         "import cyoptim; print(cyoptim.get_num_threads())"
     )
-    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
-    )
-    assert result.stdout.splitlines()[-1] == "1"
+    assert run_python(code, OMP_NUM_THREADS="").stdout.splitlines()[-1] == "1"
 
 
 @pytest.mark.parametrize(
@@ -149,10 +132,6 @@ def test_quota(files: dict[str, str], quota: int, tmp_path: Path) -> None:
 
 
 # --- the caller's floating-point mode -------------------------------------------------------------
-
-
-def denormals_work() -> bool:
-    return bool(np.float32(1e-40) * np.float32(0.5) != 0)
 
 
 @pytest.mark.parametrize("n", [10, LARGE])

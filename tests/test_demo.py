@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
 from cyoptim import demo
+from processes import run_python
 
 ADAM = demo.CHOICES["adam"]
 
@@ -212,8 +212,7 @@ def test_importing_the_demo_imports_none_of_its_packages() -> None:
         "import sys, cyoptim.demo\n"
         "print([name for name in ('sklearn', 'matplotlib', 'tqdm') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert run_python(code, check=True).stdout.splitlines()[-1] == "[]"
 
 
 def test_help_needs_no_packages(

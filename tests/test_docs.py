@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import cyoptim
+from cyoptim import _engine
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,8 +66,12 @@ def examples() -> list[object]:
 def test_page_examples(
     code: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in re.findall(r"^(?:import|from) (torch|scipy|matplotlib)\b", code, re.M):
+    for module in re.findall(
+        r"^(?:import|from) (torch|scipy|matplotlib|threadpoolctl)\b", code, re.M
+    ):
         pytest.importorskip(module)
+    if "threadpoolctl" in code and not _engine.openmp():
+        pytest.skip("built without OpenMP: threadpoolctl does not see it")
     for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):
         if not hasattr(cyoptim, name):
             pytest.skip(f"there is no {name}")

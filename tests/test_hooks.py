@@ -57,6 +57,31 @@ def test_order_and_arguments(cls: Any, w: Any) -> None:
     np.testing.assert_array_equal(w.data, -2 * np.ones(3))
 
 
+@pytest.mark.parametrize(
+    "register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook]
+)
+def test_a_global_hook_alone(w: Any, register: Any) -> None:
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.step()
+    calls: list[Any] = []
+    with register(lambda o, a, k: calls.append(o)):
+        optimizer.step()
+    optimizer.step()
+    assert calls == [optimizer]
+    np.testing.assert_array_equal(w.data, np.full(3, -3.0))
+
+
+def test_every_argument_passes_the_hooks(w: Any) -> None:
+    seen: list[Any] = []
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.register_step_pre_hook(lambda o, a, k: seen.append(k))
+    optimizer.step(max_norm=100.0, grad_scale=2.0, zero_grad=True, nonfinite="raise")
+    expected = {"max_norm": 100.0, "grad_scale": 2.0, "zero_grad": True, "nonfinite": "raise"}
+    assert seen == [expected]
+    np.testing.assert_array_equal(w.data, np.full(3, -0.5))
+    assert (w.grad == 0).all()
+
+
 def test_pre_hook_may_replace_the_arguments(w: Any) -> None:
     optimizer = cyoptim.SGD([w], lr=1.0)
     with optimizer.register_step_pre_hook(lambda o, a, k: (a, {"grads": [np.full(3, 5.0)]})):

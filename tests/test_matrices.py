@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import cyoptim
 from cyoptim import _dispatch
 from cyoptim._config import _set_limit
-from doors import ALL_DOORS, NUMPY_DOORS, Door, TensorDoor, needs_openmp, run, trajectory_inputs
+from doors import ALL_DOORS, NUMPY_DOORS, Door, TensorDoor, run, trajectory_inputs
 from reference.adafactor import Adafactor
 from reference.muon import Muon
 
@@ -132,7 +132,6 @@ def test_any_layout(name: str, layout: str) -> None:
 ADAFACTOR_SHAPES = [(3, 50_000), (2000, 70), (200, 129), (40_000,), (6, 5, 3, 3), (64, 64)]
 
 
-@needs_openmp
 @pytest.mark.parametrize("shape", ADAFACTOR_SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adafactor_gives_the_same_bits(dtype: Any, shape: tuple[int, ...]) -> None:

@@ -106,6 +106,13 @@ def test_lr_array_changed_in_place_takes_effect() -> None:
     np.testing.assert_array_equal(w, -1.5 * ONES)
 
 
+@pytest.mark.parametrize("lr", [np.array([0.5]), np.array([0.1, 0.2]), np.zeros((1, 1))])
+def test_an_lr_with_axes_is_refused(lr: np.ndarray) -> None:
+    message = re.escape(f"lr is an array of shape {lr.shape}, expected one number")
+    with pytest.raises(ValueError, match=message):
+        cyoptim.SGD([np.zeros(1)], lr=lr)
+
+
 def test_group_dict_is_the_users_own() -> None:
     group = {"params": np.zeros(3), "lr": 0.1}
     optimizer = cyoptim.SGD([group])
@@ -256,6 +263,26 @@ def test_zero_grad(make: Any) -> None:
     optimizer.zero_grad()
 
 
+def test_zero_grad_where_the_gradient_cannot_be_written() -> None:
+    class Tensor:  # MyGrad's
+        def __init__(self) -> None:
+            self.data, self._grad = np.zeros(3), np.ones(3)
+
+        @property
+        def grad(self) -> np.ndarray | None:
+            return self._grad
+
+        def null_grad(self) -> None:
+            self._grad = None
+
+    w = Tensor()
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    assert w.grad is None
+    assert (w.data == -1).all()
+
+
 def test_zero_grad_of_plain_arrays_is_nothing() -> None:
     cyoptim.SGD([np.zeros(3)]).zero_grad()
 
@@ -275,6 +302,19 @@ def test_data_replaced_by_another_array(make: Any) -> None:
     np.testing.assert_array_equal(old, frozen)
     assert (w.data < 5.0).all()
     assert optimizer.state[w]["step"] == 2
+
+
+def test_data_replaced_in_an_optimizer_that_gathers_gradients() -> None:
+    w = cyoptim.Parameter(np.full(3, 2.0))
+    optimizer = cyoptim.LBFGS([w])
+    w.data = np.full(3, 4.0)
+
+    def closure() -> float:
+        w.grad = 2 * w
+        return float((w * w).sum())
+
+    assert optimizer.step(closure) == 48.0
+    np.testing.assert_allclose(w.data, 0, atol=1e-7)
 
 
 def test_data_replaced_by_one_of_another_shape() -> None:
@@ -379,6 +419,21 @@ def test_state_dict_continues_the_run(case: Any, options: dict[str, Any]) -> Non
     np.testing.assert_array_equal(params[1].data, expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_state_dict_numbers_a_parameter_by_its_first_place() -> None:
+    a, b = np.zeros(3), np.zeros(3)
+    optimizer = cyoptim.Adam([a, b, a])
+    optimizer.step(grads=[ONES, None, None])
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["params"] == [0, 1, 0]
+    assert list(saved["state"]) == [0]
+    # What is loaded into other parameters goes to the first of them, as in torch.
+    c, d, e = np.zeros(3), np.zeros(3), np.zeros(3)
+    other = cyoptim.Adam([c, d, e])
+    other.load_state_dict(saved)
+    assert [p in other.state for p in (c, d, e)] == [True, False, False]
+
+
 def test_load_state_dict_copies() -> None:
     w, v = np.zeros(3), np.zeros(3)
     a, b = cyoptim.Adam([w]), cyoptim.Adam([v])
@@ -389,6 +444,14 @@ def test_load_state_dict_copies() -> None:
     assert a.state[w]["step"] == 1
     assert saved["state"][0]["step"] == 1
     assert not np.shares_memory(a.state[w]["exp_avg"], b.state[v]["exp_avg"])
+
+
+def test_load_state_dict_copies_what_belongs_to_no_parameter() -> None:
+    optimizer = cyoptim.SGD([np.zeros(3)])
+    note = {"seen": [1, 2]}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {"note": note}})
+    note["seen"].append(3)
+    assert optimizer.state["note"] == {"seen": [1, 2]}
 
 
 def test_load_state_dict_takes_options_and_keeps_parameters() -> None:

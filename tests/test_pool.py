@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
@@ -15,17 +13,12 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import _engine
-from doors import needs_openmp
+from processes import lines_of
 
 N = 700_001
 
 
-@pytest.fixture(autouse=True)
-def _many_threads() -> Any:
-    _engine.set_least_share(1)
-    yield
-    _engine.set_least_share(8)
+pytestmark = pytest.mark.usefixtures("many_threads")
 
 
 def step_once(n: int = N) -> np.ndarray:
@@ -40,22 +33,17 @@ def test_every_element_is_done_once() -> None:
             np.testing.assert_array_equal(step_once(n), -np.arange(n, dtype=np.float32))
 
 
-@needs_openmp
 def test_many_more_threads_than_processors() -> None:
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import numpy as np, test_pool, cyoptim\n"
-        "from cyoptim import _engine\n"
-        "_engine.set_least_share(1)\n"
-        "assert cyoptim.get_num_threads() == 300\n"
-        "for _ in range(50):\n"
-        "    np.testing.assert_array_equal(test_pool.step_once(), -np.arange(test_pool.N, dtype=np.float32))\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", code, os.path.dirname(__file__)],
-        env={**os.environ, "OMP_NUM_THREADS": "300"},
-        check=True,
-        timeout=120,
-    )
+    code = """
+        import numpy as np
+        from cyoptim import _engine
+        from test_pool import N, step_once
+        _engine.set_least_share(1)
+        assert cyoptim.get_num_threads() == 300
+        for _ in range(50):
+            np.testing.assert_array_equal(step_once(), -np.arange(N, dtype=np.float32))
+    """
+    lines_of(code, OMP_NUM_THREADS="300")
 
 
 def test_runs_from_many_python_threads_at_once() -> None:

@@ -31,6 +31,11 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
     return draw(layouts)(np.ones(draw(shapes), draw(dtypes)))
 
 
+def steps(array: np.ndarray) -> list[int]:
+    """The strides that matter."""
+    return [stride for stride, n in zip(array.strides, array.shape, strict=True) if n > 1]
+
+
 @given(st.lists(arrays(), min_size=1, max_size=8))
 def test_arrays_are_zeros_like_their_parameters_and_apart(views: list[np.ndarray]) -> None:
     room = Room(views)
@@ -40,7 +45,7 @@ def test_arrays_are_zeros_like_their_parameters_and_apart(views: list[np.ndarray
         assert array.dtype == like.dtype
         assert array.shape == like.shape
         assert not array.any()
-        assert array.size <= 1 or array.strides == like.strides
+        assert array.size <= 1 or steps(array) == steps(like)
         array[...] = view + 1
     for number, array in enumerate(made):
         assert (array == number // 2 + 1).all()

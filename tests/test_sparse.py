@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import cyoptim
 from cases import CASES
 from cyoptim._doors import UnsupportedError
-from doors import Box, needs_openmp
+from doors import Box
 from reference.sparse_adam import SparseAdam
 
 # torch says once in a process that it does not check its own sparse tensors.
@@ -257,7 +257,50 @@ def test_values_that_are_part_of_the_parameter() -> None:
     np.testing.assert_array_equal(w, expected)
 
 
-@needs_openmp
+def test_entries_of_a_row_are_added_in_their_order() -> None:
+    rng = np.random.default_rng(6)
+    rows = rng.integers(0, 3, 300)
+    values = (10.0 ** rng.integers(-8, 8, 300)).astype("f4")
+    expected = np.zeros(3, "f4")
+    for row, value in zip(rows, values, strict=True):
+        expected[row] += value
+    w = np.zeros(3, "f4")
+    cyoptim.SGD([w], lr=1.0).step(grads=[(rows, values)])
+    np.testing.assert_array_equal(w, -expected)
+
+
+def test_values_with_gaps() -> None:
+    for shape in ((4,), (4, 3)):
+        values = np.arange(2.0 * np.prod(shape)).reshape(*shape[:-1], -1)[..., ::2]
+        w = np.zeros((6, *shape[1:]))
+        cyoptim.SGD([w], lr=1.0).step(grads=[(np.array([0, 1, 3, 5]), values)])
+        np.testing.assert_array_equal(w[[0, 1, 3, 5]], -values)
+        assert (w[[2, 4]] == 0).all()
+
+
+def test_no_entries_at_all() -> None:
+    w = np.ones((4, 2))
+    cyoptim.SGD([w], lr=1.0).step(grads=[(np.array([]), np.ones((0, 2)))])  # rows of float64
+    assert (w == 1).all()
+
+
+def test_values_that_are_a_tensor_with_a_graph(torch: Any) -> None:
+    w = torch.zeros(4, 2)
+    values = torch.ones(1, 2, requires_grad=True)
+    cyoptim.SGD([w], lr=1.0).step(grads=[(np.array([2]), values)])
+    assert w[:, 0].tolist() == [0, 0, -1, 0]
+
+
+def test_zero_grad_of_a_gradient_of_scipy() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    box = Box(np.zeros((3, 2)))
+    grad = box.grad = sparse.csr_array(np.eye(3, 2))
+    cyoptim.SGD([box], lr=1.0).zero_grad(set_to_none=False)
+    assert box.grad is grad
+    assert grad.nnz == 2
+    assert (grad.data == 0).all()
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), width=st.sampled_from([1, 3, 64, 5000]))
 def test_same_bits_for_any_number_of_threads(seed: int, width: int) -> None:
@@ -359,6 +402,22 @@ def test_bad_scipy_shape() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(ValueError, match=r"has shape \(2, 2\), expected \(3, 2\)"):
         cyoptim.SGD([np.ones((3, 2))], lr=0.1).step(grads=[sparse.eye(2, format="csr")])
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_an_entry_outside_of_the_parameter(torch: Any, wrong: int) -> None:
+    # Neither torch nor SciPy looks at the indices that it is given, at least not always.
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.coo_matrix((np.ones(1), ([0], [1])), shape=(3, 2))
+    matrix.row[0] = wrong
+    tensor = torch.sparse_coo_tensor(
+        [[wrong], [1]], np.ones(1), (3, 2), dtype=torch.float64, check_invariants=False
+    )
+    for grad in (matrix, tensor):
+        w = np.zeros((3, 2))
+        with pytest.raises(ValueError, match=f"has an entry at {wrong}, outside of an axis of 3"):
+            cyoptim.SGD([w], lr=0.1).step(grads=[grad])
+        assert (w == 0).all()
 
 
 def test_no_rows() -> None:

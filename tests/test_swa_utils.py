@@ -62,8 +62,10 @@ def test_arrays(rule: str, dtype: Any, rng: np.random.Generator) -> None:
         )
         assert not np.shares_memory(array, arrays[k])
     twin = AveragedModel(model)
-    twin.load_state_dict(copy.deepcopy(average.state_dict()))
+    state = average.state_dict()
+    twin.load_state_dict({**copy.deepcopy(state), "n_averaged": np.int64(5)})
     assert twin.n_averaged == 5
+    assert type(twin.n_averaged) is int
     np.testing.assert_array_equal(twin.module["W"].data, average.module["W"].data)
 
 
@@ -82,6 +84,9 @@ def test_bad_arguments() -> None:
     for other in ([np.zeros(3)], [np.zeros(2), np.zeros(2)]):
         with pytest.raises(ValueError, match="model has parameters of shapes"):
             average.update_parameters(other)
+        with pytest.raises(ValueError, match="the loaded average has parameters of other shapes"):
+            average.load_state_dict({"module": other, "n_averaged": 3})
+    assert average.n_averaged == 0
     with pytest.raises(TypeError, match="update_bn needs a torch module, got list"):
         update_bn([], [np.zeros(2)])
 
@@ -126,8 +131,70 @@ def test_module_equals_torchs(torch: Any, rule: str, use_buffers: bool) -> None:
     copy.deepcopy(ours).update_parameters(net)
 
 
+def test_parameters_of_several_precisions(torch: Any) -> None:
+    # A function of the user gets those of one precision at a time, as from torch.
+    def recording(seen: list[Any]) -> Any:
+        def average(averaged: Any, current: Any, n: Any) -> None:
+            seen.append([a.dtype for a in averaged])
+            for a, c in zip(averaged, current, strict=True):
+                a.copy_(c)
+
+        return average
+
+    net = network(torch)
+    net[0].double()
+    seen: list[list[Any]] = [[], []]
+    for library, calls in zip((cyoptim.swa_utils, torch.optim.swa_utils), seen, strict=True):
+        average = library.AveragedModel(net, multi_avg_fn=recording(calls))
+        average.update_parameters(net)
+        average.update_parameters(net)
+    assert sorted(map(str, seen[0])) == sorted(map(str, seen[1]))
+    assert len(seen[0]) == 2
+
+
+def test_a_model_with_fewer_parameters(torch: Any) -> None:
+    # As in torch: those that it has are averaged.
+    values = []
+    for library in (cyoptim.swa_utils, torch.optim.swa_utils):
+        big = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Linear(1, 1))
+        torch.nn.init.constant_(big[1].weight, 7.0)
+        average = library.AveragedModel(big)
+        for value in (1.0, 4.0):
+            torch.nn.init.constant_(big[0].weight, value)
+            average.update_parameters(big[:1])
+        values.append([average.module[0].weight.tolist(), average.module[1].weight.tolist()])
+    assert values == [[[[2.5, 2.5]], [[7.0]]]] * 2
+
+
+def test_the_device_of_an_average(torch: Any) -> None:
+    average = AveragedModel(torch.nn.Linear(2, 1), device="meta")
+    assert {tensor.device.type for tensor in average.state_dict().values()} == {"meta"}
+    assert average.n_averaged.device.type == "meta"
+
+
+def test_update_bn_moves_lists_of_inputs_and_records_nothing(torch: Any) -> None:
+    moved, recording = [], []
+
+    class Input:
+        def to(self, device: Any) -> Any:
+            moved.append(device)
+            return torch.ones(3, 4)
+
+    net = network(torch)
+    net.register_forward_hook(lambda *_: recording.append(torch.is_grad_enabled()))
+    update_bn([[Input(), None]] * 2, net, device="cpu")
+    assert moved == ["cpu"] * 2
+    assert recording == [False] * 2
+
+
+def test_update_bn_without_batch_norms_reads_no_batch(torch: Any) -> None:
+    update_bn(iter(pytest.fail, None), torch.nn.Linear(2, 1))
+
+
 def test_update_bn(torch: Any) -> None:
     ours, theirs = network(torch), network(torch)
+    for net in (ours, theirs):
+        net(torch.ones(2, 4))  # leaves statistics that must go
     batches = [(torch.randn(16, 4), None) for _ in range(5)]
     update_bn(batches, ours.eval())
     torch.optim.swa_utils.update_bn(batches, theirs.eval())
@@ -169,6 +236,12 @@ def test_swalr_equals_torchs(torch: Any, epochs: int, strategy: str, before: int
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_swalr_warns_who_calls_get_lr() -> None:
+    scheduler = SWALR(cyoptim.SGD([np.zeros(2)], lr=0.5), 0.1)
+    with pytest.warns(UserWarning, match=r"please use `get_last_lr\(\)`"):
+        scheduler.get_lr()
+
+
 def test_swalr_resumes_and_refuses() -> None:
     optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=0.5)
     whole = SWALR(optimizer, 0.1, 6).preview(10)
@@ -181,6 +254,8 @@ def test_swalr_resumes_and_refuses() -> None:
     other.load_state_dict(optimizer.state_dict())
     resumed.load_state_dict(scheduler.state_dict())
     np.testing.assert_allclose(resumed.preview(7), whole[3:], rtol=1e-12)
+    SWALR(optimizer, 0.25, 0)  # the rate given last counts
+    assert optimizer.param_groups[0]["lr"] == 0.25
     with pytest.raises(
         ValueError, match="anneal_strategy must be one of 'cos' or 'linear', instead got sin"
     ):
@@ -217,7 +292,8 @@ def test_subclass_over_a_torch_module(torch: Any) -> None:
     average = Moving(model=net, decay=0.5)
     assert isinstance(average, Moving)
     assert isinstance(average, torch.nn.Module)
-    assert type(average) is type(Moving(0.9, net))
+    assert type(average) is type(Moving(0.9, net)) is type(type(average)(0.9, net))
+    assert type(average).__doc__ == Moving.__doc__
     for value in (1.0, 3.0):
         torch.nn.init.constant_(net.weight, value)
         average.update_parameters(net)

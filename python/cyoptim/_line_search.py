@@ -156,5 +156,5 @@ def cubic_minimum(a: Point, b: Point, least: float, most: float) -> float:
 
 
 def _divide(a: float, b: float) -> float:
-    """The quotient as floating-point arithmetic has it, by zero, too."""
-    return a / b if b != 0 else a * math.copysign(math.inf, b)
+    """The quotient as floating-point arithmetic has it, by zero (which is never -0 here), too."""
+    return a / b if b != 0 else a * math.inf

@@ -46,7 +46,7 @@ def check_undifferentiated(group: Group) -> None:
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
     """Refuse a learning rate that is not one number >= 0."""
-    if getattr(lr, "ndim", 0) and getattr(lr, "size", 0) != 1 and not is_tensor(lr):
+    if getattr(lr, "ndim", 0) and not is_tensor(lr):
         raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
     if is_tensor(lr) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")

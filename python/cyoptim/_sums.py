@@ -6,19 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import Spans, add_up, same_layout_as
+from cyoptim._engine import Extras, Spans, add_up, same_layout_as
 
 
 class Sums:
     """One array for each parameter, made at its first gradient and kept for the next sum."""
 
     def __init__(self) -> None:
-        self.count = 0  # how many gradients have been added to each
+        self._count = 0
         self._arrays: list[Any] = []
         self._used: list[bool] = []
+        self._steps: list[Extras] = []  # that were given the sums
+
+    @property
+    def count(self) -> int:
+        """How many gradients have been added to each since the last step was done."""
+        # Asked for afterwards, rather than reset at the end of the step: an interrupt may come
+        # between the two.
+        if any(step.done for step in self._steps):
+            self._count = 0
+            self._used = [False] * len(self._used)
+            self._steps = []
+        return self._count
 
     def add(self, grads: list[Any], arrays: list[Any]) -> None:
         """Add a gradient, or None, for each parameter; `arrays` are the parameters' own."""
+        count = self.count
         missing = len(arrays) - len(self._arrays)
         sums = [*self._arrays, *[None] * missing][: len(arrays)]
         used = [*self._used, *[False] * missing][: len(arrays)]
@@ -29,16 +42,15 @@ class Sums:
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
         spans = Spans([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
-        add_up(self, new, spans, {"_arrays": sums, "_used": now, "count": self.count + 1})
+        add_up(self, new, spans, {"_arrays": sums, "_used": now, "_count": count + 1})
 
     def gradients(self) -> list[Any]:
         """The sums, None where there is none."""
         return [a if used else None for a, used in zip(self._arrays, self._used, strict=True)]
 
-    def clear(self) -> None:
-        """Begin anew; the arrays are kept."""
-        self.count = 0
-        self._used = [False] * len(self._used)
+    def give(self, step: Extras) -> None:
+        """Begin anew as soon as this step is done; the arrays are kept."""
+        self._steps = [*self._steps, step]
 
 
 def _room(room: Any, array: Any) -> Any:

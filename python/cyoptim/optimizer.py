@@ -498,6 +498,8 @@ class Optimizer(Hooked):
                 )
             grads = self._sums.gradients()
         extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
+        if averaged and extras is not None:
+            self._sums.give(extras)
         if closure is None:
             loss = None
         elif grads is None:
@@ -513,9 +515,6 @@ class Optimizer(Hooked):
                 if not self._run(aligned, extras):
                     raise RuntimeError("parameters were replaced while the step was being prepared")
         finally:
-            # Also if the step was made and an interrupt waited for its end.
-            if averaged and extras is not None and extras.done:
-                self._sums.clear()
             self._last_step = None if extras is None else self._receipt(extras)
             self._set_quick()
         self._opt_called = True

@@ -37,7 +37,8 @@ cdef class Factored:
 
     cdef int run(self, int phase) except -1:
         cdef Py_ssize_t bundles = (self.table.blocks + self.table.bundle - 1) // self.table.bundle
-        cdef Py_ssize_t worth = cnp.PyArray_SIZE(self.param) // CHUNK // LEAST_SHARE
+        cdef Py_ssize_t worth = (cnp.PyArray_NBYTES(self.param) // <Py_ssize_t>sizeof(float)
+                                 // CHUNK // LEAST_SHARE)
         cdef int threads = <int>max(1, min(worth, available_threads()))
         self.table.phase = phase
         with nogil:

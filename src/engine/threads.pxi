@@ -46,7 +46,7 @@ cdef int QUOTA = 0              # processors this process may keep busy; 0: no q
 cdef bint FOLLOWS_AFFINITY = False
 
 
-# Bundles that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
+# Bundles of float32 that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
 # between matrix products, whose threads linger on the processors, eight are needed to gain anything.
 cdef int LEAST_SHARE = 8
 

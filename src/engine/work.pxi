@@ -10,6 +10,7 @@ cdef class Work:
     cdef Table table
     cdef Py_ssize_t n_tensors, n_chunks, n_bundles, n_rows, room
     cdef Py_ssize_t total       # elements
+    cdef Py_ssize_t words       # of four bytes, in one stream
 
     def __cinit__(self, items, *args):
         cdef Py_ssize_t n_tensors = items if isinstance(items, int) else len(items)
@@ -42,12 +43,14 @@ cdef class Work:
         self.table.bundles = <Py_ssize_t *>PyMem_Malloc((chunks + 1) * sizeof(Py_ssize_t))
         if not self.table.chunks or not self.table.bundles:
             raise MemoryError
-        self.total = 0
+        self.total = self.words = 0
         for number, wave in enumerate(waves):
             first = b
             cost = CHUNK
             for t in wave:
                 self.total += self.table.tensors[t].size
+                self.words += (self.table.tensors[t].size
+                               * itemsize(self.table.tensors[t].dtype) // sizeof(float))
                 for start in range(0, self.table.tensors[t].size, CHUNK):
                     if cost >= CHUNK:
                         self.table.bundles[b] = c
@@ -77,9 +80,10 @@ cdef class Work:
         return &self.table.rows[self.n_rows - 1]
 
     cdef int threads(self, Py_ssize_t bundles) noexcept nogil:
-        cdef Py_ssize_t worth = bundles // LEAST_SHARE
+        # Doubles take twice the memory and more than twice the arithmetic.
+        cdef Py_ssize_t worth = bundles * self.words // max(self.total, 1) // LEAST_SHARE
         # To ask how many there are takes longer than a small step.
-        return <int>min(<Py_ssize_t>available_threads(), worth) if worth > 1 else 1
+        return <int>min(<Py_ssize_t>available_threads(), worth, bundles) if worth > 1 else 1
 
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
         if last - first == 1:

@@ -48,10 +48,7 @@ class _LambdasLR(LRScheduler):
 
     def _adopt_groups(self) -> None:
         super()._adopt_groups()
-        self._extend_lambdas(len(self.optimizer.param_groups))
-
-    def _extend_lambdas(self, count: int) -> None:
-        while len(self.lr_lambdas) < count:
+        while len(self.lr_lambdas) < len(self.optimizer.param_groups):
             self.lr_lambdas.append(shared(self.lr_lambdas, "lr_lambdas"))
 
     def state_dict(self) -> StateDict:
@@ -61,7 +58,6 @@ class _LambdasLR(LRScheduler):
 
     def _load(self, state: StateDict) -> None:
         saved = take(state, "lr_lambdas", self)
-        self._extend_lambdas(len(saved))
         super()._load(state)
         for function, attributes in zip(self.lr_lambdas, saved, strict=False):
             restore_callable(function, attributes)

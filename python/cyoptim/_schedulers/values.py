@@ -61,7 +61,7 @@ def per_group(name: str, optimizer: Optimizer, value: Scalar | Sequence[Scalar])
 def shared(values: Sequence[Any], name: str) -> Any:
     """What a group that was added later gets: the value that all others have."""
     first = values[0]
-    if any(value is not first and value != first for value in values):
+    if any(value != first for value in values):
         raise ValueError(
             f"a parameter group was added, but {name} differs between the groups before it: "
             f"append its value to the scheduler's {name}, or give it in the group"

@@ -1,4 +1,4 @@
-"""The table of all optimizers: against the roof, against torch's best mode, and against targets."""
+"""All optimizers in one table: against the roof, torch's best mode, and targets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from bench.contenders import TORCH
 from bench.optimizers import OPTIMIZERS
-from bench.report import Run, about, duration, problems, ratio_text, table
-from bench.workloads import OVERVIEW, WORKLOADS, overview_name
-
-CONTENDERS = ("cyoptim", *TORCH, "roof")
+from bench.report import Run, about, duration_text, ratio, ratio_text, table, with_reasons
+from bench.tables import targets
+from bench.tables.command import Command
+from bench.workloads import OVERVIEW, name_of, named
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Cell:
 
 
 def cell(run: Run, optimizer: str, shapes: str) -> Cell:
-    """What the results say of an optimizer on a workload."""
-    name = overview_name(optimizer, shapes)
-    times = {r.contender: r.quartile for r in run.results if r.workload == name and r.rounds}
+    """What the results say of an optimizer on a workload, in the type that the run has."""
+    name = name_of(shapes, optimizer, dtype(run))
+    times = {who: time for (what, who), time in run.quartiles().items() if what == name}
     mine, roof = times.get("cyoptim"), times.get("roof")
     if mine is None:
         return Cell()
@@ -36,12 +36,16 @@ def cell(run: Run, optimizer: str, shapes: str) -> Cell:
     torch = times.get(mode)
     return Cell(
         time=mine,
-        roof=mine / roof if roof else None,
-        torch=torch / mine if torch else None,
+        roof=ratio(mine, roof),
+        torch=ratio(torch, mine),
         torch_time=torch,
         roof_time=roof,
         mode=mode.removeprefix("torch-"),
     )
+
+
+def dtype(run: Run) -> str:
+    return run.workloads()[0].dtype
 
 
 @dataclass(frozen=True)
@@ -56,23 +60,14 @@ class Target:
     speaks_of: Callable[[str], bool] = lambda optimizer: True
 
     def row(self, run: Run) -> tuple[str, str, str, str]:
-        """The table's row: title, bound, the worst value with its optimizer, and who misses it."""
+        """The row of the table of targets."""
         found = {
             name: value
             for name in OPTIMIZERS
             if self.speaks_of(name)
             and (value := self.value(cell(run, name, self.shapes))) is not None
         }
-        bound = f"at {'most' if self.most else 'least'} {self.bound:g}"
-        if not found:
-            return self.title, bound, "", ""
-        worst = (max if self.most else min)(found, key=found.__getitem__)
-        missed = [name for name, value in found.items() if not self._met(value)]
-        shown = f"{ratio_text(found[worst])} ({worst})"
-        return self.title, bound, shown, ", ".join(missed) or "nobody"
-
-    def _met(self, value: float) -> bool:
-        return value <= self.bound if self.most else value >= self.bound
+        return targets.row(self.title, self.bound, found, most=self.most)
 
 
 def _roof(cell: Cell) -> float | None:
@@ -106,20 +101,27 @@ def rows(run: Run) -> Iterator[tuple[str, ...]]:
 
 def _texts(cell: Cell) -> tuple[str, str, str]:
     return (
-        duration(cell.time) if cell.time else "",
+        duration_text(cell.time),
         ratio_text(cell.roof),
         f"{ratio_text(cell.torch)} ({cell.mode})" if cell.mode else "",
     )
 
 
 def text(run: Run, markdown: bool) -> str:
-    """The table, the targets, and who was not timed, for a terminal or for GitHub."""
-    sizes = [WORKLOADS[overview_name("Adam", shapes)].size for shapes in OVERVIEW]
+    """The table, the targets, and who was not timed."""
     header = ["optimizer"]
-    for size in sizes:
-        header += [size, "x roof", "torch / cyoptim"]
+    for shapes in OVERVIEW:
+        header += [named(shapes).size, "x roof", "torch / cyoptim"]
     lines = [*about(run, markdown), "", *table(header, list(rows(run)), markdown), ""]
-    header = ["target", "bound", "worst", "missed by"]
-    lines += table(header, [target.row(run) for target in TARGETS], markdown)
-    reasons = [f"{r.workload} {reason}" for r in run.results for reason in problems([r])]
-    return "\n".join([*lines, "", *reasons] if reasons else lines)
+    lines += table(targets.HEADER, [target.row(run) for target in TARGETS], markdown)
+    return with_reasons(lines, run)
+
+
+COMMAND = Command(
+    "all optimizers in one table",
+    contenders=("cyoptim", *TORCH, "roof"),
+    workloads=OVERVIEW,
+    text=text,
+    drawn_by="draw_overview",
+    optimizers=tuple(OPTIMIZERS),
+)

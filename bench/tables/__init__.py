@@ -1,0 +1,29 @@
+"""The commands that measure: a module each, and a row here.
+
+A module holds what its command times where no option says otherwise, and the table it prints.
+"""
+
+from __future__ import annotations
+
+from bench.tables import (
+    adam,
+    denormals,
+    fused,
+    instructions,
+    optimizers,
+    roofs,
+    scaling,
+    sizes,
+)
+from bench.tables.command import Command
+
+COMMANDS: dict[str, Command] = {
+    "adam": adam.COMMAND,
+    "optimizers": optimizers.COMMAND,
+    "sizes": sizes.COMMAND,
+    "roofs": roofs.COMMAND,
+    "instructions": instructions.COMMAND,
+    "scaling": scaling.COMMAND,
+    "denormals": denormals.COMMAND,
+    "fused": fused.COMMAND,
+}

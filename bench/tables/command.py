@@ -1,0 +1,55 @@
+"""What a command that measures is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.optimizers import OPTIMIZERS
+from bench.report import Run
+from bench.runner import Effort
+from bench.workloads import Workload, name_of, named
+
+USUAL = Effort(rounds=10, seconds=0.2)
+QUICK = Effort(rounds=3, seconds=0.05)
+
+
+def two_threads(asked: int | None) -> Sequence[int]:
+    return (asked or 2,)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A row: what is timed where no option says otherwise, and what is made of the results."""
+
+    about: str
+    contenders: tuple[str, ...]
+    workloads: tuple[str, ...]  # the tensors, COUNTxSIZE
+    text: Callable[[Run, bool], str]  # the tables, for a terminal or for GitHub
+    drawn_by: str = ""  # a function of plot.py, which is imported where a plot is asked for
+    optimizers: tuple[str, ...] = ("Adam",)
+    dtypes: tuple[str, ...] = ("float32",)
+    any_optimizer: bool = True  # whether the options may choose others
+    any_dtype: bool = True
+    zeroed: tuple[bool, ...] = (False,)  # whether gradients are zero when timed
+    threads: Callable[[int | None], Sequence[int]] = two_threads  # the numbers, given the option's
+    effort: Effort = USUAL
+    where_unfused: tuple[str, ...] = ()  # also timed if torch has no fused kernel of the optimizer
+    most_memory: float = float("inf")  # bytes of all contenders, for workloads that nobody named
+
+    def names(self, optimizers: Sequence[str]) -> tuple[str, ...]:
+        """The contenders, for these optimizers."""
+        unfused = not all(OPTIMIZERS[name].fused for name in optimizers)
+        return self.contenders + self.where_unfused * unfused
+
+    def all_of(
+        self, tensors: Sequence[str], optimizers: Sequence[str], dtypes: Sequence[str]
+    ) -> list[Workload]:
+        """The workloads of these tensors, in the order of the tables."""
+        return [
+            named(name_of(shapes, optimizer, dtype, zeroed=zeroed))
+            for optimizer in optimizers
+            for dtype in dtypes
+            for zeroed in self.zeroed
+            for shapes in tensors
+        ]
