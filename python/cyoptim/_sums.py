@@ -46,6 +46,8 @@ class Sums:
 
     def gradients(self) -> list[Any]:
         """The sums, None where there is none."""
+        if not self.count:
+            return [None] * len(self._arrays)
         return [a if used else None for a, used in zip(self._arrays, self._used, strict=True)]
 
     def give(self, step: Extras) -> None:
