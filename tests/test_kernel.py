@@ -28,7 +28,7 @@ CHUNK = 16384
 def modules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The modules of the package, and of the documentation's example, by name."""
     pytest.importorskip("Cython")
-    pytest.importorskip("setuptools")
+    pytest.importorskip("setuptools", minversion="77")  # modules in pyproject.toml
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "").split()
     if compiler and not shutil.which(compiler[0]):
         pytest.skip(f"no compiler: {compiler[0]}")

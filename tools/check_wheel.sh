@@ -28,7 +28,7 @@ check_size() { # FILE MOST
 test_wheel() { # ENVIRONMENT [REQUIREMENT ...]
   local environment=$1
   shift
-  "$environment/bin/python" -m pip install --quiet pytest hypothesis "$@"
+  "$environment/bin/python" -m pip install --quiet pytest hypothesis cython "setuptools>=77" "$@"
   "$environment/bin/python" -c "import cyoptim; cyoptim.show_config()"
   # From the sdist's own tests, outside of any checkout.
   (cd "$scratch/source" && "$environment/bin/python" -m pytest -q -p no:cacheprovider)
@@ -46,7 +46,6 @@ sdist=$(echo "$scratch"/dist/*.tar.gz)
 check_size "$sdist" $most_sdist
 mkdir "$scratch/source"
 tar -xf "$sdist" -C "$scratch/source" --strip-components=1
-mv "$scratch/source/python" "$scratch/unused"  # so that only the installed package can be imported
 
 number=0
 for python in "${pythons[@]}"; do
