@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from PIL import Image
 
 from bench.contenders import CONTENDERS
 from bench.optimizers import OPTIMIZERS
@@ -76,6 +77,14 @@ def _picture(run: Run, path: Path, panels: int, width: float) -> Iterator[list[A
     )
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+    if path.suffix.lower() == ".png":
+        shrink(path)
+
+
+def shrink(path: Path) -> None:
+    """Few colours are enough for lines, and a third of the bytes."""
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:

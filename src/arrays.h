@@ -6,6 +6,11 @@
 #include <Python.h>
 #include <numpy/arrayobject.h>
 
+#ifdef Py_LIMITED_API /* which has functions for these alone */
+#define PyList_GET_SIZE PyList_Size
+#define PyList_GET_ITEM PyList_GetItem
+#endif
+
 /* Whether an object is a plain array just like this one: the same dtype object, shape and C order.
  * 0 does not mean that they differ: a slower look may find them alike. */
 static inline int array_is_just_like(PyObject *view, PyObject *object)

@@ -14,11 +14,17 @@ TIMEOUT = 120  # seconds
 def run_python(
     code: str, *args: str, check: bool = False, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """A process that runs this code, can import the tests' modules, and is killed if it hangs."""
+    """A process that runs this code, can import the tests' modules, and is killed if it hangs.
+
+    `env` sets variables of its environment; an empty one is taken out.
+    """
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    # LLVM's OpenMP ends the process if OMP_NUM_THREADS is there and empty.
+    kept = {name: value for name, value in os.environ.items() if name not in env}
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **env}
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *args],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **env},
+        env={**kept, **{name: value for name, value in env.items() if value}},
         capture_output=True,
         text=True,
         check=False,

