@@ -10,8 +10,14 @@
 #include <omp.h>
 static inline int openmp_version(void) { return _OPENMP; }
 static inline int most_threads(void) { return omp_get_max_threads(); }
-/* Those that the calling thread may run on now. */
-static inline int most_processors(void) { return omp_get_num_procs(); }
+/* Those that the calling thread may run on now. LLVM's OpenMP tells those of the beginning. */
+static inline int most_processors(void) {
+#ifdef _WIN32
+    return omp_get_num_procs();
+#else
+    return thread_processors();
+#endif
+}
 #else
 static inline int openmp_version(void) { return 0; }
 static inline int most_processors(void) { return thread_processors(); }
