@@ -26,6 +26,7 @@ from typing import Any as _Any
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
 from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
+from cyoptim._group_rules import param_groups
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -98,6 +99,7 @@ __all__ = [
     "get_total_norm",
     "load",
     "lr_scheduler",
+    "param_groups",
     "parameters_to_vector",
     "save",
     "set_num_threads",
