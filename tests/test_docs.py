@@ -18,15 +18,20 @@ from cyoptim import _engine
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMPILED = ("cyoptim._kernels", "cyoptim._engine")
 MODULES = sorted(
     module.name
-    for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.")
-    if not module.name.startswith(("cyoptim._kernels", "cyoptim._engine", "cyoptim.integrations."))
+    for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.", onerror=lambda name: None)
+    if not module.name.startswith((*COMPILED, "cyoptim.integrations."))
 )
+# Which of them need what is not NumPy.
+NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy"}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
@@ -66,10 +71,9 @@ def examples() -> list[object]:
 def test_page_examples(
     code: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in re.findall(
-        r"^(?:import|from) (torch|scipy|matplotlib|threadpoolctl)\b", code, re.M
-    ):
-        pytest.importorskip(module)
+    for module in re.findall(r"^(?:import|from) (\w+)", code, re.M):
+        if module != "cyoptim":
+            pytest.importorskip(module)
     if "threadpoolctl" in code and not _engine.openmp():
         pytest.skip("built without OpenMP: threadpoolctl does not see it")
     for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):
