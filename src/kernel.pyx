@@ -39,7 +39,7 @@ cdef class Kernel:
     ----------
     optimizer : type
         One of the element-wise optimizers: ``cyoptim.Adam``, ``cyoptim.SGD``, ...
-    **options
+    *args, **options
         Its options, as its constructor takes and checks them.
 
     Attributes
@@ -77,12 +77,12 @@ cdef class Kernel:
     def __dealloc__(self):
         PyMem_Free(self._own)
 
-    def __init__(self, optimizer, /, **options):
+    def __init__(self, optimizer, /, *args, **options):
         if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
             raise TypeError(f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}")
         if optimizer._updates_itself:
             raise TypeError(f"{optimizer.__name__} has no kernel: it is not element-wise")
-        self.optimizer = optimizer([Parameter(np.zeros(0))], **options)
+        self.optimizer = optimizer([Parameter(np.zeros(0))], *args, **options)
         self.read_options()
         group = self.optimizer.param_groups[0]
         for k, name in enumerate(memory_names(self)):

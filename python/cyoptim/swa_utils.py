@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -225,13 +225,14 @@ class AveragedModel:
     module: Any
     n_averaged: Any
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> AveragedModel:
-        if any(map(_is_module, (*args, *kwargs.values()))):
-            from cyoptim.integrations.torch_swa import over_module
+    if not TYPE_CHECKING:  # the signature is that of __init__
 
-            average: AveragedModel = object.__new__(over_module(cls))
-            return average
-        return object.__new__(cls)
+        def __new__(cls, *args, **kwargs):
+            if any(map(_is_module, (*args, *kwargs.values()))):
+                from cyoptim.integrations.torch_swa import over_module
+
+                return object.__new__(over_module(cls))
+            return object.__new__(cls)
 
     def __init__(
         self,

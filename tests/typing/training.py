@@ -1,0 +1,120 @@
+"""A user's program, for type checkers: nothing here may need a cast, an ignore, or Any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+import cyoptim
+from cyoptim.kernel import Kernel
+from cyoptim.lr_scheduler import (
+    CosineAnnealingLR,
+    LinearLR,
+    LRScheduler,
+    ReduceLROnPlateau,
+    SequentialLR,
+    WarmupCosineLR,
+)
+from cyoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Array = npt.NDArray[np.float32]
+
+
+class Network:
+    def __init__(self, sizes: list[int], rng: np.random.Generator) -> None:
+        self.weights = [
+            cyoptim.Parameter(rng.standard_normal((m, n)).astype(np.float32))
+            for m, n in pairwise(sizes)
+        ]
+
+    def named_parameters(self) -> Iterator[tuple[str, cyoptim.Parameter]]:
+        for number, weight in enumerate(self.weights):
+            yield f"weights.{number}", weight
+
+    def gradients(self, x: Array) -> dict[str, Array]:
+        return {name: np.zeros_like(weight.data) for name, weight in self.named_parameters()}
+
+
+def make_optimizer(network: Network) -> cyoptim.Optimizer:
+    groups = cyoptim.param_groups(network.named_parameters(), no_decay=("bias",))
+    optimizer = cyoptim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    optimizer.add_param_group({"params": [cyoptim.Parameter(np.zeros(2))], "lr": 0.1})
+    return optimizer
+
+
+def make_scheduler(optimizer: cyoptim.Optimizer) -> LRScheduler:
+    schedulers = [
+        LinearLR(optimizer, start_factor=0.1, total_iters=10),
+        CosineAnnealingLR(optimizer, T_max=90),
+    ]
+    return SequentialLR(optimizer, schedulers, milestones=[10])
+
+
+def train(network: Network, batches: list[Array], path: Path) -> float:
+    optimizer = make_optimizer(network)
+    scheduler = make_scheduler(optimizer)
+    plateau = ReduceLROnPlateau(optimizer, patience=3)
+    average = AveragedModel(dict(network.named_parameters()), None, None, get_ema_multi_avg_fn(0.9))
+    for x in batches:
+        optimizer.step(grads=network.gradients(x), max_norm=1.0, grad_scale=2.0, nonfinite="skip")
+        receipt = optimizer.last_step
+        if receipt is not None:
+            assert_type(receipt, cyoptim.StepReceipt)
+            assert_type(receipt.total_norm, float | None)
+            assert_type(receipt.skipped, bool)
+        scheduler.step()
+        plateau.step(0.5)
+        average.update_parameters(dict(network.named_parameters()))
+    rates: list[float] = scheduler.get_last_lr()
+    assert rates
+    cyoptim.save(path, weights=network.weights, optimizer=optimizer, scheduler=scheduler)
+    saved = cyoptim.load(str(path), optimizer=optimizer)
+    if "scheduler" in saved:
+        scheduler.load_state_dict(saved["scheduler"])
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def plain_arrays() -> None:
+    w = np.ones(3)
+    optimizer = cyoptim.SGD([("w", w)], lr=0.1, momentum=0.9, nesterov=True)
+
+    def closure() -> tuple[float, list[npt.NDArray[np.float64]]]:
+        return float(w @ w), [2 * w]
+
+    optimizer.step(closure)
+    cyoptim.clip_grad_norm_([w], max_norm=1.0, grads=[2 * w], error_if_nonfinite=True)
+    cyoptim.LBFGS([w], line_search_fn="strong_wolfe").step(closure)
+    handle = optimizer.register_step_post_hook(lambda optimizer, args, kwargs: None)
+    handle.remove()
+    with cyoptim.threads(2):
+        optimizer.step(grads={"w": 2 * w})
+    WarmupCosineLR(optimizer, warmup_steps=5, total_steps=50).step()
+
+
+class Decay(cyoptim.Optimizer):
+    """An optimizer of one's own."""
+
+    def __init__(self, params: list[cyoptim.Parameter], lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def update(
+        self,
+        param: npt.NDArray[np.floating],
+        grad: npt.NDArray[np.floating],
+        state: dict[str, object],
+        group: dict[str, object],
+    ) -> None:
+        param -= 0.1 * grad
+
+
+def choose(name: str) -> Callable[[list[cyoptim.Parameter]], cyoptim.Optimizer]:
+    return {"adam": cyoptim.Adam, "sgd": cyoptim.SGD}[name]
+
+
+kernel = Kernel(cyoptim.Adam, lr=0.01, betas=(0.9, 0.95))
+assert_type(kernel.state_names, tuple[str, ...])
