@@ -19,7 +19,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, isfinite, pow, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -44,5 +44,6 @@ include "engine/factored.pxi"   # Adafactor's passes over matrices
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/runs.pxi"       # the update of a parameter whose gradient is sparse
 include "engine/extras.pxi"     # what a step does beside its update
+include "engine/averages.pxi"   # averages that follow the parameters
 include "engine/inputs.pxi"     # the first half of a step: parameters and gradients
 include "engine/plan.pxi"       # the second half: scalars, state, and the native call

@@ -11,12 +11,12 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from _reduce cimport (AXPBY_DOT, DOT, GRADIENT_SQUARES, SUM_SQUARES, axpby_dot_span, dot_span,
                       reduce_span)
-from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, Chunk,
-                     Clock, Kernels, Matrices, Row, Table, Tensor)
+from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, PIECE, SQUARES, STATISTICS,
+                     Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
 from rules.adadelta cimport adadelta
 from rules.adafactor cimport (add_squares, mean_square, scaled_square, scaled_update,
                               sum_squares)
@@ -99,8 +99,8 @@ rule("mean_square", (), 1, mean_square[float], mean_square[double], NULL)
 rule("axpby", (), 2, axpby[float], axpby[double], NULL)
 
 
-cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
-    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
+cdef inline void update_span(const Table *table, const Tensor *tensor,
+                             Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     cdef const Row *row
     cdef float *s32[MAX_STREAMS]
     cdef double *s64[MAX_STREAMS]
@@ -110,16 +110,45 @@ cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept n
     row = &table.rows[tensor.row]
     if tensor.dtype == FLOAT32:
         for k in range(MAX_STREAMS):
-            s32[k] = (<float *>tensor.streams[k]) + chunk.start
-        RULES32[row.rule](s32, row.scalars, chunk.stop - chunk.start)
+            s32[k] = (<float *>tensor.streams[k]) + start
+        RULES32[row.rule](s32, row.scalars, stop - start)
         if table.zero:
-            memset(s32[1], 0, (chunk.stop - chunk.start) * sizeof(float))
+            memset(s32[1], 0, (stop - start) * sizeof(float))
     else:
         for k in range(MAX_STREAMS):
-            s64[k] = (<double *>tensor.streams[k]) + chunk.start
-        RULES64[row.rule](s64, row.scalars, chunk.stop - chunk.start)
+            s64[k] = (<double *>tensor.streams[k]) + start
+        RULES64[row.rule](s64, row.scalars, stop - start)
         if table.zero:
-            memset(s64[1], 0, (chunk.stop - chunk.start) * sizeof(double))
+            memset(s64[1], 0, (stop - start) * sizeof(double))
+
+
+cdef inline void average_span(const Table *table, const Tensor *tensor, void *mean,
+                              Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t size = sizeof(float) if tensor.dtype == FLOAT32 else sizeof(double)
+    cdef void *streams[2]
+    streams[0] = <char *>mean + size * start
+    streams[1] = <char *>tensor.streams[0] + size * start
+    if table.weight == 1:       # adding the difference would round
+        memcpy(streams[0], streams[1], size * (stop - start))
+    elif tensor.dtype == FLOAT32:
+        average(<float **>streams, &table.weight, stop - start)
+    else:
+        average(<double **>streams, &table.weight, stop - start)
+
+
+cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
+    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
+    cdef void *mean = NULL if table.averages == NULL else table.averages[chunk.tensor]
+    cdef Py_ssize_t start, stop
+    if mean == NULL:
+        update_span(table, tensor, chunk.start, chunk.stop)
+        return
+    start = chunk.start
+    while start < chunk.stop:
+        stop = min(start + PIECE, chunk.stop)
+        update_span(table, tensor, start, stop)
+        average_span(table, tensor, mean, start, stop)
+        start = stop
 
 
 cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:

@@ -8,6 +8,7 @@ cdef enum:
     MAX_SCALARS = 16
     MAX_MEMORY = 2
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
+    PIECE = 512         # elements of a chunk that are updated and then averaged: the best of 128 to 16384
 
 cdef enum:
     FLOAT32 = 0
@@ -42,6 +43,8 @@ cdef struct Table:
     double factors[2]           # of the streams that a run adds before it reduces
     double *partials            # one result a chunk
     int zero                    # whether an update leaves gradients filled with zeros
+    void **averages             # per tensor the average that follows it, or NULL; NULL: none does
+    double weight               # of the parameter in its average
 
 # Does one bundle of a Table.
 ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil

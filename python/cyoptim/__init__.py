@@ -25,6 +25,7 @@ from typing import Any as _Any
 
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
 from cyoptim import lr_scheduler, optimizers, swa_utils
+from cyoptim._averages import MovingAverage
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
 from cyoptim._group_rules import param_groups
 from cyoptim.clip import (
@@ -83,6 +84,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "CheckpointError",
+    "MovingAverage",
     "Muon",
     "NAdam",
     "Optimizer",

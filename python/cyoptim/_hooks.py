@@ -9,6 +9,8 @@ from collections.abc import Callable
 from itertools import chain, count
 from typing import Any
 
+from cyoptim._averages import averaging
+
 Hook = Callable[..., Any]
 
 _numbers = count()
@@ -109,7 +111,7 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(self, *args, **kwargs)
         self._in_step = True
         try:
-            value = call_around_step(step, (self, *args), kwargs)
+            value = call_around_step(averaging(step), (self, *args), kwargs)
         finally:
             self._in_step = False
         self._opt_called = True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from cyoptim._averages import MovingAverage, loaded_average
 from cyoptim._doors import (
     UnsupportedError,
     check_disjoint,
@@ -125,6 +127,7 @@ class Optimizer(Hooked):
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
     _last_step: StepReceipt | None = None
+    _average: MovingAverage | None = None
     # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
     # Whether a step calls update(), rather than run one of the native rules.
@@ -324,7 +327,17 @@ class Optimizer(Hooked):
         self.state.watch.changed = True
         self._differentiable = any(group.get("differentiable") for group in groups)
         self._set_quick()
-        return Plan(doors, labels, groups, self._counts_steps, self.state.watch, self._only_sparse)
+        watch = self.state.watch
+        plan = Plan(doors, labels, groups, self._counts_steps, watch, self._only_sparse)
+        if self._average is not None:
+            self._average.attach(plan, groups, params, labels)
+        return plan
+
+    def _fitting_plan(self) -> Plan:
+        """The plan, made anew if parameters have been replaced or moved."""
+        if not self._plan.fits(self):
+            self._plan = self._make_plan(self.param_groups)
+        return self._plan
 
     # --- the step ---------------------------------------------------------------------------------
 
@@ -611,6 +624,100 @@ class Optimizer(Hooked):
                 if not isinstance(param, np.ndarray) and param.grad is not None:
                     reset_gradient(param, set_to_none)
 
+    # --- averages ---------------------------------------------------------------------------------
+
+    def ema(self, decay: float = 0.999, *, warmup: bool = False) -> MovingAverage:
+        r"""Keep moving averages of the parameters from now on.
+
+        Each step ends with :math:`\bar\theta \leftarrow \delta\bar\theta + (1 - \delta)\theta`
+        for every parameter, with or without a gradient, in the same pass over memory as the
+        update. The first step takes the parameters as they are. The averages are part of
+        :meth:`state_dict` (torch's optimizers load it, and leave them out).
+
+        Parameters
+        ----------
+        decay : float
+            :math:`\delta`, in [0, 1]: averages reach back about :math:`1 / (1 - \delta)` steps.
+        warmup : bool
+            At step t take :math:`\min(\delta, (1 + t) / (10 + t))`, so that the beginning is soon
+            forgotten.
+
+        Returns
+        -------
+        MovingAverage
+            The averages, by parameter or by its name. Called again, the same, with the new
+            `decay` and `warmup`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `decay` is not a number in [0, 1].
+
+        See Also
+        --------
+        averaged : use the averages in place of the parameters.
+        cyoptim.AveragedModel : averages taken when you ask for them, of equal weight or any other.
+
+        References
+        ----------
+        .. [1] B. T. Polyak and A. B. Juditsky, "Acceleration of Stochastic Approximation by
+           Averaging", SIAM J. Control Optim. 30 (1992).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cyoptim import SGD
+        >>> w = np.array([4.0])
+        >>> optimizer = SGD([w], lr=1.0)
+        >>> average = optimizer.ema(decay=0.75)
+        >>> for _ in range(3):
+        ...     optimizer.step(grads=[np.array([1.0])])  # w = 3, 2, 1
+        >>> with optimizer.averaged():
+        ...     print(w)
+        [2.3125]
+        >>> w
+        array([1.])
+        """
+        average = MovingAverage(decay, warmup)
+        if self._average is not None:
+            self._average.check_unswapped("call ema()")
+            self._average.decay, self._average.warmup = average.decay, average.warmup
+            return self._average
+        self._average = average
+        try:
+            self._plan = self._make_plan(self.param_groups)
+        except BaseException:
+            self._average = None
+            raise
+        return average
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let parameters hold their averages inside a ``with`` block, to evaluate the model.
+
+        The two change places in memory: no copy is made, and whatever looks at the parameters
+        sees the averages. Inside the block the optimizer can be neither stepped nor saved. What is
+        written into the parameters there is lost.
+
+        Raises
+        ------
+        RuntimeError
+            If :meth:`ema` has not been called, or the block is inside another.
+
+        Examples
+        --------
+        See :meth:`ema`.
+        """
+        if self._average is None:
+            raise RuntimeError("averaged() has no averages: call ema(decay) before training")
+        self._average.check_unswapped("call averaged()")
+        plan = self._fitting_plan()
+        plan.swap()
+        try:
+            yield
+        finally:
+            plan.swap()
+
     # --- saving and loading -----------------------------------------------------------------------
 
     def state_dict(self) -> StateDict:
@@ -622,7 +729,10 @@ class Optimizer(Hooked):
             ``"state"``: per parameter number its state, and ``"param_groups"``: options, with
             parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
             For torch tensors, they are tensors that share memory, which torch can load.
+            ``"averages"``: after :meth:`ema`, its numbers and, per parameter number, the average.
         """
+        if self._average is not None:
+            self._average.check_unswapped("call state_dict()")
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
         params = parameters_of(self.param_groups)
@@ -638,6 +748,8 @@ class Optimizer(Hooked):
             for param, values in self.state.items()
         }
         state_dict: StateDict = {"state": state, "param_groups": packed}
+        if self._average is not None:
+            state_dict["averages"] = self._average.export(numbers)
         for hook in self._optimizer_state_dict_post_hooks.values():
             result = hook(self, state_dict)
             state_dict = state_dict if result is None else result
@@ -647,7 +759,8 @@ class Optimizer(Hooked):
         """Continue from a state that :meth:`state_dict`, here or in torch, has returned.
 
         State arrays are copied, in the dtype and layout of their parameters; parameters
-        themselves are not part of it.
+        themselves are not part of it. Averages continue, also where :meth:`ema` has not been
+        called; if there are none in the state, they begin anew.
 
         Parameters
         ----------
@@ -664,6 +777,8 @@ class Optimizer(Hooked):
 
     def _prepare_load(self, state_dict: StateDict) -> Callable[[], None]:
         """Check a state dict and convert what it holds; the result puts it in and cannot fail."""
+        if self._average is not None:
+            self._average.check_unswapped("call load_state_dict()")
         if self._optimizer_load_state_dict_pre_hooks:
             state_dict = copy.copy(state_dict)
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -676,7 +791,8 @@ class Optimizer(Hooked):
         params = list(parameters_of(self.param_groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
         places = {key: i for i, key in reversed(list(enumerate(keys)))}
-        room = Room([view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)])
+        views = [view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)]
+        room = Room(views)
         state = State()
         for key, values in state_dict["state"].items():
             if key in places:
@@ -684,13 +800,25 @@ class Optimizer(Hooked):
                 state[params[i]] = self._import_state(params[i], values, labels[i], room)
             else:
                 state[key] = copy.deepcopy(values)
+        average = None
+        if state_dict.get("averages") is not None:
+            average = loaded_average(state_dict["averages"], keys, params, views, labels)
 
         def commit() -> None:
+            self._continue_average(average)
             self.__setstate__({"state": state, "param_groups": groups})
             for hook in self._optimizer_load_state_dict_post_hooks.values():
                 hook(self)
 
         return commit
+
+    def _continue_average(self, loaded: MovingAverage | None) -> None:
+        if self._average is None:
+            self._average = loaded
+        elif loaded is None:
+            self._average.restart()
+        else:
+            self._average.adopt(loaded)
 
     def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         """A copy of one parameter's loaded state, as this optimizer keeps it."""
@@ -699,11 +827,12 @@ class Optimizer(Hooked):
         return import_state(param, values, label, room)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
+        state = {
             "defaults": self.defaults,
             "state": self.state,
             "param_groups": self.param_groups,
         }
+        return state if self._average is None else {**state, "_average": self._average}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({name: value for name, value in state.items() if name != "state"})

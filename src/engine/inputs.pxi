@@ -112,6 +112,18 @@ cdef class Inputs(Work):
             count += PyList_GET_SIZE(params)
         return count == self.n_tensors
 
+    cdef bint _fits(self, object optimizer) except -1:
+        """Whether these are the plan's parameters, and where they were."""
+        cdef Py_ssize_t i = 0
+        if not self._same_groups(optimizer.param_groups):
+            return False
+        for params in self.members:
+            for param in params:
+                if param is not self.objects[i] or self._moved(i, <PyObject *>param):
+                    return False
+                i += 1
+        return True
+
     cdef inline bint _moved(self, Py_ssize_t i, PyObject *param) except -1:
         cdef PyObject *view = PyList_GET_ITEM(self.views, i)
         cdef int door = self.slots[i].door

@@ -37,6 +37,9 @@ cdef class Plan(Inputs):
     cdef int forks              # when the running step began
     cdef bint remembers         # some rule has a memory
     cdef bint aged              # every slot has the age that it keeps
+    cdef Pace pace              # of the averages that follow the parameters, or None
+    cdef list means             # per slot: the average
+    cdef void **followers       # per slot: its address; NULL where the parameter occurs again
 
     def __cinit__(self, list items, *args):
         self.memories = <Memory *>PyMem_Calloc(max(len(items), 1), sizeof(Memory))
@@ -47,6 +50,7 @@ cdef class Plan(Inputs):
         PyMem_Free(self.memories)
         PyMem_Free(self.ranges)
         PyMem_Free(self.templates)
+        PyMem_Free(self.followers)
 
     def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch,
                  bint only_sparse=False):
@@ -326,6 +330,10 @@ cdef class Plan(Inputs):
     cdef inline int _begin(self) except -1:
         if self.busy:
             refuse(self.forks)
+        if self.pace is not None and self.pace.swapped:
+            raise RuntimeError(
+                "the parameters hold their averages inside averaged(): step after the block"
+            )
         self.busy = True
         self.forks = FORKS
         return 0
@@ -376,6 +384,8 @@ cdef class Plan(Inputs):
             self._run()
             self.table.zero = False
             self._count()
+        elif self.pace is not None:
+            self.pace.skipped = True
         extras.done = True
         if self.zeroing:
             self._zero_gradients(together)
@@ -472,12 +482,17 @@ cdef class Plan(Inputs):
                     update(found)
                 finally:
                     self._announce()
+                if self.pace is not None:
+                    self._average()
+            elif self.pace is not None:
+                self.pace.skipped = True
             if extras is not None:
                 extras.done = True
             if self.zeroing:
                 self._zero_gradients(False)
         finally:
             self._release()
+            self.copies.clear()
             self.updated.clear()
             self.originals.clear()
             self.busy = False
@@ -515,13 +530,14 @@ cdef class Plan(Inputs):
         # Parameters with gaps between their elements are updated in a dense copy.
         cdef Py_ssize_t i
         cdef Slot *slot
+        cdef bint every = self.pace is not None
         if self.in_place and not self.repeats:
             return 0
         for i in range(self.n_tensors):
             slot = &self.slots[i]
-            if self.table.tensors[i].row < 0:
+            if self.table.tensors[i].row < 0 and not every:
                 continue
-            if slot.door == TENSOR:
+            if slot.door == TENSOR and self.table.tensors[i].row >= 0:
                 self.updated.append(self.objects[i])
             if slot.first != i:
                 self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
@@ -535,11 +551,14 @@ cdef class Plan(Inputs):
         cdef Py_ssize_t first, last
         if PyList_GET_SIZE(self.sparse):
             self._run_sparse()
+        if self.pace is not None:
+            self._lead()
         if not self.repeats:
             self.update(0, self.n_bundles)
         else:
             for first, last in self.waves:
                 self.update(first, last)
+        self.table.averages = NULL
         if PyList_GET_SIZE(self.sparse):
             for runs in self.sparse:
                 self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
@@ -580,6 +599,90 @@ cdef class Plan(Inputs):
         for k in range(MAX_MEMORY):
             if number[k]:
                 number[k][0] = row.memory[k]
+
+    # --- averages that follow the parameters ------------------------------------------------------
+
+    def follow(self, Pace pace, list means) -> None:
+        """Let these averages, one for each parameter in the layout of its state, follow each step."""
+        cdef Py_ssize_t i
+        cdef dict last = {self.slots[i].first: i for i in range(self.n_tensors)}
+        self.followers = <void **>PyMem_Calloc(max(self.n_tensors, 1), sizeof(void *))
+        if not self.followers:
+            raise MemoryError
+        for i in last.values():     # a parameter that occurs twice is averaged after both updates
+            self.followers[i] = cnp.PyArray_DATA(<cnp.ndarray>means[i])
+        self.pace, self.means = pace, means
+
+    cdef void _lead(self) noexcept:
+        """Have the coming run move the averages, too, unless they follow the step as a whole."""
+        self.pace.stepped = True
+        if not self.pace.apart:
+            self.table.weight = self.pace.weight()
+            self.table.averages = self.followers
+            self.pace.steps += 1
+
+    cdef int _average(self) except -1:
+        """Move the averages in a run of their own, after a step that the kernels have not made."""
+        self._open_copies()
+        self._hide_rows()
+        self._lead()
+        if self.table.averages != NULL:
+            self.update(0, self.n_bundles)
+            self.table.averages = NULL
+        self._hide_rows()
+        return 0
+
+    cdef void _hide_rows(self) noexcept:
+        """Leave no tensor its row; or, the second time, give back those that had one."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self.table.tensors[i].row = -2 - self.table.tensors[i].row
+
+    def catch_up(self, optimizer) -> bool:
+        """Move the averages after a step that was made elsewhere; False if the plan no longer fits
+        the parameters."""
+        cdef Py_ssize_t i
+        self._begin()
+        try:
+            if not self._fits(optimizer):
+                return False
+            for i in range(self.n_tensors):
+                self.table.tensors[i].row = -1
+            self._average()
+        finally:
+            self.copies.clear()
+            self.updated.clear()
+            self.busy = False
+        return True
+
+    def fits(self, optimizer) -> bool:
+        """Whether these are the optimizer's parameters, and where they were."""
+        return self._fits(optimizer)
+
+    def swap(self) -> None:
+        """Have parameters and averages change places: all or, if it fails, none."""
+        cdef Py_ssize_t i
+        cdef cnp.ndarray view, mean
+        if self.busy:
+            refuse(self.forks)
+        # Everything that can fail comes first; no interrupt can come between what follows.
+        firsts = [i for i in range(self.n_tensors) if self.slots[i].first == i]
+        spare = {i: self.views[i].copy() for i in firsts if not self.slots[i].direct}
+        announced = [self.objects[i] for i in firsts if self.slots[i].door == TENSOR]
+        if announced:
+            from cyoptim._doors import announce_update
+            announce_update(announced)
+        for i in firsts:
+            view, mean = self.views[i], self.means[i]
+            if self.pace.steps == 0:    # no average has been taken yet
+                mean[...] = view
+            elif self.slots[i].direct:
+                swap_memory(<char *>cnp.PyArray_DATA(view), <char *>cnp.PyArray_DATA(mean),
+                            cnp.PyArray_NBYTES(view))
+            else:
+                view[...] = mean
+                mean[...] = spare[i]
+        self.pace.swapped = not self.pace.swapped
 
     cdef int _announce(self) except -1:
         # Before anything changes: this is Python code, where an interrupt may be raised.

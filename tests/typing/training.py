@@ -57,6 +57,7 @@ def make_scheduler(optimizer: cyoptim.Optimizer) -> LRScheduler:
 
 def train(network: Network, batches: list[Array], path: Path) -> float:
     optimizer = make_optimizer(network)
+    assert_type(optimizer.ema(decay=0.99), cyoptim.MovingAverage)
     scheduler = make_scheduler(optimizer)
     plateau = ReduceLROnPlateau(optimizer, patience=3)
     average = AveragedModel(dict(network.named_parameters()), None, None, get_ema_multi_avg_fn(0.9))
@@ -70,6 +71,8 @@ def train(network: Network, batches: list[Array], path: Path) -> float:
         scheduler.step()
         plateau.step(0.5)
         average.update_parameters(dict(network.named_parameters()))
+    with optimizer.averaged():
+        network.gradients(batches[0])
     rates: list[float] = scheduler.get_last_lr()
     assert rates
     cyoptim.save(path, weights=network.weights, optimizer=optimizer, scheduler=scheduler)
