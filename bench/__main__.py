@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import report
+from bench import epochs, report
 from bench.contenders import CONTENDERS, SLOW
 from bench.optimizers import OPTIMIZERS
 from bench.runner import ROOT, Effort, measure
@@ -32,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
+    epochs.add_options(
+        commands.add_parser("epochs", help="whole epochs of training torch's models")
+    )
     top.set_defaults(command=DEFAULT)
     return top
 
@@ -151,6 +154,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.command == "memory":
         return subprocess.run([sys.executable, "-m", "bench.memory"], cwd=ROOT).returncode
+    if options.command == "epochs":
+        models, optimizers = options.model or epochs.MODELS, options.optimizer or epochs.OPTIMIZERS
+        return epochs.run(list(models), list(optimizers), options.threads, options.rounds)
     if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)

@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import __main__ as command_line
-from bench import memory, report, roof, runner, worker
+from bench import epochs, memory, report, roof, runner, worker
 from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
 from bench.optimizers import OPTIMIZERS
 from bench.runner import ROOT, Effort, Result, Worker
@@ -586,3 +586,27 @@ def test_all_optimizers_from_end_to_end(tmp_path):
     found = report.Run.load(tmp_path / "run.json").results
     assert [r.workload for r in found] == ["SGD:1000x1000", "Rprop:1000x1000"]
     assert os.path.getsize(tmp_path / "run.png") > 5_000
+
+
+def test_epochs_of_all_contenders_begin_with_the_same_losses(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    assert epochs.run(["mlp"], ["AdamW", "RMSprop"], threads=1, rounds=1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[2].strip() for line in lines[2:]] == [
+        *("cyoptim", "torch, fused", "torch, default"),
+        *("cyoptim", "torch, default"),
+    ]
+    assert all("6 tensors, 17,226 elements" in line for line in lines[2:])
+
+
+def test_epochs_tell_of_losses_that_differ(monkeypatch, capsys):
+    def measure(*_):
+        return [
+            epochs.Epochs(name, 1, 1, [2.0, 1.0], [0.5, 0.5], [loss, 1.0])
+            for name, loss in (("cyoptim", 1.0), ("torch, fused", 1.1))
+        ]
+
+    monkeypatch.setattr(epochs, "measure", measure)
+    assert epochs.run(["mlp"], ["AdamW"], threads=1, rounds=1) == 1
+    assert "losses differ by 10.0%" in capsys.readouterr().out
