@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import checkpoint
+from cyoptim._checkpoints import files, npz
 from saved_objects import STRUCTURE, same, temporaries
 
 # The file --------------------------------------------------------------------
@@ -71,10 +71,10 @@ def test_while_it_is_written_nobody_reads_what_the_old_file_hid(path, monkeypatc
     path.chmod(0o600)
     modes = []
 
-    def spy(structure, arrays, file):
+    def spy(form, structure, arrays, file):
         modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
-    monkeypatch.setattr(checkpoint, "_write", spy)
+    monkeypatch.setattr(npz.Npz, "write", spy)
     cyoptim.save(path, a=1)
     assert modes == [0o600]
 
@@ -134,10 +134,10 @@ FULL = OSError(28, "No space left on device")
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (checkpoint.npy, "write_array", 2),
-        (checkpoint.zipfile.ZipFile, "close", 1),
-        (checkpoint.os, "fsync", 1),
-        (checkpoint.os, "replace", 1),
+        (npz.npy, "write_array", 2),
+        (zipfile.ZipFile, "close", 1),
+        (os, "fsync", 1),
+        (os, "replace", 1),
     ],
 )
 def test_a_failure_leaves_the_old_file_whole(path, monkeypatch, module, name, call, error):
@@ -191,15 +191,15 @@ def test_a_link_that_is_named_like_a_temporary_is_left_alone(path):
 
 
 def test_a_temporary_in_use_is_left_alone(path, monkeypatch):
-    original = checkpoint._write
+    original = npz.Npz.write
 
-    def save_another_meanwhile(structure, arrays, file):
-        monkeypatch.setattr(checkpoint, "_write", original)
+    def save_another_meanwhile(form, structure, arrays, file):
+        monkeypatch.setattr(npz.Npz, "write", original)
         cyoptim.save(path.with_name("other.npz"), a=1)
         assert len(temporaries(path.parent)) == 1
-        original(structure, arrays, file)
+        original(form, structure, arrays, file)
 
-    monkeypatch.setattr(checkpoint, "_write", save_another_meanwhile)
+    monkeypatch.setattr(npz.Npz, "write", save_another_meanwhile)
     cyoptim.save(path, a=2)
     assert cyoptim.load(path) == {"a": 2}
     assert temporaries(path.parent) == []
@@ -207,15 +207,15 @@ def test_a_temporary_in_use_is_left_alone(path, monkeypatch):
 
 @posix
 def test_a_temporary_lost_before_its_lock_is_made_anew(path, monkeypatch):
-    original, lost = checkpoint._hold, []
+    original, lost = files.hold, []
 
     def lose_the_first(descriptor):
         if not lost:
             lost.extend(temporaries(path.parent))
-            checkpoint._remove_abandoned(path.parent)
+            files.remove_abandoned(path.parent)
         return original(descriptor)
 
-    monkeypatch.setattr(checkpoint, "_hold", lose_the_first)
+    monkeypatch.setattr(files, "hold", lose_the_first)
     cyoptim.save(path, a=2)
     assert len(lost) == 1
     assert cyoptim.load(path) == {"a": 2}
@@ -228,7 +228,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
 
     left = path.parent / ".cyoptim-0123456789abcdef.tmp"
     left.write_bytes(b"perhaps in use")
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     cyoptim.save(path, a=1)
     assert cyoptim.load(path) == {"a": 1}
     assert temporaries(path.parent) == [left.name]
@@ -513,7 +513,7 @@ def test_too_little_memory_is_no_damage(path, sample, monkeypatch):
     def refuse(*args):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint.np, "empty", refuse)
+    monkeypatch.setattr(np, "empty", refuse)
     with pytest.raises(MemoryError):
         cyoptim.load(path)
 
