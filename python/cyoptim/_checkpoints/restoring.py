@@ -168,8 +168,12 @@ class Restore:
             self._fit(item, saved[index], (*place, index), holder)
 
     def _fit_generator(self, target: np.random.Generator, saved: Any, place: Place) -> None:
+        kind = type(target.bit_generator)
         try:
-            type(target.bit_generator)().state = saved  # a spare one tells whether it fits
+            found = saved["bit_generator"]
+            if found != kind.__name__:
+                raise ValueError(f"it is that of {found}, expected {kind.__name__}")
+            kind().state = saved  # a spare one tells whether it fits
         except Exception as error:
             self._refused(place, error)
             return
