@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
@@ -263,13 +264,19 @@ import os, sys
 import numpy as np
 import cyoptim
 
+target = sys.argv[1]
+series = cyoptim.Checkpoints(target, keep=2) if target.endswith("series") else None
 print("ready", flush=True)
 for line in sys.stdin:
     writer = os.fork()
     if not writer:
         for number in range(int(line) + 1, int(line) + 10_000):
-            W = np.full(200_000, number, np.float64)
-            cyoptim.save(sys.argv[1], first=W, number=number, last=[W])
+            W = np.full(100_000, number, np.float64)
+            objects = {"first": W, "number": number, "params": {"last": W}}
+            if series:
+                series.save(number, **objects)
+            else:
+                cyoptim.save(target, **objects)
     print(writer, flush=True)
     os.waitpid(writer, 0)
     print("dead", flush=True)
@@ -277,12 +284,21 @@ for line in sys.stdin:
 
 
 @posix
-def test_kill_9_at_any_moment_leaves_a_whole_file(path):
+@pytest.mark.parametrize("name", ["run.npz", "run.safetensors", "series"])
+def test_kill_9_at_any_moment_leaves_a_whole_file(tmp_path, name):
+    target = tmp_path / name
+    folder = target if name == "series" else tmp_path
+    series = cyoptim.Checkpoints(folder, keep=2)
+    save, load = (
+        (functools.partial(series.save, 0), series.load)
+        if name == "series"
+        else (functools.partial(cyoptim.save, target), functools.partial(cyoptim.load, target))
+    )
     start = time.perf_counter()
-    cyoptim.save(path, first=np.zeros(200_000), number=0, last=[np.zeros(200_000)])
+    save(first=np.zeros(100_000), number=0, params={"last": np.zeros(100_000)})
     longest = 0.02 + 3 * (time.perf_counter() - start)
     moments, cut_off, numbers = random.Random(0), 0, [0]
-    command = [sys.executable, "-W", "ignore", "-c", SAVE_UNTIL_KILLED, str(path)]
+    command = [sys.executable, "-W", "ignore", "-c", SAVE_UNTIL_KILLED, str(target)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as server:
         assert "ready\n" in server.stdout
         # On a busy machine it takes longer until moments of either kind have come.
@@ -292,18 +308,23 @@ def test_kill_9_at_any_moment_leaves_a_whole_file(path):
             time.sleep(moments.uniform(0.0, longest * max(1, len(numbers) / 24)))
             os.kill(writer, 9)
             assert server.stdout.readline() == "dead\n"
-            saved = cyoptim.load(path)
+            saved = load()
             assert (saved["first"] == saved["number"]).all()
-            assert (saved["last"][0] == saved["number"]).all()
+            assert (saved["params"]["last"] == saved["number"]).all()
             numbers.append(saved["number"])
-            cut_off += len(temporaries(path.parent))
-            assert len(temporaries(path.parent)) <= 1
+            cut_off += len(temporaries(folder))
+            assert len(temporaries(folder)) <= 1
+            assert all(series.load(step=step)["number"] == step for step in series.steps())
         server.stdin.close()
     assert numbers == sorted(numbers)
     assert numbers[-1] > 0, "no save came to its end: the moments prove nothing"
     assert cut_off > 0, "no save was cut off: the moments prove nothing"
-    cyoptim.save(path, number=0)
-    assert os.listdir(path.parent) == [path.name]
+    if name == "series":
+        series.save(numbers[-1] + 1, number=0)
+        assert len(os.listdir(folder)) == 2
+    else:
+        save(number=0)
+        assert os.listdir(folder) == [name]
 
 
 # Damage ----------------------------------------------------------------------
