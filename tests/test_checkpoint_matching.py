@@ -232,6 +232,15 @@ def test_another_dtype_needs_to_be_asked_for(path, saved, wanted, converts):
         assert not W.any()
 
 
+def test_an_overflow_is_told_before_anything_changes(path):
+    cyoptim.save(path, a=np.ones(2, "f4"), W=np.full(2, 1e300))
+    a, W = np.zeros(2, "f4"), np.zeros(2, "f4")
+    with pytest.raises(RuntimeWarning, match="overflow"):  # the tests make errors of warnings
+        cyoptim.load(path, a=a, W=W, convert=True)
+    assert not a.any()
+    assert not W.any()
+
+
 # torch's modules -------------------------------------------------------------
 
 

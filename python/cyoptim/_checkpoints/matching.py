@@ -75,7 +75,7 @@ def table(differences: list[Difference]) -> str:
 
 def _row(difference: Difference) -> tuple[str, str, str, str]:
     if difference.kind == "refused":
-        return (difference.kind, difference.place, difference.found, "")
+        return (difference.kind, difference.place, " ".join(difference.found.split()), "")
     cells = (difference.found or "-", difference.expected or "-")
     return (difference.kind, difference.place, *cells)
 

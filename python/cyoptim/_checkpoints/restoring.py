@@ -130,10 +130,12 @@ class Restore:
             raise ValueError(f"{show(place)} is read-only and cannot be restored in place")
         if is_self_overlapping(elements):
             raise ValueError(f"{show(place)} is a view whose elements overlap in memory")
+        # Here, as a warning of an overflow may be an error.
+        saved = saved.astype(elements.dtype, copy=False)
         if is_tensor(target):
             self._will(place, _tensor_change(target, saved, place))
         else:
-            self._will(place, functools.partial(np.copyto, elements, saved, casting="same_kind"))
+            self._will(place, functools.partial(np.copyto, elements, saved))
 
     def _fit_dict(self, target: dict[Any, Any], saved: Any, place: Place) -> None:
         if not isinstance(saved, dict):
@@ -205,8 +207,9 @@ class Restore:
         """What a module should load: what fits, and for the rest what it has."""
         saved, merged = self._renaming.arrays(saved, place), copy.copy(state)
         for key in self._common_keys(state, saved, place):
-            if self._fits(_elements(state[key]), saved[key], (*place, key)):
-                merged[key] = saved[key]
+            own = _elements(state[key])
+            if self._fits(own, saved[key], (*place, key)):
+                merged[key] = saved[key].astype(own.dtype, copy=False)
                 self.loaded.append(show((*place, key)))
         return merged
 
