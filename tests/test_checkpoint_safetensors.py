@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cyoptim
+from cyoptim._checkpoints import safetensors
 from cyoptim._checkpoints.safetensors import DTYPES
 from saved_objects import same
 from test_checkpoint import PLAIN, TEXT, train, training
@@ -164,6 +165,22 @@ def test_no_second_copy_of_an_array_is_made(path):
         assert tracemalloc.get_traced_memory()[1] < W.nbytes + 8e6
     finally:
         tracemalloc.stop()
+
+
+def test_a_failure_leaves_the_old_file_whole(path, monkeypatch):
+    cyoptim.save(path, W=np.zeros(9), b=np.zeros(9))
+    before, calls = path.read_bytes(), []
+
+    def fail_at_the_second(array, file):
+        calls.append(file.write(array.tobytes()))
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors, "_write_elements", fail_at_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        cyoptim.save(path, W=np.ones(9), b=np.ones(9))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
 
 
 # To and from others ----------------------------------------------------------
