@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import checkpoint
+from cyoptim._checkpoints.npz import Npz
+from cyoptim._checkpoints.packing import Packing
 
 STRUCTURE = "cyoptim.json"
 
@@ -90,7 +91,7 @@ class Average:
 
 def contents(objects):
     """A copy of what the objects hold."""
-    packing = checkpoint._Packing()
+    packing = Packing(Npz())
     nodes = {name: packing.pack(value, (name,)) for name, value in objects.items()}
     return json.dumps(nodes, sort_keys=True), {
         name: array.tobytes() for name, array in packing.arrays.items()

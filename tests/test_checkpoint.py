@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import os
 import string
@@ -18,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cyoptim
-from cyoptim import checkpoint
 from saved_objects import STRUCTURE, Scheduler, Unsaveable, contents, round_trip, same
 
 # What goes in comes out ------------------------------------------------------
@@ -401,10 +399,3 @@ def test_an_optimizer_of_other_parameters_changes_nothing(path):
     with pytest.raises(ValueError, match=r"run\.npz: optimizer refuses the saved state: "):
         cyoptim.load(path, **other)
     assert contents(other) == before
-
-
-def test_the_examples_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(checkpoint)
-    assert result.attempted > 10
-    assert result.failed == 0

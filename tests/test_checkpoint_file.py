@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import checkpoint
+from cyoptim._checkpoints import files, npz
 from saved_objects import STRUCTURE, same, temporaries
 
 # The file --------------------------------------------------------------------
@@ -71,10 +72,10 @@ def test_while_it_is_written_nobody_reads_what_the_old_file_hid(path, monkeypatc
     path.chmod(0o600)
     modes = []
 
-    def spy(structure, arrays, file):
+    def spy(form, structure, arrays, file):
         modes.append(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
-    monkeypatch.setattr(checkpoint, "_write", spy)
+    monkeypatch.setattr(npz.Npz, "write", spy)
     cyoptim.save(path, a=1)
     assert modes == [0o600]
 
@@ -134,10 +135,10 @@ FULL = OSError(28, "No space left on device")
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (checkpoint.npy, "write_array", 2),
-        (checkpoint.zipfile.ZipFile, "close", 1),
-        (checkpoint.os, "fsync", 1),
-        (checkpoint.os, "replace", 1),
+        (npz.npy, "write_array", 2),
+        (zipfile.ZipFile, "close", 1),
+        (os, "fsync", 1),
+        (os, "replace", 1),
     ],
 )
 def test_a_failure_leaves_the_old_file_whole(path, monkeypatch, module, name, call, error):
@@ -191,15 +192,15 @@ def test_a_link_that_is_named_like_a_temporary_is_left_alone(path):
 
 
 def test_a_temporary_in_use_is_left_alone(path, monkeypatch):
-    original = checkpoint._write
+    original = npz.Npz.write
 
-    def save_another_meanwhile(structure, arrays, file):
-        monkeypatch.setattr(checkpoint, "_write", original)
+    def save_another_meanwhile(form, structure, arrays, file):
+        monkeypatch.setattr(npz.Npz, "write", original)
         cyoptim.save(path.with_name("other.npz"), a=1)
         assert len(temporaries(path.parent)) == 1
-        original(structure, arrays, file)
+        original(form, structure, arrays, file)
 
-    monkeypatch.setattr(checkpoint, "_write", save_another_meanwhile)
+    monkeypatch.setattr(npz.Npz, "write", save_another_meanwhile)
     cyoptim.save(path, a=2)
     assert cyoptim.load(path) == {"a": 2}
     assert temporaries(path.parent) == []
@@ -207,15 +208,15 @@ def test_a_temporary_in_use_is_left_alone(path, monkeypatch):
 
 @posix
 def test_a_temporary_lost_before_its_lock_is_made_anew(path, monkeypatch):
-    original, lost = checkpoint._hold, []
+    original, lost = files.hold, []
 
     def lose_the_first(descriptor):
         if not lost:
             lost.extend(temporaries(path.parent))
-            checkpoint._remove_abandoned(path.parent)
+            files.remove_abandoned(path.parent)
         return original(descriptor)
 
-    monkeypatch.setattr(checkpoint, "_hold", lose_the_first)
+    monkeypatch.setattr(files, "hold", lose_the_first)
     cyoptim.save(path, a=2)
     assert len(lost) == 1
     assert cyoptim.load(path) == {"a": 2}
@@ -228,7 +229,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
 
     left = path.parent / ".cyoptim-0123456789abcdef.tmp"
     left.write_bytes(b"perhaps in use")
-    monkeypatch.setattr(checkpoint.fcntl, "flock", refuse)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
     cyoptim.save(path, a=1)
     assert cyoptim.load(path) == {"a": 1}
     assert temporaries(path.parent) == [left.name]
@@ -263,13 +264,19 @@ import os, sys
 import numpy as np
 import cyoptim
 
+target = sys.argv[1]
+series = cyoptim.Checkpoints(target, keep=2) if target.endswith("series") else None
 print("ready", flush=True)
 for line in sys.stdin:
     writer = os.fork()
     if not writer:
         for number in range(int(line) + 1, int(line) + 10_000):
-            W = np.full(200_000, number, np.float64)
-            cyoptim.save(sys.argv[1], first=W, number=number, last=[W])
+            W = np.full(100_000, number, np.float64)
+            objects = {"first": W, "number": number, "params": {"last": W}}
+            if series:
+                series.save(number, **objects)
+            else:
+                cyoptim.save(target, **objects)
     print(writer, flush=True)
     os.waitpid(writer, 0)
     print("dead", flush=True)
@@ -277,12 +284,21 @@ for line in sys.stdin:
 
 
 @posix
-def test_kill_9_at_any_moment_leaves_a_whole_file(path):
+@pytest.mark.parametrize("name", ["run.npz", "run.safetensors", "series"])
+def test_kill_9_at_any_moment_leaves_a_whole_file(tmp_path, name):
+    target = tmp_path / name
+    folder = target if name == "series" else tmp_path
+    series = cyoptim.Checkpoints(folder, keep=2)
+    save, load = (
+        (functools.partial(series.save, 0), series.load)
+        if name == "series"
+        else (functools.partial(cyoptim.save, target), functools.partial(cyoptim.load, target))
+    )
     start = time.perf_counter()
-    cyoptim.save(path, first=np.zeros(200_000), number=0, last=[np.zeros(200_000)])
+    save(first=np.zeros(100_000), number=0, params={"last": np.zeros(100_000)})
     longest = 0.02 + 3 * (time.perf_counter() - start)
     moments, cut_off, numbers = random.Random(0), 0, [0]
-    command = [sys.executable, "-W", "ignore", "-c", SAVE_UNTIL_KILLED, str(path)]
+    command = [sys.executable, "-W", "ignore", "-c", SAVE_UNTIL_KILLED, str(target)]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as server:
         assert "ready\n" in server.stdout
         # On a busy machine it takes longer until moments of either kind have come.
@@ -292,18 +308,23 @@ def test_kill_9_at_any_moment_leaves_a_whole_file(path):
             time.sleep(moments.uniform(0.0, longest * max(1, len(numbers) / 24)))
             os.kill(writer, 9)
             assert server.stdout.readline() == "dead\n"
-            saved = cyoptim.load(path)
+            saved = load()
             assert (saved["first"] == saved["number"]).all()
-            assert (saved["last"][0] == saved["number"]).all()
+            assert (saved["params"]["last"] == saved["number"]).all()
             numbers.append(saved["number"])
-            cut_off += len(temporaries(path.parent))
-            assert len(temporaries(path.parent)) <= 1
+            cut_off += len(temporaries(folder))
+            assert len(temporaries(folder)) <= 1
+            assert all(series.load(step=step)["number"] == step for step in series.steps())
         server.stdin.close()
     assert numbers == sorted(numbers)
     assert numbers[-1] > 0, "no save came to its end: the moments prove nothing"
     assert cut_off > 0, "no save was cut off: the moments prove nothing"
-    cyoptim.save(path, number=0)
-    assert os.listdir(path.parent) == [path.name]
+    if name == "series":
+        series.save(numbers[-1] + 1, number=0)
+        assert len(os.listdir(folder)) == 2
+    else:
+        save(number=0)
+        assert os.listdir(folder) == [name]
 
 
 # Damage ----------------------------------------------------------------------
@@ -513,7 +534,7 @@ def test_too_little_memory_is_no_damage(path, sample, monkeypatch):
     def refuse(*args):
         raise MemoryError
 
-    monkeypatch.setattr(checkpoint.np, "empty", refuse)
+    monkeypatch.setattr(np, "empty", refuse)
     with pytest.raises(MemoryError):
         cyoptim.load(path)
 

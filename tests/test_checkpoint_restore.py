@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, OrderedDict
 
 import numpy as np
@@ -109,7 +110,14 @@ MISFITS = {
         {"nested": {"a": [0, 0], "b": (np.zeros(()),), 0: ""}},
         r"nested\['a'\]\[0\]: found an array .*, expected a value of type int",
     ),
-    "keys": ({"nested": {"a": [np.zeros(2), 0]}}, "with the keys 'a', 'b', 0, expected .* 'a'$"),
+    "keys": (
+        {"nested": {"a": [np.zeros(2, int), 0]}},
+        r"differs in 2 places.*unexpected +nested\['b'\] +tuple of 1 +-\n +unexpected +nested\[0\]",
+    ),
+    "one key": (
+        {"nested": {"a": [np.zeros(2, int), 0], "b": (np.zeros(()),), 0: "", "c": np.zeros(3)}},
+        r"nested\['c'\] is missing from the file, expected float64 \(3,\)$",
+    ),
     "length": (
         {"nested": {"a": [np.zeros(2)], "b": (np.zeros(()),), 0: ""}},
         r"nested\['a'\]: found a list of length 2, expected a list of length 1",
@@ -137,7 +145,7 @@ def test_a_misfit_changes_nothing(path, case):
     cyoptim.save(path, **SAVED)
     targets = {**restorable(), **change}
     before = contents(targets)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=re.compile(message, re.S)) as caught:
         cyoptim.load(path, **targets)
     assert not isinstance(caught.value, cyoptim.CheckpointError)
     assert contents(targets) == before
@@ -276,6 +284,6 @@ def test_torch_modules_optimizers_and_schedulers_continue(path):
 
     misfit = build(3) | {"model": torch.nn.Linear(3, 4)}
     before = contents(misfit)
-    with pytest.raises(ValueError, match="model refuses the saved state"):
+    with pytest.raises(ValueError, match=r"missing +model\['weight'\] +- +float32 \(4, 3\)"):
         cyoptim.load(path, **misfit)
     assert contents(misfit) == before

@@ -71,7 +71,7 @@ from cyoptim.parameter import Parameter
 from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 if _TYPE_CHECKING:
-    from cyoptim.checkpoint import CheckpointError, load, save
+    from cyoptim.checkpoint import CheckpointError, Checkpoints, load, save
 
 __all__ = [
     "ASGD",
@@ -84,6 +84,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "CheckpointError",
+    "Checkpoints",
     "MovingAverage",
     "Muon",
     "NAdam",
@@ -119,7 +120,7 @@ for _name in optimizers.__all__:
 
 def __getattr__(name: str) -> _Any:
     # Checkpoints need zipfile and json, which take longer to import than all the rest.
-    if name in ("CheckpointError", "checkpoint", "load", "save"):
+    if name in ("CheckpointError", "Checkpoints", "checkpoint", "load", "save"):
         import importlib
 
         module = importlib.import_module("cyoptim.checkpoint")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cyoptim
+from cyoptim.checkpoint import Difference, Loaded
 from cyoptim.kernel import Kernel
 from cyoptim.lr_scheduler import (
     CosineAnnealingLR,
@@ -80,6 +81,24 @@ def train(network: Network, batches: list[Array], path: Path) -> float:
     if "scheduler" in saved:
         scheduler.load_state_dict(saved["scheduler"])
     return float(optimizer.param_groups[0]["lr"])
+
+
+def resume(network: Network, optimizer: cyoptim.Optimizer, folder: Path) -> int:
+    checkpoints = cyoptim.Checkpoints(folder, keep=None, suffix=".safetensors")
+    params, rng = dict(network.named_parameters()), np.random.default_rng(0)
+    epoch = 0
+    if checkpoints.latest():
+        epoch = int(checkpoints.load(params=params, optimizer=optimizer, rng=rng)["epoch"])
+    path = checkpoints.save(epoch + 1, params=params, optimizer=optimizer, rng=rng, epoch=epoch + 1)
+    assert_type(path, Path)
+    assert_type(checkpoints.paths(), list[Path])
+    assert_type(checkpoints.steps(), list[int])
+    result = cyoptim.load(path, params=params, strict=False, rename={"w0": "weights.0"})
+    assert_type(result, Loaded)
+    assert_type(result.skipped, list[Difference])
+    newest = checkpoints.load(step=1, strict=False, convert=True, rename=str.lower, params=params)
+    print(*result.loaded, *(item.place for item in newest.skipped))
+    return epoch
 
 
 def plain_arrays() -> None:

@@ -1,0 +1,214 @@
+"""Names and arrays of a file against those of the objects: what differs, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cyoptim._checkpoints.places import listed, show
+from cyoptim._doors import Array, type_name
+
+Rename = Mapping[str, str] | Callable[[str], str]
+
+KINDS = ("missing", "unexpected", "shape", "dtype", "length", "type", "refused")
+MOST_OF_A_KIND = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which a file differs from what it is loaded into.
+
+    Attributes
+    ----------
+    kind : str
+        ``"missing"`` from the file, ``"unexpected"`` in it, another ``"shape"``, ``"dtype"``,
+        ``"length"`` or ``"type"``, or a state that was ``"refused"``.
+    place : str
+        Where: ``"params['W']"``.
+    found, expected : str
+        What is in the file, and in the object.
+    """
+
+    kind: str
+    place: str
+    found: str = ""
+    expected: str = ""
+    sentence: str = field(default="", repr=False, compare=False)
+    cause: Exception | None = field(default=None, repr=False, compare=False)
+
+
+# Within the class, dataclass would look for it in a module that is being imported.
+Difference.__module__ = "cyoptim.checkpoint"
+
+
+def in_short(value: object, dtype: object = None) -> str:
+    """As in a cell of a table."""
+    if isinstance(value, np.ndarray):
+        return f"{dtype or value.dtype} {value.shape}"
+    if isinstance(value, (dict, list, tuple)):
+        return f"{type(value).__name__} of {len(value)}"
+    return type_name(value)
+
+
+def table(differences: list[Difference]) -> str:
+    """A row for each, in columns, with the first of each kind only."""
+    rows = [("", "", "in the file", "expected")]
+    for kind in KINDS:
+        of_kind = [difference for difference in differences if difference.kind == kind]
+        rows += [_row(difference) for difference in of_kind[:MOST_OF_A_KIND]]
+        if len(of_kind) > MOST_OF_A_KIND:
+            rows.append((kind, f"... and {len(of_kind) - MOST_OF_A_KIND} more", "", ""))
+    # A refusal's reason is a sentence, which takes the place of the last two columns.
+    widths = [
+        max(len(row[column]) for row in rows if column < 2 or row[0] != "refused")
+        for column in range(4)
+    ]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _row(difference: Difference) -> tuple[str, str, str, str]:
+    if difference.kind == "refused":
+        return (difference.kind, difference.place, " ".join(difference.found.split()), "")
+    cells = (difference.found or "-", difference.expected or "-")
+    return (difference.kind, difference.place, *cells)
+
+
+def misfit(path: str, differences: list[Difference]) -> ValueError:
+    """The error that tells all of them; one alone in a sentence."""
+    if len(differences) == 1:
+        return ValueError(f"{path}: {differences[0].sentence}")
+    return ValueError(
+        f"{path} differs in {len(differences)} places, and nothing was changed "
+        f"(strict=False leaves them out):\n{table(differences)}"
+    )
+
+
+class Loaded(dict[str, Any]):
+    """What ``load(..., strict=False)`` returns: everything in the file, and what was done with it.
+
+    Attributes
+    ----------
+    loaded : list of str
+        The places that were restored: ``"params['W']"``; an optimizer is one.
+    skipped : list of Difference
+        What did not fit, with ``kind``, ``place``, ``found`` and ``expected``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> cyoptim.save("run.npz", params={"W": np.ones(3), "b": np.ones(2)})
+    >>> result = cyoptim.load("run.npz", params={"W": np.zeros(3), "b": np.zeros(4)}, strict=False)
+    >>> result
+    run.npz: 1 loaded, 1 skipped
+      loaded params['W']
+                          in the file   expected
+      shape  params['b']  float64 (2,)  float64 (4,)
+    >>> result.skipped[0].kind
+    'shape'
+    """
+
+    __module__ = "cyoptim.checkpoint"
+
+    def __init__(
+        self,
+        path: str,
+        saved: dict[str, Any],
+        loaded: list[str],
+        skipped: list[Difference],
+    ) -> None:
+        super().__init__(saved)
+        self.path, self.loaded, self.skipped = path, loaded, skipped
+
+    def __repr__(self) -> str:
+        lines = [f"{self.path}: {len(self.loaded)} loaded, {len(self.skipped)} skipped"]
+        if self.loaded:
+            lines.append(f"  loaded {listed(self.loaded, MOST_OF_A_KIND)}")
+        if self.skipped:
+            lines.append(table(self.skipped))
+        return "\n".join(lines)
+
+    __str__ = __repr__
+
+
+class Renaming:
+    """From the names of arrays in a file to those of the objects."""
+
+    def __init__(self, rename: Rename | None) -> None:
+        self._map = _checked_map(rename) if isinstance(rename, Mapping) else None
+        if rename is not None and self._map is None and not callable(rename):
+            raise TypeError(
+                f"rename must be a dict of names or a function, found {type_name(rename)}"
+            )
+        self._function: Any = rename
+        self._used: set[str] = set()
+
+    def name(self, name: str) -> str:
+        if self._function is None:
+            return name
+        if self._map is not None:
+            self._used.add(name)
+            return self._map.get(name, name)
+        new = self._function(name)
+        if not isinstance(new, str):
+            raise TypeError(f"rename({name!r}) must return a name, found {type_name(new)}")
+        return new
+
+    def arrays(self, saved: dict[Any, Any], place: tuple[Any, ...]) -> dict[Any, Any]:
+        """The dict with its arrays under their new names."""
+        if self._function is None:
+            return saved
+        renamed: dict[Any, Any] = {}
+        for key, item in saved.items():
+            is_named = isinstance(key, str) and isinstance(item, np.ndarray)
+            new = self.name(key) if is_named else key
+            if new in renamed:
+                raise ValueError(f"{show(place)}: rename gives two entries the name {new!r}")
+            renamed[new] = item
+        return renamed
+
+    def groups(self, saved: Any) -> Any:
+        """An optimizer's state with the new names of its parameters."""
+        if self._function is None or not isinstance(saved, dict) or "param_groups" not in saved:
+            return saved
+        groups = [
+            {**group, "param_names": [self.name(name) for name in group["param_names"]]}
+            if "param_names" in group
+            else group
+            for group in saved["param_groups"]
+        ]
+        return {**saved, "param_groups": groups}
+
+    def unused(self) -> list[str]:
+        return [name for name in self._map or () if name not in self._used]
+
+
+def _checked_map(rename: Mapping[str, str]) -> dict[str, str]:
+    for old, new in rename.items():
+        if not isinstance(old, str) or not isinstance(new, str):
+            raise TypeError(f"rename must map names to names, found {old!r}: {new!r}")
+    return dict(rename)
+
+
+def array_difference(
+    saved: Any, dtype: object, elements: Array, place: tuple[Any, ...], convert: bool
+) -> Difference | None:
+    """Between an array of a file, of the dtype that it has there, and the one to be overwritten."""
+    found = f"an array of dtype {dtype} and shape {saved.shape}"
+    expected = f"an array of dtype {elements.dtype} and shape {elements.shape}"
+    castable = np.can_cast(saved.dtype, elements.dtype, "same_kind")
+    if saved.shape != elements.shape:
+        kind, hint = "shape", ""
+    elif dtype != elements.dtype and not (convert and castable):
+        kind, hint = "dtype", "; convert=True converts it" if castable else ""
+    else:
+        return None
+    sentence = f"{show(place)}: found {found}, expected {expected}{hint}"
+    return Difference(kind, show(place), in_short(saved, dtype), in_short(elements), sentence)

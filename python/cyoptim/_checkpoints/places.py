@@ -1,0 +1,96 @@
+"""What an object is, where it lies, and how messages speak of it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from cyoptim._doors import Array, is_tensor, type_name
+
+Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
+
+DICT_TYPES = (dict, OrderedDict, Counter)
+
+
+class CheckpointError(ValueError):
+    """The file is not a whole checkpoint that this version can read.
+
+    Examples
+    --------
+    >>> import cyoptim
+    >>> with open("notes.npz", "w") as file:
+    ...     _ = file.write("no checkpoint")
+    >>> try:
+    ...     cyoptim.load("notes.npz")
+    ... except cyoptim.CheckpointError as error:
+    ...     print(error)
+    notes.npz: not a checkpoint: it begins with b'no chec', which is not a zip archive
+    """
+
+    __module__ = "cyoptim.checkpoint"
+
+
+def memory(value: Any, place: Place) -> Array | None:
+    """The elements of an array, parameter or tensor, without a copy; None for anything else."""
+    if is_tensor(value):
+        return _tensor_memory(value, place)
+    # A `grad` beside it tells a parameter's `data` from, say, a sparse matrix's.
+    data = value.data if hasattr(value, "grad") and hasattr(value, "data") else value
+    # Of the subclasses only memmap: a mask or a matrix product would be lost.
+    return data if type(data) in (np.ndarray, np.memmap) else None
+
+
+def _tensor_memory(tensor: Any, place: Place) -> Array:
+    torch = sys.modules["torch"]
+    if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{show(place)}: a tensor must be dense and on the CPU, "
+            f"found {tensor.layout} on {tensor.device}"
+        )
+    try:
+        elements: Array = tensor.numpy(force=True)
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(
+            f"{show(place)}: a tensor of {tensor.dtype} has no array: {error}"
+        ) from error
+    return elements
+
+
+def has_methods(value: object, *names: str) -> bool:
+    return not isinstance(value, type) and all(
+        callable(getattr(value, name, None)) for name in names
+    )
+
+
+def show(place: Place) -> str:
+    return str(place[0]) + "".join(f"[{text(key)}]" for key in place[1:])
+
+
+def text(key: object, form: Callable[[object], str] = repr) -> str:
+    try:
+        return form(key)
+    except ValueError:  # Python refuses to write ints of over 4300 digits
+        return f"a long {type_name(key)}"
+
+
+def names(every: Iterable[object], most: int = 20) -> str:
+    return listed([text(name) for name in every], most)
+
+
+def listed(every: list[str], most: int) -> str:
+    more = [f"and {len(every) - most} more"] if len(every) > most else []
+    return ", ".join(every[:most] + more) or "nothing"
+
+
+def describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of dtype {value.dtype} and shape {value.shape}"
+    if isinstance(value, dict):
+        return f"a dict with the keys {names(value)}"
+    if isinstance(value, (list, tuple)):
+        return f"a {type(value).__name__} of length {len(value)}"
+    return f"a value of type {type_name(value)}"

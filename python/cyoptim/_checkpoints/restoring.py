@@ -1,0 +1,300 @@
+"""What was saved into the objects, all or nothing."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cyoptim._checkpoints.matching import (
+    Difference,
+    Renaming,
+    array_difference,
+    in_short,
+    misfit,
+)
+from cyoptim._checkpoints.packing import Unpacking, is_plain
+from cyoptim._checkpoints.places import (
+    DICT_TYPES,
+    Place,
+    describe,
+    has_methods,
+    memory,
+    names,
+    show,
+)
+from cyoptim._doors import Array, is_tensor, type_name
+from cyoptim._engine import is_self_overlapping
+
+
+class Restore:
+    """Fits objects to what was saved for them; :meth:`commit` then changes them all.
+
+    Whatever does not fit is in `differences`: with `strict` an error before anything is changed,
+    else left out.
+    """
+
+    def __init__(
+        self, path: str, archive: Unpacking, renaming: Renaming, *, strict: bool, convert: bool
+    ) -> None:
+        self.loaded: list[str] = []
+        self.differences: list[Difference] = []
+        self._path, self._tensors, self._widened = path, archive.tensors, archive.widened
+        self._renaming, self._strict, self._convert = renaming, strict, convert
+        self._commits: list[Callable[[], None]] = []  # none of these can fail
+        self._foreign: list[tuple[Place, Any, Any, Any]] = []  # place, object, old and new state
+
+    # Fitting -----------------------------------------------------------------
+
+    def fit_objects(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
+        for name, target in objects.items():
+            if name in saved:
+                self._fit(target, saved[name], (name,))
+            else:
+                sentence = f"has no {name!r}; it holds {names(saved)}"
+                self._differ("missing", (name,), expected=in_short(target), sentence=sentence)
+        unused = self._renaming.unused()
+        if unused and self._strict:
+            raise ValueError(f"{self._path}: rename has no use for {names(unused)}")
+
+    def _fit(self, target: Any, saved: Any, place: Place, holder: Any = None) -> None:
+        """`holder` is the list or dict that a plain value would be put into."""
+        elements = memory(target, place)
+        if elements is not None:
+            self._fit_array(target, elements, saved, place)
+        elif isinstance(target, DICT_TYPES):
+            self._fit_dict(target, saved, place)
+        elif isinstance(target, (list, tuple)):
+            self._fit_sequence(target, saved, place)
+        elif isinstance(target, np.random.Generator):
+            self._fit_generator(target, saved, place)
+        elif has_methods(target, "load_state_dict", "state_dict"):
+            self._fit_state(target, saved, place)
+        elif is_plain(target) and holder is not None:
+            self._fit_plain(target, saved, place, holder)
+        else:
+            raise TypeError(
+                f"{show(place)}: {type_name(target)} cannot be restored in place; "
+                "take it from the dict that load returns"
+            )
+
+    def _will(self, place: Place, change: Callable[[], None]) -> None:
+        self._commits.append(change)
+        self.loaded.append(show(place))
+
+    def _differ(
+        self,
+        kind: str,
+        place: Place,
+        *,
+        found: str = "",
+        expected: str = "",
+        sentence: str,
+        cause: Exception | None = None,
+    ) -> None:
+        self.differences.append(Difference(kind, show(place), found, expected, sentence, cause))
+
+    def _misfit(self, kind: str, place: Place, saved: object, target: object) -> None:
+        sentence = f"{show(place)}: found {describe(saved)}, expected {describe(target)}"
+        found, expected = in_short(saved), in_short(target)
+        self._differ(kind, place, found=found, expected=expected, sentence=sentence)
+
+    def _refused(self, place: Place, error: Exception) -> None:
+        sentence = f"{show(place)} refuses the saved state: {error}"
+        self._differ("refused", place, found=str(error), sentence=sentence, cause=error)
+
+    def _fit_plain(self, target: Any, saved: Any, place: Place, holder: Any) -> None:
+        if is_plain(saved):
+            self._will(place, functools.partial(holder.__setitem__, place[-1], saved))
+        else:
+            self._misfit("type", place, saved, target)
+
+    def _fits(self, elements: Array, saved: Any, place: Place) -> bool:
+        if type(saved) is not np.ndarray:
+            self._misfit("type", place, saved, elements)
+            return False
+        dtype = self._widened.get(id(saved), saved.dtype)
+        difference = array_difference(saved, dtype, elements, place, self._convert)
+        if difference is not None:
+            self.differences.append(difference)
+        return difference is None
+
+    def _fit_array(self, target: Any, elements: Array, saved: Any, place: Place) -> None:
+        if not self._fits(elements, saved, place):
+            return
+        if not elements.flags.writeable:
+            raise ValueError(f"{show(place)} is read-only and cannot be restored in place")
+        if is_self_overlapping(elements):
+            raise ValueError(f"{show(place)} is a view whose elements overlap in memory")
+        # Here, as a warning of an overflow may be an error.
+        saved = saved.astype(elements.dtype, copy=False)
+        if is_tensor(target):
+            self._will(place, _tensor_change(target, saved, place))
+        else:
+            self._will(place, functools.partial(np.copyto, elements, saved))
+
+    def _fit_dict(self, target: dict[Any, Any], saved: Any, place: Place) -> None:
+        if not isinstance(saved, dict):
+            self._misfit("type", place, saved, target)
+            return
+        saved = self._renaming.arrays(saved, place)
+        for key in self._common_keys(target, saved, place):
+            self._fit(target[key], saved[key], (*place, key), target)
+
+    def _common_keys(
+        self, target: dict[Any, Any], saved: dict[Any, Any], place: Place
+    ) -> list[Any]:
+        for key, item in target.items():
+            if key not in saved:
+                where, expected = (*place, key), in_short(_elements(item))
+                sentence = f"{show(where)} is missing from the file, expected {expected}"
+                self._differ("missing", where, expected=expected, sentence=sentence)
+        for key, item in saved.items():
+            if key not in target:
+                where, found = (*place, key), in_short(item, self._widened.get(id(item)))
+                sentence = f"{show(where)} is unexpected: nothing to load its {found} into"
+                self._differ("unexpected", where, found=found, sentence=sentence)
+        return [key for key in target if key in saved]
+
+    def _fit_sequence(self, target: Any, saved: Any, place: Place) -> None:
+        if not isinstance(saved, (list, tuple)) or len(saved) != len(target):
+            kind = "length" if isinstance(saved, (list, tuple)) else "type"
+            self._misfit(kind, place, saved, target)
+            return
+        holder = target if isinstance(target, list) else None
+        for index, item in enumerate(target):
+            self._fit(item, saved[index], (*place, index), holder)
+
+    def _fit_generator(self, target: np.random.Generator, saved: Any, place: Place) -> None:
+        kind = type(target.bit_generator)
+        try:
+            found = saved["bit_generator"]
+            if found != kind.__name__:
+                raise ValueError(f"it is that of {found}, expected {kind.__name__}")
+            kind().state = saved  # a spare one tells whether it fits
+        except Exception as error:
+            self._refused(place, error)
+            return
+        self._will(place, functools.partial(setattr, target.bit_generator, "state", saved))
+
+    # Objects with a state_dict -----------------------------------------------
+
+    def _fit_state(self, target: Any, saved: Any, place: Place) -> None:
+        if _prepares(target):
+            try:
+                change = target._prepare_load(self._renaming.groups(saved))
+            except Exception as error:
+                self._refused(place, error)
+            else:
+                self._will(place, change)
+            return
+        state = target.state_dict()
+        if _is_module(target) and _is_named_arrays(state) and isinstance(saved, dict):
+            saved = self._fit_named_arrays(state, saved, place)
+        else:
+            saved = self._renaming.groups(saved)
+            self.loaded.append(show(place))
+        old = copy.deepcopy(state)
+        self._foreign.append((place, target, old, self._state_for(target, saved)))
+
+    def _fit_named_arrays(
+        self, state: dict[str, Any], saved: dict[Any, Any], place: Place
+    ) -> dict[str, Any]:
+        """What a module should load: what fits, and for the rest what it has."""
+        saved, merged = self._renaming.arrays(saved, place), copy.copy(state)
+        for key in self._common_keys(state, saved, place):
+            own = _elements(state[key])
+            if self._fits(own, saved[key], (*place, key)):
+                merged[key] = saved[key].astype(own.dtype, copy=False)
+                self.loaded.append(show((*place, key)))
+        return merged
+
+    def _state_for(self, target: object, saved: Any) -> Any:
+        """A copy of a saved state, with tensors where there were tensors or torch needs them."""
+        if isinstance(saved, dict):
+            return type(saved)({key: self._state_for(target, item) for key, item in saved.items()})
+        if isinstance(saved, (list, tuple)):
+            return type(saved)(self._state_for(target, item) for item in saved)
+        if not isinstance(saved, np.ndarray):
+            return saved
+        copied = saved.copy(order="K")
+        torch = sys.modules.get("torch")
+        if torch is None:
+            return copied
+        of_torch = isinstance(target, (torch.nn.Module, torch.optim.Optimizer))
+        return torch.from_numpy(copied) if of_torch or id(saved) in self._tensors else copied
+
+    # Changing ----------------------------------------------------------------
+
+    def commit(self) -> None:
+        if self._strict and self.differences:
+            raise misfit(self._path, self.differences) from self.differences[0].cause
+        changed: list[tuple[Any, Any]] = []
+        try:
+            for place, target, old, new in self._foreign:
+                changed.append((target, old))
+                try:
+                    target.load_state_dict(new)
+                except Exception as error:
+                    self._leave_out(place, error)
+                    target.load_state_dict(old)
+        except BaseException:
+            for target, old in changed:
+                target.load_state_dict(old)
+            raise
+        for change in self._commits:
+            change()
+
+    def _leave_out(self, place: Place, error: Exception) -> None:
+        self._refused(place, error)
+        if self._strict:
+            raise misfit(self._path, self.differences) from error
+        prefix = show(place)
+        self.loaded = [p for p in self.loaded if p != prefix and not p.startswith(f"{prefix}[")]
+
+
+def _elements(value: Any) -> Any:
+    """The array of a parameter or tensor; anything else as it is."""
+    try:
+        elements = memory(value, ("",))
+    except TypeError:  # a tensor that has no array
+        return value
+    return value if elements is None else elements
+
+
+def _is_module(target: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(target, torch.nn.Module)
+
+
+def _is_named_arrays(state: object) -> bool:
+    return isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(_elements(item), np.ndarray)
+        for key, item in state.items()
+    )
+
+
+def _prepares(target: Any) -> bool:
+    """Whether `_prepare_load` speaks for `load_state_dict`: no subclass has overridden that one."""
+    for kind in type(target).__mro__:
+        if "_prepare_load" in vars(kind):
+            return True
+        if "load_state_dict" in vars(kind):
+            return False
+    return False
+
+
+def _tensor_change(target: Any, saved: Array, place: Place) -> Callable[[], None]:
+    torch = sys.modules["torch"]
+    if target.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
+
+    def change() -> None:
+        with torch.no_grad():
+            target.copy_(torch.from_numpy(saved))
+
+    return change

@@ -1,0 +1,225 @@
+"""Numbered checkpoints in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from cyoptim._checkpoints import single
+from cyoptim._checkpoints.files import sync_directory
+from cyoptim._checkpoints.matching import Loaded, Rename
+from cyoptim._doors import type_name
+
+SUFFIXES = (".npz", ".safetensors")
+# A number as save writes it: eight digits at least, and no zero before more.
+FILE = re.compile(r"checkpoint-([0-9]{8}|[1-9][0-9]{8,})(\.npz|\.safetensors)")
+
+
+class Checkpoints:
+    """Numbered checkpoints of one run in a folder, of which the newest are kept.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Where the files are: ``checkpoint-00000012.npz`` is that of step 12. The first save makes
+        the folder. Other files in it are left alone.
+    keep : int, optional
+        How many to keep, 3 by default; with None all. An older one is deleted when the new one is
+        on the disk.
+    suffix : {".npz", ".safetensors"}
+        The format of what is saved. Files of either are found.
+
+    See Also
+    --------
+    cyoptim.save, cyoptim.load : one file; they do the work.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> checkpoints = cyoptim.Checkpoints("runs", keep=2)
+    >>> W, start = np.zeros(2), 0
+    >>> if checkpoints.latest():
+    ...     start = checkpoints.load(params={"W": W})["epoch"]
+    >>> for epoch in range(start + 1, 5):
+    ...     W += 1
+    ...     path = checkpoints.save(epoch, params={"W": W}, epoch=epoch)
+    >>> [path.name for path in checkpoints.paths()]
+    ['checkpoint-00000003.npz', 'checkpoint-00000004.npz']
+    >>> checkpoints.load(step=3)["params"]["W"]
+    array([3., 3.])
+    """
+
+    __module__ = "cyoptim.checkpoint"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int | None = 3,
+        *,
+        suffix: Literal[".npz", ".safetensors"] = ".npz",
+    ) -> None:
+        self.folder = Path(folder)
+        self.keep = None if keep is None else _whole_number(keep, "keep", least=1)
+        if suffix not in SUFFIXES:
+            raise ValueError(f"suffix must be '.npz' or '.safetensors', found {suffix!r}")
+        self.suffix = suffix
+
+    def __repr__(self) -> str:
+        return f"Checkpoints({str(self.folder)!r}, keep={self.keep}, suffix={self.suffix!r})"
+
+    def save(self, step: int, /, **objects: object) -> Path:
+        """Save named objects as the checkpoint of a step, and delete those not to be kept.
+
+        Parameters
+        ----------
+        step : int
+            The number of the file, from 0 up. That of the newest file saves it again; a smaller
+            one is an error, as the newest would no longer be the last that was saved.
+        **objects
+            As for :func:`cyoptim.save`.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            If there is a checkpoint of a later step: another run's, or one that was turned back.
+        TypeError, OSError
+            As for :func:`cyoptim.save`. No older checkpoint has been deleted.
+        """
+        step = _whole_number(step, "step", least=0)
+        newest = self.latest()
+        if newest is not None and step < _step(newest):
+            raise ValueError(
+                f"step {step} is before {newest}: to go on from an earlier checkpoint, delete the "
+                "later ones first, and keep another run in another folder"
+            )
+        self._make_folder()
+        path = self.folder / f"checkpoint-{step:08d}{self.suffix}"
+        single.save(path, **objects)
+        self._delete_old(path)
+        return path
+
+    @overload
+    def load(
+        self,
+        *,
+        step: int | None = None,
+        strict: Literal[False],
+        rename: Rename | None = None,
+        convert: bool = False,
+        **objects: object,
+    ) -> Loaded: ...
+
+    @overload
+    def load(
+        self,
+        *,
+        step: int | None = None,
+        strict: bool = True,
+        rename: Rename | None = None,
+        convert: bool = False,
+        **objects: object,
+    ) -> dict[str, Any]: ...
+
+    def load(
+        self,
+        *,
+        step: int | None = None,
+        strict: bool = True,
+        rename: Rename | None = None,
+        convert: bool = False,
+        **objects: object,
+    ) -> dict[str, Any]:
+        """Load the newest checkpoint, or that of a step, and restore the given objects in place.
+
+        Parameters
+        ----------
+        step : int, optional
+            Which checkpoint; without it, the newest.
+        strict, rename, convert, **objects
+            As for :func:`cyoptim.load`.
+
+        Returns
+        -------
+        dict
+            As from :func:`cyoptim.load`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint, or none of that step.
+        CheckpointError, ValueError, TypeError
+            As from :func:`cyoptim.load`.
+        """
+        path = self._path_of(step)
+        return single.load(path, strict=strict, rename=rename, convert=convert, **objects)
+
+    def latest(self) -> Path | None:
+        """The file of the greatest step; None if there is none."""
+        return next(reversed(self.paths()), None)
+
+    def paths(self) -> list[Path]:
+        """All files, by step."""
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        paths = [self.folder / name for name in names if FILE.fullmatch(name)]
+        return sorted(paths, key=lambda path: (_step(path), path.suffix == self.suffix))
+
+    def steps(self) -> list[int]:
+        """All steps that can be loaded, in order."""
+        return sorted({_step(path) for path in self.paths()})
+
+    def _path_of(self, step: int | None) -> Path:
+        path = self.latest()
+        if step is not None:
+            step = _whole_number(step, "step", least=0)
+            path = next((p for p in reversed(self.paths()) if _step(p) == step), None)
+        if path is None:
+            which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            found = f"it holds steps {self.steps()}" if self.steps() else "it holds none"
+            raise FileNotFoundError(f"{self.folder} has {which}; {found}")
+        return path
+
+    def _make_folder(self) -> None:
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            sync_directory(os.fspath(self.folder.parent))
+
+    def _delete_old(self, new: Path) -> None:
+        """Only when `new` is on the disk. What cannot be deleted, the next save tries again."""
+        older = [path for path in self.paths() if _step(path) <= _step(new) and path != new]
+        kept = [step for step in self.steps() if step <= _step(new)]
+        kept = kept if self.keep is None else kept[-self.keep :]
+        for path in older:
+            if _step(path) not in kept or _step(path) == _step(new):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _step(path: Path) -> int:
+    match = FILE.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _whole_number(value: object, name: str, least: int) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, found {type_name(value)}") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, found {number}")
+    return number

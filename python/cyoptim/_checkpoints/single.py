@@ -1,0 +1,205 @@
+"""One file: :func:`save` and :func:`load`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any, Literal, overload
+
+from cyoptim._checkpoints.files import replace_file
+from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
+from cyoptim._checkpoints.npz import Npz
+from cyoptim._checkpoints.packing import Format, Packing, Unpacking
+from cyoptim._checkpoints.places import CheckpointError, names
+from cyoptim._checkpoints.restoring import Restore
+from cyoptim._checkpoints.safetensors import Safetensors
+from cyoptim._doors import type_name
+
+
+def save(path: str | os.PathLike[str], /, **objects: object) -> None:
+    """Save named objects to one file, which replaces an older one whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, under exactly this name: no extension is added. One that ends in ``.safetensors``
+        is in that format, any other a ``.npz``. A symbolic link is followed. An older file keeps
+        its permissions.
+    **objects
+        What to save, by name: arrays, NumPy scalars, parameters, CPU torch tensors, whatever has a
+        ``state_dict()`` (optimizers and schedulers), ``numpy.random.Generator``, plain values
+        (None, bool, int, float, complex, str, bytes), and dicts, lists and tuples of these to any
+        depth up to 100.
+
+    Raises
+    ------
+    TypeError
+        If something cannot be saved; the message gives the place and the type. Nothing is written.
+    ValueError
+        If there is nothing to save, or the objects are nested too deeply.
+    OSError
+        If the file cannot be written. An older file is still there, whole.
+
+    Notes
+    -----
+    In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` go by their own
+    names, all others by their places: ``optimizer/state/0/exp_avg``. It keeps numbers, complex ones
+    too, and booleans, always in C order; a ``.npz`` also dates, strings, records and the order, and
+    finds changed bytes by checksums.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> cyoptim.save("run.npz", weights={"W": np.ones((2, 3)), "b": np.zeros(3)}, epoch=7)
+    >>> with np.load("run.npz", allow_pickle=False) as file:
+    ...     file["weights/W"].shape
+    (2, 3)
+    """
+    if not objects:
+        raise ValueError("nothing to save: give objects by name, such as optimizer=optimizer")
+    form = _format(path)
+    packing = Packing(form)
+    structure = packing.structure(objects)
+    replace_file(os.fsdecode(path), functools.partial(form.write, structure, packing.arrays))
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    /,
+    *,
+    strict: Literal[False],
+    rename: Rename | None = None,
+    convert: bool = False,
+    **objects: object,
+) -> Loaded: ...
+
+
+@overload
+def load(
+    path: str | os.PathLike[str],
+    /,
+    *,
+    strict: bool = True,
+    rename: Rename | None = None,
+    convert: bool = False,
+    **objects: object,
+) -> dict[str, Any]: ...
+
+
+def load(
+    path: str | os.PathLike[str],
+    /,
+    *,
+    strict: bool = True,
+    rename: Rename | None = None,
+    convert: bool = False,
+    **objects: object,
+) -> dict[str, Any]:
+    """Load what :func:`save` wrote, and restore the given objects in place.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. One that ends in ``.safetensors`` may also come from elsewhere: its arrays are
+        the object ``model`` or ``params``, whichever is asked for.
+    strict : bool
+        Whether everything must fit. If not, what does not is left out: arrays one by one, an
+        optimizer or another object with a state as a whole.
+    rename : dict or function, optional
+        From the names of arrays in the file to those in the objects; names that a dict does not
+        have stay. Optimizers' names of parameters are renamed as well.
+    convert : bool
+        Whether an array may have another dtype in the file, if NumPy casts it as ``same_kind``:
+        float16, float64 and bfloat16 to float32, but no complex numbers to real ones.
+    **objects
+        What to restore, under the names it was saved by. Arrays, parameters and tensors must have
+        the shape and dtype that were saved; dicts and torch modules are matched name by name, lists
+        and tuples item by item; whatever else has a ``load_state_dict()`` gets the saved state.
+        Nothing changes unless everything fits.
+
+    Returns
+    -------
+    dict
+        Everything in the file by name, restored or not, and under the names in the file:
+        parameters and tensors as arrays, bfloat16 as float32, optimizers and schedulers as their
+        state dicts. The arrays are new and writable. With ``strict=False`` it is a
+        :class:`~cyoptim.checkpoint.Loaded`, which tells what was ``loaded`` and ``skipped``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If the file is not a checkpoint, is damaged, or needs a newer version.
+    ValueError
+        If the file has no object of a given name, or an object does not fit what was saved: the
+        message lists what is missing, unexpected, or of another shape or dtype.
+    TypeError
+        If an object cannot be restored in place, such as a number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> cyoptim.save("run.npz", W=np.ones((2, 3)), epoch=7)
+    >>> W = np.zeros((2, 3))
+    >>> cyoptim.load("run.npz", W=W)["epoch"]
+    7
+    >>> float(W.sum())
+    6.0
+
+    Parameters of other names and another precision:
+
+    >>> cyoptim.save("run.npz", params={"fc.weight": np.ones(3, "f8")})
+    >>> params = {"W": np.zeros(3, "f4")}
+    >>> _ = cyoptim.load("run.npz", params=params, rename={"fc.weight": "W"}, convert=True)
+    >>> params["W"]
+    array([1., 1., 1.], dtype=float32)
+    """
+    _check_switch(strict, "strict")
+    _check_switch(convert, "convert")
+    renaming, shown = Renaming(rename), os.fsdecode(path)
+    with open(path, "rb") as file:
+        with _damage_reported(shown):
+            archive = Unpacking(_format(path).open(file, tuple(objects)))
+        absent = [name for name in objects if name not in archive.nodes]
+        if absent and strict:
+            raise ValueError(f"{shown} has no {absent[0]!r}; it holds {names(archive.nodes)}")
+        with _damage_reported(shown):
+            saved = archive.objects()
+    restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
+    restore.fit_objects(objects, saved)
+    restore.commit()
+    if strict:
+        return saved
+    return Loaded(shown, saved, restore.loaded, restore.differences)
+
+
+def _format(path: str | os.PathLike[str]) -> Format:
+    return Safetensors() if os.fsdecode(path).lower().endswith(".safetensors") else Npz()
+
+
+def _check_switch(value: object, name: str) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, found {type_name(value)}")
+
+
+@contextlib.contextmanager
+def _damage_reported(path: str) -> Iterator[None]:
+    """Turn whatever a damaged or foreign file makes the readers raise into a CheckpointError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A wrong offset or length in the file also gives an OSError, but none with another number.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        if isinstance(error, CheckpointError):
+            raise CheckpointError(f"{path}: {error}") from error.__cause__
+        raise CheckpointError(f"{path}: damaged: {type_name(error)}: {error}") from error
