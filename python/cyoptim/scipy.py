@@ -204,7 +204,12 @@ class Method:
         chosen = self.lr_scheduler
         if chosen is None or callable(chosen):
             return chosen and chosen(optimizer)
-        name, arguments = (chosen, {}) if isinstance(chosen, str) else chosen
+        try:
+            name, arguments = (chosen, {}) if isinstance(chosen, str) else chosen
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"lr_scheduler must be a name, (name, dict) or a callable, got {chosen!r}"
+            ) from None
         return _find(schedulers, name, schedulers.LRScheduler, "lr_scheduler")(
             optimizer, **arguments
         )
@@ -272,15 +277,13 @@ def _named(name: str) -> Any:
     return _find(optimizers, name, Optimizer, "optimizer")
 
 
-def _find(module: Any, name: Any, base: type, argument: str) -> Any:
+def _find(module: Any, name: str, base: type, argument: str) -> Any:
     """The class of a module whose name this is, in any case."""
     known = {
         each.lower(): getattr(module, each)
         for each in module.__all__
         if isinstance(getattr(module, each), type) and issubclass(getattr(module, each), base)
     }
-    if not isinstance(name, str):
-        raise TypeError(f"{argument} must be a name, or a callable, got {name!r}")
     if name.lower() not in known:
         names = ", ".join(sorted(known))
         raise ValueError(f"there is no {argument} {name!r}; there are {names}")
@@ -366,13 +369,13 @@ class _Box:
         """The box of ``minimize(bounds=)``, in the dtype of `x`."""
         if bounds is None:
             bounds = Bounds()
-        pairs = (bounds.lb, bounds.ub) if isinstance(bounds, Bounds) else _columns(bounds)
+        pairs = (bounds.lb, bounds.ub) if isinstance(bounds, Bounds) else _columns(bounds, x.size)
         try:
             lower, upper = (
                 np.broadcast_to(np.asarray(side, np.float64), x.shape) for side in pairs
             )
         except ValueError:
-            raise ValueError(f"bounds do not fit x0, which has {x.size} elements") from None
+            raise _misfit(x.size) from None
         wrong = np.flatnonzero(~(lower <= upper))
         if wrong.size:
             i = wrong[0]
@@ -386,13 +389,18 @@ class _Box:
 
     def slope(self, x: Array, gradient: Array) -> float:
         """The largest element of the projected gradient."""
-        with np.errstate(over="ignore"):
-            moved = np.clip(x - gradient, self.lower, self.upper)
-            return float(abs(x - moved).max(initial=0.0))
+        # x - clip(x - gradient, lower, upper), which would round to the precision of x.
+        return float(abs(np.clip(gradient, x - self.upper, x - self.lower)).max(initial=0.0))
 
 
-def _columns(bounds: Any) -> tuple[list[float], list[float]]:
+def _misfit(size: int) -> ValueError:
+    return ValueError(f"bounds do not fit x0, which has {size} elements")
+
+
+def _columns(bounds: Any, size: int) -> tuple[list[float], list[float]]:
     pairs = [tuple(pair) for pair in bounds]
+    if len(pairs) != size:
+        raise _misfit(size)
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
             raise ValueError(f"bounds of x[{i}] are {pair}, expected a pair (lower, upper)")
