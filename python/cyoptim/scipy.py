@@ -39,7 +39,7 @@ CONVERGED, MAXITER, STUCK, NONFINITE, STOPPED = 0, 1, 2, 3, 99
 MESSAGES = {
     MAXITER: "Maximum number of iterations has been exceeded.",
     STUCK: "The optimizer does not move any more, and no tolerance has been reached.",
-    NONFINITE: "NaN or infinity was found; x is the last point without.",
+    NONFINITE: "NaN or infinity was found; x is the best point before.",
     STOPPED: "`callback` raised `StopIteration`.",
 }
 
