@@ -136,6 +136,42 @@ def test_a_class_a_function_and_an_optimizer_of_ones_own() -> None:
         minimize(bowl, [3.0, 4.0], jac=bowl_der, method=method(lambda params: 3))
 
 
+def test_a_function_may_wrap_the_array() -> None:
+    class Halve(cyoptim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {})
+
+        def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+            param -= grad / 4
+
+    def wrapped(params: list[Any]) -> cyoptim.Optimizer:
+        assert params[0].shape == (2, 1)
+        return Halve([cyoptim.Parameter(p) for p in params])
+
+    result = minimize(
+        bowl, [3.0, 4.0], jac=bowl_der, method=method(wrapped), options={"shape": (2, 1)}
+    )
+    assert result.success
+    np.testing.assert_allclose(result.x, [1, -2], atol=1e-5)
+    assert np.isnan(result.lr).all()  # it has none
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 2), (1, 3, 2)])
+def test_sparse_adam_leaves_rows_without_a_gradient_alone(shape: tuple[int, ...]) -> None:
+    def fun(x: Any) -> float:
+        return float((x[:4] ** 2).sum())
+
+    def jac(x: Any) -> Any:
+        return np.where(np.arange(6) < 4, 2 * x, 0)
+
+    run = {"shape": shape, "gtol": 1e-3}
+    chosen = method("sparseadam", lr=0.05)
+    result = minimize(fun, np.ones(6), jac=jac, method=chosen, options=run)
+    assert result.success
+    np.testing.assert_allclose(result.x, [0, 0, 0, 0, 1, 1], atol=1e-3)
+    np.testing.assert_array_equal(result.x[4:], 1)
+
+
 def test_muon_says_what_it_needs() -> None:
     with pytest.raises(ValueError, match="2D") as caught:
         minimize(bowl, [3.0, 4.0], jac=bowl_der, method=method("muon"))

@@ -254,14 +254,15 @@ class Method:
         x = _start(x0)
         box = _Box.of(bounds, x)
         box.project(x)
+        param = x if shape is None else x.reshape(shape)
         try:
-            optimizer = self._build(x if shape is None else x.reshape(shape))
+            optimizer = self._build(param)
         except ValueError as error:
             if shape is None and isinstance(self._factory, type):
                 error.add_note("minimize works on vectors: the option shape= makes them matrices")
             raise
         problem = _Problem(fun, jac, args, box, finite_diff)
-        stepper = _Stepper(optimizer, self._schedule(optimizer), problem, x, self.clip_norm)
+        stepper = _Stepper(optimizer, self._schedule(optimizer), problem, param, self.clip_norm)
         if stepper.searches and bounds is not None:
             raise ValueError("LBFGS cannot keep bounds: use method='L-BFGS-B', or another here")
         result = _minimize(stepper, limits, average, _as_observer(callback))
@@ -503,19 +504,22 @@ class _Stepper:
         optimizer: Optimizer,
         scheduler: Any,
         problem: _Problem,
-        x: Array,
+        param: Array,
         clip_norm: float | None,
     ) -> None:
-        self.optimizer, self.scheduler, self.problem, self.x = optimizer, scheduler, problem, x
+        self.optimizer, self.scheduler, self.problem = optimizer, scheduler, problem
+        self.shape, self.x = param.shape, param.ravel()  # a view, as what was reshaped is one
         self.searches = isinstance(optimizer, optimizers.LBFGS)
         self._clipping: dict[str, Any] = {} if clip_norm is None else {"max_norm": clip_norm}
-        self.point = _Point(x.copy(), np.nan, np.zeros_like(x))  # the last that was evaluated
+        self.point = _Point(
+            self.x.copy(), np.nan, np.zeros_like(self.x)
+        )  # the last that was evaluated
 
     def start(self) -> _Point:
         return self._evaluate()
 
     def lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        return float(self.optimizer.param_groups[0].get("lr", np.nan))
 
     def advance(self) -> _Point:
         """Step from the last point to the next."""
@@ -533,15 +537,15 @@ class _Stepper:
         return point
 
     def _gradient(self) -> Any:
-        gradient = self.point.jac
+        gradient = self.point.jac.reshape(self.shape)
         if self.optimizer._only_sparse:
-            rows = np.flatnonzero(gradient)
+            rows = np.flatnonzero(gradient.any(axis=tuple(range(1, gradient.ndim))))
             return rows, gradient[rows]
-        return gradient.reshape(self.optimizer.param_groups[0]["params"][0].shape)
+        return gradient
 
     def _closure(self) -> tuple[float, list[Array]]:
         point = self._seen()
-        return point.fun, [point.jac.reshape(self.optimizer.param_groups[0]["params"][0].shape)]
+        return point.fun, [point.jac.reshape(self.shape)]
 
     def _seen(self) -> _Point:
         """Evaluate where a line search is, unless it was the last to look there."""
