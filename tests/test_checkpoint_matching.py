@@ -277,10 +277,10 @@ class Averaging(cyoptim.SGD):
         self.averages = {"decay": 0.9, "steps": 0, "values": [np.zeros(2), {"b": np.zeros(3)}]}
 
     def state_dict(self):
-        return {**super().state_dict(), "averages": self.averages}
+        return {**super().state_dict(), "trail": self.averages}
 
     def _prepare_load(self, state_dict):
-        commit, averages = super()._prepare_load(state_dict), dict(state_dict["averages"])
+        commit, averages = super()._prepare_load(state_dict), dict(state_dict["trail"])
         if averages["decay"] > 1:
             raise ValueError("decay must be at most 1")
 
@@ -310,7 +310,7 @@ def test_an_optimizer_may_have_a_state_of_its_own(path, kind):
     saved.averages = {"decay": np.float64(0.99), "steps": 5, "values": values, "names": ("a", None)}
     cyoptim.save(path, optimizer=saved)
     returned = cyoptim.load(path, optimizer=other)["optimizer"]
-    assert same(returned["averages"], saved.averages)
+    assert same(returned["trail"], saved.averages)
     assert same(other.averages, saved.averages)
     assert contents({"o": other}) == contents({"o": saved})
 
