@@ -268,7 +268,7 @@ def test_total_norm_of_what_may_not_be_written() -> None:
     assert float(cyoptim.get_total_norm([])) == 0.0
     with pytest.raises(RuntimeError, match="non-finite"):
         cyoptim.get_total_norm(np.array([math.nan]), error_if_nonfinite=True)
-    with pytest.raises(TypeError, match="gradient of parameter 0 is a list"):
+    with pytest.raises(TypeError, match="gradient of parameter 0 is a float"):
         cyoptim.get_total_norm([[1.0]])
 
 

@@ -109,7 +109,7 @@ def test_a_torch_module(torch: Any) -> None:
         ({}, {}, ValueError, "named_params holds no parameters"),
         (3, {}, TypeError, "named_params must be a dict, pairs or a module, got int"),
         ([np.ones(2)], {}, TypeError, "must hold (name, parameter) pairs, got numpy.ndarray"),
-        ({"w": [1.0]}, {}, TypeError, "'w' in named_params is no parameter: list"),
+        ({"w": [1.0]}, {}, TypeError, "'w.0' in named_params is no parameter: float"),
         (
             NET,
             {"no_decay": "nrom"},

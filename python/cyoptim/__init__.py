@@ -28,6 +28,7 @@ from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._averages import MovingAverage
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
 from cyoptim._group_rules import param_groups
+from cyoptim._trees import named_leaves
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -102,6 +103,7 @@ __all__ = [
     "get_total_norm",
     "load",
     "lr_scheduler",
+    "named_leaves",
     "param_groups",
     "parameters_to_vector",
     "save",

@@ -3,47 +3,95 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from cyoptim._doors import type_name
+import numpy as np
+
+from cyoptim._doors import is_tensor, type_name
 from cyoptim._sparse import zero_gradient
+from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
 
 
 def align(grads: Gradients, groups: list[Group]) -> list[Any]:
     """The gradients as a list, one entry per parameter."""
-    if isinstance(grads, Mapping):
+    if isinstance(grads, dict):  # ahead of the slower look at every kind of mapping
         return _align_names(grads, groups)
-    if not isinstance(grads, (list, tuple)):
-        raise TypeError(
-            "grads must be a list of gradients or a dict from parameter names, "
-            f"got {type_name(grads)}"
-        )
-    count = sum(len(group["params"]) for group in groups)
-    if len(grads) != count:
-        raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
-    return list(grads)
+    if isinstance(grads, (list, tuple)) and not _is_nested(grads, groups):
+        count = _count(groups)
+        if len(grads) != count:
+            raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
+        return _arrays_of(list(grads))
+    if is_branch(grads):
+        return _align_names(grads, groups)
+    raise TypeError(
+        "grads must be a list of gradients or a dict from parameter names, or nested as the "
+        f"parameters are, got {type_name(grads)}"
+    )
 
 
-def _align_names(grads: Mapping[str, Any], groups: list[Group]) -> list[Any]:
-    if any("param_names" not in group for group in groups):
-        raise ValueError(
-            "grads is a dict, but the parameters have no names: construct the optimizer from "
-            "(name, parameter) pairs, for instance SGD(params.items())"
-        )
+def _count(groups: list[Group]) -> int:
+    if len(groups) == 1:
+        return len(groups[0]["params"])
+    return sum([len(group["params"]) for group in groups])
+
+
+def _is_nested(grads: Sequence[Any], groups: list[Group]) -> bool:
+    """Whether this is a tree, rather than one gradient for each parameter."""
+    if "param_names" not in groups[0]:
+        return False
+    if is_named_tuple(grads):
+        return True
     names = list(chain.from_iterable(group["param_names"] for group in groups))
-    known = set(names)
-    if len(known) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"grads is a dict, but two parameters have the name {twice!r}")
-    if not grads.keys() <= known:
-        unknown = min(grads.keys() - known)
+    return any(
+        is_branch(grad) and any(str(name).startswith(f"{i}.") for name in names)
+        for i, grad in enumerate(grads)
+    ) or (len(grads) != len(names) and all(grad is None for grad in grads))
+
+
+def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
+    try:
+        names = tuple([name for group in groups for name in group["param_names"]])
+    except KeyError:
         raise ValueError(
-            f"grads has an entry {unknown!r}, but the parameters are {', '.join(names)}"
+            f"grads is a {type_name(grads)}, but the parameters have no names: construct the "
+            "optimizer from the dict itself, or from (name, parameter) pairs"
+        ) from None
+    places = _places(names)
+    if places.twice is not None:
+        raise ValueError(
+            f"grads is a {type_name(grads)}, but two parameters have the name {places.twice!r}"
         )
-    return list(map(grads.get, names))
+    if isinstance(grads, (dict, Mapping)) and grads.keys() <= places.leaves:
+        return _arrays_of(list(map(grads.get, names)))
+    found = places.pick(grads)
+    return [array_of(found.get(name)) for name in names]
+
+
+@lru_cache(maxsize=16)
+def _places(names: tuple[Any, ...]) -> Places:
+    return Places(names)
+
+
+def _arrays_of(grads: list[Any]) -> list[Any]:
+    """The gradients, those of other libraries as arrays that view their memory."""
+    # With many small parameters, to look at each gradient takes as long as the step. Libraries are
+    # not mixed: if the first is an array, so are all.
+    if grads and (type(grads[0]) is np.ndarray or is_tensor(grads[0])):
+        return grads
+    return list(map(array_of, grads))
+
+
+def array_of(grad: Any) -> Any:
+    """The gradient as the engine reads it; what is no array is left for it to refuse."""
+    if grad is None or isinstance(grad, (np.ndarray, np.generic)) or is_tensor(grad):
+        return grad
+    if hasattr(grad, "__array__"):
+        return np.asarray(grad)
+    return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
 
 
 def check_unrecorded(groups: list[Group]) -> None:

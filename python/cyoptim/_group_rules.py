@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cyoptim._doors import is_parameter, type_name, view_parameter
+from cyoptim._trees import named_leaves
 from cyoptim._types import Group
 
 # A piece of a name, a greatest number of dimensions, or a function of name and parameter.
@@ -32,8 +33,9 @@ def param_groups(
     Parameters
     ----------
     named_params : mapping, iterable or module
-        A dict of parameters, nested or not; ``(name, parameter)`` pairs; or anything with a method
-        ``named_parameters()``, such as a torch module. Names of nested dicts are joined by dots.
+        A dict of parameters, which may hold further dicts, lists and tuples, with names as
+        :func:`cyoptim.named_leaves` gives them; ``(name, parameter)`` pairs; or anything with a
+        method ``named_parameters()``, such as a torch module.
     lr : float, optional
         Learning rate :math:`\gamma` of the last layer. Needed with `layer_decay` or `lr_scale`;
         without it, the optimizer's own counts.
@@ -102,7 +104,7 @@ def _named(params: Any) -> list[tuple[str, Any]]:
     if hasattr(params, "named_parameters"):
         params = params.named_parameters()
     if isinstance(params, Mapping):
-        named = list(_flatten(params, ""))
+        named = list(named_leaves(params))
     else:
         try:
             named = list(params)
@@ -120,15 +122,6 @@ def _named(params: Any) -> list[tuple[str, Any]]:
         if not is_parameter(entry[1]):
             raise TypeError(f"{entry[0]!r} in named_params is no parameter: {type_name(entry[1])}")
     return named
-
-
-def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, value
 
 
 def _check_scales(lr: Any, layer_decay: Any, lr_scale: Any) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from cyoptim._doors import type_name
+from cyoptim._doors import is_parameter, type_name
+from cyoptim._trees import is_branch, is_named_tuple, named_leaves
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
 
@@ -26,28 +27,68 @@ def parameters_of(groups: list[Group]) -> Iterator[Any]:
 
 
 def as_groups(params: ParamsT) -> list[Any]:
-    """The groups of what a constructor was given: dicts, or parameters of one group."""
+    """The groups of what a constructor was given: dicts, or parameters of one group.
+
+    A dict with the key "params" is a group; every other dict holds parameters.
+    """
     if isinstance(params, Mapping):
-        raise TypeError(
-            "params is a dict; give its items, as in SGD(params.items()), to optimize its values"
-        )
+        if not params:
+            raise ValueError("optimizer got an empty dict of parameters")
+        return [params] if "params" in params else [{"params": params}]
     try:
         entries = list(params)
     except TypeError:
         raise TypeError(NOT_ITERABLE.format(type_name(params))) from None
     if not entries:
         raise ValueError("optimizer got an empty parameter list")
-    return entries if isinstance(entries[0], dict) else [{"params": entries}]
+    if isinstance(entries[0], dict) and not _are_layers(entries):
+        return entries
+    return [{"params": params if is_named_tuple(params) else entries}]
 
 
-def split_names(entries: list[Any]) -> tuple[list[Any], list[str]]:
-    """Parameters, and their names if they were given as pairs."""
-    names = [entry[0] for entry in entries if isinstance(entry, tuple)]
-    if names and len(names) != len(entries):
+def _are_layers(entries: list[Any]) -> bool:
+    """Whether dicts hold parameters themselves, rather than be groups."""
+    if any(isinstance(entry, Mapping) and "params" in entry for entry in entries):
+        return False
+    leaves = [leaf for _, leaf in named_leaves(entries)]
+    return bool(leaves) and all(map(is_parameter, leaves))
+
+
+def split_names(params: Any) -> tuple[list[Any], list[str]]:
+    """Parameters, and their names if they came with names or in a tree."""
+    if is_parameter(params):
+        return [params], []
+    if isinstance(params, Mapping) or is_named_tuple(params):
+        return _split_tree(params)
+    entries = list(params)
+    pairs = [entry for entry in entries if _is_pair(entry)]
+    if any(map(_holds_parameters, (entry for entry in entries if not _is_pair(entry)))):
+        return _split_tree(entries)
+    if pairs and len(pairs) != len(entries):
         raise ValueError(
             "all optimizer params should be with/without names. Some param names are missing"
         )
-    return [entry[1] if isinstance(entry, tuple) else entry for entry in entries], names
+    if any(is_branch(value) for _, value in pairs):
+        return _split_tree(dict(pairs))
+    return [value for _, value in pairs] or entries, [name for name, _ in pairs]
+
+
+def _split_tree(tree: Any) -> tuple[list[Any], list[str]]:
+    named = list(named_leaves(tree))
+    return [leaf for _, leaf in named], [name for name, _ in named]
+
+
+def _holds_parameters(entry: Any) -> bool:
+    return is_branch(entry) and any(is_parameter(leaf) for _, leaf in named_leaves(entry))
+
+
+def _is_pair(entry: Any) -> bool:
+    """Whether this is a name and a parameter, or a tree of them."""
+    return (
+        isinstance(entry, tuple)
+        and len(entry) == 2
+        and not (entry[0] is None or is_parameter(entry[0]) or is_branch(entry[0]))
+    )
 
 
 def check_named_alike(group: Group, others: list[Group]) -> None:

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
-ParamsT: TypeAlias = Iterable[Any]
+
+class SupportsArray(Protocol):
+    """What NumPy can view as an array: ndarrays, and those of JAX and other libraries."""
+
+    def __array__(self) -> Any: ...
+
+
+class SupportsCoo(Protocol):
+    """SciPy's sparse arrays."""
+
+    def tocoo(self) -> Any: ...
+
+
+# Parameters, pairs, or group dicts; or nested dicts, lists and tuples of parameters.
+ParamsT: TypeAlias = Iterable[Any] | Mapping[Any, Any]
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
-Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
+Gradient: TypeAlias = SupportsArray | SupportsCoo | None
+# One for each parameter, by name, or nested as the parameters are.
+Gradients: TypeAlias = Sequence["Gradient | Gradients"] | Mapping[Any, "Gradient | Gradients"]
 Group: TypeAlias = dict[str, Any]
 Hyper: TypeAlias = tuple[float, ...]
 StateDict: TypeAlias = dict[str, Any]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from cyoptim._doors import (
     type_name,
 )
 from cyoptim._engine import Spans, is_dense
+from cyoptim._gradients import align, array_of
+from cyoptim._groups import split_names
+from cyoptim._trees import is_branch, named_leaves
+from cyoptim._types import Gradients
 from cyoptim._warnings import warn
-
-Gradients: TypeAlias = Sequence[Any] | Mapping[str, Any]
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
 
@@ -41,8 +43,9 @@ def clip_grad_norm_(
 
     Parameters
     ----------
-    parameters : parameter or iterable of parameters
-        What :class:`cyoptim.Optimizer` takes. Those without a gradient are left out.
+    parameters : parameter, iterable of parameters, or tree
+        What :class:`cyoptim.Optimizer` takes, without groups. Those without a gradient are left
+        out.
     max_norm : float
         The largest norm allowed.
     norm_type : float
@@ -52,9 +55,9 @@ def clip_grad_norm_(
         it, a NaN norm makes every gradient NaN, and an infinite one every finite element zero.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence or mapping of ndarray, optional
-        The gradients of `parameters`, one each or None, or a mapping from names, instead of their
-        own. Needed for plain arrays, which have no ``.grad``.
+    grads : sequence, mapping or tree of ndarray, optional
+        The gradients of `parameters`, one each or None, a mapping from names, or a tree in the
+        shape of theirs, instead of their own. Needed for plain arrays, which have no ``.grad``.
 
     Returns
     -------
@@ -100,8 +103,9 @@ def get_total_norm(
 
     Parameters
     ----------
-    tensors : array or iterable of arrays
-        Usually gradients: float32 or float64, NumPy arrays or CPU torch tensors.
+    tensors : array, iterable of arrays, or tree of arrays
+        Usually gradients: float32 or float64, NumPy arrays, those of other libraries, or CPU torch
+        tensors. None in a tree stands for nothing.
     norm_type : float
         The order of the norm; ``inf`` for the largest absolute value.
     error_if_nonfinite : bool
@@ -128,8 +132,7 @@ def get_total_norm(
     5.0
     """
     order = _number("norm_type", norm_type)
-    arrays = [tensors] if isinstance(tensors, np.ndarray) or is_tensor(tensors) else list(tensors)
-    targets = _Gradients(arrays, writable=False)
+    targets = _Gradients(_arrays_in(tensors), writable=False)
     return targets.scalar(_total_norm(targets, order, error_if_nonfinite))
 
 
@@ -147,7 +150,7 @@ def clip_grads_with_norm_(
 
     Parameters
     ----------
-    parameters : parameter or iterable of parameters
+    parameters : parameter, iterable of parameters, or tree
         As in :func:`clip_grad_norm_`.
     max_norm : float
         The largest norm allowed.
@@ -155,7 +158,7 @@ def clip_grads_with_norm_(
         The norm of all gradients, as :func:`get_total_norm` returns it.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence or mapping of ndarray, optional
+    grads : sequence, mapping or tree of ndarray, optional
         As in :func:`clip_grad_norm_`.
 
     Raises
@@ -186,13 +189,13 @@ def clip_grad_value_(
 
     Parameters
     ----------
-    parameters : parameter or iterable of parameters
+    parameters : parameter, iterable of parameters, or tree
         As in :func:`clip_grad_norm_`.
     clip_value : float
         The largest absolute value allowed. NaN elements stay NaN.
     foreach : bool, optional
         Accepted as in torch, without effect.
-    grads : sequence or mapping of ndarray, optional
+    grads : sequence, mapping or tree of ndarray, optional
         As in :func:`clip_grad_norm_`.
 
     Raises
@@ -306,25 +309,37 @@ class _Gradients:
         return as_tensor(np.asarray(number))
 
 
+def _arrays_in(tensors: Any) -> list[Any]:
+    if isinstance(tensors, np.ndarray) or is_tensor(tensors):
+        return [tensors]
+    if isinstance(tensors, Mapping) or not hasattr(tensors, "__iter__"):
+        tensors = [tensors]
+    entries = list(tensors)
+    if any(map(is_branch, entries)):
+        entries = [leaf for _, leaf in named_leaves(entries)]
+    return list(map(array_of, entries))
+
+
 def _gradients_of(parameters: Any, grads: Gradients | None) -> list[Any]:
-    params = _as_list(parameters)
-    return _own_gradients(params) if grads is None else _given_gradients(params, grads)
+    params, names = _as_lists(parameters)
+    if grads is None:
+        return _own_gradients(params)
+    return _given_gradients(params, names, grads)
 
 
-def _as_list(parameters: Any) -> list[Any]:
-    if is_parameter(parameters):
-        return [parameters]
-    if not isinstance(parameters, Iterable):
+def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:
+    if not is_parameter(parameters) and not isinstance(parameters, Iterable):
         raise TypeError(
             f"parameters must be a parameter or an iterable of them, got {type_name(parameters)}"
         )
-    params = list(parameters)
+    params, names = split_names(parameters)
     if not params and isinstance(parameters, types.GeneratorType):
         warn("`parameters` is an empty generator, no gradient clipping will occur.")
     for i, param in enumerate(params):
         if not is_parameter(param):
-            raise TypeError(f"parameter {i} is a {type_name(param)}, expected an array")
-    return params
+            label = f" ({names[i]!r})" if names else ""
+            raise TypeError(f"parameter {i}{label} is a {type_name(param)}, expected an array")
+    return params, names
 
 
 def _own_gradients(params: list[Any]) -> list[Any]:
@@ -337,16 +352,18 @@ def _own_gradients(params: list[Any]) -> list[Any]:
     return [param.grad for param in params]
 
 
-def _given_gradients(params: list[Any], grads: Gradients) -> list[Any]:
+def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> list[Any]:
+    if names:
+        return align(grads, [{"params": params, "param_names": names}])
     if isinstance(grads, Mapping):  # by name, as in step(); which belongs to which does not matter
         if len(grads) > len(params):
             raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)} at most")
-        return list(grads.values())
+        return list(map(array_of, grads.values()))
     if isinstance(grads, np.ndarray) or not isinstance(grads, (list, tuple)):
         raise TypeError(f"grads must be a list or dict of gradients, got {type_name(grads)}")
     if len(grads) != len(params):
         raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)}")
-    return list(grads)
+    return list(map(array_of, grads))
 
 
 def _view(grad: Any, label: str) -> Array:

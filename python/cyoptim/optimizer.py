@@ -76,9 +76,11 @@ class Optimizer(Hooked):
 
     Parameters
     ----------
-    params : iterable
+    params : iterable or tree
         What to optimize: parameters, ``(name, parameter)`` pairs, or dicts that each define a
-        group, with ``"params"`` and options that differ from the defaults. A parameter is a
+        group, with ``"params"`` and options that differ from the defaults. Or a tree: nested
+        dicts, lists and tuples of parameters, with names as :func:`cyoptim.named_leaves` gives
+        them; a dict with the key ``"params"`` is a group, which may hold a tree. A parameter is a
         :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
         ``.data`` and ``.grad`` arrays; float32, float64, complex64 or complex128 (a complex
         number is optimized as a pair of reals, as in torch), of any shape and layout.
@@ -295,7 +297,7 @@ class Optimizer(Hooked):
                 "optimizer parameters need to be organized in ordered collections, but the "
                 "ordering of tensors in sets will change between runs. Please use a list instead."
             )
-        members, names = split_names([params] if is_parameter(params) else list(params))
+        members, names = split_names(params)
         check_option_names(param_group, number, self.defaults, type(self).__name__)
         group = {**self.defaults, **param_group, "params": members}
         for name, value in group.items():
@@ -361,10 +363,11 @@ class Optimizer(Hooked):
         closure : callable, optional
             Called first, to compute the gradients anew; its result is returned. Over plain arrays
             it returns ``(loss, grads)``, with `grads` as below, and the loss is returned.
-        grads : sequence or mapping, optional
+        grads : sequence, mapping or tree, optional
             Gradients to use instead of the parameters' own: one per parameter in the order of
-            the groups, or a mapping from parameter names; None, or a name left out, leaves the
-            parameter alone. Needed for plain arrays, which have no ``.grad``.
+            the groups, a mapping from parameter names, or a tree in the shape of the parameters'.
+            None, or a name left out, leaves the parameter alone. Arrays of other libraries, such
+            as JAX, are read in place. Needed for plain arrays, which have no ``.grad``.
         max_norm : float, optional
             Clip: step as if all gradients, as one vector, had been scaled down to this norm; see
             :func:`cyoptim.clip_grad_norm_`. The gradients themselves stay as they are.
@@ -388,7 +391,8 @@ class Optimizer(Hooked):
         ------
         TypeError, ValueError
             If a gradient has another shape, dtype or type than its parameter's, there are too few
-            or too many, or an argument is out of range. Nothing has been changed then.
+            or too many, a tree is not that of the parameters, or an argument is out of range.
+            Nothing has been changed then.
         FloatingPointError
             If a gradient is not finite and `nonfinite` is "raise". Nothing has been changed then.
 
@@ -455,7 +459,7 @@ class Optimizer(Hooked):
 
         Parameters
         ----------
-        grads : sequence or mapping, optional
+        grads : sequence, mapping or tree, optional
             As for :meth:`step`. A parameter without a gradient counts as one with a gradient of
             zeros, unless it has none in any call: then the step leaves it alone.
 

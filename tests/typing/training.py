@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import assert_type
+from typing import NamedTuple, assert_type
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,24 @@ def plain_arrays() -> None:
     with cyoptim.threads(2):
         optimizer.step(grads={"w": 2 * w})
     WarmupCosineLR(optimizer, warmup_steps=5, total_steps=50).step()
+
+
+class Dense(NamedTuple):
+    W: Array
+    b: Array
+
+
+def trees(x: Array) -> None:
+    net = {"hidden": Dense(np.ones((2, 2), np.float32), np.ones(2, np.float32)), "out": [x, x]}
+    grads = {"hidden": Dense(net["hidden"][0], net["hidden"][1]), "out": None}
+    optimizer = cyoptim.Adam(net, lr=1e-3)
+    optimizer.step(grads=grads, max_norm=1.0)
+    optimizer.step(grads={"out": [x, None], "hidden": {"W": x}})
+    cyoptim.SGD([(x, x), (x, x)]).step(grads=[(x, x), (x, None)])
+    cyoptim.clip_grad_norm_(net, 1.0, grads=grads)
+    for name, leaf in cyoptim.named_leaves(net):
+        assert_type(name, str)
+        print(name, leaf)
 
 
 class Decay(cyoptim.Optimizer):
