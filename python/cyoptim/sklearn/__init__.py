@@ -5,7 +5,7 @@
 
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)
->>> model = LinearClassifier(optimizer="adam", learning_rate_init=0.1, random_state=0)
+>>> model = LinearClassifier("log_loss", optimizer="adam", learning_rate_init=0.1)
 >>> bool(model.fit(X, y).score(X, y) > 0.95)
 True
 """

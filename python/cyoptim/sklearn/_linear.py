@@ -65,7 +65,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     coef_: Array
     intercept_: Array
-    _training: Training | None
+    _training: Training | None = None
 
     # --- what classifier and regressor define -----------------------------------------------------
 
@@ -83,8 +83,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _checked_recipe(self) -> Recipe:
         recipe = Recipe.of(self)
-        training: Training | None = getattr(self, "_training", None)
-        if training is None or training.recipe != recipe:
+        if self._training is None or self._training.recipe != recipe:
             recipe.check()
         return recipe
 
@@ -115,7 +114,9 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
             self._begin(X, n_columns)
         if self.early_stopping != (self.validation_scores_ is not None):
             self._watch_score() if self.early_stopping else self._watch_loss()
-        training = training_of(self, recipe, *self._named_arrays(n_columns))
+        names, current = self._named_arrays(n_columns)
+        training = training_of(self._training, recipe, names, current)
+        training.resume(self, current)
         self._training = training
         random_state = check_random_state(self.random_state)
         held_out = None

@@ -43,6 +43,8 @@ class _Optimized:
     # For scikit-learn's questions: whether there are epochs, and partial_fit.
     solver = "sgd"
 
+    _training: Training | None = None
+    lr_curve_: list[float | list[float]]
     coefs_: list[Array]
     intercepts_: list[Array]
     _best_coefs: list[Array]
@@ -53,21 +55,22 @@ class _Optimized:
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         recipe = Recipe.of(self)
-        training = getattr(self, "_training", None)
-        if training is None or training.recipe != recipe:
+        if self._training is None or self._training.recipe != recipe:
             recipe.check()
         return super()._fit(*args, **kwargs)  # type: ignore[misc]
 
     def _initialize(self, *args: Any) -> None:
         super()._initialize(*args)  # type: ignore[misc]
-        self._training: Training | None = None
-        self.lr_curve_: list[float | list[float]] = []
+        self._training = None
 
     def _fit_stochastic(self, *args: Any) -> None:
         names = [f"coefs_[{i}]" for i in range(len(self.coefs_))]
         names += [f"intercepts_[{i}]" for i in range(len(self.intercepts_))]
         current = [*self.coefs_, *self.intercepts_]
-        training = training_of(self, Recipe.of(self), names, current)
+        if self._training is None:
+            self.lr_curve_ = []
+        training = training_of(self._training, Recipe.of(self), names, current)
+        training.resume(self, current)
         self._training = training
         self._optimizer = _Solver(training)
         self._show(training.arrays)

@@ -267,16 +267,13 @@ class Training:
 
 
 def training_of(
-    estimator: Any, recipe: Recipe, names: Sequence[str], current: Sequence[Array]
+    last: Training | None, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]
 ) -> Training:
-    """The training of an estimator that has these arrays: the last one, or what follows it."""
-    last: Training | None = getattr(estimator, "_training", None)
+    """The last training, or what follows it; without one, that of `arrays`."""
     if last is None:
-        training = Training(recipe, names, current)
-    elif last.recipe != recipe:
-        training = Training(recipe, names, last.arrays)
-        training.shown = last.shown
-    else:
-        training = last
-    training.resume(estimator, current)
+        return Training(recipe, names, arrays)
+    if last.recipe == recipe:
+        return last
+    training = Training(recipe, names, last.arrays)
+    training.shown = last.shown
     return training
