@@ -617,7 +617,8 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         ndarray of shape (n_samples, n_classes)
             The logarithms.
         """
-        logs: Array = np.log(self.predict_proba(X))
+        with np.errstate(divide="ignore"):
+            logs: Array = np.log(self.predict_proba(X))
         return logs
 
 
