@@ -18,6 +18,8 @@ from bench.tables.command import QUICK, Command
 from bench.workloads import DTYPES, Workload, shapes_named
 
 DEFAULT = "adam"
+ALONE = {"memory": "bench.memory", "sklearn": "bench.sklearn_mlp"}
+"""Commands that are programs of their own."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
+    commands.add_parser("sklearn", help="how soon perceptrons read digits, with which solver")
     top.set_defaults(command=DEFAULT)
     return top
 
@@ -149,8 +152,8 @@ def main(arguments: Sequence[str]) -> int:
         before, after = report.Run.load(options.before), report.Run.load(options.after)
         print(report.compare(before, after))
         return 0
-    if options.command == "memory":
-        return subprocess.run([sys.executable, "-m", "bench.memory"], cwd=ROOT).returncode
+    if module := ALONE.get(options.command):
+        return subprocess.run([sys.executable, "-m", module], cwd=ROOT).returncode
     if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)

@@ -189,6 +189,7 @@ def test_elastic_net(l1_ratio):
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # before 1.5
 @pytest.mark.parametrize("load", [load_iris, load_breast_cancer])
 def test_logistic_regression(load):
     X, y = scaled(load)
