@@ -50,7 +50,7 @@ def contenders() -> list[Contender]:
 
     import cyoptim.sklearn
 
-    adam_rates = (0.002, 0.004, 0.008, 0.016, 0.032)
+    adam_rates = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
     sgd_rates = (0.05, 0.1, 0.2, 0.4, 0.8)
 
     def theirs(**params: Any) -> Callable[[float, Any], Any]:
@@ -160,7 +160,7 @@ def median(runs: list[Run], target: float) -> str:
 
 def main() -> int:
     """Choose, run in turn, print."""
-    parser = argparse.ArgumentParser(prog="python -m bench sklearn", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.sklearn_mlp", description=__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="runs of each contender (5)")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"at most so many ({EPOCHS})")
     options = parser.parse_args()

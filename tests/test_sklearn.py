@@ -204,6 +204,11 @@ PLANS = [
         "lr_scheduler_params": {"T_max": 100},
         "schedule_per": "batch",
     },
+    {
+        "optimizer_params": {"betas": [0.8, 0.9]},
+        "lr_scheduler": "MultiStepLR",
+        "lr_scheduler_params": {"milestones": np.array([2, 4])},
+    },
 ]
 
 
@@ -414,7 +419,7 @@ def test_callables(cls):
     np.testing.assert_allclose(
         estimator.lr_curve_, [[0.005, 0.01], [0.0075, 0.015], [0.01, 0.02], [0.005, 0.01]]
     )
-    many = ["coefs_[0]", "coefs_[1]", "intercepts_[0]", "intercepts_[1]"]
+    many = ["coefs_.0", "coefs_.1", "intercepts_.0", "intercepts_.1"]
     assert names == (many if hasattr(estimator, "coefs_") else ["coef_", "intercept_"])
 
 

@@ -83,7 +83,7 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
 
     def _checked_recipe(self) -> Recipe:
         recipe = Recipe.of(self)
-        if self._training is None or self._training.recipe != recipe:
+        if self._training is None or not self._training.recipe.same_as(recipe):
             recipe.check()
         return recipe
 

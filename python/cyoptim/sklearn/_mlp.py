@@ -55,7 +55,7 @@ class _Optimized:
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         recipe = Recipe.of(self)
-        if self._training is None or self._training.recipe != recipe:
+        if self._training is None or not self._training.recipe.same_as(recipe):
             recipe.check()
         return super()._fit(*args, **kwargs)  # type: ignore[misc]
 
@@ -64,8 +64,8 @@ class _Optimized:
         self._training = None
 
     def _fit_stochastic(self, *args: Any) -> None:
-        names = [f"coefs_[{i}]" for i in range(len(self.coefs_))]
-        names += [f"intercepts_[{i}]" for i in range(len(self.intercepts_))]
+        names = [f"coefs_.{i}" for i in range(len(self.coefs_))]
+        names += [f"intercepts_.{i}" for i in range(len(self.intercepts_))]
         current = [*self.coefs_, *self.intercepts_]
         if self._training is None:
             self.lr_curve_ = []
@@ -78,7 +78,7 @@ class _Optimized:
             with self._optimizer_is_given():
                 super()._fit_stochastic(*args)  # type: ignore[misc]
         finally:
-            if self.early_stopping:
+            if self.early_stopping and hasattr(self, "_best_coefs"):
                 training.shown = [*self._best_coefs, *self._best_intercepts]
             else:
                 training.shown = training.result()
@@ -133,7 +133,7 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     optimizer : str, class or callable
         The name of an optimizer of this package in any case, its class, or a function
         ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
-        the ``(name, parameter)`` pairs ``"coefs_[0]"``, ..., ``"intercepts_[0]"``, ... Parameters
+        the ``(name, parameter)`` pairs ``"coefs_.0"``, ..., ``"intercepts_.0"``, ... Parameters
         that it leaves out are not trained.
     optimizer_params : dict, optional
         Options of the optimizer.

@@ -66,7 +66,16 @@ def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
     raise ValueError(f"{argument}: there is no {value!r}; the names are {', '.join(names)}")
 
 
-@dataclass(frozen=True)
+def _equal(a: Any, b: Any) -> bool:
+    """Whether options are equal; they may be arrays."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return a is b or bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How an optimizer and its schedule are made. While it is the same, a training goes on."""
 
@@ -99,6 +108,10 @@ class Recipe:
             estimator.schedule_per,
             "max" if estimator.early_stopping else "min",
         )
+
+    def same_as(self, other: Recipe) -> bool:
+        """Whether the other one makes the same."""
+        return _equal(vars(self), vars(other))
 
     def check(self) -> None:
         """Raise for options that a class does not take, before anything is trained.
@@ -272,7 +285,7 @@ def training_of(
     """The last training, or what follows it; without one, that of `arrays`."""
     if last is None:
         return Training(recipe, names, arrays)
-    if last.recipe == recipe:
+    if last.recipe.same_as(recipe):
         return last
     training = Training(recipe, names, last.arrays)
     training.shown = last.shown
