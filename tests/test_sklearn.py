@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -311,13 +312,28 @@ def test_values_put_in_place_of_the_coefficients_are_taken(cls):
             estimator.coef_, estimator.intercept_ = new
         estimator.fit(X, y)
     assert plain.loss_curve_[-1] == averaged.loss_curve_[-1]
-    estimator = small(cls, max_iter=1, warm_start=True).fit(X, y)
-    if hasattr(estimator, "coefs_"):
-        estimator.coefs_[0] = np.zeros((7, 4))
-        with pytest.raises(
-            ValueError, match=r"replaced by some of shape \(7, 4\), expected \(5, 4\)"
-        ):
-            estimator.fit(X, y)
+
+
+def test_replaced_by_other_shapes():
+    X, y = data(MLPRegressor)
+    estimator = small(MLPRegressor, max_iter=1, warm_start=True).fit(X, y)
+    estimator.coefs_[0] = np.zeros((7, 4))
+    with pytest.raises(ValueError, match=r"cannot go on: there are arrays of shapes \[\(7, 4\), \(4, 1\)"):  # fmt: skip
+        estimator.fit(X, y)
+    estimator = small(LinearRegressor, max_iter=1, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"there are arrays of shapes \[\(5, 1\)\], expected \[\(5, 1"):  # fmt: skip
+        estimator.set_params(fit_intercept=False).fit(X, y)
+
+
+@each
+def test_values_that_cannot_be_split_leave_no_estimator(cls):
+    X, y = data(cls)
+    if hasattr(cls, "decision_function") or cls is MLPClassifier:
+        y = np.array([0, *[1] * (len(y) - 1)])  # a class of one member
+    estimator = small(cls, early_stopping=True, validation_fraction=0.02)
+    with pytest.raises(ValueError, match=r"."):
+        estimator.fit(X[:20], y[:20])
+    assert cls in CLASSES[:2] or not hasattr(estimator, "coef_")
 
 
 @each
@@ -537,6 +553,17 @@ def test_float32_stays(cls):
     estimator = small(cls, max_iter=2, **ALL)
     estimator = estimator.fit(X, y) if cls in CLASSES[:2] else estimator.fit(X, y, weight)
     assert {array.dtype for array in arrays(estimator)} == {np.dtype(np.float32)}
+
+
+def test_bench_shifts():
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from bench.sklearn_mlp import shifted
+
+    image = np.arange(1.0, 65.0)
+    images = shifted(image[None]).reshape(9, 8, 8)
+    np.testing.assert_array_equal(images[0].ravel(), image)
+    assert images[1:, 4, 4].tolist() == [28, 29, 30, 36, 38, 44, 45, 46]
+    assert np.sum(images == 0) == 4 * 8 + 4 * 15
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -110,6 +110,10 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         """Run epochs: one, or until the loss or score no longer improves."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        random_state = check_random_state(self.random_state)
+        held_out = None
+        if self.early_stopping:
+            X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
         if not self._goes_on(incremental):
             self._begin(X, n_columns)
         if self.early_stopping != (self.validation_scores_ is not None):
@@ -118,10 +122,6 @@ class _Linear(BaseEstimator):  # type: ignore[misc]
         training = training_of(self._training, recipe, names, current)
         training.resume(self, current)
         self._training = training
-        random_state = check_random_state(self.random_state)
-        held_out = None
-        if self.early_stopping:
-            X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
         self.n_iter_ = 0
         try:
             for _ in range(1 if incremental else self.max_iter):
@@ -510,8 +510,8 @@ class LinearClassifier(ClassifierMixin, _Linear):  # type: ignore[misc]
         elif not goes_on:
             self.classes_ = np.unique(y)
         known = self.classes_
-        if strange := set(y.tolist()) - set(known.tolist()):
-            raise ValueError(f"y has classes {sorted(strange)}, which are none of {known}")
+        if strange := np.setdiff1d(y, known).tolist():
+            raise ValueError(f"y has classes {strange}, which are none of {known}")
         if len(known) < 2:
             raise ValueError(
                 f"The number of classes has to be greater than one; got {len(known)} class"

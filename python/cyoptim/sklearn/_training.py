@@ -228,17 +228,14 @@ class Training:
         self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
         if self.decay is None:
             self.count = 0
-        changed = [
-            not (now is shown or np.array_equal(now, shown))
-            for now, shown in zip(current, self.shown, strict=True)
-        ]
-        if any(changed):
+        shapes = [[array.shape for array in arrays] for arrays in (self.shown, current)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"cannot go on: there are arrays of shapes {shapes[1]}, expected {shapes[0]}"
+            )
+        pairs = list(zip(current, self.shown, strict=True))
+        if not all(now is shown or np.array_equal(now, shown) for now, shown in pairs):
             for array, now in zip(self.arrays, current, strict=True):
-                if array.shape != now.shape:
-                    raise ValueError(
-                        f"cannot go on: the arrays were replaced by some of shape {now.shape}, "
-                        f"expected {array.shape}"
-                    )
                 array[...] = now
             self.count = 0
 
