@@ -18,6 +18,8 @@ from bench.tables.command import QUICK, Command
 from bench.workloads import DTYPES, Workload, shapes_named
 
 DEFAULT = "adam"
+ALONE = {"memory": "bench.memory", "sklearn": "bench.sklearn_mlp"}
+"""Commands that are programs of their own."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     epochs.add_options(
         commands.add_parser("epochs", help="whole epochs of training torch's models")
     )
+    commands.add_parser("sklearn", help="how soon perceptrons read digits, with which solver")
     top.set_defaults(command=DEFAULT)
     return top
 
@@ -152,11 +155,11 @@ def main(arguments: Sequence[str]) -> int:
         before, after = report.Run.load(options.before), report.Run.load(options.after)
         print(report.compare(before, after))
         return 0
-    if options.command == "memory":
-        return subprocess.run([sys.executable, "-m", "bench.memory"], cwd=ROOT).returncode
     if options.command == "epochs":
         models, optimizers = options.model or epochs.MODELS, options.optimizer or epochs.OPTIMIZERS
         return epochs.run(list(models), list(optimizers), options.threads, options.rounds)
+    if module := ALONE.get(options.command):
+        return subprocess.run([sys.executable, "-m", module], cwd=ROOT).returncode
     if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)

@@ -1,0 +1,364 @@
+"""scikit-learn's multi-layer perceptrons, trained by the optimizers of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sklearn import neural_network
+
+from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
+
+# Parameters of scikit-learn's solvers, which are those of the optimizer and its schedule here.
+REPLACED = frozenset(
+    {"solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum"}
+    | {"beta_1", "beta_2", "epsilon", "max_fun"}
+)
+
+
+class _Solver:
+    """What scikit-learn's training loop calls."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+
+    def update_params(self, params: Any, grads: Sequence[Array]) -> None:
+        """Step."""
+        self.training.step(grads)
+
+    def iteration_ends(self, time_step: int) -> None:
+        """Nothing: the schedule has gone on, as the epoch's loss was known."""
+
+    def trigger_stopping(self, message: str, verbose: Any) -> bool:
+        """Whether to stop where the loss no longer improves."""
+        if verbose:
+            print(f"{message} Stopping.")
+        return True
+
+
+class _Optimized:
+    """scikit-learn's training loop around another optimizer."""
+
+    # For scikit-learn's questions: whether there are epochs, and partial_fit.
+    solver = "sgd"
+
+    _training: Training | None = None
+    lr_curve_: list[float | list[float]]
+    coefs_: list[Array]
+    intercepts_: list[Array]
+    _best_coefs: list[Array]
+    _best_intercepts: list[Array]
+    loss_curve_: list[float]
+    validation_scores_: list[float]
+    early_stopping: bool
+
+    def _fit(self, *args: Any, **kwargs: Any) -> Any:
+        recipe = Recipe.of(self)
+        if self._training is None or not self._training.recipe.same_as(recipe):
+            recipe.check()
+        return super()._fit(*args, **kwargs)  # type: ignore[misc]
+
+    def _initialize(self, *args: Any) -> None:
+        super()._initialize(*args)  # type: ignore[misc]
+        self._training = None
+
+    def _fit_stochastic(self, *args: Any) -> None:
+        names = [f"coefs_.{i}" for i in range(len(self.coefs_))]
+        names += [f"intercepts_.{i}" for i in range(len(self.intercepts_))]
+        current = [*self.coefs_, *self.intercepts_]
+        if self._training is None:
+            self.lr_curve_ = []
+        training = training_of(self._training, Recipe.of(self), names, current)
+        training.resume(self, current)
+        self._training = training
+        self._optimizer = _Solver(training)
+        self._show(training.arrays)
+        try:
+            with self._optimizer_is_given():
+                super()._fit_stochastic(*args)  # type: ignore[misc]
+        finally:
+            if self.early_stopping and hasattr(self, "_best_coefs"):
+                training.shown = [*self._best_coefs, *self._best_intercepts]
+            else:
+                training.shown = training.result()
+            self._show(training.shown)
+
+    def _update_no_improvement_count(self, early_stopping: bool, *args: Any) -> None:
+        training = self._training
+        assert training is not None
+        self._show(training.result())
+        try:
+            super()._update_no_improvement_count(early_stopping, *args)  # type: ignore[misc]
+        finally:
+            self._show(training.arrays)
+        metric = self.validation_scores_[-1] if early_stopping else self.loss_curve_[-1]
+        self.lr_curve_.append(training.end_epoch(metric))
+
+    def _show(self, arrays: Sequence[Array]) -> None:
+        half = len(arrays) // 2
+        self.coefs_, self.intercepts_ = list(arrays[:half]), list(arrays[half:])
+
+    @contextmanager
+    def _optimizer_is_given(self) -> Iterator[None]:
+        """scikit-learn makes an optimizer for the solvers that it knows; its loop takes any."""
+        before = vars(self).get("solver")
+        self.solver = "cyoptim"
+        try:
+            yield
+        finally:
+            del self.solver
+            if before is not None:
+                self.solver = before
+
+
+def _constraints(parent: Any) -> dict[str, list[Any]]:
+    kept = {k: v for k, v in parent._parameter_constraints.items() if k not in REPLACED}
+    return {**kept, **CONSTRAINTS}
+
+
+class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[misc]
+    """scikit-learn's ``MLPClassifier``, trained by any optimizer and schedule of this package.
+
+    The network, its gradients, the training loop and the fitted attributes are scikit-learn's;
+    see `sklearn.neural_network.MLPClassifier`. The step writes into ``coefs_`` and ``intercepts_``.
+    In `partial_fit`, and in `fit` with `warm_start`, the optimizer's state and the schedule go on.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int
+        Neurons of each hidden layer.
+    activation : {"identity", "logistic", "tanh", "relu"}
+        Activation of the hidden layers.
+    optimizer : str, class or callable
+        The name of an optimizer of this package in any case, its class, or a function
+        ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
+        the ``(name, parameter)`` pairs ``"coefs_.0"``, ..., ``"intercepts_.0"``, ... Parameters
+        that it leaves out are not trained.
+    optimizer_params : dict, optional
+        Options of the optimizer.
+    learning_rate_init : float, optional
+        The option ``"lr"``; by default the optimizer's own.
+    lr_scheduler : str, class or callable, optional
+        The name or class of a schedule of :mod:`cyoptim.lr_scheduler`, or a function
+        ``(optimizer, **lr_scheduler_params)`` that returns one. ``ReduceLROnPlateau`` follows the
+        loss of an epoch, or the validation score with `early_stopping`.
+    lr_scheduler_params : dict, optional
+        Options of the schedule.
+    schedule_per : {"epoch", "batch"}
+        After what the schedule goes on: an epoch (a call of `partial_fit` is one), or a step.
+    clip_norm : float, optional
+        The largest norm of all gradients together; see :func:`cyoptim.clip_grad_norm_`.
+    weight_averaging : float, optional
+        Predict, and measure the validation score, with a moving average of the parameters over the
+        steps that keeps this share of itself at each; see :mod:`cyoptim.swa_utils`. Training is not
+        changed by it.
+    alpha : float
+        Strength of the L2 penalty in the loss. Beside it there may be the optimizer's own
+        ``weight_decay``, which AdamW has by default.
+    batch_size : int or "auto"
+        Samples a step; "auto": 200, or all if they are fewer.
+    max_iter : int
+        The most epochs.
+    shuffle : bool
+        Whether to shuffle the samples before each epoch.
+    random_state : int, RandomState or None
+        For initial weights, the validation split and shuffling.
+    tol : float
+        By how much loss or score must improve to count.
+    verbose : bool
+        Print the loss of each epoch.
+    warm_start : bool
+        Whether `fit` goes on where the last call has stopped.
+    early_stopping : bool
+        Keep some samples back, and stop when the score on them no longer improves. ``coefs_`` are
+        then the best ones; a further `fit` goes on from the last ones.
+    validation_fraction : float
+        The share that is kept back.
+    n_iter_no_change : int
+        Stop after more than so many epochs in a row without improvement.
+
+    Attributes
+    ----------
+    lr_curve_ : list
+        The learning rate at the end of each epoch; a list of them if there are several groups.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At `fit`, if a parameter has a bad value, before anything is trained.
+
+    Notes
+    -----
+    If a parameter of optimizer or schedule is changed between two fits with `warm_start`, a new
+    optimizer begins, with a new schedule and average.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = MLPClassifier(
+    ...     (16,),
+    ...     learning_rate_init=0.01,
+    ...     lr_scheduler="CosineAnnealingLR",
+    ...     lr_scheduler_params={"T_max": 200},
+    ...     n_iter_no_change=200,
+    ...     max_iter=200,
+    ...     random_state=0,
+    ... )
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):  # all epochs are done
+    ...     bool(model.fit(X, y).score(X, y) > 0.95)
+    True
+    >>> round(model.lr_curve_[100], 4)
+    0.005
+    """
+
+    _parameter_constraints = _constraints(neural_network.MLPClassifier)
+    loss = "log_loss"
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        optimizer: str | Callable[..., Any] = "adamw",
+        optimizer_params: dict[str, Any] | None = None,
+        learning_rate_init: float | None = None,
+        lr_scheduler: str | Callable[..., Any] | None = None,
+        lr_scheduler_params: dict[str, Any] | None = None,
+        schedule_per: str = "epoch",
+        clip_norm: float | None = None,
+        weight_averaging: float | None = None,
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 10,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.learning_rate_init = learning_rate_init
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_params = lr_scheduler_params
+        self.schedule_per = schedule_per
+        self.clip_norm = clip_norm
+        self.weight_averaging = weight_averaging
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+
+
+class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[misc]
+    """scikit-learn's ``MLPRegressor``, trained by any optimizer and schedule of this package.
+
+    See `sklearn.neural_network.MLPRegressor` for the network, and :class:`MLPClassifier` for how it
+    is trained.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "poisson"}
+        What is minimized; "poisson" with scikit-learn 1.7 or later.
+    hidden_layer_sizes, activation : object
+        See :class:`MLPClassifier`.
+    optimizer, optimizer_params, learning_rate_init : object
+        See :class:`MLPClassifier`.
+    lr_scheduler, lr_scheduler_params, schedule_per : object
+        See :class:`MLPClassifier`.
+    clip_norm, weight_averaging, alpha, batch_size, max_iter, shuffle, random_state : object
+        See :class:`MLPClassifier`.
+    tol, verbose, warm_start, early_stopping, validation_fraction, n_iter_no_change : object
+        See :class:`MLPClassifier`.
+
+    Attributes
+    ----------
+    lr_curve_ : list
+        The learning rate at the end of each epoch; a list of them if there are several groups.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At `fit`, if a parameter has a bad value, before anything is trained.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.linspace(-2, 2, 200)[:, None]
+    >>> y = np.sin(2 * X.ravel())
+    >>> model = MLPRegressor(
+    ...     hidden_layer_sizes=(32,),
+    ...     optimizer="radam",
+    ...     learning_rate_init=0.05,
+    ...     batch_size=20,
+    ...     random_state=0,
+    ... )
+    >>> bool(model.fit(X, y).score(X, y) > 0.9)
+    True
+    """
+
+    _parameter_constraints = _constraints(neural_network.MLPRegressor)
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "relu",
+        *,
+        optimizer: str | Callable[..., Any] = "adamw",
+        optimizer_params: dict[str, Any] | None = None,
+        learning_rate_init: float | None = None,
+        lr_scheduler: str | Callable[..., Any] | None = None,
+        lr_scheduler_params: dict[str, Any] | None = None,
+        schedule_per: str = "epoch",
+        clip_norm: float | None = None,
+        weight_averaging: float | None = None,
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 10,
+    ) -> None:
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.learning_rate_init = learning_rate_init
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_params = lr_scheduler_params
+        self.schedule_per = schedule_per
+        self.clip_norm = clip_norm
+        self.weight_averaging = weight_averaging
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change

@@ -1,0 +1,289 @@
+"""What a fit continues: an optimizer over an estimator's arrays, its schedule, and an average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from cyoptim import lr_scheduler, optimizers
+from cyoptim._doors import type_name
+from cyoptim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from cyoptim.optimizer import Optimizer
+from cyoptim.parameter import Parameter
+from cyoptim.swa_utils import get_ema_multi_avg_fn, move
+
+Array = npt.NDArray[Any]
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    "optimizer": [str, callable],
+    "optimizer_params": [dict, None],
+    "learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
+    "lr_scheduler": [str, callable, None],
+    "lr_scheduler_params": [dict, None],
+    "schedule_per": [StrOptions({"epoch", "batch"})],
+    "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+    "weight_averaging": [Interval(Real, 0, 1, closed="both"), None],
+}
+"""What scikit-learn checks of the parameters that choose and drive an optimizer."""
+
+UNSUITED = {
+    optimizers.LBFGS: "it evaluates all data several times a step; scikit-learn's own estimators "
+    "have solver='lbfgs'",
+    optimizers.SparseAdam: "it takes sparse gradients alone",
+}
+
+
+def _classes(module: Any, base: type, without: Sequence[str] = ()) -> dict[str, type]:
+    found = {name: getattr(module, name) for name in module.__all__ if name not in without}
+    return {
+        name: thing
+        for name, thing in found.items()
+        if isinstance(thing, type) and issubclass(thing, base) and name[0] != "_"
+    }
+
+
+OPTIMIZERS = _classes(optimizers, Optimizer)
+# The composed ones are made of schedulers, which are made with an optimizer: by a callable.
+SCHEDULERS = _classes(
+    lr_scheduler, LRScheduler, ("LRScheduler", "ChainedScheduler", "SequentialLR")
+)
+
+
+def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
+    """The class that a name means, in any case; other values stay."""
+    if not isinstance(value, str):
+        return value
+    for name, found in known.items():
+        if name.lower() == value.lower():
+            return found
+    names = sorted(name for name, cls in known.items() if cls not in UNSUITED)
+    raise ValueError(f"{argument}: there is no {value!r}; the names are {', '.join(names)}")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether options are equal; they may be arrays."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return a is b or bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How an optimizer and its schedule are made. While it is the same, a training goes on."""
+
+    make_optimizer: Callable[..., Any]
+    options: dict[str, Any]
+    make_scheduler: Callable[..., Any] | None
+    schedule: dict[str, Any]
+    per: str
+    mode: str  # whether a smaller or a larger metric is better
+
+    @classmethod
+    def of(cls, estimator: Any) -> Recipe:
+        """That of an estimator's parameters, whose types have been checked."""
+        options = dict(estimator.optimizer_params or {})
+        if estimator.learning_rate_init is not None:
+            if "lr" in options:
+                raise ValueError(
+                    f"learning_rate_init={estimator.learning_rate_init} and "
+                    f"optimizer_params['lr']={options['lr']}: give one of them"
+                )
+            options["lr"] = estimator.learning_rate_init
+        schedule = dict(estimator.lr_scheduler_params or {})
+        if schedule and estimator.lr_scheduler is None:
+            raise ValueError(f"lr_scheduler_params={schedule} without an lr_scheduler")
+        return cls(
+            _named("optimizer", estimator.optimizer, OPTIMIZERS),
+            options,
+            _named("lr_scheduler", estimator.lr_scheduler, SCHEDULERS),
+            schedule,
+            estimator.schedule_per,
+            "max" if estimator.early_stopping else "min",
+        )
+
+    def same_as(self, other: Recipe) -> bool:
+        """Whether the other one makes the same."""
+        return _equal(vars(self), vars(other))
+
+    def check(self) -> None:
+        """Raise for options that a class does not take, before anything is trained.
+
+        Functions are not tried: what they do is theirs, and they expect the real arrays.
+        """
+        if not isinstance(self.make_optimizer, type):
+            return
+        trial = [(f"array {n}", Parameter(np.zeros((1,) * n))) for n in (2, 1)]
+        optimizer = self.optimizer(trial)
+        if isinstance(self.make_scheduler, type):
+            self.scheduler(optimizer)
+
+    def optimizer(self, params: list[tuple[str, Parameter]]) -> Optimizer:
+        """An optimizer over these parameters, or some of them."""
+        optimizer = self.make_optimizer(params, **self.options)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizer made a {type_name(optimizer)}, expected a cyoptim.Optimizer"
+            )
+        for cls, reason in UNSUITED.items():
+            if isinstance(optimizer, cls):
+                raise ValueError(f"optimizer cannot be {cls.__name__}: {reason}")
+        given = {id(param) for _, param in params}
+        if not {id(p) for group in optimizer.param_groups for p in group["params"]} <= given:
+            names = ", ".join(name for name, _ in params)
+            raise ValueError(f"optimizer has a parameter that is none of {names}")
+        return optimizer
+
+    def scheduler(self, optimizer: Optimizer) -> Any:
+        """The schedule of an optimizer; None without one."""
+        if self.make_scheduler is None:
+            return None
+        options = self.schedule
+        if self.make_scheduler is ReduceLROnPlateau:
+            options = {"mode": self.mode, **options}
+        scheduler = self.make_scheduler(optimizer, **options)
+        if not callable(getattr(scheduler, "step", None)):
+            raise TypeError(f"lr_scheduler made a {type_name(scheduler)}, which has no step()")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            self._check_plateau(scheduler)
+        return scheduler
+
+    def _check_plateau(self, scheduler: ReduceLROnPlateau) -> None:
+        if self.per == "batch":
+            raise ValueError(
+                "schedule_per='batch': ReduceLROnPlateau follows the loss or score of an epoch"
+            )
+        if scheduler.mode != self.mode:
+            metric = {"min": "loss", "max": "validation score"}[self.mode]
+            raise ValueError(
+                f"lr_scheduler has mode={scheduler.mode!r}, but follows the {metric}: "
+                f"expected mode={self.mode!r}"
+            )
+
+
+class TrainedArray(Parameter):
+    """A Parameter that can go on after joblib has mapped its file into memory, read-only."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _trained, (self.data,)
+
+
+def _trained(array: Array) -> TrainedArray:
+    return TrainedArray(_writable(array))
+
+
+def _writable(array: Array) -> Array:
+    return array if array.flags.writeable else np.array(array)
+
+
+class Training:
+    """An optimizer over arrays, with its schedule and the moving average of the arrays.
+
+    The arrays are trained in place. What an estimator shows and predicts with may be others: the
+    average, or the best so far. A later fit goes on from the trained ones.
+
+    The optimizer holds the arrays in Parameters: joblib makes two arrays of one that is referred to
+    twice, but does not double other objects.
+    """
+
+    def __init__(self, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]) -> None:
+        self.recipe = recipe
+        self.params = [TrainedArray(array) for array in arrays]
+        self.optimizer = recipe.optimizer(list(zip(names, self.params, strict=True)))
+        self.scheduler = recipe.scheduler(self.optimizer)
+        self.clip_norm: float | None = None
+        self.decay: float | None = None
+        self.average: list[Array] = []
+        self.count = 0  # of steps in the average
+        self.shown = list(arrays)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.average = [_writable(array) for array in self.average]
+        for entries in self.optimizer.state.values():
+            for name, value in entries.items():
+                if isinstance(value, np.ndarray):
+                    entries[name] = _writable(value)
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The arrays that are trained."""
+        return [param.data for param in self.params]
+
+    @property
+    def lr(self) -> float | list[float]:
+        """The learning rate; of several groups, a list."""
+        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        return lrs if len(lrs) > 1 else lrs[0]
+
+    def resume(self, estimator: Any, current: Sequence[Array]) -> None:
+        """Begin a fit: take the estimator's settings, and values put in place of those shown."""
+        self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
+        if self.decay is None:
+            self.count = 0
+        shapes = [[array.shape for array in arrays] for arrays in (self.shown, current)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"cannot go on: there are arrays of shapes {shapes[1]}, expected {shapes[0]}"
+            )
+        pairs = list(zip(current, self.shown, strict=True))
+        if not all(now is shown or np.array_equal(now, shown) for now, shown in pairs):
+            for array, now in zip(self.arrays, current, strict=True):
+                array[...] = now
+            self.count = 0
+
+    def step(self, grads: Sequence[Array]) -> None:
+        """Go along these gradients, one of each array."""
+        for param, grad in zip(self.params, grads, strict=True):
+            # scikit-learn's are float64 where float32 meets sample weights.
+            param.grad = grad.astype(param.data.dtype, copy=False)
+        if self.clip_norm is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.step(max_norm=self.clip_norm)
+        for param in self.params:
+            param.grad = None
+        if self.decay is not None:
+            self._take_average(self.decay)
+        self._last_lr = self.lr
+        if self.scheduler is not None and self.recipe.per == "batch":
+            self.scheduler.step()
+
+    def _take_average(self, decay: float) -> None:
+        if self.count == 0:
+            self.average = [array.copy() for array in self.arrays]
+        else:
+            move(self.average, self.arrays, self.count, None, get_ema_multi_avg_fn(decay))
+        self.count += 1
+
+    def result(self) -> list[Array]:
+        """The arrays to predict with: the average if there is one."""
+        return self.average if self.count else self.arrays
+
+    def end_epoch(self, metric: float) -> float | list[float]:
+        """Let the schedule go on; the learning rate that the epoch had, at its last step."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(metric)
+        elif self.scheduler is not None and self.recipe.per == "epoch":
+            self.scheduler.step()
+        return self._last_lr
+
+
+def training_of(
+    last: Training | None, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]
+) -> Training:
+    """The last training, or what follows it; without one, that of `arrays`."""
+    if last is None:
+        return Training(recipe, names, arrays)
+    if last.recipe.same_as(recipe):
+        return last
+    training = Training(recipe, names, last.arrays)
+    training.shown = last.shown
+    return training
