@@ -142,7 +142,7 @@ NAMES = ["first.W", "first.b", "rest.0.W", "rest.0.b", "rest.1"]
         ),
         (
             {"first": np.ones(2)},
-            "grads at 'first' is a ndarray, expected those of first.W, first.b",
+            "grads at 'first' is a numpy.ndarray, expected those of first.W, first.b",
         ),
         (
             {"rest": [Dense(np.ones((3, 1)), np.ones(1))]},
@@ -200,6 +200,15 @@ def test_ways_to_give_a_tree(params: Any) -> None:
     optimizer.step(grads={"first.W": np.ones((2, 3))})  # names still do
     optimizer.step(grads=[None, np.ones(3), None, None, None])  # and so does a flat list
     assert [float(array.max()) for array in leaves_of(net)] == [-1, -2, 0, 0, 0]
+
+
+def test_rules_over_trees() -> None:
+    for tree, names in (
+        ([{"W": np.ones((2, 2)), "b": np.ones(2)}, [np.ones((2, 1))]], ["0.W", "1.0"]),
+        (Dense(np.ones((2, 2)), np.ones(2)), ["W"]),
+    ):
+        decayed, _ = cyoptim.AdamW(cyoptim.param_groups(tree, no_decay=1)).param_groups
+        assert decayed["param_names"] == names
 
 
 @pytest.mark.parametrize("kind", [list, tuple])

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cyoptim._doors import is_parameter, type_name, view_parameter
-from cyoptim._trees import named_leaves
+from cyoptim._groups import is_tree
+from cyoptim._trees import is_named_tuple, named_leaves
 from cyoptim._types import Group
 
 # A piece of a name, a greatest number of dimensions, or a function of name and parameter.
@@ -33,9 +34,9 @@ def param_groups(
     Parameters
     ----------
     named_params : mapping, iterable or module
-        A dict of parameters, which may hold further dicts, lists and tuples, with names as
-        :func:`cyoptim.named_leaves` gives them; ``(name, parameter)`` pairs; or anything with a
-        method ``named_parameters()``, such as a torch module.
+        Nested dicts, lists and tuples of parameters, with names as :func:`cyoptim.named_leaves`
+        gives them; ``(name, parameter)`` pairs; or anything with a method
+        ``named_parameters()``, such as a torch module.
     lr : float, optional
         Learning rate :math:`\gamma` of the last layer. Needed with `layer_decay` or `lr_scale`;
         without it, the optimizer's own counts.
@@ -112,6 +113,8 @@ def _named(params: Any) -> list[tuple[str, Any]]:
             raise TypeError(
                 f"named_params must be a dict, pairs or a module, got {type_name(params)}"
             ) from None
+        if is_named_tuple(params) or is_tree(named):
+            named = list(named_leaves(params if is_named_tuple(params) else named))
     if not named:
         raise ValueError("named_params holds no parameters")
     for entry in named:

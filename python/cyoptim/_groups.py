@@ -62,7 +62,7 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
         return _split_tree(params)
     entries = list(params)
     pairs = [entry for entry in entries if _is_pair(entry)]
-    if any(map(_holds_parameters, (entry for entry in entries if not _is_pair(entry)))):
+    if is_tree(entries):
         return _split_tree(entries)
     if pairs and len(pairs) != len(entries):
         raise ValueError(
@@ -76,6 +76,11 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
 def _split_tree(tree: Any) -> tuple[list[Any], list[str]]:
     named = list(named_leaves(tree))
     return [leaf for _, leaf in named], [name for name, _ in named]
+
+
+def is_tree(entries: list[Any]) -> bool:
+    """Whether there are containers of parameters in the list, rather than parameters or pairs."""
+    return any(_holds_parameters(entry) for entry in entries if not _is_pair(entry))
 
 
 def _holds_parameters(entry: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._doors import type_name
+
 
 def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of nested dicts, lists and tuples, each with its name.
@@ -138,8 +140,9 @@ class Places:
     def _stray(self, leaf: Any, path: str) -> ValueError:
         inside = [name for name in self._names if str(name).startswith(f"{path}.")]
         if inside:
-            found = type(leaf).__name__
-            return ValueError(f"grads at {path!r} is a {found}, expected those of {shown(inside)}")
+            return ValueError(
+                f"grads at {path!r} is a {type_name(leaf)}, expected those of {shown(inside)}"
+            )
         return ValueError(
             f"grads has an entry {path!r}, but the parameters are {shown(self._names)}"
         )
