@@ -156,6 +156,31 @@ def median(runs: list[Run], target: float) -> str:
     return f"{seconds:.2f} s ({epochs:.0f})" + (f", {missed} not" if missed else "")
 
 
+def step_costs(data: tuple[Array, Array]) -> None:
+    """Print the time of an epoch in small batches, where the solver's share is large."""
+    from sklearn import neural_network
+
+    import cyoptim.sklearn
+
+    print("\nan epoch, adam of either, in batches of")
+    print("| | 10 | 50 | 200 |\n| --- | ---: | ---: | ---: |")
+    sizes = (10, 50, 200)
+    makes = {
+        "scikit-learn": neural_network.MLPClassifier,
+        "cyoptim.sklearn": partial(cyoptim.sklearn.MLPClassifier, optimizer="adam"),
+    }
+    least = {(name, size): np.inf for name in makes for size in sizes}
+    for _ in range(5):
+        for name, size in least:
+            model = makes[name](random_state=0, **NETWORK | {"batch_size": size})
+            start = time.process_time()
+            model.partial_fit(*data, classes=range(10))
+            least[name, size] = min(least[name, size], time.process_time() - start)
+    for name in makes:
+        cells = " | ".join(f"{1000 * least[name, size]:.0f} ms" for size in sizes)
+        print(f"| {name} | {cells} |")
+
+
 def main() -> int:
     """Choose, run in turn, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.sklearn_mlp", description=__doc__)
@@ -182,6 +207,7 @@ def main() -> int:
         final = 100 * statistics.median(run.final for run in mine)
         epoch = 1000 * statistics.median(run.epoch for run in mine)
         print(f"| {name} | {settings[name]} | {cells} | {final:.2f}% | {epoch:.0f} ms |")
+    step_costs(data[0])
     return 0
 
 

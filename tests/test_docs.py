@@ -74,6 +74,9 @@ def test_page_examples(
     for module in re.findall(r"^(?:import|from) (\w+)", code, re.M):
         if module != "cyoptim":
             pytest.importorskip(module)
+    for module, needed in NEEDS.items():
+        if module in code:
+            pytest.importorskip(needed)
     if "threadpoolctl" in code and not _engine.openmp():
         pytest.skip("built without OpenMP: threadpoolctl does not see it")
     for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):

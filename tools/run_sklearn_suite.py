@@ -40,16 +40,15 @@ NOT_APPLICABLE = (
 class Translated:
     """scikit-learn's parameters, as properties in terms of this package's."""
 
-    optimizer_params: Any
     lr_scheduler = lr_scheduler_params = clip_norm = weight_averaging = None
     schedule_per = "epoch"
 
     @property
     def optimizer(self) -> str:
         """The optimizer that does what `solver` does."""
-        return "adam" if self.solver == "adam" else "sgd"  # type: ignore[attr-defined]
+        return "adam" if vars(self)["solver"] == "adam" else "sgd"
 
-    @property  # type: ignore[no-redef]
+    @property
     def optimizer_params(self) -> dict[str, Any]:
         """Its options."""
         own: Any = self
