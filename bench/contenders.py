@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import fused_steps, peers
+from bench import averaged_steps, fused_steps, peers
 from bench.optimizers import OPTIMIZERS
 from bench.roof import Unavailable, roof
 from bench.subject import Subject, reference, stepper_of, tensors_of, views_of
@@ -137,6 +137,11 @@ CONTENDERS = {
     ),
     "calls": Contender(fused_steps.build_calls, ("cyoptim",), "#ff9896", _is_adam),
     "calls-torch": Contender(fused_steps.build_calls_torch, ("torch",), "#1f77b4", _is_adam),
+    "ema": Contender(averaged_steps.build_ema, ("cyoptim",), "#d62728", _is_adam),
+    "averaged": Contender(averaged_steps.build_averaged, ("cyoptim",), "#ff9896", _is_adam),
+    "averaged-torch": Contender(
+        averaged_steps.build_averaged_torch, ("torch",), "#1f77b4", _is_adam
+    ),
     "roof": Contender(build_roof, (), "#222222"),
 }
 
@@ -154,6 +159,9 @@ INSTRUCTION_SETS = ("cyoptim-avx512", "cyoptim-avx2", "cyoptim-baseline")
 
 FUSED = ("step", "step-clip", "step-clip-zero", "calls", "calls-torch")
 """What ``python -m bench fused`` compares."""
+
+AVERAGED = ("cyoptim", "ema", "averaged", "torch-fused", "averaged-torch")
+"""What ``python -m bench averages`` compares."""
 
 TORCH = ("torch-fused", "torch-default", "torch-foreach")
 """The modes of torch. On a processor its default is torch-single, so that this is not timed too."""

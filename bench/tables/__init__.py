@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bench.tables import (
     adam,
+    averages,
     denormals,
     fused,
     instructions,
@@ -26,4 +27,5 @@ COMMANDS: dict[str, Command] = {
     "scaling": scaling.COMMAND,
     "denormals": denormals.COMMAND,
     "fused": fused.COMMAND,
+    "averages": averages.COMMAND,
 }
