@@ -21,13 +21,17 @@ extensions = [
     "offline_mathjax",
     "repository_pages",
     "reference",
+    "navigation",
     "drawings",
 ]
 exclude_patterns = ["_ext"]
 
 # Every reference leads somewhere; types of other packages stay text, as nothing is fetched.
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", r"(torch|numpy|np|matplotlib|sklearn|scipy)\..*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|numpy|np|matplotlib|sklearn|scipy)\..*"),
+    (r"py:class", r"[a-z][\w ]*"),  # types in words
+]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
@@ -35,6 +39,7 @@ myst_heading_anchors = 4
 autodoc_typehints = "none"  # the docstrings tell the types
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_use_param = False
 napoleon_use_rtype = False
 

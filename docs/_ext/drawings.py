@@ -123,7 +123,7 @@ def _draw_valley(axes: Axes) -> None:
 
 def _draw_path(axes: Axes, path: optimizer_paths.Path, color: str, alpha: float = 1) -> None:
     axes.plot(*path.points.T, color=color, alpha=alpha, linewidth=1.3)
-    axes.plot(*path.points[::10].T, ".", color=color, alpha=alpha, markersize=5)
+    axes.plot(*path.points[::10].T, ".", color=color, alpha=alpha, markersize=6, mew=0)
     if path.average is not None:
         axes.plot(*path.average.T, "--", color=ORANGE, linewidth=1.3)
 

@@ -44,7 +44,7 @@ RECIPES = {
         "The largest gradient seen lately sets the pace, so that a steep wall is remembered longer.",
     ),
     "NAdam": Recipe(
-        "cyoptim.NAdam([p], lr=0.1)",
+        "cyoptim.NAdam([p], lr=0.05)",
         "Adam that looks ahead along its momentum: less swing.",
     ),
     "RAdam": Recipe(
@@ -83,7 +83,7 @@ RECIPES = {
         shape=(2, 1),
     ),
     "Muon": Recipe(
-        "cyoptim.Muon([p], lr=0.03, weight_decay=0)",
+        "cyoptim.Muon([p], lr=0.025, weight_decay=0)",
         "A matrix of two rows, whose step has one length whatever the gradient's: it circles "
         "the minimum at that distance until a schedule takes the rate down.",
         shape=(2, 1),

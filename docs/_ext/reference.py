@@ -5,6 +5,7 @@ What is public and on no page is a warning, which ends the build.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -24,7 +25,7 @@ FOLDER = DOCS / "reference"
 TITLES = {
     "cyoptim.optimizers": "Optimizers",
     "cyoptim.lr_scheduler": "Schedulers",
-    "cyoptim.optimizer": "Optimizer, the base",
+    "cyoptim.optimizer": "The base, and hooks",
     "cyoptim.parameter": "Parameter",
     "cyoptim._group_rules": "Groups by rules",
     "cyoptim.vectors": "One vector",
@@ -32,10 +33,13 @@ TITLES = {
     "cyoptim.swa_utils": "Averaging",
     "cyoptim.checkpoint": "Checkpoints",
     "cyoptim._config": "Threads and build",
-    "cyoptim.kernel": "Kernel",
+    "cyoptim.kernel": "Kernel, for Cython",
 }
+"""In the order of the navigation; other modules follow under their names."""
+
 # These have a page for each of their classes.
 GALLERIES = {"cyoptim.optimizers": "optimizer", "cyoptim.lr_scheduler": "schedule"}
+UNLISTED = {"cyoptim.kernel": ["Kernel"]}  # a compiled module without __all__
 # The names that torch has, which are there for programs written for it, and mean nothing else.
 UNDOCUMENTED = {"cyoptim.optimizer.ParamsT", "cyoptim.optimizer.required"}
 INHERITED = ("Optimizer", "Parameter", "LRScheduler")  # also what their private bases document
@@ -46,35 +50,42 @@ logger = logging.getLogger(__name__)
 # --- what is public -------------------------------------------------------------------------------
 
 
+@functools.cache
 def public_names() -> dict[str, list[str]]:
-    """What is public, as its users write it, by the module that has it."""
+    """What is public, as its users write it, by the module that offers it."""
+    top = {name: getattr(cyoptim, name) for name in cyoptim.__all__}
     found: dict[str, list[str]] = {}
     for module in _modules():
-        for name in getattr(module, "__all__", ()):
+        for name in getattr(module, "__all__", UNLISTED.get(module.__name__, ())):
             thing = getattr(module, name)
-            if name.startswith("_") or inspect.ismodule(thing) or not callable(thing):
-                continue
-            home = module.__name__
-            if module is cyoptim:
-                home = _home(thing, home)
-            written = f"{module.__name__}.{name}"
-            known = found.setdefault(home, [])
-            if written not in UNDOCUMENTED and f"cyoptim.{name}" not in known:
-                known.append(written)
-    return {module: names for module, names in found.items() if names}
+            within = "cyoptim" if top.get(name) is thing else module.__name__
+            if _is_shown(name, thing, module.__name__):
+                found.setdefault(module.__name__, []).append(f"{within}.{name}")
+    offered = {written for names in found.values() for written in names}
+    for name, thing in top.items():
+        written = f"cyoptim.{name}"
+        if written not in offered and not inspect.ismodule(thing):
+            found.setdefault(thing.__module__, []).append(written)
+    known = list(TITLES)
+    ordered = sorted(found, key=lambda m: (known.index(m) if m in known else len(known), m))
+    return {module: sorted(found[module], key=_by_name) for module in ordered}
 
 
 def _modules() -> Iterator[Any]:
-    yield cyoptim
     for module in pkgutil.iter_modules(cyoptim.__path__, "cyoptim."):
         name = module.name.rpartition(".")[2]
         if not name.startswith("_") and name not in ("demo", "integrations"):
             yield importlib.import_module(module.name)
 
 
-def _home(thing: Any, default: str) -> str:
-    home: str = getattr(thing, "__module__", default)
-    return "cyoptim.optimizers" if home.startswith("cyoptim.optimizers.") else home
+def _is_shown(name: str, thing: Any, module: str) -> bool:
+    written = f"{module}.{name}"
+    return callable(thing) and not name.startswith("_") and written not in UNDOCUMENTED
+
+
+def _by_name(written: str) -> tuple[bool, str]:
+    """Classes first, each in the order of the alphabet."""
+    return not inspect.isclass(named(written)), written.casefold()
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -95,6 +106,10 @@ def write_pages(app: Sphinx) -> None:
     for path in FOLDER.rglob("*.md"):
         if path.relative_to(DOCS).with_suffix("").as_posix() not in pages:
             path.unlink()
+
+
+def module_pages() -> list[str]:
+    return [page_of_module(module) for module in public_names()]
 
 
 def page_of_module(module: str) -> str:

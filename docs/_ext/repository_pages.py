@@ -3,14 +3,12 @@
 - Links into the repository lead to the page of the site that shows the file. A link to a file that
   is on no page becomes text; one to a file that does not exist is a warning.
 - README's companions (CONTRIBUTING.md and others) become pages.
-- The navigation is made of the tables in index.md: a section is a caption, its links are the pages.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +51,8 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def adapt_page(app: Sphinx, docname: str, content: list[str]) -> None:
-    if docname.startswith("reference/"):
-        return  # made for the site
-    content[0] = with_links_of_the_site(content[0], docname)
-    if docname == "index":
-        content[0] += navigation(content[0])
+    if not docname.startswith("reference/"):  # made for the site
+        content[0] = with_links_of_the_site(content[0], docname)
 
 
 def with_links_of_the_site(text: str, docname: str) -> str:
@@ -102,24 +97,6 @@ def _picture(text: str, path: str, docname: str) -> str:
     if path in DRAWN:
         return f"```{{drawing}} {DRAWN[path]} {docname}\n:alt: {' '.join(text.split())}\n```"
     return f"![{text}]({os.path.relpath(ROOT / path, (DOCS / docname).parent)})"
-
-
-def navigation(index: str) -> str:
-    """The tables of contents that follow from the sections of the index."""
-    parts = []
-    for section in re.split(r"^## ", index, flags=re.M)[1:]:
-        caption, _, rest = section.partition("\n")
-        pages = dict.fromkeys(re.findall(r"^\|[^|]*\]\((\w+)\.md\)", rest, re.M))
-        if pages:
-            parts.append(_toctree(caption, pages))
-    parts.append(_toctree("Reference", ["reference/*"], glob=True))
-    parts.append(_toctree("Project", COPIES.values()))
-    return "\n".join(parts)
-
-
-def _toctree(caption: str, pages: Iterable[str], glob: bool = False) -> str:
-    options = [":hidden:", f":caption: {caption}", *([":glob:"] if glob else [])]
-    return "\n".join(["", "```{toctree}", *options, "", *pages, "```", ""])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
