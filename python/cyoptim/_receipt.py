@@ -11,7 +11,7 @@ from cyoptim._options import check_finite, check_nonnegative
 
 @dataclass(frozen=True)
 class StepReceipt:
-    """What a step has found and done beside its update; see :meth:`Optimizer.step`.
+    """What a step has found and done beside its update; see :meth:`cyoptim.Optimizer.step`.
 
     Attributes
     ----------

@@ -161,7 +161,7 @@ class Optimizer(Hooked):
 
     @property
     def state(self) -> State:
-        """The state of each parameter: arrays under torch's names, and the step count."""
+        """What is kept of each parameter, arrays under torch's names and the step count."""
         return self._state
 
     @state.setter

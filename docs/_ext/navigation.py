@@ -1,0 +1,42 @@
+"""Makes the navigation of the tables in index.md: a section is a caption, its links are the pages.
+
+So that index.md stays a page like the others, and a page that it does not name fails the build.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from reference import module_pages
+from repository_pages import COPIES
+from sphinx.application import Sphinx
+
+
+def add_navigation(app: Sphinx, docname: str, content: list[str]) -> None:
+    if docname == "index":
+        content[0] += navigation(content[0])
+
+
+def navigation(index: str) -> str:
+    """The tables of contents that follow from the sections of the index."""
+    parts = []
+    for section in re.split(r"^## ", index, flags=re.M)[1:]:
+        caption, _, rest = section.partition("\n")
+        pages = dict.fromkeys(re.findall(r"^\|[^|]*\]\((\w+)\.md\)", rest, re.M))
+        if pages:
+            parts.append(_toctree(caption, pages))
+    parts.append(_toctree("Reference", module_pages()))
+    parts.append(_toctree("Project", COPIES.values()))
+    return "\n".join(parts)
+
+
+def _toctree(caption: str, pages: Iterable[str]) -> str:
+    options = [":hidden:", f":caption: {caption}"]
+    return "\n".join(["", "```{toctree}", *options, "", *pages, "```", ""])
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("source-read", add_navigation)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

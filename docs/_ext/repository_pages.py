@@ -1,0 +1,105 @@
+"""Fits pages that are written for a repository browser into the site.
+
+- Links into the repository lead to the page of the site that shows the file. A link to a file that
+  is on no page becomes text; one to a file that does not exist is a warning.
+- README's companions (CONTRIBUTING.md and others) become pages.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+COPIES = {
+    "CONTRIBUTING.md": "project/contributing",
+    "CHANGELOG.md": "project/changelog",
+    "bench/README.md": "project/measuring",
+}
+SHOWN = {
+    **COPIES,
+    "README.md": "index",
+    "python/cyoptim/_schedulers": "reference/lr_scheduler",
+}
+# The drawing that takes the place of a picture, where there is one: it follows the theme.
+DRAWN = {"bench/results/adam.png": "speed"}
+
+# Code comes first, so that nothing inside it is taken for a link.
+PIECE = re.compile(
+    r"^```.*?^```$|(?P<link>(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\))|`[^`\n]*`",
+    re.M | re.S,
+)
+logger = logging.getLogger(__name__)
+
+
+def copy_companions(app: Sphinx) -> None:
+    for source, docname in COPIES.items():
+        write_if_changed(DOCS / f"{docname}.md", (ROOT / source).read_text())
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a page; one that stays the same is not read again by the next build."""
+    if not path.exists() or path.read_text() != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def adapt_page(app: Sphinx, docname: str, content: list[str]) -> None:
+    if not docname.startswith("reference/"):  # made for the site
+        content[0] = with_links_of_the_site(content[0], docname)
+
+
+def with_links_of_the_site(text: str, docname: str) -> str:
+    sources = {copy: source for source, copy in COPIES.items()}
+    folder = (ROOT / sources.get(docname, f"docs/{docname}.md")).parent
+
+    def adapted(piece: re.Match[str]) -> str:
+        target = piece["target"] or "#"
+        if target.startswith("#") or re.match(r"[a-z]+:", target):
+            return piece[0]  # code, an anchor of the page itself, or another site
+        name, _, anchor = target.partition("#")
+        path = Path(os.path.normpath(folder / name))
+        if not path.exists():
+            logger.warning("link to %s, which is not there", target, location=docname)
+        return _link(piece, path.relative_to(ROOT).as_posix(), anchor, docname)
+
+    return PIECE.sub(adapted, text)
+
+
+def _link(piece: re.Match[str], path: str, anchor: str, docname: str) -> str:
+    if piece["image"]:
+        return _picture(piece["text"], path, docname)
+    shown = page_of(path)
+    if shown is None:
+        return piece["text"]
+    page = os.path.relpath(f"{shown}.md", os.path.dirname(docname) or ".")
+    return f"[{piece['text']}]({page}{'#' + anchor if anchor and shown != 'index' else ''})"
+
+
+def page_of(path: str) -> str | None:
+    """The page that shows a file of the repository."""
+    if path in SHOWN:
+        return SHOWN[path]
+    if match := re.fullmatch(r"docs/(\w+)\.md", path):
+        return match[1]
+    if match := re.fullmatch(r"python/cyoptim/((?:optimizers/)?[a-z]\w*)\.py", path):
+        return f"reference/{match[1]}"
+    return None
+
+
+def _picture(text: str, path: str, docname: str) -> str:
+    if path in DRAWN:
+        return f"```{{drawing}} {DRAWN[path]} {docname}\n:alt: {' '.join(text.split())}\n```"
+    return f"![{text}]({os.path.relpath(ROOT / path, (DOCS / docname).parent)})"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("builder-inited", copy_companions)
+    app.connect("source-read", adapt_page)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

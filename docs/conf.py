@@ -1,0 +1,55 @@
+"""How Sphinx builds the site: python -m sphinx -W --keep-going -b html docs build/site."""
+
+import sys
+from pathlib import Path
+
+import cyoptim
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "cyoptim"
+author = "The cyoptim developers"
+copyright = author
+version = release = cyoptim.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx.ext.mathjax",
+    "offline_mathjax",
+    "repository_pages",
+    "reference",
+    "navigation",
+    "drawings",
+]
+exclude_patterns = ["_ext"]
+
+# Every reference leads somewhere; types of other packages stay text, as nothing is fetched.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(torch|numpy|np|matplotlib|sklearn|scipy)\..*"),
+    (r"py:class", r"[a-z][\w ]*"),  # types in words
+]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+
+autodoc_typehints = "none"  # the docstrings tell the types
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_param = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"cyoptim {version}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#1f63ad", "color-brand-content": "#1f63ad"},
+    "dark_css_variables": {"color-brand-primary": "#7db4f0", "color-brand-content": "#7db4f0"},
+}
