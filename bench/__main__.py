@@ -157,7 +157,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if options.command == "epochs":
         models, optimizers = options.model or epochs.MODELS, options.optimizer or epochs.OPTIMIZERS
-        return epochs.run(list(models), list(optimizers), options.threads, options.rounds)
+        return epochs.run(
+            list(models), list(optimizers), options.threads, options.runs, options.rounds
+        )
     if module := ALONE.get(options.command):
         return subprocess.run([sys.executable, "-m", module], cwd=ROOT).returncode
     if options.plot and not COMMANDS[options.command].drawn_by:

@@ -3,6 +3,10 @@
 Each contender trains the same model on the same batches, in a process of its own; they take turns,
 an epoch each. The worker answers a line of JSON with another: the seconds of the epoch, those of
 its steps, and its mean loss. Nothing but the optimizer differs.
+
+The memory that a batch frees stays with its process (`KEEP_MEMORY`). By default glibc returns large
+blocks to the system, or does not, as they happen to lie; up to 79,000 page faults an epoch then
+come and go in any contender, and hide what is to be measured.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 NOT_FUSED = ("RMSprop",)
 """torch has no fused kernel of these on the CPU."""
 
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32)}
+"""For glibc, in bytes; other C libraries ignore it."""
+
 AGREEMENT = 0.005
 """How far the mean losses of the first epoch may lie apart, as a share: rounding differs. Training
 amplifies it, so that those of later epochs tell less."""
@@ -39,7 +46,8 @@ amplifies it, so that those of later epochs tell less."""
 
 @dataclass
 class Epochs:
-    """What a contender has measured: seconds per epoch and, of these, in steps; mean losses."""
+    """What a contender has measured: seconds per timed epoch and, of these, in steps; and the mean
+    loss of every epoch of a run."""
 
     contender: str
     tensors: int = 0
@@ -50,8 +58,8 @@ class Epochs:
 
     @property
     def best(self) -> int:
-        """The number of the fastest epoch; the first one warms up."""
-        return min(range(1, len(self.seconds)), key=self.seconds.__getitem__)
+        """The number of the fastest epoch."""
+        return min(range(len(self.seconds)), key=self.seconds.__getitem__)
 
 
 # --- the process of one contender -----------------------------------------------------------------
@@ -101,7 +109,7 @@ def start(model: str, optimizer: str, contender: str, threads: int) -> subproces
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        env=os.environ | KEEP_MEMORY | {"OMP_NUM_THREADS": str(threads)},
     )
 
 
@@ -114,23 +122,35 @@ def reply_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     return reply
 
 
-def measure(model: str, optimizer: str, threads: int, rounds: int) -> list[Epochs]:
-    """Train this model with every contender, an epoch each in turn; one more, to warm up."""
+def measure(model: str, optimizer: str, threads: int, runs: int, rounds: int) -> list[Epochs]:
+    """Train this model with every contender, an epoch each in turn; in several runs, as a process
+    may have its memory in better or worse places."""
     names = [n for n in CONTENDERS if n != "torch, fused" or optimizer not in NOT_FUSED]
+    found = [Epochs(name) for name in names]
+    for _ in range(runs):
+        train(found, model, optimizer, threads, rounds)
+    return found
+
+
+def train(found: list[Epochs], model: str, optimizer: str, threads: int, rounds: int) -> None:
+    """One run: each contender in a process of its own. The first epoch warms up."""
     with ExitStack() as stack:
-        found = []
-        for name in names:
-            process = stack.enter_context(start(model, optimizer, name, threads))
-            found.append((Epochs(name, **reply_of(process)), process))
-        for _ in range(rounds + 1):
-            for epochs, process in found:
+        processes = [
+            stack.enter_context(start(model, optimizer, epochs.contender, threads))
+            for epochs in found
+        ]
+        for epochs, process in zip(found, processes, strict=True):
+            sizes = reply_of(process)
+            epochs.tensors, epochs.elements, epochs.losses = *sizes.values(), []
+        for number in range(rounds + 1):
+            for epochs, process in zip(found, processes, strict=True):
                 time.sleep(SETTLE)
                 print(file=process.stdin, flush=True)
                 reply = reply_of(process)
-                epochs.seconds.append(reply["seconds"])
-                epochs.stepping.append(reply["stepping"])
                 epochs.losses.append(reply["loss"])
-    return [epochs for epochs, _ in found]
+                if number > 0:
+                    epochs.seconds.append(reply["seconds"])
+                    epochs.stepping.append(reply["stepping"])
 
 
 def milliseconds(seconds: float) -> str:
@@ -183,13 +203,15 @@ def disagreement(found: list[Epochs]) -> float:
     return (max(first) - min(first)) / abs(first[0])
 
 
-def run(models: list[str], optimizers: list[str], threads: int, rounds: int) -> int:
+def run(
+    models: list[str], optimizers: list[str], threads: int = 2, runs: int = 3, rounds: int = 5
+) -> int:
     """Print the table; 1 if contenders have trained to different losses."""
     lines, apart = [], []
     for model in models:
         for optimizer in optimizers:
             print(f"{model}, {optimizer}", file=sys.stderr, flush=True)
-            found = measure(model, optimizer, threads, rounds)
+            found = measure(model, optimizer, threads, runs, rounds)
             lines += rows(model, optimizer, found)
             if disagreement(found) > AGREEMENT:
                 apart.append(f"{model}, {optimizer}: losses differ by {disagreement(found):.1%}")
@@ -201,7 +223,8 @@ def run(models: list[str], optimizers: list[str], threads: int, rounds: int) -> 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m bench epochs``."""
     parser.add_argument("--threads", type=int, default=2, help="of every contender (2)")
-    parser.add_argument("--rounds", type=int, default=8, help="timed epochs per contender (8)")
+    parser.add_argument("--runs", type=int, default=3, help="processes of each contender (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each (5)")
     parser.add_argument("--model", action="append", choices=MODELS, help="this one; repeatable")
     parser.add_argument(
         "--optimizer", action="append", choices=OPTIMIZERS, help="this one; repeatable"

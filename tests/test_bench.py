@@ -591,7 +591,7 @@ def test_all_optimizers_from_end_to_end(tmp_path):
 def test_epochs_of_all_contenders_begin_with_the_same_losses(capsys):
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
-    assert epochs.run(["mlp"], ["AdamW", "RMSprop"], threads=1, rounds=1) == 0
+    assert epochs.run(["mlp"], ["AdamW", "RMSprop"], threads=1, runs=1, rounds=1) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" | ")[2].strip() for line in lines[2:]] == [
         *("cyoptim", "torch, fused", "torch, default"),
@@ -603,10 +603,10 @@ def test_epochs_of_all_contenders_begin_with_the_same_losses(capsys):
 def test_epochs_tell_of_losses_that_differ(monkeypatch, capsys):
     def measure(*_):
         return [
-            epochs.Epochs(name, 1, 1, [2.0, 1.0], [0.5, 0.5], [loss, 1.0])
+            epochs.Epochs(name, 1, 1, [1.0], [0.5], [loss, 1.0])
             for name, loss in (("cyoptim", 1.0), ("torch, fused", 1.1))
         ]
 
     monkeypatch.setattr(epochs, "measure", measure)
-    assert epochs.run(["mlp"], ["AdamW"], threads=1, rounds=1) == 1
+    assert epochs.run(["mlp"], ["AdamW"]) == 1
     assert "losses differ by 10.0%" in capsys.readouterr().out

@@ -18,16 +18,15 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import optimizer_paths
-import schedule_curves
-import speed_bars
 from docutils import nodes
-from docutils.parsers.rst import directives
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import optimizer_paths
+import schedule_curves
+import speed_bars
 
 TEXT = "#012345"  # becomes the colour of the text around
 BLUE, ORANGE = "#3b82d6", "#e07a2f"  # readable on white and on black
@@ -113,9 +112,7 @@ def _plain() -> optimizer_paths.Path:
 def _draw_valley(axes: Axes) -> None:
     x, y = np.meshgrid(np.linspace(*VIEW[0], 90), np.linspace(*VIEW[1], 70))
     levels = np.geomspace(0.05, 60, 9)
-    axes.contour(
-        x, y, optimizer_paths.loss(x, y), levels, colors=TEXT, linewidths=0.6, alpha=0.35
-    )
+    axes.contour(x, y, optimizer_paths.loss(x, y), levels, colors=TEXT, linewidths=0.6, alpha=0.35)
     axes.plot(*optimizer_paths.START, "o", mfc="none", mec=TEXT, markersize=7)
     axes.plot(*optimizer_paths.MINIMUM, "P", color=ORANGE, markersize=8, mec="none", zorder=5)
     axes.set(xlim=VIEW[0], ylim=VIEW[1], xticks=[-1, 0, 1], yticks=[0, 1])
@@ -251,7 +248,6 @@ class drawing(nodes.General, nodes.Element):
 
 class Drawing(SphinxDirective):
     required_arguments = 2
-    option_spec = {"alt": directives.unchanged}
 
     def run(self) -> list[nodes.Node]:
         kind, name = self.arguments

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from sphinx.application import Sphinx
+
 from reference import module_pages
 from repository_pages import COPIES
-from sphinx.application import Sphinx
 
 
 def add_navigation(app: Sphinx, docname: str, content: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Formulas without a network: MathJax from an installed package, as far as its HTML output needs."""
+"""Formulas without a network: what MathJax needs for HTML, from an installed package."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ RECIPES = {
     ),
     "Adamax": Recipe(
         "cyoptim.Adamax([p], lr=0.2)",
-        "The largest gradient seen lately sets the pace, so that a steep wall is remembered longer.",
+        "The largest gradient seen lately sets the pace: a steep wall is remembered longer.",
     ),
     "NAdam": Recipe(
         "cyoptim.NAdam([p], lr=0.05)",
@@ -69,7 +69,7 @@ RECIPES = {
     ),
     "Rprop": Recipe(
         "cyoptim.Rprop([p], lr=0.02)",
-        "Only signs count: a coordinate's step grows while its sign stays, and halves when it turns.",
+        "Only signs count: a coordinate's step grows while its sign stays, and halves at a turn.",
     ),
     "SparseAdam": Recipe(
         "cyoptim.SparseAdam([p], lr=0.05)",

@@ -13,13 +13,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import drawings
-from repository_pages import DOCS, write_if_changed
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 import cyoptim
+import drawings
+from repository_pages import DOCS, write_if_changed
 
 FOLDER = DOCS / "reference"
 TITLES = {

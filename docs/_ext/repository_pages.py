@@ -95,7 +95,7 @@ def page_of(path: str) -> str | None:
 
 def _picture(text: str, path: str, docname: str) -> str:
     if path in DRAWN:
-        return f"```{{drawing}} {DRAWN[path]} {docname}\n:alt: {' '.join(text.split())}\n```"
+        return f"```{{drawing}} {DRAWN[path]} {docname}\n```"
     return f"![{text}]({os.path.relpath(ROOT / path, (DOCS / docname).parent)})"
 
 

@@ -28,9 +28,7 @@ CODE = {
     "CosineAnnealingWarmRestarts": (
         "scheduler = CosineAnnealingWarmRestarts(optimizer, T_0=15, T_mult=2)"
     ),
-    "CyclicLR": (
-        'scheduler = CyclicLR(optimizer, 0.01, 0.1, step_size_up=15, mode="triangular2")'
-    ),
+    "CyclicLR": ('scheduler = CyclicLR(optimizer, 0.01, 0.1, step_size_up=15, mode="triangular2")'),
     "OneCycleLR": "scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=101)",
     "ReduceLROnPlateau": "scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=8)",
     "SequentialLR": (

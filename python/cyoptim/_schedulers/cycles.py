@@ -426,8 +426,8 @@ class OneCycleLR(_MomentumLR):
     Raises
     ------
     ValueError
-        If an argument is out of range, or there is no momentum to cycle; by :meth:`LRScheduler.step`, after
-        the last step.
+        If an argument is out of range, or there is no momentum to cycle; by
+        :meth:`LRScheduler.step`, after the last step.
 
     References
     ----------
