@@ -31,6 +31,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|matplotlib|sklearn|scipy)\..*"),
     (r"py:class", r"[a-z][\w ]*"),  # types in words
+    (r"py:class", r"\d+"),  # shapes
 ]
 
 myst_enable_extensions = ["dollarmath"]
@@ -39,7 +40,8 @@ myst_heading_anchors = 4
 autodoc_typehints = "none"  # the docstrings tell the types
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+# As parameters are: Sphinx has no fields for two attributes in one, nor for names that end in _.
+napoleon_custom_sections = [("Attributes", "params_style")]
 napoleon_use_param = False
 napoleon_use_rtype = False
 

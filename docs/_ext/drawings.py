@@ -301,9 +301,10 @@ def visit_gallery(self: Any, node: gallery) -> None:
     kind = node["kind"]
     items = []
     for name, docname in reference.pages_of(kind).items():
-        target = self.builder.get_relative_uri(self.builder.current_docname, docname)
-        small = THUMBNAILS[kind](name) if is_drawn(kind, name) else ""
-        items.append(f'<a href="{target}">{small}<span>{name}</span></a>')
+        if is_drawn(kind, name):
+            target = self.builder.get_relative_uri(self.builder.current_docname, docname)
+            shown = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", name)
+            items.append(f'<a href="{target}">{THUMBNAILS[kind](name)}<span>{shown}</span></a>')
     self.body.append(f'<div class="gallery">{"".join(items)}</div>\n')
     raise nodes.SkipNode
 

@@ -1,6 +1,7 @@
 """Makes the navigation of the tables in index.md: a section is a caption, its links are the pages.
 
-So that index.md stays a page like the others, and a page that it does not name fails the build.
+The page of examples has the examples below it. So index.md stays a page like the others, and a page
+that it does not name fails the build.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Any
 from sphinx.application import Sphinx
 
 from reference import module_pages
-from repository_pages import COPIES
+from repository_pages import COPIES, EXAMPLES
 
 
 def add_navigation(app: Sphinx, docname: str, content: list[str]) -> None:
     if docname == "index":
         content[0] += navigation(content[0])
+    elif docname == "examples":
+        content[0] += _toctree([f"project/examples/{name}" for name in EXAMPLES])
 
 
 def navigation(index: str) -> str:
@@ -27,14 +30,14 @@ def navigation(index: str) -> str:
         caption, _, rest = section.partition("\n")
         pages = dict.fromkeys(re.findall(r"^\|[^|]*\]\((\w+)\.md\)", rest, re.M))
         if pages:
-            parts.append(_toctree(caption, pages))
-    parts.append(_toctree("Reference", module_pages()))
-    parts.append(_toctree("Project", COPIES.values()))
+            parts.append(_toctree(pages, caption))
+    parts.append(_toctree(module_pages(), "Reference"))
+    parts.append(_toctree(COPIES.values(), "Project"))
     return "\n".join(parts)
 
 
-def _toctree(caption: str, pages: Iterable[str]) -> str:
-    options = [":hidden:", f":caption: {caption}"]
+def _toctree(pages: Iterable[str], caption: str = "") -> str:
+    options = [":hidden:", f":caption: {caption}" if caption else ":maxdepth: 1"]
     return "\n".join(["", "```{toctree}", *options, "", *pages, "```", ""])
 
 

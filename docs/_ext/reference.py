@@ -28,10 +28,14 @@ TITLES = {
     "cyoptim.optimizer": "The base, and hooks",
     "cyoptim.parameter": "Parameter",
     "cyoptim._group_rules": "Groups by rules",
+    "cyoptim._trees": "Trees",
     "cyoptim.vectors": "One vector",
     "cyoptim.clip": "Clipping",
-    "cyoptim.swa_utils": "Averaging",
+    "cyoptim._averages": "Averages in the step",
+    "cyoptim.swa_utils": "Averages by call",
     "cyoptim.checkpoint": "Checkpoints",
+    "cyoptim.sklearn": "scikit-learn",
+    "cyoptim.scipy": "SciPy",
     "cyoptim._config": "Threads and build",
     "cyoptim.kernel": "Kernel, for Cython",
 }
@@ -134,7 +138,7 @@ def named(written: str) -> Any:
 
 
 def module_page(module: str, names: list[str]) -> str:
-    parts = [f"# {TITLES.get(module, module)}"]
+    parts = [heading(module)]
     for written in names:
         name = written.rpartition(".")[2]
         if name in drawings.SCHEDULES:
@@ -153,7 +157,7 @@ def gallery_page(module: str, kind: str) -> str:
     inside = [page.removeprefix("reference/") for page in pages_of(kind).values()]
     functions = [each for each in public_names()[module] if not inspect.isclass(named(each))]
     parts = [
-        f"# {TITLES[module]}",
+        heading(module),
         GALLERY_TEXTS[kind],
         f"```{{gallery}} {kind}\n```",
         *map(autodoc, functions),
@@ -162,11 +166,20 @@ def gallery_page(module: str, kind: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def heading(module: str) -> str:
+    """The title; docstrings may refer to a module that users import."""
+    title = f"# {TITLES.get(module, module)}"
+    private = "._" in module
+    return title if private else "\n\n".join([title, eval_rst(f".. module:: {module}")])
+
+
 def autodoc(written: str) -> str:
     thing, name = named(written), written.rpartition(".")[2]
     if not inspect.isclass(thing):
         return eval_rst(f".. autofunction:: {written}")
     options = ["   :members:"]
+    if issubclass(thing, cyoptim.Optimizer) and thing is not cyoptim.Optimizer:
+        options.append("   :exclude-members: update")  # there to be overridden: see its base
     if name in INHERITED:
         options.append("   :inherited-members: NDArrayOperatorsMixin")
     return eval_rst(f".. autoclass:: {written}", *options)
@@ -205,6 +218,11 @@ def list_references(
     lines[:] = re.sub(r"\s?\[(\d)\]_", r" [\1]", text).split("\n")
 
 
+def leave_out(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
+    """Also leave out what scikit-learn makes: its docstrings refer to its own pages."""
+    return skip or bool(re.fullmatch(r"set_\w+_request", name))
+
+
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:
     """Warn of what is public and on no page."""
     documented = env.domains.python_domain.objects
@@ -223,5 +241,6 @@ def missing(documented: set[str]) -> list[str]:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", list_references, priority=600)
+    app.connect("autodoc-skip-member", leave_out)
     app.connect("env-check-consistency", check_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

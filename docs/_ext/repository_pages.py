@@ -2,7 +2,7 @@
 
 - Links into the repository lead to the page of the site that shows the file. A link to a file that
   is on no page becomes text; one to a file that does not exist is a warning.
-- README's companions (CONTRIBUTING.md and others) become pages.
+- README's companions (CONTRIBUTING.md and others) become pages, and so does each example.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ COPIES = {
     "CHANGELOG.md": "project/changelog",
     "bench/README.md": "project/measuring",
 }
+EXAMPLES = [path.stem for path in sorted((ROOT / "examples").glob("*.py"))]
 SHOWN = {
     **COPIES,
+    **{f"examples/{name}.py": f"project/examples/{name}" for name in EXAMPLES},
     "README.md": "index",
     "python/cyoptim/_schedulers": "reference/lr_scheduler",
 }
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 def copy_companions(app: Sphinx) -> None:
     for source, docname in COPIES.items():
         write_if_changed(DOCS / f"{docname}.md", (ROOT / source).read_text())
+    for name in EXAMPLES:
+        code = f"```{{literalinclude}} ../../../examples/{name}.py\n:language: python\n```\n"
+        write_if_changed(DOCS / f"project/examples/{name}.md", f"# {name}.py\n\n{code}")
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -51,7 +56,7 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def adapt_page(app: Sphinx, docname: str, content: list[str]) -> None:
-    if not docname.startswith("reference/"):  # made for the site
+    if not docname.startswith(("reference/", "project/examples/")):  # made for the site
         content[0] = with_links_of_the_site(content[0], docname)
 
 

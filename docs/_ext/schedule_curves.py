@@ -30,7 +30,10 @@ CODE = {
     ),
     "CyclicLR": ('scheduler = CyclicLR(optimizer, 0.01, 0.1, step_size_up=15, mode="triangular2")'),
     "OneCycleLR": "scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=101)",
-    "ReduceLROnPlateau": "scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=8)",
+    "ReduceLROnPlateau": (
+        "scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=10)\n"
+        "# scheduler.step(loss), of which the dotted line is the loss"
+    ),
     "SequentialLR": (
         "warmup = LinearLR(optimizer, start_factor=0.1, total_iters=20)\n"
         "decay = ExponentialLR(optimizer, gamma=0.97)\n"
@@ -50,7 +53,6 @@ CODE = {
     "InverseSqrtLR": "scheduler = InverseSqrtLR(optimizer, warmup_steps=15)",
     "SWALR": "scheduler = SWALR(optimizer, swa_lr=0.02, anneal_epochs=40)",
 }
-PLATEAUS = "scheduler.step(loss)  # the dotted line"
 
 
 @dataclass
@@ -84,7 +86,7 @@ def run(name: str) -> Curve:
 
 def _loss(step: int) -> float:
     """Falls to three plateaus in turn: made up, so that a plateau is seen for what it is."""
-    falls = ((0, 1.0, 6), (35, 0.5, 5), (70, 0.25, 5))
+    falls = ((0, 1.0, 1.5), (35, 0.5, 1.5), (68, 0.25, 1.5))
     return 0.1 + sum(
         height * (np.exp(-(step - start) / time) if step >= start else 1.0)
         for start, height, time in falls

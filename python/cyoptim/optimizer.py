@@ -660,7 +660,7 @@ class Optimizer(Hooked):
         See Also
         --------
         averaged : use the averages in place of the parameters.
-        cyoptim.AveragedModel : averages taken when you ask for them, of equal weight or any other.
+        cyoptim.swa_utils.AveragedModel : averages taken when you ask for them, of any weights.
 
         References
         ----------
