@@ -16,7 +16,7 @@ from bits import digest, digests_on_threads, use_isa
 from cases import CASES
 from cyoptim import _cpu, _dispatch
 from cyoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from doors import ALL_DOORS, Door
+from doors import ALL_DOORS, Door, TensorDoor
 
 SHAPES = [(), (0,), (1,), (7,), (33,), (3, 5), (2047,), (2048,), (2049,), (16385,), (40_000,)]
 MATRICES = [(1, 1), (3, 5), (40, 30)]
@@ -98,6 +98,8 @@ def test_same_bits_with_lbfgs(rng: Any) -> None:
 
 @pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
 def test_every_door(door: Door, rng: Any) -> None:
+    if isinstance(door, TensorDoor):
+        pytest.importorskip("torch")
     arrays = plain_arrays(rng, [(5,), (3, 4)])
     params = [door.wrap(array) for array in arrays]
     plain = [array.copy() for array in arrays]

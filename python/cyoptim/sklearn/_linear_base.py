@@ -1,0 +1,262 @@
+"""What linear models share: the loop over mini-batches, the penalty, and what is shown."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any, ClassVar
+from warnings import warn
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+
+from cyoptim.sklearn import _losses
+from cyoptim.sklearn._compat import validate_data
+from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
+
+NOT_CONVERGED = "the loss or score still improves after max_iter={} epochs; tol=None runs them all"
+
+
+class LinearBase(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share: the loop, the penalty, and what is shown."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **CONSTRAINTS,
+        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "fit_intercept": ["boolean"],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    coef_: Array
+    intercept_: Array
+    _training: Training | None = None
+
+    # --- what classifier and regressor define -----------------------------------------------------
+
+    def _batch_loss(self) -> _losses.Loss:
+        raise NotImplementedError
+
+    def _show(self, weights: Array, intercepts: Array) -> None:
+        """Set ``coef_`` and ``intercept_`` to views of arrays of shape (p, k) and (k,)."""
+        raise NotImplementedError
+
+    def _score_of(self, X: Any, y: Array, weight: Array) -> float:
+        raise NotImplementedError
+
+    # --- arguments --------------------------------------------------------------------------------
+
+    def _checked_recipe(self) -> Recipe:
+        recipe = Recipe.of(self)
+        if self._training is None or not self._training.recipe.same_as(recipe):
+            recipe.check()
+        return recipe
+
+    def _goes_on(self, incremental: bool) -> bool:
+        return hasattr(self, "coef_") and (incremental or self.warm_start)
+
+    def _relative(self, sample_weight: Any, X: Any) -> Array:
+        """Weights of mean 1."""
+        if sample_weight is None:
+            return np.ones(X.shape[0], X.dtype)
+        weight: Array = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        if weight.min() < 0:
+            raise ValueError(f"sample_weight: {weight.min()} is negative")
+        if not weight.sum() > 0:
+            raise ValueError("sample_weight: all weights are zero")
+        relative: Array = weight * (len(weight) / weight.sum())
+        return relative
+
+    # --- training ---------------------------------------------------------------------------------
+
+    def _train(
+        self, recipe: Recipe, X: Any, y: Array, weight: Array, n_columns: int, incremental: bool
+    ) -> None:
+        """Run epochs: one, or until the loss or score no longer improves."""
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        random_state = check_random_state(self.random_state)
+        held_out = None
+        if self.early_stopping:
+            X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
+        if not self._goes_on(incremental):
+            self._begin(X, n_columns)
+        if self.early_stopping != (self.validation_scores_ is not None):
+            self._watch_score() if self.early_stopping else self._watch_loss()
+        names, current = self._named_arrays(n_columns)
+        training = training_of(self._training, recipe, names, current)
+        training.resume(self, current)
+        self._training = training
+        self.n_iter_ = 0
+        try:
+            for _ in range(1 if incremental else self.max_iter):
+                self._run_epoch(training, X, y, weight, random_state)
+                self._end_epoch(training, held_out)
+                if self._has_converged():
+                    break
+            else:
+                if self.tol is not None and not incremental:
+                    warn(NOT_CONVERGED.format(self.max_iter), ConvergenceWarning, stacklevel=4)
+        finally:
+            training.shown = self._best or training.result()
+            self._show(*self._pair(training.shown))
+        if not all(np.isfinite(array).all() for array in training.shown):
+            raise ValueError(
+                "the coefficients are not finite: lower the learning rate, or scale the data"
+            )
+
+    def _begin(self, X: Any, n_columns: int) -> None:
+        self._training = None
+        self._show(np.zeros((X.shape[1], n_columns), X.dtype), np.zeros(n_columns, X.dtype))
+        self.t_ = 0
+        self.loss_curve_: list[float] = []
+        self.lr_curve_: list[float | list[float]] = []
+        self._watch_loss()
+
+    def _watch_loss(self) -> None:
+        self.validation_scores_: list[float] | None = None
+        self.best_validation_score_: float | None = None
+        self.best_loss_: float | None = np.inf
+        self._best: list[Array] = []
+        self._to_improve, self._no_improvement_count = np.inf, 0
+
+    def _watch_score(self) -> None:
+        self._watch_loss()
+        self.validation_scores_, self.best_loss_ = [], None
+
+    def _named_arrays(self, n_columns: int) -> tuple[list[str], list[Array]]:
+        weights = self.coef_.reshape(n_columns, -1).T
+        if not self.fit_intercept:
+            return ["coef_"], [weights]
+        return ["coef_", "intercept_"], [weights, self.intercept_]
+
+    def _pair(self, arrays: list[Array]) -> tuple[Array, Array]:
+        """Weights and intercepts, which are zero where there are none."""
+        if self.fit_intercept:
+            return arrays[0], arrays[1]
+        return arrays[0], np.zeros(arrays[0].shape[1], arrays[0].dtype)
+
+    def _hold_out(self, X: Any, y: Array, weight: Array, random_state: Any) -> tuple[Any, ...]:
+        X, X_val, y, y_val, weight, weight_val = train_test_split(
+            X,
+            y,
+            weight,
+            random_state=random_state,
+            test_size=self.validation_fraction,
+            stratify=y if isinstance(self, ClassifierMixin) else None,
+        )
+        if X_val.shape[0] < 2 or not weight_val.sum() > 0:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} keeps too few samples back"
+            )
+        return X, y, weight, X_val, y_val, weight_val
+
+    def _run_epoch(
+        self, training: Training, X: Any, y: Array, weight: Array, random_state: Any
+    ) -> None:
+        n_samples = X.shape[0]
+        size = min(200 if self.batch_size == "auto" else self.batch_size, n_samples)
+        order = random_state.permutation(n_samples) if self.shuffle else None
+        loss, total = self._batch_loss(), 0.0
+        for batch in gen_batches(n_samples, size):
+            rows = batch if order is None else order[batch]
+            mean, grads = self._loss_and_grads(training, loss, X[rows], y[rows], weight[rows])
+            training.step(grads)
+            total += mean * (batch.stop - batch.start)
+        self.n_iter_ += 1
+        self.t_ += n_samples
+        self.loss_ = total / n_samples
+        self.loss_curve_.append(self.loss_)
+        if self.verbose:
+            print(f"epoch {self.n_iter_}, loss = {self.loss_:.8f}")
+
+    def _loss_and_grads(
+        self, training: Training, loss: _losses.Loss, X: Any, y: Array, weight: Array
+    ) -> tuple[float, list[Array]]:
+        weights, intercepts = self._pair(training.arrays)
+        values, slopes = loss(safe_sparse_dot(X, weights) + intercepts, y)
+        share = weight / X.shape[0]
+        slopes *= share[:, None]
+        penalty, penalty_slope = self._penalty(weights)
+        grads = [safe_sparse_dot(X.T, slopes) + penalty_slope]
+        if self.fit_intercept:
+            grads.append(slopes.sum(axis=0))
+        return float(values @ share) + penalty, grads
+
+    def _penalty(self, weights: Array) -> tuple[float, Array | float]:
+        ratio = {"l2": 0.0, "l1": 1.0, "elasticnet": self.l1_ratio, None: 0.0}[self.penalty]
+        if self.penalty is None or self.alpha == 0:
+            return 0.0, 0.0
+        value, slope = 0.0, np.zeros_like(weights)
+        if ratio < 1:
+            value += self.alpha * (1 - ratio) / 2 * float(np.vdot(weights, weights))
+            slope += self.alpha * (1 - ratio) * weights
+        if ratio > 0:
+            value += self.alpha * ratio * float(abs(weights).sum())
+            slope += self.alpha * ratio * np.sign(weights)
+        return value, slope
+
+    def _end_epoch(self, training: Training, held_out: Any) -> None:
+        """Note whether loss or score has improved, and let the schedule go on."""
+        if held_out:
+            metric = self._validate(training, *held_out)
+            worse = -metric
+        else:
+            metric = worse = self.loss_
+            assert self.best_loss_ is not None
+            self.best_loss_ = min(metric, self.best_loss_)
+        self._no_improvement_count += 1
+        # Small improvements of several epochs add up.
+        if worse < self._to_improve - (self.tol or 0.0):
+            self._to_improve, self._no_improvement_count = worse, 0
+        self.lr_curve_.append(training.end_epoch(metric))
+
+    def _has_converged(self) -> bool:
+        return self.tol is not None and self._no_improvement_count >= self.n_iter_no_change
+
+    def _validate(self, training: Training, X: Any, y: Array, weight: Array) -> float:
+        """The score; the arrays are kept if it is the best."""
+        self._show(*self._pair(training.result()))
+        score = self._score_of(X, y, weight)
+        if self.verbose:
+            print(f"validation score = {score:.8f}")
+        assert self.validation_scores_ is not None
+        if not self.validation_scores_ or score > max(self.validation_scores_):
+            self.best_validation_score_ = score
+            self._best = [array.copy() for array in training.result()]
+        self.validation_scores_.append(score)
+        return score
+
+    # --- prediction -------------------------------------------------------------------------------
+
+    def _scores(self, X: Any) -> Array:
+        """Of shape (n, k)."""
+        n_columns = len(self.intercept_)
+        scores: Array = safe_sparse_dot(X, self.coef_.reshape(n_columns, -1).T)
+        return scores + self.intercept_
+
+    def _checked(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
