@@ -263,7 +263,10 @@ def test_bad_weights(model):
 
 def test_sparse_data_stay_sparse():
     # Dense they would take 80 GB.
-    X = scipy.sparse.random_array((10_000, 1_000_000), density=1e-5, format="csr", rng=0)
+    rng = np.random.default_rng(0)
+    shape = (10_000, 1_000_000)
+    places = [rng.integers(size, size=100_000) for size in shape]
+    X = scipy.sparse.csr_array((rng.random(100_000), places), shape)
     y = np.arange(10_000) % 2
     model = LinearClassifier("log_loss", max_iter=1, batch_size=5000).fit(X, y)
     assert model.coef_.shape == (1, 1_000_000)
