@@ -414,6 +414,31 @@ def test_autograd_learns_of_the_change() -> None:
 # --- saving, loading, copying ----------------------------------------------------------------------
 
 
+class Box:
+    """A parameter that is unpickled into memory of its own."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.data, self.grad = np.array(values), np.ones(len(values))
+
+    def __reduce__(self) -> Any:
+        return Box, (self.data.tolist(),)
+
+
+def test_averages_in_memory_that_may_only_be_read() -> None:
+    # As joblib's mmap_mode gives them: to write there would end the process.
+    optimizer = cyoptim.SGD([Box([4.0, 2.0])], lr=1.0)
+    optimizer.ema(0.5)
+    optimizer.step()
+    buffers: list[Any] = []
+    text = pickle.dumps(optimizer, protocol=5, buffer_callback=buffers.append)
+    memory = [buffer.raw().tobytes() for buffer in buffers]
+    assert memory == [np.array([3.0, 1.0]).tobytes()]
+    other = pickle.loads(text, buffers=memory)
+    other.step()
+    np.testing.assert_array_equal(next(iter(other.ema(0.5))), [2.5, 0.5])
+    assert memory == [np.array([3.0, 1.0]).tobytes()]
+
+
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy", "save"])
 @pytest.mark.parametrize("ready", [False, True])
 def test_a_resumed_run_has_the_same_bits(how: str, ready: bool, rng: Any, tmp_path: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import types
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -372,6 +373,25 @@ def test_arrays_of_other_libraries(kind: Any) -> None:
     np.testing.assert_array_equal(W, [-3, -3])
     np.testing.assert_array_equal(b, [-3])
     assert cyoptim.get_total_norm([kind(np.array([3.0, 4.0]))]) == 5
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_libraries_may_be_mixed(first: int) -> None:
+    params = [np.zeros(2), np.zeros(2), cyoptim.Parameter(np.zeros(2))]
+    grads = [np.ones(2), Foreign(np.ones(2)), Capsule(np.ones(2))]
+    grads = grads[first:] + grads[:first]
+    cyoptim.SGD(params, lr=1.0).step(grads=grads)
+    cyoptim.SGD({"a": params[0], "b": params[1:]}, lr=1.0).step(
+        grads={"a": grads[0], "b": grads[1:]}
+    )
+    for param in params:
+        np.testing.assert_array_equal(param, [-2, -2])
+
+
+def test_the_gradient_of_an_object_may_be_that_of_another_library() -> None:
+    box = types.SimpleNamespace(data=np.zeros(2), grad=Foreign(np.ones(2)))
+    cyoptim.SGD([box], lr=1.0).step()
+    np.testing.assert_array_equal(box.data, [-1, -1])
 
 
 def test_gradients_that_may_only_be_read() -> None:

@@ -118,7 +118,9 @@ class MovingAverage:
                 f"the average of {label} has shape {mean.shape} and dtype {mean.dtype}, expected "
                 f"{view.shape} and {view.dtype}"
             )
-        if mean is not view and same_layout_as(np.empty_like(view, subok=False), mean):
+        wanted = np.empty_like(view, subok=False)
+        # An average from a file that is mapped into memory may be read-only.
+        if mean is not view and mean.flags.writeable and same_layout_as(wanted, mean):
             return mean
         new = room.zeros(NAME, view)
         new[...] = mean

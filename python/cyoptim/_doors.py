@@ -33,6 +33,15 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def array_of(grad: Any) -> Any:
+    """A gradient of another library as an array that views its memory; all else as it is."""
+    if grad is None or isinstance(grad, (np.ndarray, np.generic)) or is_tensor(grad):
+        return grad
+    if hasattr(grad, "__array__"):
+        return np.asarray(grad)
+    return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
+
+
 def is_parameter(value: object) -> bool:
     """Whether the value comes through one of the front doors."""
     return (

@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
-import numpy as np
-
-from cyoptim._doors import is_tensor, type_name
+from cyoptim._doors import type_name
 from cyoptim._sparse import zero_gradient
 from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
@@ -24,7 +21,7 @@ def align(grads: Gradients, groups: list[Group]) -> list[Any]:
         count = _count(groups)
         if len(grads) != count:
             raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
-        return _arrays_of(list(grads))
+        return list(grads)
     if is_branch(grads):
         return _align_names(grads, groups)
     raise TypeError(
@@ -45,16 +42,17 @@ def _is_nested(grads: Sequence[Any], groups: list[Group]) -> bool:
         return False
     if is_named_tuple(grads):
         return True
-    names = list(chain.from_iterable(group["param_names"] for group in groups))
-    return any(
-        is_branch(grad) and any(str(name).startswith(f"{i}.") for name in names)
-        for i, grad in enumerate(grads)
-    ) or (len(grads) != len(names) and all(grad is None for grad in grads))
+    # By the names, which are few to look at: with many small parameters, to look at each gradient
+    # takes as long as the step.
+    nested = _places(_names(groups)).nested
+    return any(is_branch(grads[i]) for i in nested if i < len(grads)) or (
+        len(grads) != _count(groups) and all(grad is None for grad in grads)
+    )
 
 
 def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
     try:
-        names = tuple([name for group in groups for name in group["param_names"]])
+        names = _names(groups)
     except KeyError:
         raise ValueError(
             f"grads is a {type_name(grads)}, but the parameters have no names: construct the "
@@ -66,32 +64,19 @@ def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
             f"grads is a {type_name(grads)}, but two parameters have the name {places.twice!r}"
         )
     if isinstance(grads, (dict, Mapping)) and grads.keys() <= places.leaves:
-        return _arrays_of(list(map(grads.get, names)))
-    found = places.pick(grads)
-    return [array_of(found.get(name)) for name in names]
+        return list(map(grads.get, names))
+    return list(map(places.pick(grads).get, names))
+
+
+def _names(groups: list[Group]) -> tuple[Any, ...]:
+    if len(groups) == 1:
+        return tuple(groups[0]["param_names"])
+    return tuple([name for group in groups for name in group["param_names"]])
 
 
 @lru_cache(maxsize=16)
 def _places(names: tuple[Any, ...]) -> Places:
     return Places(names)
-
-
-def _arrays_of(grads: list[Any]) -> list[Any]:
-    """The gradients, those of other libraries as arrays that view their memory."""
-    # With many small parameters, to look at each gradient takes as long as the step. Libraries are
-    # not mixed: if the first is an array, so are all.
-    if grads and (type(grads[0]) is np.ndarray or is_tensor(grads[0])):
-        return grads
-    return list(map(array_of, grads))
-
-
-def array_of(grad: Any) -> Any:
-    """The gradient as the engine reads it; what is no array is left for it to refuse."""
-    if grad is None or isinstance(grad, (np.ndarray, np.generic)) or is_tensor(grad):
-        return grad
-    if hasattr(grad, "__array__"):
-        return np.asarray(grad)
-    return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
 
 
 def check_unrecorded(groups: list[Group]) -> None:

@@ -104,6 +104,7 @@ def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
 
 def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
     """A subclass's own ``step``, with the hooks around it; once, however it calls its parent's."""
+    followed = averaging(step)
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -111,7 +112,7 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(self, *args, **kwargs)
         self._in_step = True
         try:
-            value = call_around_step(averaging(step), (self, *args), kwargs)
+            value = call_around_step(followed, (self, *args), kwargs)
         finally:
             self._in_step = False
         self._opt_called = True

@@ -62,7 +62,7 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
 def is_branch(value: object) -> bool:
     """Whether the value is a container rather than a leaf."""
     return isinstance(value, (dict, list, tuple)) or (
-        isinstance(value, Mapping) and not isinstance(value, np.ndarray)
+        not isinstance(value, np.ndarray) and isinstance(value, Mapping)
     )
 
 
@@ -97,6 +97,9 @@ class Places:
             for key in str(name).split("."):
                 self._below.setdefault(path, set()).add(key)
                 path = joined(path, key)
+        # Where a list of trees has containers.
+        tops = self._below[""] & self._below.keys()
+        self.nested = [int(key) for key in tops if key.isdecimal() and key == str(int(key))]
 
     def pick(self, tree: Any) -> dict[str, Any]:
         """The gradients in a tree by the names of their parameters.

@@ -11,6 +11,7 @@ import numpy as np
 
 from cyoptim._doors import (
     Array,
+    array_of,
     check_array,
     foreign_array,
     is_parameter,
@@ -18,7 +19,7 @@ from cyoptim._doors import (
     type_name,
 )
 from cyoptim._engine import Spans, is_dense
-from cyoptim._gradients import align, array_of
+from cyoptim._gradients import align
 from cyoptim._groups import split_names
 from cyoptim._trees import is_branch, named_leaves
 from cyoptim._types import Gradients
@@ -354,7 +355,8 @@ def _own_gradients(params: list[Any]) -> list[Any]:
 
 def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> list[Any]:
     if names:
-        return align(grads, [{"params": params, "param_names": names}])
+        aligned = align(grads, [{"params": params, "param_names": names}])
+        return list(map(array_of, aligned))
     if isinstance(grads, Mapping):  # by name, as in step(); which belongs to which does not matter
         if len(grads) > len(params):
             raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)} at most")

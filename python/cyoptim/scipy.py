@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cyoptim import lr_scheduler as schedulers
 from cyoptim import optimizers
+from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
+from cyoptim._options import check_number
 from cyoptim.optimizer import Optimizer
 
 try:
@@ -132,14 +134,16 @@ def method(
     >>> result.success, result.x.round(6)
     (True, array([1., 1.]))
     """
-    chosen: Any = _named(optimizer) if isinstance(optimizer, str) else optimizer
+    chosen: Any = _factory(optimizer)
     if not callable(chosen) or (isinstance(chosen, type) and not issubclass(chosen, Optimizer)):
         raise TypeError(
             "optimizer must be a name, a subclass of cyoptim.Optimizer or a function that returns "
             f"one, got {optimizer!r}"
         )
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be > 0, got {clip_norm!r}")
+    if clip_norm is not None:
+        check_number("clip_norm", clip_norm)
+        if not clip_norm > 0:
+            raise ValueError(f"clip_norm must be > 0, got {clip_norm!r}")
     result = Method(optimizer, lr_scheduler, clip_norm, options)
     result._check()
     return result
@@ -165,7 +169,7 @@ class Method:
 
     @property
     def _factory(self) -> Any:
-        return _named(self.optimizer) if isinstance(self.optimizer, str) else self.optimizer
+        return _factory(self.optimizer)
 
     @property
     def _name(self) -> str:
@@ -204,15 +208,13 @@ class Method:
         chosen = self.lr_scheduler
         if chosen is None or callable(chosen):
             return chosen and chosen(optimizer)
-        try:
-            name, arguments = (chosen, {}) if isinstance(chosen, str) else chosen
-        except (TypeError, ValueError):
+        pair = (chosen, {}) if isinstance(chosen, str) else chosen
+        if not (isinstance(pair, (tuple, list)) and list(map(type, pair)) == [str, dict]):
             raise TypeError(
                 f"lr_scheduler must be a name, (name, dict) or a callable, got {chosen!r}"
-            ) from None
-        return _find(schedulers, name, schedulers.LRScheduler, "lr_scheduler")(
-            optimizer, **arguments
-        )
+            )
+        name, arguments = pair
+        return class_named("lr_scheduler", name, SCHEDULERS)(optimizer, **arguments)
 
     def __call__(
         self,
@@ -242,8 +244,10 @@ class Method:
         if gtol is None:
             gtol = tol if tol is not None else 0.0 if stochastic else 1e-5
         limits = _Limits(maxiter, gtol, ftol, stochastic)
-        if average is not None and not 0 < average < 1:
-            raise ValueError(f"average must be between 0 and 1, got {average!r}")
+        if average is not None:
+            check_number("average", average)
+            if not 0 < average < 1:
+                raise ValueError(f"average must be between 0 and 1, got {average!r}")
         if jac is not None and not callable(jac):
             raise TypeError(f"jac must be callable or None, got {jac!r}")
         if jac is None and stochastic:
@@ -254,7 +258,7 @@ class Method:
         x = _start(x0)
         box = _Box.of(bounds, x)
         box.project(x)
-        param = x if shape is None else x.reshape(shape)
+        param = x if shape is None else _shaped(x, shape)
         try:
             optimizer = self._build(param)
         except ValueError as error:
@@ -271,24 +275,11 @@ class Method:
         return result
 
 
-# --- names ----------------------------------------------------------------------------------------
-
-
-def _named(name: str) -> Any:
-    return _find(optimizers, name, Optimizer, "optimizer")
-
-
-def _find(module: Any, name: str, base: type, argument: str) -> Any:
-    """The class of a module whose name this is, in any case."""
-    known = {
-        each.lower(): getattr(module, each)
-        for each in module.__all__
-        if isinstance(getattr(module, each), type) and issubclass(getattr(module, each), base)
-    }
-    if name.lower() not in known:
-        names = ", ".join(sorted(known))
-        raise ValueError(f"there is no {argument} {name!r}; there are {names}")
-    return known[name.lower()]
+def _factory(optimizer: OptimizerLike) -> Any:
+    """What makes an optimizer; of a name its class."""
+    if isinstance(optimizer, str):
+        return class_named("optimizer", optimizer, OPTIMIZERS)
+    return optimizer
 
 
 def _shown(thing: Any) -> str:
@@ -327,6 +318,13 @@ def _start(x0: Any) -> Array:
     return x
 
 
+def _shaped(x: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return x.reshape(shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"shape={shape!r} does not fit x0, which has {x.size} elements") from None
+
+
 @dataclass
 class _Limits:
     maxiter: int
@@ -340,6 +338,7 @@ class _Limits:
         except TypeError:
             raise TypeError(f"maxiter must be a whole number, got {self.maxiter!r}") from None
         for name in ("maxiter", "gtol", "ftol"):
+            check_number(name, getattr(self, name))
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)!r}")
 
@@ -511,9 +510,8 @@ class _Stepper:
         self.shape, self.x = param.shape, param.ravel()  # a view, as what was reshaped is one
         self.searches = isinstance(optimizer, optimizers.LBFGS)
         self._clipping: dict[str, Any] = {} if clip_norm is None else {"max_norm": clip_norm}
-        self.point = _Point(
-            self.x.copy(), np.nan, np.zeros_like(self.x)
-        )  # the last that was evaluated
+        # The last that was evaluated.
+        self.point = _Point(self.x.copy(), np.nan, np.zeros_like(self.x))
 
     def start(self) -> _Point:
         return self._evaluate()

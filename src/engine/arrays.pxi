@@ -145,6 +145,19 @@ cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:
     return cnp.PyArray_SIZE(a) * (2 if cnp.PyArray_ISCOMPLEX(a) else 1)
 
 
+# Of _doors, which imports this module; to import it at each call would take as long as the call.
+cdef object ARRAY_OF = None
+
+
+cdef object array_of(object grad):
+    """A gradient of another library as an array that views its memory; all else as it is."""
+    global ARRAY_OF
+    if ARRAY_OF is None:
+        from cyoptim import _doors
+        ARRAY_OF = _doors.array_of
+    return ARRAY_OF(grad)
+
+
 cdef bint is_sparse(object grad) except -1:
     from cyoptim._sparse import is_sparse
     return is_sparse(grad)

@@ -169,14 +169,16 @@ cdef class Inputs(Work):
                 and self.exchange.borrow(grad, OF_GRADIENT, &borrowed) and fits(view, &borrowed)
                 and not is_lazy(view, grad)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
-        elif not cnp.PyArray_Check(grad) and is_sparse(grad):
-            slot.sparse = True
-            if self._take_sparse(i, grad, optimizer):
-                return 0
-            grad = self._densify(i, grad)
-            tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         else:
-            grad = self._gradient_array(i, grad)
+            if not cnp.PyArray_Check(grad):
+                grad = original = array_of(grad)
+            if not cnp.PyArray_Check(grad) and is_sparse(grad):
+                slot.sparse = True
+                if self._take_sparse(i, grad, optimizer):
+                    return 0
+                grad = self._densify(i, grad)
+            else:
+                grad = self._gradient_array(i, grad)
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         if self.only_sparse:
             optimizer._refuse_dense(self.labels[i])

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from cyoptim import lr_scheduler, optimizers
+from cyoptim import optimizers
 from cyoptim._doors import type_name
-from cyoptim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
+from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer
 from cyoptim.parameter import Parameter
 from cyoptim.swa_utils import get_ema_multi_avg_fn, move
@@ -39,31 +40,9 @@ UNSUITED = {
 }
 
 
-def _classes(module: Any, base: type, without: Sequence[str] = ()) -> dict[str, type]:
-    found = {name: getattr(module, name) for name in module.__all__ if name not in without}
-    return {
-        name: thing
-        for name, thing in found.items()
-        if isinstance(thing, type) and issubclass(thing, base) and name[0] != "_"
-    }
-
-
-OPTIMIZERS = _classes(optimizers, Optimizer)
-# The composed ones are made of schedulers, which are made with an optimizer: by a callable.
-SCHEDULERS = _classes(
-    lr_scheduler, LRScheduler, ("LRScheduler", "ChainedScheduler", "SequentialLR")
-)
-
-
 def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
-    """The class that a name means, in any case; other values stay."""
-    if not isinstance(value, str):
-        return value
-    for name, found in known.items():
-        if name.lower() == value.lower():
-            return found
-    names = sorted(name for name, cls in known.items() if cls not in UNSUITED)
-    raise ValueError(f"{argument}: there is no {value!r}; the names are {', '.join(names)}")
+    """The class that a name means; other values stay."""
+    return class_named(argument, value, known, UNSUITED) if isinstance(value, str) else value
 
 
 def _equal(a: Any, b: Any) -> bool:
