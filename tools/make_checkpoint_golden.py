@@ -5,8 +5,8 @@ Run it once before a release, and never again for that version::
     python tools/make_checkpoint_golden.py
 
 ``checkpoint-0.1.0.npz`` and ``.safetensors`` hold one run, and the ``.json`` beside them what is to
-be read from either: the arrays, options and numbers as plain lists, and the parameters after three
-more steps.
+be read from either: the arrays, options and numbers as plain lists, and the parameters and their
+averages after three more steps.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def make(start: float = 1.0) -> dict[str, Any]:
         ],
         lr=0.01,
     )
+    adam.ema(0.75, warmup=True)
     sgd = cyoptim.SGD([("head", params["head"])], lr=0.5, momentum=0.9, nesterov=True)
     return {
         "params": params,
@@ -58,6 +59,13 @@ def train(run: dict[str, Any], steps: int) -> None:
         run["adam"].step(grads=grads)
         run["scheduler"].step()
         run["average"].update_parameters(params)
+
+
+def arrays_of(run: dict[str, Any]) -> dict[str, Any]:
+    """The parameters, and the averages that follow those of one optimizer."""
+    average = run["adam"].ema(0.75, warmup=True)
+    names = ("layer.weight", "layer.bias")
+    return {**run["params"], **{f"average of {name}": average[name] for name in names}}
 
 
 PLAIN = {"epoch": 5, "history": [0.5, 0.25, 1 / 3], "note": "bytes: é", "betas": (0.9, None)}
@@ -84,7 +92,7 @@ def main() -> None:
         cyoptim.save(GOLDEN / (name + suffix), **run, **PLAIN)
     saved = plainly(cyoptim.load(GOLDEN / f"{name}.npz"))
     train(run, 3)
-    expected = {"saved": saved, "later": plainly(run["params"])}
+    expected = {"saved": saved, "later": plainly(arrays_of(run))}
     (GOLDEN / f"{name}.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
