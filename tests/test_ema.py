@@ -302,8 +302,24 @@ def test_an_optimizer_with_a_step_of_its_own_is_averaged_once_per_step() -> None
         optimizer.step(grads=[np.ones(3)])
         np.testing.assert_array_equal(average[w], -3)
         assert average.steps == 2
-        with pytest.raises(RuntimeError, match=r"inside averaged\(\)"), optimizer.averaged():
-            optimizer.step(grads=[np.ones(3)])
+        with optimizer.averaged():
+            with pytest.raises(RuntimeError, match=r"inside averaged\(\)"):
+                optimizer.step(grads=[np.ones(3)])
+            np.testing.assert_array_equal(w, -3)
+
+
+def test_the_average_of_a_parameter_that_its_optimizer_replaces() -> None:
+    class Alone(cyoptim.Optimizer):
+        def step(self, closure: Any = None, **kwargs: Any) -> None:  # type: ignore[override]
+            for param in self.param_groups[0]["params"]:
+                param.data = param.data - 2
+
+    p = cyoptim.Parameter(np.zeros(2))
+    optimizer = Alone([p], {"lr": 1.0})
+    average = optimizer.ema(0.5)
+    optimizer.step()
+    optimizer.step()
+    np.testing.assert_array_equal(average[p], -3)
 
 
 def test_hooks_see_the_average_of_their_step() -> None:

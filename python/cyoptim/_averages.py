@@ -211,6 +211,7 @@ def averaging(step: Callable[..., Any]) -> Callable[..., Any]:
         average: MovingAverage | None = self._average
         if average is None:
             return step(self, *args, **kwargs)
+        average.check_unswapped("step")
         pace = average._pace
         pace.apart, pace.stepped, pace.skipped = True, False, False
         try:
@@ -218,7 +219,7 @@ def averaging(step: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             pace.apart = False
         if pace.stepped or not pace.skipped:
-            self._fitting_plan().catch_up(self)
+            self._catch_up()
         return value
 
     return wrapper

@@ -335,12 +335,6 @@ class Optimizer(Hooked):
             self._average.attach(plan, groups, params, labels)
         return plan
 
-    def _fitting_plan(self) -> Plan:
-        """The plan, made anew if parameters have been replaced or moved."""
-        if not self._plan.fits(self):
-            self._plan = self._make_plan(self.param_groups)
-        return self._plan
-
     # --- the step ---------------------------------------------------------------------------------
 
     def step(
@@ -695,6 +689,12 @@ class Optimizer(Hooked):
             raise
         return average
 
+    def _catch_up(self) -> None:
+        """Move the averages after a step that was made elsewhere."""
+        if not self._plan.catch_up(self):
+            self._plan = self._make_plan(self.param_groups)
+            self._plan.catch_up(self)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Let parameters hold their averages inside a ``with`` block, to evaluate the model.
@@ -715,7 +715,9 @@ class Optimizer(Hooked):
         if self._average is None:
             raise RuntimeError("averaged() has no averages: call ema(decay) before training")
         self._average.check_unswapped("call averaged()")
-        plan = self._fitting_plan()
+        if not self._plan.fits(self):
+            self._plan = self._make_plan(self.param_groups)
+        plan = self._plan
         plan.swap()
         try:
             yield
