@@ -546,3 +546,68 @@ def test_an_unreadable_disk_is_no_damage(path, sample, monkeypatch):
     monkeypatch.setattr(zipfile.ZipExtFile, "read", broken)
     with pytest.raises(OSError, match="Input/output error"):
         cyoptim.load(path)
+
+
+# What others leave, and hold -------------------------------------------------
+
+
+@posix
+def test_a_temporary_that_another_save_holds_first_is_left_to_it(path, monkeypatch):
+    original, others = files.hold, []
+
+    def another_first(descriptor):
+        if others:
+            return original(descriptor)
+        (name,) = [name for name in os.listdir(path.parent) if name.startswith(".cyoptim-")]
+        others.append(os.open(path.parent / name, os.O_RDWR))
+        files.fcntl.flock(others[0], files.fcntl.LOCK_EX)
+        held = original(descriptor)
+        os.unlink(path.parent / name)
+        return held
+
+    monkeypatch.setattr(files, "hold", another_first)
+    cyoptim.save(path, a=2)
+    os.close(others[0])
+    assert cyoptim.load(path) == {"a": 2}
+
+
+def test_a_file_whose_name_only_begins_like_a_temporary_is_left_alone(path):
+    other = path.parent / ".cyoptim-0123456789abcdef.tmp.kept"
+    other.touch()
+    cyoptim.save(path, a=1)
+    assert other.exists()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="files in use are not listed here")
+def test_no_file_stays_open(path, monkeypatch):
+    original, lost = files.hold, []
+
+    def lose_the_first(descriptor):
+        if not lost:
+            lost.append(descriptor)
+            files.remove_abandoned(path.parent)
+        return original(descriptor)
+
+    monkeypatch.setattr(files, "hold", lose_the_first)
+    before = len(os.listdir("/proc/self/fd"))
+    cyoptim.save(path, a=1)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_arrays_beyond_the_limit_of_old_zip_archives(path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1000)
+    array = np.arange(1000.0)
+    cyoptim.save(path, array=array)
+    assert same(cyoptim.load(path)["array"], array)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0])
+def test_a_version_that_never_was(path, sample, version):
+    path.write_bytes(with_structure(version=version)(sample))
+    with pytest.raises(cyoptim.CheckpointError, match="found format version"):
+        cyoptim.load(path)
+
+
+def test_the_suffix_chooses_the_format_in_any_case(tmp_path):
+    cyoptim.save(tmp_path / "RUN.SafeTensors", a=1)
+    assert (tmp_path / "RUN.SafeTensors").read_bytes()[8:9] == b"{"

@@ -373,3 +373,118 @@ def test_a_generator_of_another_kind_changes_nothing(path):
         cyoptim.load(path, W=W, rng=rng)
     assert contents({"rng": rng}) == before
     assert not W.any()
+
+
+def test_an_overridden_load_state_dict_gets_the_new_names(path):
+    class Public(cyoptim.SGD):
+        def load_state_dict(self, state_dict):
+            super().load_state_dict(state_dict)
+
+    cyoptim.save(path, optimizer=Public([("layer.W", np.ones(2))]))
+    other = Public([("W", np.ones(2))])
+    cyoptim.load(path, optimizer=other, rename={"layer.W": "W"})
+    assert other.param_groups[0]["param_names"] == ["W"]
+
+
+def test_a_name_that_is_not_there_may_be_left_out(path):
+    cyoptim.save(path, params={"a": np.ones(2)})
+    params = {"a": np.zeros(2)}
+    result = cyoptim.load(path, params=params, strict=False, rename={"x": "y"})
+    assert result.loaded == ["params['a']"]
+
+
+def test_what_is_left_out_is_not_among_what_was_loaded(path):
+    cyoptim.save(path, net={"epoch": 3, "seen": [3]}, netW=np.ones(2))
+    targets = {"net": Scheduler(9, fails=RuntimeError("no")), "netW": np.zeros(2)}
+    assert cyoptim.load(path, **targets, strict=False).loaded == ["netW"]
+
+
+def test_a_module_that_refuses_late_is_left_out_with_all_its_arrays(path, torch):
+    class Refuses(torch.nn.Linear):
+        told = False
+
+        def load_state_dict(self, *args, **kwargs):
+            if self.told:
+                return super().load_state_dict(*args, **kwargs)
+            self.told = True
+            raise RuntimeError("not today")
+
+    cyoptim.save(path, net=torch.nn.Linear(2, 1))
+    result = cyoptim.load(path, net=Refuses(2, 1), strict=False)
+    assert result.loaded == []
+    assert [(skipped.kind, skipped.place) for skipped in result.skipped] == [("refused", "net")]
+
+
+def test_a_generator_s_state_without_a_part_changes_nothing(path):
+    state = np.random.default_rng(1).bit_generator.state
+    del state["state"]["inc"]
+    cyoptim.save(path, rng=state, W=np.ones(2))
+    rng, W = np.random.default_rng(2), np.zeros(2)
+    with pytest.raises(ValueError, match="rng refuses the saved state"):
+        cyoptim.load(path, W=W, rng=rng)
+    assert not W.any()
+    skipped = cyoptim.load(path, W=W, rng=rng, strict=False).skipped
+    assert [difference.kind for difference in skipped] == ["refused"]
+
+
+# Modules whose state is more than what NumPy reads ---------------------------
+
+
+def with_extra_state(torch):
+    class Extra(torch.nn.Linear):
+        extra = None
+
+        def get_extra_state(self):
+            return self.extra or {"calls": 0}
+
+        def set_extra_state(self, state):
+            self.extra = state
+
+    return Extra(2, 1)
+
+
+def test_a_module_s_extra_state_is_loaded(path, torch):
+    saved, model = with_extra_state(torch), with_extra_state(torch)
+    saved.extra = {"calls": 7}
+    cyoptim.save(path, model=saved)
+    cyoptim.load(path, model=model)
+    assert torch.equal(saved.weight, model.weight)
+    assert model.extra == {"calls": 7}
+
+
+def test_beside_an_extra_state_arrays_are_matched_name_by_name(path, torch):
+    thirds, ones = np.full((1, 2), 1 / 3), np.ones(1, "f4")
+    old = {"x.weight": thirds, "x.bias": ones, "_extra_state": {"calls": 2}}
+    cyoptim.save(path, model=old)
+    model = with_extra_state(torch)
+    rename = {"x.weight": "weight", "x.bias": "bias"}
+    with pytest.raises(ValueError, match=r"float64 and shape \(1, 2\).*convert=True converts it"):
+        cyoptim.load(path, model=model, rename=rename)
+    cyoptim.load(path, model=model, rename=rename, convert=True)
+    assert (model.bias.item(), model.extra) == (1, {"calls": 2})
+    cyoptim.save(path, model={"bias": np.zeros(1, "f4"), "_extra_state": {"calls": 3}})
+    result = cyoptim.load(path, model=model, strict=False)
+    assert result.loaded == ["model['bias']", "model['_extra_state']"]
+    assert (model.bias.item(), model.extra) == (0, {"calls": 3})
+
+
+def test_a_module_in_bfloat16_has_arrays_of_it_alone(tmp_path, torch):
+    tensors, path = pytest.importorskip("safetensors.torch"), tmp_path / "model.safetensors"
+    saved, model = torch.nn.Linear(2, 1).bfloat16(), torch.nn.Linear(2, 1).bfloat16()
+    tensors.save_file(saved.state_dict(), path)
+    cyoptim.load(path, model=model)
+    assert torch.equal(saved.weight, model.weight)
+    cyoptim.save(path, model={"weight": np.zeros((1, 2), "f4"), "bias": np.zeros(1, "f4")})
+    with pytest.raises(ValueError, match="differs in 2 places") as caught:
+        cyoptim.load(path, model=model)
+    assert "dtype  model['weight']  float32 (1, 2)  bfloat16 (1, 2)" in str(caught.value)
+    assert torch.equal(saved.weight, model.weight)
+    cyoptim.load(path, model=model, convert=True)
+    assert not model.weight.any()
+
+
+def test_unexpected_bfloat16_is_told_as_such(tmp_path, torch):
+    tensors, path = pytest.importorskip("safetensors.torch"), tmp_path / "model.safetensors"
+    tensors.save_file({"W": torch.ones(2).bfloat16(), "b": torch.ones(1)}, path)
+    (skipped,) = cyoptim.load(path, model={"b": np.zeros(1, "f4")}, strict=False).skipped
+    assert (skipped.kind, skipped.found) == ("unexpected", "bfloat16 (2,)")

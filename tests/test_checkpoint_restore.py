@@ -287,3 +287,30 @@ def test_torch_modules_optimizers_and_schedulers_continue(path):
     with pytest.raises(ValueError, match=r"missing +model\['weight'\] +- +float32 \(4, 3\)"):
         cyoptim.load(path, **misfit)
     assert contents(misfit) == before
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_an_array_in_a_file_is_saved_and_restored(tmp_path, suffix):
+    W = np.memmap(tmp_path / "W", "f4", "w+", shape=(3,))
+    W[:] = [1, 2, 3]
+    cyoptim.save(tmp_path / f"run{suffix}", W=W)
+    W[:] = 0
+    assert type(cyoptim.load(tmp_path / f"run{suffix}", W=W)["W"]) is np.ndarray
+    assert W.tolist() == [1, 2, 3]
+
+
+def test_a_plain_value_takes_the_place_of_one_of_another_type(path):
+    cyoptim.save(path, options={"best": 0.5, "note": None, "seed": 7})
+    options = {"best": None, "note": "x", "seed": 1.5}
+    cyoptim.load(path, options=options)
+    assert options == {"best": 0.5, "note": None, "seed": 7}
+
+
+def test_a_tuple_may_have_an_empty_place(path):
+    cyoptim.save(path, params=(np.ones(2), None))
+    W = np.zeros(2)
+    cyoptim.load(path, params=(W, None))
+    assert W.tolist() == [1, 1]
+    cyoptim.save(path, params=(W, 3))
+    with pytest.raises(TypeError, match=r"params\[1\]: NoneType cannot be restored in place"):
+        cyoptim.load(path, params=(W, None))

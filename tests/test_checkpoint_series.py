@@ -207,3 +207,26 @@ def test_it_shows_what_it_is():
     text = repr(cyoptim.Checkpoints("runs", keep=None))
     assert text == "Checkpoints('runs', keep=None, suffix='.npz')"
     assert cyoptim.Checkpoints is series.Checkpoints is cyoptim.checkpoint.Checkpoints
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_of_two_formats_at_one_step_the_own_is_loaded(tmp_path, suffix):
+    # As a save that was killed before it deleted the older format leaves them.
+    cyoptim.save(tmp_path / "checkpoint-00000001.npz", a=".npz")
+    cyoptim.save(tmp_path / "checkpoint-00000001.safetensors", a=".safetensors")
+    checkpoints = cyoptim.Checkpoints(tmp_path, suffix=suffix)
+    assert checkpoints.load()["a"] == checkpoints.load(step=1)["a"] == suffix
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders are not synced on Windows")
+def test_every_new_folder_is_on_the_disk_before_the_file(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def spy(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    cyoptim.Checkpoints(tmp_path / "a" / "b").save(1, a=1)
+    folders = [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    assert [synced[0], synced[1], synced[-1]] == [folder.stat().st_ino for folder in folders]

@@ -361,6 +361,89 @@ def test_parameters_that_are_replaced_or_added() -> None:
         optimizer.step(grads=[np.ones(3), np.ones(2)])
 
 
+def test_the_names_of_all_groups() -> None:
+    v, w = np.zeros(1), np.zeros(1)
+    optimizer = cyoptim.SGD([{"params": {"v": v}}, {"params": {"w": w}}], lr=1.0)
+    average = optimizer.ema(0.5)
+    optimizer.step(grads={"w": np.ones(1)})
+    assert (average["v"], average["w"]) == (0, -1)
+
+
+def test_another_dtype_is_refused() -> None:
+    p = cyoptim.Parameter(np.zeros(2))
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    optimizer.ema(0.5)
+    optimizer.step(grads=[np.ones(2)])
+    p.data = np.zeros(2, "f4")
+    with pytest.raises(ValueError, match="average of parameter 0 .*float64, expected .*float32"):
+        optimizer.step(grads=[np.ones(2, "f4")])
+
+
+def test_another_layout_is_followed(rng: Any) -> None:
+    p = cyoptim.Parameter(rng.standard_normal((3, 4)))
+    optimizer = cyoptim.SGD([p], lr=0.1)
+    average = optimizer.ema(0.5)
+    mean = None
+    for step in range(4):
+        optimizer.step(grads=[rng.standard_normal((3, 4))])
+        mean = p.data.copy() if mean is None else (mean + p.data) / 2
+        p.data = np.asfortranarray(p.data) if step == 0 else p.data[:]
+    np.testing.assert_allclose(average[p], mean, rtol=1e-14)
+    with optimizer.averaged():
+        np.testing.assert_allclose(p.data, mean, rtol=1e-14)
+
+
+def test_lists_of_parameters_may_be_edited() -> None:
+    a, b, c = np.zeros(2), np.zeros(3), np.zeros(4)
+    optimizer = cyoptim.SGD([a, b], lr=1.0, momentum=0.9)
+    average = optimizer.ema(0.5)
+    optimizer.step(grads=[np.ones(2), np.ones(3)])
+    params = optimizer.param_groups[0]["params"]
+    params.pop()
+    state = optimizer.state_dict()
+    assert (list(state["state"]), list(state["averages"]["values"])) == ([0], [0])
+    params.append(c)
+    state = optimizer.state_dict()
+    assert list(state["averages"]["values"]) == [0, 1]
+    optimizer.load_state_dict(copy.deepcopy(state))
+    assert len(average) == 2
+
+
+def test_a_step_of_one_s_own_that_is_skipped_is_not_averaged() -> None:
+    class Own(cyoptim.SGD):
+        def step(self, *args: Any, **kwargs: Any) -> Any:
+            return super().step(*args, **kwargs)
+
+    w = np.zeros(2)
+    optimizer = Own([w], lr=1.0)
+    average = optimizer.ema(0.5)
+    optimizer.step(grads=[np.ones(2)])
+    w[:] = 9
+    optimizer.step(grads=[np.full(2, np.nan)], nonfinite="skip")
+    assert average.steps == 1
+    np.testing.assert_array_equal(average[w], -1)
+
+
+def test_called_again_it_takes_the_new_warmup() -> None:
+    optimizer = cyoptim.SGD([np.zeros(1)], lr=1.0)
+    average = optimizer.ema(0.9)
+    assert optimizer.ema(0.9, warmup=True) is average
+    assert average.warmup is True
+    assert optimizer.ema(0.9).warmup is False
+
+
+def test_where_it_fails_there_are_no_averages() -> None:
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    w.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        optimizer.ema(0.5)
+    w.flags.writeable = True
+    assert "averages" not in optimizer.state_dict()
+    with pytest.raises(RuntimeError, match=r"call ema\(decay\)"), optimizer.averaged():
+        pass
+
+
 # --- averaged() ----------------------------------------------------------------------------------
 
 
@@ -567,3 +650,30 @@ def test_the_returned_average() -> None:
     for missing in ("v", np.zeros(2)):
         with pytest.raises(KeyError, match="no parameter"):
             average[missing]
+
+
+def test_averaged_finds_parameters_that_have_moved() -> None:
+    p = cyoptim.Parameter(np.zeros(2))
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    optimizer.ema(0.5)
+    for _ in range(2):
+        optimizer.step(grads=[np.ones(2)])
+    p.data = p.data.copy()
+    with optimizer.averaged():
+        np.testing.assert_array_equal(p.data, -1.5)
+    np.testing.assert_array_equal(p.data, -2)
+
+
+@pytest.mark.parametrize("averages", [{}, {"averages": None}])
+def test_a_state_without_averages_begins_them_anew(averages: Any) -> None:
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    state = {**optimizer.state_dict(), **averages}
+    average = optimizer.ema(0.75, warmup=True)
+    optimizer.step(grads=[np.ones(2)])
+    optimizer.load_state_dict(state)
+    assert optimizer.ema(0.75, warmup=True) is average
+    assert (average.steps, average.decay, average.warmup) == (0, 0.75, True)
+    optimizer.step(grads=[np.ones(2)])
+    assert average.steps == 1
+    np.testing.assert_array_equal(average[w], w)

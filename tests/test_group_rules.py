@@ -138,3 +138,56 @@ def test_what_is_refused(params: Any, arguments: Any, error: Any, message: str) 
     with pytest.raises(error) as raised:
         param_groups(params, **arguments)
     assert message in str(raised.value)
+
+
+def rates(*names: str) -> dict[str, float]:
+    groups = param_groups([(name, np.ones(1)) for name in names], lr=1.0, layer_decay=0.5)
+    return options(groups, "lr")
+
+
+def test_the_layer_is_the_first_number_of_a_name() -> None:
+    assert rates("blocks.0.experts.7.w", "blocks.1.experts.0.w") == {
+        "blocks.0.experts.7.w": 0.5,
+        "blocks.1.experts.0.w": 1.0,
+    }
+
+
+def test_what_has_no_number_belongs_below_the_first_layer_or_above_it() -> None:
+    found = rates("embed", "0.w", "norm", "1.w", "head")
+    assert found == {"embed": 0.125, "0.w": 0.25, "norm": 1.0, "1.w": 0.5, "head": 1.0}
+
+
+def test_a_digit_that_is_no_number_is_none() -> None:
+    assert rates("x².w", "0.w", "1.w") == {"x².w": 0.25, "0.w": 0.5, "1.w": 1.0}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"no_decay": True},
+        {"lr": True},
+        {"lr": 1, "layer_decay": True},
+        {"lr": 1, "lr_scale": {"w": True}},
+    ],
+)
+def test_a_switch_is_no_number(arguments: Any) -> None:
+    with pytest.raises(TypeError, match="got True|got bool"):
+        param_groups({"0": {"w": np.ones(1)}}, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"lr": np.inf}, {"lr": 1, "layer_decay": np.inf}, {"lr": 1, "lr_scale": {"w": np.inf}}],
+)
+def test_infinity_is_refused(arguments: Any) -> None:
+    with pytest.raises(ValueError, match="must be finite and at least 0, got inf"):
+        param_groups({"0": {"w": np.ones(1)}}, **arguments)
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["name", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"],
+)
+def test_what_schedulers_note_in_a_group_gives_no_warning(note: str, recwarn: Any) -> None:
+    cyoptim.SGD([{"params": [np.ones(1)], note: 0.5}], lr=0.1)
+    assert not recwarn.list

@@ -6,6 +6,7 @@ import copy
 import re
 import types
 from collections import OrderedDict
+from types import MappingProxyType as View
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -401,3 +402,25 @@ def test_gradients_that_may_only_be_read() -> None:
         optimizer.step(grads=grads, zero_grad=True)
     with pytest.raises(ValueError, match="gradient of parameter 0 is read-only"):
         cyoptim.clip_grad_norm_({"a": [np.zeros(2)]}, 1.0, grads=grads)
+
+
+def test_every_kind_of_mapping_is_a_tree() -> None:
+    w = np.ones(2)
+    optimizer = cyoptim.SGD(View({"l": View({"w": w})}), lr=1.0)
+    assert optimizer.param_groups[0]["param_names"] == ["l.w"]
+    optimizer.step(grads=View({"l": View({"w": np.ones(2)})}))
+    np.testing.assert_array_equal(w, 0)
+
+
+@pytest.mark.parametrize(
+    ("grads", "message"),
+    [
+        ([], "grads is a list of 0 entries, but there is a parameter at 'a'"),
+        ({"a": []}, "grads at 'a' is a list of 0 entries, but there is a parameter at 'a.0'"),
+        ({"a": [None]}, "grads at 'a' is a list of 1 entries, but there is a parameter at 'a.1'"),
+    ],
+)
+def test_a_list_without_the_parameters_places_is_refused(grads: Any, message: str) -> None:
+    optimizer = cyoptim.SGD({"a": [np.ones(2), np.ones(1)]}, lr=1.0)
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(grads=grads)

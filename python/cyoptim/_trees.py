@@ -128,7 +128,7 @@ class Places:
 
     def _check_length(self, tree: Any, path: str) -> None:
         """Refuse a list that ends before the parameters do."""
-        if isinstance(tree, Mapping) or is_named_tuple(tree) or not tree:
+        if isinstance(tree, Mapping) or is_named_tuple(tree):
             return
         missing = [
             k for k in self._below.get(path, ()) if not (k.isdecimal() and int(k) < len(tree))

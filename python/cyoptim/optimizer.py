@@ -689,6 +689,11 @@ class Optimizer(Hooked):
             raise
         return average
 
+    def _refit(self) -> None:
+        """Make the plan anew if parameters have been replaced, moved, added or taken out."""
+        if not self._plan.fits(self):
+            self._plan = self._make_plan(self.param_groups)
+
     def _catch_up(self) -> None:
         """Move the averages after a step that was made elsewhere."""
         if not self._plan.catch_up(self):
@@ -715,8 +720,7 @@ class Optimizer(Hooked):
         if self._average is None:
             raise RuntimeError("averaged() has no averages: call ema(decay) before training")
         self._average.check_unswapped("call averaged()")
-        if not self._plan.fits(self):
-            self._plan = self._make_plan(self.param_groups)
+        self._refit()
         plan = self._plan
         plan.swap()
         try:
@@ -741,6 +745,8 @@ class Optimizer(Hooked):
             self._average.check_unswapped("call state_dict()")
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
+        if self._average is not None:
+            self._refit()
         params = parameters_of(self.param_groups)
         numbers: dict[int, int] = {}
         for i, param in enumerate(params):
@@ -752,6 +758,8 @@ class Optimizer(Hooked):
         state = {
             numbers.get(id(param), param): export_state(param, values, self._step_type)
             for param, values in self.state.items()
+            # Not of parameters that have been taken out of their group.
+            if id(param) in numbers or not is_parameter(param)
         }
         state_dict: StateDict = {"state": state, "param_groups": packed}
         if self._average is not None:

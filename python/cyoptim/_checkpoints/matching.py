@@ -198,17 +198,18 @@ def _checked_map(rename: Mapping[str, str]) -> dict[str, str]:
 
 
 def array_difference(
-    saved: Any, dtype: object, elements: Array, place: tuple[Any, ...], convert: bool
+    saved: Any, dtype: object, elements: Array, own: object, place: tuple[Any, ...], convert: bool
 ) -> Difference | None:
-    """Between an array of a file, of the dtype that it has there, and the one to be overwritten."""
+    """Between an array of a file and the one to be overwritten, of the dtypes that they have there:
+    bfloat16 is wider in NumPy."""
     found = f"an array of dtype {dtype} and shape {saved.shape}"
-    expected = f"an array of dtype {elements.dtype} and shape {elements.shape}"
+    expected = f"an array of dtype {own} and shape {elements.shape}"
     castable = np.can_cast(saved.dtype, elements.dtype, "same_kind")
     if saved.shape != elements.shape:
         kind, hint = "shape", ""
-    elif dtype != elements.dtype and not (convert and castable):
+    elif dtype != own and not (convert and castable):
         kind, hint = "dtype", "; convert=True converts it" if castable else ""
     else:
         return None
     sentence = f"{show(place)}: found {found}, expected {expected}{hint}"
-    return Difference(kind, show(place), in_short(saved, dtype), in_short(elements), sentence)
+    return Difference(kind, show(place), in_short(saved, dtype), in_short(elements, own), sentence)

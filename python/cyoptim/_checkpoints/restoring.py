@@ -76,6 +76,8 @@ class Restore:
             self._fit_state(target, saved, place)
         elif is_plain(target) and holder is not None:
             self._fit_plain(target, saved, place, holder)
+        elif target is None and saved is None and len(place) > 1:
+            pass  # an empty place in a tuple
         else:
             raise TypeError(
                 f"{show(place)}: {type_name(target)} cannot be restored in place; "
@@ -113,12 +115,14 @@ class Restore:
         else:
             self._misfit("type", place, saved, target)
 
-    def _fits(self, elements: Array, saved: Any, place: Place) -> bool:
+    def _fits(self, elements: Array, saved: Any, place: Place, own: object = None) -> bool:
+        """`own` is the dtype of the target where that of its elements is another."""
         if type(saved) is not np.ndarray:
             self._misfit("type", place, saved, elements)
             return False
         dtype = self._widened.get(id(saved), saved.dtype)
-        difference = array_difference(saved, dtype, elements, place, self._convert)
+        own = own or elements.dtype
+        difference = array_difference(saved, dtype, elements, own, place, self._convert)
         if difference is not None:
             self.differences.append(difference)
         return difference is None
@@ -193,24 +197,27 @@ class Restore:
                 self._will(place, change)
             return
         state = target.state_dict()
-        if _is_module(target) and _is_named_arrays(state) and isinstance(saved, dict):
-            saved = self._fit_named_arrays(state, saved, place)
+        if _is_module(target) and isinstance(state, dict) and isinstance(saved, dict):
+            saved = self._fit_module(state, saved, place)
         else:
             saved = self._renaming.groups(saved)
             self.loaded.append(show(place))
         old = copy.deepcopy(state)
         self._foreign.append((place, target, old, self._state_for(target, saved)))
 
-    def _fit_named_arrays(
+    def _fit_module(
         self, state: dict[str, Any], saved: dict[Any, Any], place: Place
     ) -> dict[str, Any]:
         """What a module should load: what fits, and for the rest what it has."""
         saved, merged = self._renaming.arrays(saved, place), copy.copy(state)
         for key in self._common_keys(state, saved, place):
-            own = _elements(state[key])
-            if self._fits(own, saved[key], (*place, key)):
-                merged[key] = saved[key].astype(own.dtype, copy=False)
-                self.loaded.append(show((*place, key)))
+            where, item = (*place, key), saved[key]
+            elements, own = _widened(state[key])
+            if elements is not None and not self._fits(elements, item, where, own):
+                continue
+            # What is no array is the module's extra state.
+            merged[key] = item if elements is None else item.astype(elements.dtype, copy=False)
+            self.loaded.append(show(where))
         return merged
 
     def _state_for(self, target: object, saved: Any) -> Any:
@@ -266,16 +273,17 @@ def _elements(value: Any) -> Any:
     return value if elements is None else elements
 
 
+def _widened(value: Any) -> tuple[Array | None, object]:
+    """The array of a tensor, bfloat16 as float32, and its own dtype; None if there is none."""
+    elements = _elements(value)
+    if is_tensor(elements) and elements.dtype is sys.modules["torch"].bfloat16:
+        return elements.float().numpy(force=True), "bfloat16"
+    return (elements, elements.dtype) if isinstance(elements, np.ndarray) else (None, None)
+
+
 def _is_module(target: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(target, torch.nn.Module)
-
-
-def _is_named_arrays(state: object) -> bool:
-    return isinstance(state, dict) and all(
-        isinstance(key, str) and isinstance(_elements(item), np.ndarray)
-        for key, item in state.items()
-    )
 
 
 def _prepares(target: Any) -> bool:

@@ -192,9 +192,10 @@ class Checkpoints:
         return path
 
     def _make_folder(self) -> None:
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            sync_directory(os.fspath(self.folder.parent))
+        new = [path for path in (self.folder, *self.folder.parents) if not path.is_dir()]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in reversed(new):
+            sync_directory(os.fspath(path.parent))
 
     def _delete_old(self, new: Path) -> None:
         """Only when `new` is on the disk. What cannot be deleted, the next save tries again."""
