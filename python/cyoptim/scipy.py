@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cyoptim import lr_scheduler as schedulers
 from cyoptim import optimizers
+from cyoptim._doors import view_parameter
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim._options import check_number
 from cyoptim.optimizer import Optimizer
@@ -188,8 +189,6 @@ class Method:
                 raise TypeError(f"{self._name} has no option {name!r}; it has {', '.join(known)}")
         if self.options.get("maximize"):
             raise ValueError("maximize=True: minimize the function's negative instead")
-        if self.clip_norm is not None and issubclass(factory, optimizers.LBFGS):
-            raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
         optimizer = self._build(np.zeros((1, 1)))
         if not callable(self.lr_scheduler):
             self._schedule(optimizer)
@@ -202,6 +201,12 @@ class Method:
         optimizer = factory([param], **options)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{self._name} returned {optimizer!r}, expected a cyoptim.Optimizer")
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        views = [view_parameter(p, "the array")[1] for p in members]
+        if param.size and not all(np.may_share_memory(view, param) for view in views):
+            raise ValueError(f"{self._name} returned an optimizer of other arrays than it was given")
+        if self.clip_norm is not None and isinstance(optimizer, optimizers.LBFGS):
+            raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
         return optimizer
 
     def _schedule(self, optimizer: Optimizer) -> Any:

@@ -22,6 +22,13 @@ from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, trai
 NOT_CONVERGED = "the loss or score still improves after max_iter={} epochs; tol=None runs them all"
 
 
+def _check_finite(arrays: list[Array]) -> None:
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError(
+            "the coefficients are not finite: lower the learning rate, or scale the data"
+        )
+
+
 class LinearBase(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: the loop, the penalty, and what is shown."""
 
@@ -111,14 +118,10 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
                     break
             else:
                 if self.tol is not None and not incremental:
-                    warn(NOT_CONVERGED.format(self.max_iter), ConvergenceWarning, stacklevel=4)
+                    warn(NOT_CONVERGED.format(self.max_iter), ConvergenceWarning, stacklevel=5)
         finally:
-            training.shown = self._best or training.result()
-            self._show(*self._pair(training.shown))
-        if not all(np.isfinite(array).all() for array in training.shown):
-            raise ValueError(
-                "the coefficients are not finite: lower the learning rate, or scale the data"
-            )
+            self._show(*self._pair(training.show(self._best)))
+        _check_finite(training.shown)
 
     def _begin(self, X: Any, n_columns: int) -> None:
         self._training = None
@@ -231,6 +234,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
 
     def _validate(self, training: Training, X: Any, y: Array, weight: Array) -> float:
         """The score; the arrays are kept if it is the best."""
+        _check_finite(training.result())
         self._show(*self._pair(training.result()))
         score = self._score_of(X, y, weight)
         if self.verbose:

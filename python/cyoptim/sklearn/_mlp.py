@@ -78,11 +78,10 @@ class _Optimized:
             with self._optimizer_is_given():
                 super()._fit_stochastic(*args)  # type: ignore[misc]
         finally:
+            best: list[Array] = []
             if self.early_stopping and hasattr(self, "_best_coefs"):
-                training.shown = [*self._best_coefs, *self._best_intercepts]
-            else:
-                training.shown = training.result()
-            self._show(training.shown)
+                best = [*self._best_coefs, *self._best_intercepts]
+            self._show(training.show(best))
 
     def _update_no_improvement_count(self, early_stopping: bool, *args: Any) -> None:
         training = self._training

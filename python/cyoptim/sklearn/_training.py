@@ -242,6 +242,13 @@ class Training:
             move(self.average, self.arrays, self.count, None, get_ema_multi_avg_fn(decay))
         self.count += 1
 
+    def show(self, best: list[Array]) -> list[Array]:
+        """What an estimator is to show, the best arrays or else the result. Those that are not
+        trained are copied: what is written into them is then noticed."""
+        self.shown = best or self.result()
+        pairs = zip(self.shown, self.arrays, strict=True)
+        return [shown if shown is trained else shown.copy() for shown, trained in pairs]
+
     def result(self) -> list[Array]:
         """The arrays to predict with: the average if there is one."""
         return self.average if self.count else self.arrays
