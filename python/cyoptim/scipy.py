@@ -204,7 +204,9 @@ class Method:
         members = [p for group in optimizer.param_groups for p in group["params"]]
         views = [view_parameter(p, "the array")[1] for p in members]
         if param.size and not all(np.may_share_memory(view, param) for view in views):
-            raise ValueError(f"{self._name} returned an optimizer of other arrays than it was given")
+            raise ValueError(
+                f"{self._name} returned an optimizer of other arrays than it was given"
+            )
         if self.clip_norm is not None and isinstance(optimizer, optimizers.LBFGS):
             raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
         return optimizer
