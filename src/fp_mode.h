@@ -1,7 +1,8 @@
-/* The floating-point mode of a kernel, per thread: denormals are flushed to zero, results rounded to
- * nearest, and nothing traps, whatever the mode of the caller, or of the thread that has started a
- * worker. fp_flush() turns it on and returns the mode to give back to fp_restore(). Elsewhere than on
- * x86-64 and arm64 both do nothing. */
+/* The floating-point mode of a thread. fp_flush() turns on that of a kernel: denormals are flushed to
+ * zero, results rounded to nearest, and nothing traps, whatever the mode of the caller, or of the
+ * thread that has started a worker. fp_plain() turns on the mode in which a program begins, for
+ * scalars: as that of a kernel, but denormals are kept. Both return the mode to give back to
+ * fp_restore(). Elsewhere than on x86-64 and arm64 all do nothing. */
 #ifndef CYOPTIM_FP_MODE_H
 #define CYOPTIM_FP_MODE_H
 
@@ -12,6 +13,12 @@
 static inline unsigned long long fp_flush(void) {
     unsigned int mode = _mm_getcsr();
     _mm_setcsr(0x9fc0u);
+    return mode;
+}
+static inline unsigned long long fp_plain(void) {
+    unsigned int mode = _mm_getcsr();
+    /* Bits 0 to 5 are flags. To write the register takes longer than to read it. */
+    if ((mode & ~0x3fu) != 0x1f80u) _mm_setcsr(0x1f80u);
     return mode;
 }
 static inline void fp_restore(unsigned long long mode) {
@@ -27,6 +34,12 @@ static inline unsigned long long fp_flush(void) {
     __asm__ __volatile__("msr fpcr, %0" : : "r"(1ull << 24));
     return mode;
 }
+static inline unsigned long long fp_plain(void) {
+    unsigned long long mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    if (mode != 0) __asm__ __volatile__("msr fpcr, %0" : : "r"(0ull));
+    return mode;
+}
 static inline void fp_restore(unsigned long long mode) {
     __asm__ __volatile__("msr fpcr, %0" : : "r"(mode));
 }
@@ -37,11 +50,17 @@ static inline unsigned long long fp_flush(void) {
     _WriteStatusReg(ARM64_FPCR, 1ull << 24);
     return mode;
 }
+static inline unsigned long long fp_plain(void) {
+    unsigned long long mode = _ReadStatusReg(ARM64_FPCR);
+    if (mode != 0) _WriteStatusReg(ARM64_FPCR, 0);
+    return mode;
+}
 static inline void fp_restore(unsigned long long mode) {
     _WriteStatusReg(ARM64_FPCR, mode);
 }
 #else
 static inline unsigned long long fp_flush(void) { return 0; }
+static inline unsigned long long fp_plain(void) { return 0; }
 static inline void fp_restore(unsigned long long mode) { (void)mode; }
 #endif
 
