@@ -10,18 +10,21 @@
 # (d) Gradients are kept alive while the native call runs without the GIL, and let go right after.
 # (e) One module, in parts that are included below: a step calls from one to the other inline.
 cimport numpy as cnp
-from cpython.dict cimport PyDict_Next
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
+                           PyDict_Update)
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_SetAttr
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, isfinite, pow, sqrt
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
 
 import os
+from _thread import allocate_lock
+from operator import index
 
 import numpy as np
 
@@ -35,6 +38,7 @@ cnp.import_array()
 include "engine/threads.pxi"    # which kernels run, and on how many threads
 include "engine/arrays.pxi"     # parameters, and what is asked of an array
 include "engine/walls.pxi"      # whether memory is shared
+include "engine/turn.pxi"       # whose turn it is to use an optimizer
 include "engine/exchange.pxi"   # tensors of other libraries
 include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state
@@ -45,5 +49,6 @@ include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/runs.pxi"       # the update of a parameter whose gradient is sparse
 include "engine/extras.pxi"     # what a step does beside its update
 include "engine/averages.pxi"   # averages that follow the parameters
+include "engine/commit.pxi"     # changes that are made all at once
 include "engine/inputs.pxi"     # the first half of a step: parameters and gradients
 include "engine/plan.pxi"       # the second half: scalars, state, and the native call

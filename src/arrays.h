@@ -31,11 +31,42 @@ static inline int array_is_just_like(PyObject *view, PyObject *object)
     return 1;
 }
 
-/* Whether a parameter's array is still writable and at this address. */
-static inline int array_is_at(PyObject *view, const void *address)
+/* What is remembered of an array whose memory is trusted from then on. */
+typedef struct {
+    const void *address;
+    const void *dtype; /* compared, never followed: arrays that are alike share the object */
+    npy_intp size;     /* elements */
+} ArrayTrace;
+
+enum { ARRAY_LAYOUT = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS | NPY_ARRAY_ALIGNED | NPY_ARRAY_WRITEABLE };
+
+static inline npy_intp array_size(PyObject *array)
 {
-    PyArrayObject *a = (PyArrayObject *)view;
-    return PyArray_DATA(a) == address && (PyArray_FLAGS(a) & NPY_ARRAY_WRITEABLE);
+    PyArrayObject *a = (PyArrayObject *)array;
+    npy_intp size = 1;
+    int axis, ndim = PyArray_NDIM(a);
+    for (axis = 0; axis < ndim; axis++) size *= PyArray_DIM(a, axis);
+    return size;
+}
+
+static inline int array_layout(PyObject *array)
+{
+    return PyArray_FLAGS((PyArrayObject *)array) & ARRAY_LAYOUT;
+}
+
+static inline void array_trace(PyObject *array, ArrayTrace *trace)
+{
+    trace->address = PyArray_DATA((PyArrayObject *)array);
+    trace->dtype = PyArray_DESCR((PyArrayObject *)array);
+    trace->size = array_size(array);
+}
+
+/* Whether an array still is what it was: an array can be resized, retyped or laid out anew in place. */
+static inline int array_is_as_it_was(PyObject *array, const ArrayTrace *trace)
+{
+    PyArrayObject *a = (PyArrayObject *)array;
+    return PyArray_DATA(a) == trace->address && (const void *)PyArray_DESCR(a) == trace->dtype
+           && array_size(array) == trace->size;
 }
 
 static inline int array_is_writable(PyObject *array)

@@ -200,7 +200,7 @@ def test_an_interrupt_after_the_step_leaves_no_sums() -> None:
     finished = []
 
     def interrupt(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_name == "_receipt":
+        if frame.f_code.co_name == "_set_quick":
             finished.append(frame)
             raise KeyboardInterrupt
         return interrupt

@@ -279,16 +279,12 @@ class Averaging(cyoptim.SGD):
     def state_dict(self):
         return {**super().state_dict(), "trail": self.averages}
 
-    def _prepare_load(self, state_dict):
-        commit, averages = super()._prepare_load(state_dict), dict(state_dict["trail"])
+    def _prepare_load(self, state_dict, commit):
+        super()._prepare_load(state_dict, commit)
+        averages = dict(state_dict["trail"])
         if averages["decay"] > 1:
             raise ValueError("decay must be at most 1")
-
-        def change():
-            commit()
-            self.averages = averages
-
-        return change
+        commit.update(vars(self), {"averages": averages})
 
 
 class AveragingInPublic(Averaging):

@@ -598,7 +598,7 @@ def test_torch_loads_the_state_and_leaves_the_averages_out() -> None:
         ({"values": {0: "x"}}, TypeError, "is a str, expected an array"),
         ({"decay": 2}, ValueError, r"decay must be in \[0, 1\], got 2"),
         ({"values": None}, TypeError, "a dict with decay, warmup, steps and values"),
-        ({"steps": -1}, ValueError, "steps of the averages must be at least 0, got -1"),
+        ({"steps": -1}, ValueError, "steps of the averages is -1, expected a whole number"),
     ],
 )
 def test_what_cannot_be_loaded(change: Any, error: Any, message: str) -> None:

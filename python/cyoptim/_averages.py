@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cyoptim._doors import Array, foreign_array, type_name
-from cyoptim._engine import Pace, Plan, Room, same_layout_as
+from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
+from cyoptim._groups import labels_of
 from cyoptim._options import check_number
 from cyoptim._state import in_kind
 from cyoptim._types import Group
@@ -98,9 +99,11 @@ class MovingAverage:
 
     # --- between the optimizer and its plan -------------------------------------------------------
 
-    def attach(self, plan: Plan, groups: list[Group], params: list[Any], labels: list[str]) -> None:
-        """Follow the parameters of a plan; those that are new start as they are."""
-        views = plan.arrays()
+    def attach(self, plan: Plan, groups: list[Group], commit: Commit) -> None:
+        """Have a plan lead, which is not yet the optimizer's; parameters that are new start as they
+        are. `commit` will change what is seen here."""
+        views, labels = plan.arrays(), labels_of(groups)
+        params = [param for group in groups for param in group["params"]]
         room = Room([v for v, p in zip(views, params, strict=True) if id(p) not in self._entries])
         entries: dict[int, tuple[Any, Array]] = {}
         for param, view, label in zip(params, views, labels, strict=True):
@@ -108,8 +111,8 @@ class MovingAverage:
                 entries[id(param)] = param, self._mean_of(param, view, label, room)
         plan.follow(self._pace, [entries[id(param)][1] for param in params])
         names = (name for group in groups for name in group.get("param_names", ()))
-        self._names = dict(zip(names, map(id, params), strict=False))
-        self._entries = entries
+        numbers = dict(zip(names, map(id, params), strict=False))
+        commit.update(vars(self), {"_names": numbers, "_entries": entries})
 
     def _mean_of(self, param: Any, view: Array, label: str, room: Room) -> Array:
         _, mean = self._entries.get(id(param), (None, view))
@@ -142,14 +145,20 @@ class MovingAverage:
         values = {numbers[key]: self[param] for key, (param, _) in self._entries.items()}
         return {"decay": self.decay, "warmup": self.warmup, "steps": self.steps, "values": values}
 
+    def twin(self) -> MovingAverage:
+        """Another one of the same arrays; changing it changes nothing here."""
+        twin = MovingAverage(self.decay, self.warmup)
+        twin._pace.steps = self.steps
+        twin._names, twin._entries = self._names, self._entries
+        return twin
+
     def adopt(self, other: MovingAverage) -> None:
         """Continue from another's state."""
-        self.decay, self.warmup, self._pace.steps = other.decay, other.warmup, other.steps
-        self._entries = other._entries
+        self._pace, self._entries = other._pace, other._entries
 
     def restart(self) -> None:
         """Take the next step's parameters as they are."""
-        self._pace.steps = 0
+        self._pace = Pace(self.decay, self.warmup, 0)
 
 
 def loaded_average(
@@ -167,8 +176,9 @@ def loaded_average(
         raise TypeError(
             "'averages' of the state dict must be a dict with decay, warmup, steps and values"
         )
-    if not saved["steps"] >= 0:
-        raise ValueError(f"steps of the averages must be at least 0, got {saved['steps']}")
+    steps = whole_count(saved["steps"], "the number of steps of the averages")
+    if not isinstance(saved["warmup"], (bool, np.bool_, int)):
+        raise TypeError(f"warmup of the averages must be True or False, got {saved['warmup']!r}")
     entries = []
     for key, param, view, label in zip(keys, params, views, labels, strict=True):
         if key not in saved["values"]:
@@ -182,7 +192,7 @@ def loaded_average(
         mean = np.empty_like(view, subok=False)
         mean[...] = array
         entries.append((param, mean))
-    return _rebuilt(saved["decay"], saved["warmup"], int(saved["steps"]), entries)
+    return _rebuilt(saved["decay"], saved["warmup"], steps, entries)
 
 
 def _rebuilt(
@@ -212,14 +222,6 @@ def averaging(step: Callable[..., Any]) -> Callable[..., Any]:
         if average is None:
             return step(self, *args, **kwargs)
         average.check_unswapped("step")
-        pace = average._pace
-        pace.apart, pace.stepped, pace.skipped = True, False, False
-        try:
-            value = step(self, *args, **kwargs)
-        finally:
-            pace.apart = False
-        if pace.stepped or not pace.skipped:
-            self._catch_up()
-        return value
+        return average._pace.follow(functools.partial(step, self, *args, **kwargs), self._catch_up)
 
     return wrapper

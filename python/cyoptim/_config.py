@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 import numpy as np
@@ -37,8 +36,7 @@ def get_num_threads() -> int:
     return int(_engine.num_threads())
 
 
-@contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> AbstractContextManager[None]:
     """Use at most this many threads inside a ``with`` block, in the whole process.
 
     Of several blocks, nested or in several Python threads, the one that began last counts, until
@@ -55,20 +53,8 @@ def threads(n: int) -> Iterator[None]:
     ...     get_num_threads()
     1
     """
-    limit = _Limit(_checked(n))
-    _limits.append(limit)
-    try:
-        _apply_limit()
-        yield
-    finally:
-        # Blocks of several Python threads may end in any order.
-        _limits.remove(limit)
-        _apply_limit()
-
-
-class _Limit:
-    def __init__(self, n: int) -> None:
-        self.n = n  # 0: none
+    block: AbstractContextManager[None] = _engine.ThreadLimit(_checked(n))
+    return block
 
 
 def _checked(n: int) -> int:
@@ -80,16 +66,7 @@ def _checked(n: int) -> int:
 
 
 def _set_limit(n: int) -> None:
-    _limits[-1].n = n
-    _apply_limit()
-
-
-def _apply_limit() -> None:
-    while True:
-        limit = _limits[-1]
-        _engine.set_limits(min(limit.n, 2**31 - 1), _QUOTA, not _CHOSEN)
-        if limit is _limits[-1]:  # otherwise another thread's block began or ended meanwhile
-            return
+    _engine.set_limit(n)
 
 
 # Paths are strings here: pathlib would take a tenth of the package's import.
@@ -144,9 +121,7 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
 # Whoever sets OMP_NUM_THREADS has chosen.
 _CHOSEN = bool(os.environ.get("OMP_NUM_THREADS"))
 _QUOTA = 0 if _CHOSEN else _quota()
-# The limit of the process, and of each block of threads() that has begun: the last one counts.
-_limits = [_Limit(0)]
-_set_limit(0)
+_engine.set_limits(_QUOTA, not _CHOSEN)
 
 
 def show_config() -> None:

@@ -42,6 +42,26 @@ def array_of(grad: Any) -> Any:
     return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
 
 
+def arrays_of(params: Sequence[Any]) -> list[Array]:
+    """The memory of parameters, as far as it can be told without a look at what it holds."""
+    arrays = []
+    for param in params:
+        array = param if isinstance(param, np.ndarray) else getattr(param, "data", None)
+        if is_tensor(array):
+            array = _tensor_array(array)
+        if isinstance(array, np.ndarray):
+            arrays.append(array)
+    return arrays
+
+
+def _tensor_array(tensor: Any) -> Array | None:
+    try:
+        array: Array = tensor.detach().numpy()
+    except (TypeError, RuntimeError):  # on another device, sparse, of a dtype that NumPy has not
+        return None
+    return array
+
+
 def is_parameter(value: object) -> bool:
     """Whether the value comes through one of the front doors."""
     return (

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from cyoptim._doors import type_name
+from cyoptim._doors import is_tensor, type_name
+from cyoptim._engine import ParameterBase
 from cyoptim._sparse import zero_gradient
 from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
@@ -58,6 +59,10 @@ def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
             f"grads is a {type_name(grads)}, but the parameters have no names: construct the "
             "optimizer from the dict itself, or from (name, parameter) pairs"
         ) from None
+    if len(names) != _count(groups):
+        raise ValueError(
+            f"the groups hold {len(names)} names in 'param_names' for {_count(groups)} parameters"
+        )
     places = _places(names)
     if places.twice is not None:
         raise ValueError(
@@ -95,6 +100,20 @@ def evaluate(closure: Callable[[], Any]) -> Any:
         return closure()
     with torch.enable_grad():
         return closure()
+
+
+def check_droppable(params: list[Any]) -> None:
+    """Refuse gradients that cannot be dropped, before anything is done with them."""
+    for param in params:
+        if isinstance(param, ParameterBase) or is_tensor(param) or hasattr(param, "null_grad"):
+            continue
+        try:
+            param.grad = param.grad
+        except Exception as error:
+            raise TypeError(
+                f"the gradient of a {type_name(param)} cannot be dropped ({error}): pass gradients "
+                "by keyword, accumulate(grads=...)"
+            ) from error
 
 
 def reset_gradient(param: Any, set_to_none: bool) -> None:

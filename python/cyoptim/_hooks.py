@@ -10,6 +10,7 @@ from itertools import chain, count
 from typing import Any
 
 from cyoptim._averages import averaging
+from cyoptim._engine import Turn
 
 Hook = Callable[..., Any]
 
@@ -102,21 +103,19 @@ def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
     return value
 
 
-def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A subclass's own ``step``, with the hooks around it; once, however it calls its parent's."""
-    followed = averaging(step)
+def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[..., Any]:
+    """A subclass's own ``step``, with the hooks around it; once, however it calls its parent's.
+
+    `averages` tells whether it moves the averages itself.
+    """
+    followed = step if averages else averaging(step)
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._in_step:
+        if self._turn.within_step:
             return step(self, *args, **kwargs)
-        self._in_step = True
-        try:
-            value = call_around_step(followed, (self, *args), kwargs)
-        finally:
-            self._in_step = False
         self._opt_called = True
-        return value
+        return self._turn.around(call_around_step, followed, (self, *args), kwargs)
 
     return wrapper
 
@@ -126,8 +125,7 @@ class Hooked:
 
     # Whether a step may go straight to the plan, having nothing else to do.
     _quick: bool = False
-    # Whether a subclass's own step() is running, which may call its parent's.
-    _in_step: bool = False
+    _turn: Turn
 
     def _make_hook_tables(self) -> None:
         self._optimizer_step_pre_hooks = HookTable()

@@ -74,6 +74,28 @@ def densify(grad: Any, view: Array, label: str) -> Array:
     return dense
 
 
+def memory_to_zero(grad: Any, label: str) -> tuple[Array, Any]:
+    """The memory that is all of a gradient's values, as an array that can be written; and the
+    gradient itself if it is a tensor, which is to be cut off from the graph that made it."""
+    if isinstance(grad, tuple):
+        grad = grad[1]
+    tensor = None
+    if is_tensor(grad):
+        from cyoptim.integrations.torch import tensor_to_zero
+
+        array, tensor = tensor_to_zero(grad, label), grad
+    else:
+        array = grad if isinstance(grad, np.ndarray) else getattr(grad, "data", None)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fc":
+        raise TypeError(
+            f"{label} is a {type_name(grad)}, which cannot be filled with zeros in place: call "
+            "step() without zero_grad=True"
+        )
+    if not array.flags.writeable:
+        raise ValueError(f"{label} is read-only: it cannot be filled with zeros")
+    return array.view(np.ndarray), tensor
+
+
 def zero_gradient(grad: Any) -> None:
     """Fill a gradient with zeros; a sparse one keeps its entries."""
     if isinstance(grad, tuple):
@@ -105,12 +127,24 @@ def _read(grad: Any, view: Array, label: str) -> Blocks:
     _check_dtype(values, view, label)
     if shape != view.shape:
         raise ValueError(f"{label} has shape {shape}, expected {view.shape}")
-    depth = len(indices)
+    depth = _check_indices(indices, values, view, label)
     numbers = np.zeros(indices.shape[1], np.int64)
     for axis, index in zip(view.shape[:depth], indices, strict=True):
         _check_range(index, axis, label)
-        numbers = numbers * axis + index
+        numbers = numbers * axis + index.astype(np.int64)
     return Blocks(numbers, values.reshape(len(numbers), _size(view.shape[depth:])))
+
+
+def _check_indices(indices: Any, values: Array, view: Array, label: str) -> int:
+    """How many axes the indices are of."""
+    if not isinstance(indices, np.ndarray) or indices.ndim != 2 or len(indices) > view.ndim:
+        raise ValueError(f"{label} has indices of {np.shape(indices)}, expected a row for each axis")
+    if indices.size and indices.dtype.kind not in "iu":
+        raise TypeError(f"indices of {label} have dtype {indices.dtype}, expected whole numbers")
+    expected = (indices.shape[1], *view.shape[len(indices) :])
+    if values.shape != expected:
+        raise ValueError(f"values of {label} have shape {values.shape}, expected {expected}")
+    return len(indices)
 
 
 def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from cyoptim._doors import is_tensor
-from cyoptim._engine import Watch
+from cyoptim._doors import is_tensor, type_name
+from cyoptim._engine import Undo, Watch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +64,8 @@ class State(MutableMapping[Any, Any]):
     def __init__(self) -> None:
         self.watch = Watch()
         self._entries: dict[Any, tuple[Any, Any]] = {}
+        # Pairs of a dict and the entries that it is to get when a step can no longer fail.
+        self.staged: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 
     @staticmethod
     def _key(param: Any) -> Any:
@@ -97,28 +99,35 @@ class State(MutableMapping[Any, Any]):
     def arrays(self, param: Any) -> Any:
         """The state of the parameter as the plan of a step reads it, with no tensors in it."""
         state = self.get(param, {})
-        if not (is_tensor(param) and isinstance(state, dict)):
+        if not isinstance(state, dict):
+            raise TypeError(f"the state of a parameter is a {type_name(state)}, expected a dict")
+        if not is_tensor(param):
             return state
         from cyoptim.integrations.torch import as_array
 
         return {name: as_array(value) for name, value in state.items()}
 
+    def keep(self, undo: Undo) -> None:
+        """Have it remembered which parameters there are."""
+        undo.keep_entries(self._entries)
+
     @contextmanager
-    def as_arrays(self, param: Any) -> Iterator[dict[str, Any]]:
-        """The state of the parameter with arrays in it, to be read and written."""
+    def as_arrays(self, param: Any, undo: Undo) -> Iterator[dict[str, Any]]:
+        """The state of the parameter with arrays in it, to be read and written; `undo` is told what
+        it was."""
         state = self[param]
-        if not is_tensor(param):
+        arrays = self.arrays(param)
+        undo.keep_entries(state)
+        undo.keep(arrays)
+        if arrays is state:
             yield state
             return
-        arrays = self.arrays(param)
         before = dict(arrays)
-        try:
-            yield arrays
-        finally:
-            for name in before.keys() - arrays.keys():
-                del state[name]
-            changed = {k: v for k, v in arrays.items() if k not in before or before[k] is not v}
-            state.update(in_kind(param, changed))
+        yield arrays
+        for name in before.keys() - arrays.keys():
+            del state[name]
+        changed = {k: v for k, v in arrays.items() if k not in before or before[k] is not v}
+        state.update(in_kind(param, changed))
 
     def copy(self) -> State:
         """A mapping of the same parameters to copies of their dicts."""
@@ -136,10 +145,17 @@ class State(MutableMapping[Any, Any]):
         return repr([(param, dict(state)) for param, state in self._entries.values()])
 
     def _fill(self, param: Any, entries: dict[str, Any]) -> None:
-        # For the plan itself, which needs no report of what it puts in.
-        changed = self.watch.changed
-        self[param].update(in_kind(param, entries))
-        self.watch.changed = changed
+        """Stage entries in the kind of the parameter."""
+        self.stage(param, in_kind(param, entries))
+
+    def stage(self, param: Any, entries: dict[str, Any]) -> None:
+        """Stage entries. Whoever puts them in needs no report of it."""
+        known = self._entries.get(self._key(param))
+        if known is not None:
+            self.staged.append((known[1], entries))
+        else:
+            new = ParameterState(self.watch, entries)
+            self.staged.append((self._entries, {self._key(param): (param, new)}))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return State, (), None, None, iter(self.items())

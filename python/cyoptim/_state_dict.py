@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,12 @@ def _check_state(values: Any, label: str) -> None:
 
 def _import_entry(param: Any, name: str, value: Any, label: str, room: Room) -> Any:
     if name == "step":
-        counter = make_counter(value, label)
+        counter = make_counter(value, label, room)
         # A number stays one for those who count themselves; a step makes a counter of it.
         return value if isinstance(value, (int, float)) else counter
     what = f"loaded state {name!r} of {label}"
     if value is not None and name in memory_names():
-        return make_number(value, what)
+        return make_number(value, what, name, room)
     if value is None or name not in state_names():
         return copy.deepcopy(value)
     array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
@@ -106,26 +106,76 @@ def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
     return np.array(value, dtype=dtype if value.dtype.kind in "fc" else None, subok=False)
 
 
-def checked_groups(state_dict: Any, groups: list[Group]) -> list[Group]:
-    """The groups of a state dict, copied, with the optimizer's own parameters in them."""
+def checked_groups(
+    state_dict: Any, groups: list[Group], defaults: Mapping[str, Any]
+) -> list[Group]:
+    """The groups of a state dict, copied, with the optimizer's own parameters in them, and defaults
+    for what they lack."""
     if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns"
         )
+    if not isinstance(state_dict["state"], Mapping):
+        raise TypeError(f"'state' is a {type_name(state_dict['state'])}, expected a dict")
     saved = state_dict["param_groups"]
+    if not isinstance(saved, (list, tuple)):
+        raise TypeError(f"'param_groups' is a {type_name(saved)}, expected a list of dicts")
     if len(saved) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
             f"{len(saved)}, expected {len(groups)}"
         )
     for number, (old, new) in enumerate(zip(groups, saved, strict=True)):
-        if len(old["params"]) != len(new["params"]):
-            raise ValueError(
-                "loaded state dict contains a parameter group that doesn't match the size of "
-                f"optimizer's group: group {number} has {len(new['params'])} parameters, "
-                f"expected {len(old['params'])}"
+        _check_group(number, old, new)
+    return [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
+
+
+def _check_group(number: int, old: Group, new: Any) -> None:
+    if not isinstance(new, dict) or not isinstance(new.get("params"), (list, tuple)):
+        raise TypeError(
+            f"loaded param group {number} must be a dict with a list of numbers under 'params'"
+        )
+    for key in new["params"]:
+        if not isinstance(key, (int, str)):
+            raise TypeError(
+                f"'params' of loaded param group {number} holds a {type_name(key)}, expected "
+                "numbers of parameters"
             )
-    return [_merged(old, new) for old, new in zip(groups, saved, strict=True)]
+    for key in new:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"loaded param group {number} has an option {key!r}, expected names of options"
+            )
+    expected = len(old["params"])
+    if len(new["params"]) != expected:
+        raise ValueError(
+            "loaded state dict contains a parameter group that doesn't match the size of "
+            f"optimizer's group: group {number} has {len(new['params'])} parameters, "
+            f"expected {expected}"
+        )
+    if "param_names" in new:
+        _check_names(number, new["param_names"], expected)
+
+
+def _check_names(number: int, names: Any, expected: int) -> None:
+    if not isinstance(names, (list, tuple)):
+        raise TypeError(
+            f"'param_names' of loaded param group {number} is a {type_name(names)}, expected a "
+            f"list of {expected} names"
+        )
+    if len(names) != expected:
+        raise ValueError(
+            f"'param_names' of loaded param group {number} holds {len(names)} names, expected "
+            f"{expected}"
+        )
+    for name in names:
+        try:
+            hash(name)
+        except TypeError:
+            raise TypeError(
+                f"'param_names' of loaded param group {number} holds a {type_name(name)}, "
+                "expected names"
+            ) from None
 
 
 def _merged(old: Group, new: Group) -> Group:

@@ -29,8 +29,9 @@ class Sums:
             self._steps = []
         return self._count
 
-    def add(self, grads: list[Any], arrays: list[Any]) -> None:
-        """Add a gradient, or None, for each parameter; `arrays` are the parameters' own."""
+    def add(self, grads: list[Any], arrays: list[Any], holders: list[Any]) -> None:
+        """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
+        that are `holders` of their gradients drop them."""
         count = self.count
         missing = len(arrays) - len(self._arrays)
         sums = [*self._arrays, *[None] * missing][: len(arrays)]
@@ -42,7 +43,8 @@ class Sums:
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
         spans = Spans([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
-        add_up(self, new, spans, {"_arrays": sums, "_used": now, "_count": count + 1})
+        outcome = {"_arrays": sums, "_used": now, "_count": count + 1}
+        add_up(self, new, spans, outcome, holders)
 
     def gradients(self) -> list[Any]:
         """The sums, None where there is none."""

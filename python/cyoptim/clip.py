@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from cyoptim._doors import (
     Array,
     array_of,
+    arrays_of,
     check_array,
     foreign_array,
     is_parameter,
     is_tensor,
     type_name,
 )
-from cyoptim._engine import Spans, is_dense
+from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, together
 from cyoptim._gradients import align
 from cyoptim._groups import split_names
 from cyoptim._trees import is_branch, named_leaves
@@ -88,10 +89,14 @@ def clip_grad_norm_(
     array([0.6, 0.8])
     """
     limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
-    targets = _Gradients(_gradients_of(parameters, grads))
-    total = _total_norm(targets, order, error_if_nonfinite)
-    _scale_down(targets, limit, total)
-    return targets.scalar(total)
+
+    def clip(found: list[Any]) -> Any:
+        targets = _Gradients(found)
+        total = _total_norm(targets, order, error_if_nonfinite)
+        _scale_down(targets, limit, total)
+        return targets.scalar(total)
+
+    return _in_turns("clip_grad_norm_()", parameters, grads, clip)
 
 
 def get_total_norm(
@@ -176,7 +181,11 @@ def clip_grads_with_norm_(
     array([0.6, 0.8])
     """
     limit, total = _number("max_norm", max_norm), _number("total_norm", total_norm)
-    _scale_down(_Gradients(_gradients_of(parameters, grads)), limit, total)
+
+    def clip(found: list[Any]) -> None:
+        _scale_down(_Gradients(found), limit, total)
+
+    _in_turns("clip_grads_with_norm_()", parameters, grads, clip)
 
 
 def clip_grad_value_(
@@ -213,10 +222,14 @@ def clip_grad_value_(
     array([-1. ,  0.5])
     """
     limit = _number("clip_value", clip_value)
-    targets = _Gradients(_gradients_of(parameters, grads))
-    if any(array.dtype.kind == "c" for array in targets.arrays):
-        raise TypeError("complex gradients have no order: they can be clipped by norm only")
-    targets.apply("clamp", (-limit, limit))
+
+    def clip(found: list[Any]) -> None:
+        targets = _Gradients(found)
+        if any(array.dtype.kind == "c" for array in targets.arrays):
+            raise TypeError("complex gradients have no order: they can be clipped by norm only")
+        targets.apply("clamp", (-limit, limit))
+
+    _in_turns("clip_grad_value_()", parameters, grads, clip)
 
 
 def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> float:
@@ -232,7 +245,7 @@ def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> 
 
 
 def _scale_down(targets: _Gradients, limit: float, total: float) -> None:
-    coefficient = limit / (total + 1e-6)
+    coefficient = clip_coefficient(limit, total)
     if not coefficient >= 1:  # NaN scales, too: it must not pass unseen
         targets.apply("scale", (coefficient,))
 
@@ -276,9 +289,11 @@ class _Gradients:
 
     def apply(self, rule: str, scalars: tuple[float, ...]) -> None:
         """Run a rule over every gradient."""
-        Spans(list(self._distinct.values())).apply(rule, scalars)
+        commit = Commit()
+        commit.apply(Spans(list(self._distinct.values())), rule, scalars)
         for view, copy in self._copies:
-            view[...] = copy
+            commit.copy(view, copy)
+        commit.run()
 
     def blame(self) -> str:
         """Which gradients make the norm NaN or infinite."""
@@ -321,11 +336,18 @@ def _arrays_in(tensors: Any) -> list[Any]:
     return list(map(array_of, entries))
 
 
-def _gradients_of(parameters: Any, grads: Gradients | None) -> list[Any]:
+def _in_turns(
+    doing: str, parameters: Any, grads: Gradients | None, function: Callable[[list[Any]], Any]
+) -> Any:
+    """Call the function with the gradients, which no optimizer of the parameters reads meanwhile."""
     params, names = _as_lists(parameters)
-    if grads is None:
-        return _own_gradients(params)
-    return _given_gradients(params, names, grads)
+
+    def call() -> Any:
+        if grads is None:
+            return function(_own_gradients(params))
+        return function(_given_gradients(params, names, grads))
+
+    return together("touch", doing, [], arrays_of(params), call)
 
 
 def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias
 
@@ -18,8 +18,8 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Extras, Plan, Room
-from cyoptim._gradients import align, check_unrecorded, evaluate, reset_gradient
+from cyoptim._engine import Averaged, Commit, Extras, Plan, Room, Turn, Undo
+from cyoptim._gradients import align, check_droppable, check_unrecorded, evaluate, reset_gradient
 from cyoptim._groups import (
     NOT_ITERABLE,
     as_groups,
@@ -128,19 +128,26 @@ class Optimizer(Hooked):
     _only_sparse: ClassVar[bool] = False
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
-    _last_step: StepReceipt | None = None
+    # What the last step was asked for beside its update, and has found.
+    _extras: Extras | None = None
     _average: MovingAverage | None = None
     # Schedulers look at this to warn when they are stepped first.
     _opt_called: bool = False
     # Whether a step calls update(), rather than run one of the native rules.
     _updates_itself: ClassVar[bool] = True
+    # Whether _prepare_update() takes the place of update().
+    _prepares_update: ClassVar[bool] = False
+    # Whether a step() of its own moves the averages, too.
+    _averages_itself: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
-            cls.step = with_hooks(cls.step)  # type: ignore[method-assign]
+            averages = bool(cls.__dict__.get("_averages_itself"))
+            cls.step = with_hooks(cls.step, averages)  # type: ignore[method-assign]
         if "update" in cls.__dict__:
             cls._updates_itself = True
+            cls._prepares_update = "_prepare_update" in cls.__dict__
         elif "_hyper" in cls.__dict__:
             cls._updates_itself = False
 
@@ -149,8 +156,10 @@ class Optimizer(Hooked):
             raise TypeError(NOT_ITERABLE.format(type_name(params)))
         self.defaults = defaults
         self._make_hook_tables()
+        self._turn = Turn()
         self._sums = Sums()
         self._state = State()
+        self._plan: Any = None
         self.param_groups: list[Group] = []
         groups = as_groups(params)
         if type(self).add_param_group is Optimizer.add_param_group:
@@ -166,11 +175,16 @@ class Optimizer(Hooked):
 
     @state.setter
     def state(self, value: Mapping[Any, Any]) -> None:
+        self._turn.write("setting the state", self._replace_state, value)
+
+    def _replace_state(self, value: Mapping[Any, Any]) -> None:
         state = State()
         state.update(value)
-        self._state = state
+        commit = Commit()
         if "param_groups" in vars(self):
-            self._plan = self._make_plan(self.param_groups)
+            self._plan_for(self.param_groups, state, self._average, commit)
+        commit.update(vars(self), {"_state": state})
+        commit.run()
 
     # --- what an optimizer defines ----------------------------------------------------------------
 
@@ -270,19 +284,27 @@ class Optimizer(Hooked):
         TypeError, ValueError
             As the constructor; the optimizer is left as it was.
         """
-        self._add_groups([param_group])
+        self._turn.write("add_param_group()", self._add_groups, [param_group])
 
     def _add_groups(self, groups: list[Group]) -> None:
         """Check the groups and add them: all, or none and no dict is changed."""
         complete: list[Group] = []
         for group in groups:
             complete.append(self._complete_group(group, [*self.param_groups, *complete]))
-        self._make_plan([*self.param_groups, *complete])
+        commit = Commit()
+        plan = self._plan_for([*self.param_groups, *complete], self.state, self._average, commit)
+        self._prepare_groups(plan, commit)
         # The users' own dicts become the groups, as in torch.
-        for group, completed in zip(groups, complete, strict=True):
-            group.update(completed)
-        self.param_groups.extend(groups)
-        self._plan = self._make_plan(self.param_groups)
+        for number, (group, completed) in enumerate(
+            zip(groups, complete, strict=True), len(self.param_groups)
+        ):
+            commit.update(group, completed)
+            plan.adopt_group(number, group)
+        commit.extend(self.param_groups, groups)
+        commit.run()
+
+    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
+        """What is to change in the state when groups are added; the plan has them already."""
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         """A copy with names and defaults filled in, checked as far as it goes alone."""
@@ -320,20 +342,40 @@ class Optimizer(Hooked):
         check_named_alike(group, others)
         return group
 
-    def _make_plan(self, groups: list[Group]) -> Plan:
+    def _make_plan(self, groups: list[Group], state: State) -> Plan:
+        """A plan for these groups and state, after all checks of parameters."""
         labels = labels_of(groups)
         params = list(parameters_of(groups))
         doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
         check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
-        self.state.watch.changed = True
-        self._differentiable = any(group.get("differentiable") for group in groups)
-        self._set_quick()
-        watch = self.state.watch
-        plan = Plan(doors, labels, groups, self._counts_steps, watch, self._only_sparse)
-        if self._average is not None:
-            self._average.attach(plan, groups, params, labels)
+        return Plan(
+            doors, labels, groups, self._counts_steps, state.watch, self._only_sparse, self._turn
+        )
+
+    def _plan_for(
+        self,
+        groups: list[Group],
+        state: State,
+        average: MovingAverage | None,
+        commit: Commit,
+    ) -> Plan:
+        """Prepare to step these groups; `commit` will make the new plan the optimizer's."""
+        plan = self._make_plan(groups, state)
+        if average is not None:
+            average.attach(plan, groups, commit)
+        differentiable = any(group.get("differentiable") for group in groups)
+        commit.update(vars(self), {"_plan": plan, "_differentiable": differentiable})
+        commit.update(vars(self), {"_quick": False})  # until the next step
+        commit.set(state.watch, "changed", True)
+        commit.adopt(plan, vars(self).get("_plan"))
         return plan
+
+    def _renew_plan(self) -> None:
+        """Make the plan anew, as parameters have been replaced, moved, added or taken out."""
+        commit = Commit()
+        self._plan_for(self.param_groups, self.state, self._average, commit)
+        commit.run()
 
     # --- the step ---------------------------------------------------------------------------------
 
@@ -411,12 +453,12 @@ class Optimizer(Hooked):
             and nonfinite == "propagate"
             and not STEP_PRE_HOOKS
             and not STEP_POST_HOOKS
-            and self._plan.step(self, None if grads is None else align(grads, self.param_groups))
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
             self._opt_called = True
-            return None
-        if self._has_hooks() and not self._in_step:
+            if self._plan.step(self, None if grads is None else align(grads, self.param_groups)):
+                return None
+        if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
             given = {
                 "grads": grads,
@@ -439,7 +481,8 @@ class Optimizer(Hooked):
     @property
     def last_step(self) -> StepReceipt | None:
         """What the last step has found and done, if it was asked for more than its update."""
-        return self._last_step
+        extras = self._extras
+        return None if extras is None else self._receipt(extras)
 
     def accumulate(self, grads: Gradients | None = None) -> int:
         """Add gradients up; the next step goes along their mean.
@@ -481,13 +524,14 @@ class Optimizer(Hooked):
         >>> w
         array([-2., -4.])
         """
+        return int(self._turn.write("accumulate()", self._accumulate, grads))
+
+    def _accumulate(self, grads: Gradients | None) -> int:
         found = self._gather(grads, first=True)
-        self._sums.add(found, self._plan.arrays())
-        self._set_quick()
-        if grads is None:
-            for group in self.param_groups:
-                for param in group["params"]:
-                    reset_gradient(param, set_to_none=True)
+        holders = list(parameters_of(self.param_groups)) if grads is None else []
+        check_droppable(holders)
+        self._quick = False  # before there are sums that a quick step would not see
+        self._sums.add(found, self._plan.arrays(), holders)
         return self._sums.count
 
     def _step(
@@ -500,36 +544,48 @@ class Optimizer(Hooked):
         zero_grad: bool = False,
         nonfinite: NonfinitePolicy = "propagate",
     ) -> Any:
+        given = closure is not None or grads is not None
+        self._check_sums(given)
+        loss = None
+        if closure is not None and grads is None:
+            loss, grads = self._loss_and_grads(closure)
+        elif closure is not None:
+            loss = evaluate(closure)
+        self._turn.step(
+            self._step_in_turn, grads, given, (max_norm, grad_scale, zero_grad, nonfinite)
+        )
+        return loss
+
+    def _check_sums(self, given: bool) -> None:
+        """Refuse to let gathered gradients wait while others are stepped along."""
+        if given and self._sums.count:
+            raise ValueError(
+                f"gradients of {self._sums.count} calls of accumulate() wait to be averaged: "
+                "call step() without a closure and without grads"
+            )
+
+    def _step_in_turn(self, grads: Gradients | None, given: bool, arguments: Any) -> None:
+        self._check_sums(given)
         averaged = self._sums.count
         if averaged:
-            if closure is not None or grads is not None:
-                raise ValueError(
-                    f"gradients of {averaged} calls of accumulate() wait to be averaged: "
-                    "call step() without a closure and without grads"
-                )
             grads = self._sums.gradients()
-        extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
+        extras = extras_of(*arguments, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
-        if closure is None:
-            loss = None
-        elif grads is None:
-            loss, grads = self._loss_and_grads(closure)
-        else:
-            loss = evaluate(closure)
         aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
             check_unrecorded(self.param_groups)
+        self._quick = False  # in case of an interrupt; a step that is not quick decides anew
+        self._opt_called = True
         try:
             if not self._run(aligned, extras):
-                self._plan = self._make_plan(self.param_groups)
+                self._renew_plan()
                 if not self._run(aligned, extras):
                     raise RuntimeError("parameters were replaced while the step was being prepared")
-        finally:
-            self._last_step = None if extras is None else self._receipt(extras)
-            self._set_quick()
-        self._opt_called = True
-        return loss
+        except FloatingPointError:  # whose gradients are named in the receipt, too
+            self._extras = extras
+            raise
+        self._set_quick()
 
     def _has_hooks(self) -> bool:
         return bool(
@@ -547,7 +603,7 @@ class Optimizer(Hooked):
             or self._optimizer_step_post_hooks
             or self._differentiable
             or self._sums.count
-            or self._last_step is not None
+            or self._extras is not None
         )
 
     def _receipt(self, extras: Extras) -> StepReceipt:
@@ -581,7 +637,7 @@ class Optimizer(Hooked):
         aligned = None if grads is None else align(grads, self.param_groups)
         found = self._plan.gather(self, aligned)
         if found is None and first:
-            self._plan = self._make_plan(self.param_groups)
+            self._renew_plan()
             found = self._plan.gather(self, aligned)
         if found is None:
             raise RuntimeError("parameters were replaced while the step was running")
@@ -589,24 +645,70 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
+        notes = vars(self)
         if not self._updates_itself:
-            return self._plan.step(self, grads, extras)
+            return bool(self._plan.step_in_turn(self, grads, extras, notes))
         if type(self).update is Optimizer.update:
             raise self._undefined()
+
+        def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
+            return self._update_all(found, extras, undo)
+
+        return bool(self._plan.visit(self, grads, update, extras, notes))
+
+    def _update_all(
+        self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
+    ) -> Commit | None:
+        """Prepare the updates of all parameters that have a gradient; or make them, after `undo`
+        was told what they change."""
         groups = [group for group in self.param_groups for _ in group["params"]]
         params = list(parameters_of(self.param_groups))
+        if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
+            raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+        factor = 1.0 if extras is None else extras.factor
+        commit = Commit() if self._prepares_update else None
+        if commit is not None:
+            self._check_groups()
+        self.state.keep(undo)
+        for number, array, grad in found:
+            if factor != 1:
+                grad = grad * grad.dtype.type(factor)
+            param, group = params[number], groups[number]
+            if commit is not None:
+                self._prepare_state(param, array, grad, group, commit)
+                continue
+            undo.keep(array)
+            with self.state.as_arrays(param, undo) as state:
+                self.update(array, grad, state, group)
+        return commit
 
-        def update(found: list[tuple[int, Any, Any]]) -> None:
-            if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
-                raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
-            factor = 1.0 if extras is None else extras.factor
-            for number, array, grad in found:
-                if factor != 1:
-                    grad = grad * grad.dtype.type(factor)
-                with self.state.as_arrays(params[number]) as state:
-                    self.update(array, grad, state, groups[number])
+    def _check_groups(self) -> None:
+        """Refuse options that have been written into the groups and are out of range."""
+        for number, group in enumerate(self.param_groups):
+            try:
+                self._check_options(group)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"options of param group {number}: {error}") from error
 
-        return self._plan.visit(self, grads, update, extras)
+    def _prepare_state(
+        self, param: Any, array: Any, grad: Any, group: Group, commit: Commit
+    ) -> None:
+        """Prepare the update of one parameter, and of what it adds to the state."""
+        state = self.state
+        new = self._prepare_update(array, grad, dict(state.arrays(param)), group, commit)
+        if new:
+            state.staged = []
+            state._fill(param, new)
+            for target, entries in state.staged:
+                commit.update(target, entries)
+            commit.set(state.watch, "changed", True)
+
+    def _prepare_update(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> dict[str, Any]:
+        """Compute one parameter's update, and add what it changes to `commit`; new entries of the
+        state are returned. Nothing is changed here."""
+        raise NotImplementedError
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.
@@ -617,6 +719,9 @@ class Optimizer(Hooked):
             Drop the gradients, rather than fill them with zeros. A dropped gradient leaves its
             parameter alone at the next step; a zero one still moves momentum and decay.
         """
+        self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
+
+    def _reset_gradients(self, set_to_none: bool) -> None:
         for group in self.param_groups:
             for param in group["params"]:
                 if not isinstance(param, np.ndarray) and param.grad is not None:
@@ -676,32 +781,44 @@ class Optimizer(Hooked):
         >>> w
         array([1.])
         """
-        average = MovingAverage(decay, warmup)
+        return self._turn.write("ema()", self._begin_average, MovingAverage(decay, warmup))
+
+    def _begin_average(self, average: MovingAverage) -> MovingAverage:
+        commit = Commit()
         if self._average is not None:
             self._average.check_unswapped("call ema()")
-            self._average.decay, self._average.warmup = average.decay, average.warmup
+            commit.set(self._average._pace, "decay", average.decay)
+            commit.set(self._average._pace, "warmup", average.warmup)
+            commit.run()
             return self._average
-        self._average = average
-        try:
-            self._plan = self._make_plan(self.param_groups)
-        except BaseException:
-            self._average = None
-            raise
+        self._plan_for(self.param_groups, self.state, average, commit)
+        commit.update(vars(self), {"_average": average})
+        commit.run()
         return average
 
     def _refit(self) -> None:
         """Make the plan anew if parameters have been replaced, moved, added or taken out."""
         if not self._plan.fits(self):
-            self._plan = self._make_plan(self.param_groups)
+            self._renew_plan()
 
     def _catch_up(self) -> None:
         """Move the averages after a step that was made elsewhere."""
+        self._turn.write("the end of a step", self._catch_up_in_turn)
+
+    def _catch_up_in_turn(self) -> None:
         if not self._plan.catch_up(self):
-            self._plan = self._make_plan(self.param_groups)
+            self._renew_plan()
             self._plan.catch_up(self)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def _plan_with_averages(self) -> Plan:
+        """The plan whose parameters and averages are to change places."""
+        if self._average is None:
+            raise RuntimeError("averaged() has no averages: call ema(decay) before training")
+        self._average.check_unswapped("call averaged()")
+        self._refit()
+        return self._plan
+
+    def averaged(self) -> AbstractContextManager[None]:
         """Let parameters hold their averages inside a ``with`` block, to evaluate the model.
 
         The two change places in memory: no copy is made, and whatever looks at the parameters
@@ -717,16 +834,8 @@ class Optimizer(Hooked):
         --------
         See :meth:`ema`.
         """
-        if self._average is None:
-            raise RuntimeError("averaged() has no averages: call ema(decay) before training")
-        self._average.check_unswapped("call averaged()")
-        self._refit()
-        plan = self._plan
-        plan.swap()
-        try:
-            yield
-        finally:
-            plan.swap()
+        block: AbstractContextManager[None] = Averaged(self, self._turn)
+        return block
 
     # --- saving and loading -----------------------------------------------------------------------
 
@@ -745,7 +854,15 @@ class Optimizer(Hooked):
             self._average.check_unswapped("call state_dict()")
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
+        state_dict: StateDict = self._turn.read("state_dict()", self._export)
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            result = hook(self, state_dict)
+            state_dict = state_dict if result is None else result
+        return state_dict
+
+    def _export(self) -> StateDict:
         if self._average is not None:
+            self._average.check_unswapped("call state_dict()")
             self._refit()
         params = parameters_of(self.param_groups)
         numbers: dict[int, int] = {}
@@ -764,9 +881,6 @@ class Optimizer(Hooked):
         state_dict: StateDict = {"state": state, "param_groups": packed}
         if self._average is not None:
             state_dict["averages"] = self._average.export(numbers)
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            result = hook(self, state_dict)
-            state_dict = state_dict if result is None else result
         return state_dict
 
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -787,10 +901,11 @@ class Optimizer(Hooked):
             If it is no state dict, or one of other groups or shapes. The optimizer is left as it
             was.
         """
-        self._prepare_load(state_dict)()
+        state_dict = self._before_load(state_dict)
+        self._turn.write("load_state_dict()", self._load, state_dict)
+        self._after_load()
 
-    def _prepare_load(self, state_dict: StateDict) -> Callable[[], None]:
-        """Check a state dict and convert what it holds; the result puts it in and cannot fail."""
+    def _before_load(self, state_dict: StateDict) -> StateDict:
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         if self._optimizer_load_state_dict_pre_hooks:
@@ -798,11 +913,29 @@ class Optimizer(Hooked):
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             result = hook(self, state_dict)
             state_dict = state_dict if result is None else result
-        groups = checked_groups(state_dict, self.param_groups)
-        for group in groups:
-            execution_switches(**group)
-        labels = labels_of(self.param_groups)
-        params = list(parameters_of(self.param_groups))
+        return state_dict
+
+    def _after_load(self) -> None:
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _load(self, state_dict: StateDict) -> None:
+        commit = Commit()
+        self._prepare_load(state_dict, commit)
+        commit.run()
+
+    def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
+        """Check a state dict and convert what it holds; `commit` will put it in.
+
+        It is put into a twin first, whose attributes then become the optimizer's.
+        """
+        if self._average is not None:
+            self._average.check_unswapped("call load_state_dict()")
+        groups = checked_groups(state_dict, self.param_groups, self.defaults)
+        for number, group in enumerate(groups):
+            self._check_loaded_group(group, number)
+        labels = labels_of(groups)
+        params = list(parameters_of(groups))
         keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
         places = {key: i for i, key in reversed(list(enumerate(keys)))}
         views = [view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)]
@@ -817,14 +950,43 @@ class Optimizer(Hooked):
         average = None
         if state_dict.get("averages") is not None:
             average = loaded_average(state_dict["averages"], keys, params, views, labels)
+        twin = self._twin()
+        twin._continue_average(average)
+        twin.__setstate__({"state": state, "param_groups": groups})
+        self._become(twin, commit)
 
-        def commit() -> None:
-            self._continue_average(average)
-            self.__setstate__({"state": state, "param_groups": groups})
-            for hook in self._optimizer_load_state_dict_post_hooks.values():
-                hook(self)
+    def _check_loaded_options(self, group: Group) -> None:
+        """As _check_options, but for what schedules may have made of options."""
+        self._check_options(group)
 
-        return commit
+    def _check_loaded_group(self, group: Group, number: int) -> None:
+        try:
+            self._check_loaded_options(group)
+            execution_switches(**group)
+            check_undifferentiated(group)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"options of the loaded param group {number}: {error}") from error
+
+    def _twin(self) -> Optimizer:
+        """Another optimizer with the same attributes; changing it changes nothing here."""
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        vars(twin)["_turn"] = Turn()
+        vars(twin)["_plan"] = None
+        if self._average is not None:
+            vars(twin)["_average"] = self._average.twin()
+        return twin
+
+    def _become(self, twin: Optimizer, commit: Commit) -> None:
+        """Take over the attributes of a twin."""
+        attributes = vars(twin).copy()
+        attributes["_turn"] = self._turn
+        del attributes["_plan"]
+        if self._average is not None and twin._average is not None:
+            attributes["_average"] = self._average
+            commit.update(vars(self._average), vars(twin._average))
+        commit.update(vars(self), attributes)
+        self._plan_for(twin.param_groups, twin.state, twin._average, commit)
 
     def _continue_average(self, loaded: MovingAverage | None) -> None:
         if self._average is None:
@@ -849,15 +1011,30 @@ class Optimizer(Hooked):
         return state if self._average is None else {**state, "_average": self._average}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update({name: value for name, value in state.items() if name != "state"})
-        if "_optimizer_step_pre_hooks" not in self.__dict__:
+        if "_turn" not in vars(self):
             self._make_hook_tables()
-            self._sums = Sums()
-        for group in self.param_groups:
-            for name, default in self.defaults.items():
+            self._turn, self._sums, self._plan = Turn(), Sums(), None
+        attributes = {name: value for name, value in state.items() if name != "state"}
+        known = {**vars(self), **attributes}
+        for group in known["param_groups"]:
+            for name, default in known["defaults"].items():
                 group.setdefault(name, default)
+        commit = Commit()
+        commit.update(vars(self), attributes)
         if "state" in state:
-            self.state = state["state"]
+            own = State()
+            own.update(state["state"])
+            self._plan_for(known["param_groups"], own, known.get("_average"), commit)
+            commit.update(vars(self), {"_state": own})
+        commit.run()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:
+        return self._turn.read("copy.deepcopy()", self._copied, memo)  # type: ignore[no-any-return]
+
+    def _copied(self, memo: dict[int, Any]) -> Optimizer:
+        new = memo[id(self)] = object.__new__(type(self))
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return new
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -9,8 +9,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cyoptim._doors import Array, check_array, foreign_array, is_parameter, is_tensor, type_name
-from cyoptim._engine import Spans, is_dense, same_layout_as
+from cyoptim._doors import (
+    Array,
+    arrays_of,
+    check_array,
+    foreign_array,
+    is_parameter,
+    is_tensor,
+    type_name,
+)
+from cyoptim._engine import (
+    Commit,
+    Spans,
+    Undo,
+    is_dense,
+    same_layout_as,
+    together,
+    whole_count,
+)
 from cyoptim._schedulers.swa import SWALR
 
 __all__ = [
@@ -56,10 +72,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverageFunction:
     """
     _check_decay(decay)
 
-    def ema_update(averaged: Sequence[Any], current: Sequence[Any], _: Any) -> None:
-        _average(averaged, current, 1.0 - decay)
-
-    return ema_update
+    return _Averaging(lambda _: 1.0 - decay)
 
 
 def get_swa_multi_avg_fn() -> MultiAverageFunction:
@@ -80,10 +93,25 @@ def get_swa_multi_avg_fn() -> MultiAverageFunction:
     array([0.5, 0.5])
     """
 
-    def swa_update(averaged: Sequence[Any], current: Sequence[Any], num_averaged: Any) -> None:
-        _average(averaged, current, 1.0 / (float(num_averaged) + 1.0))
+    return _Averaging(lambda n: 1.0 / (float(n) + 1.0))
 
-    return swa_update
+
+class _Averaging:
+    """Moves averages by a weight that may depend on how many there have been."""
+
+    def __init__(self, weight: Callable[[Any], float]) -> None:
+        self._weight = weight
+
+    def __call__(self, averaged: Sequence[Any], current: Sequence[Any], num_averaged: Any) -> None:
+        commit = Commit()
+        self.prepare(averaged, current, num_averaged, commit)
+        commit.run()
+
+    def prepare(
+        self, averaged: Sequence[Any], current: Sequence[Any], num_averaged: Any, commit: Commit
+    ) -> None:
+        """Let `commit` move the averages; those that lie elsewhere than in arrays move now."""
+        _average(averaged, current, self._weight(num_averaged), commit)
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
@@ -150,8 +178,10 @@ def _memory(value: Any) -> Array:
     return value.data if hasattr(value, "grad") else value  # type: ignore[no-any-return]
 
 
-def _average(averaged: Sequence[Any], current: Sequence[Any], weight: float) -> None:
-    """Move each average by `weight` of its way; one native call for all that lie densely."""
+def _average(
+    averaged: Sequence[Any], current: Sequence[Any], weight: float, commit: Commit
+) -> None:
+    """Move each average by `weight` of its way; one native run for all that lie densely."""
     means: list[Array] = []
     values: list[Array] = []
     for a, c in zip(averaged, current, strict=True):
@@ -163,8 +193,10 @@ def _average(averaged: Sequence[Any], current: Sequence[Any], weight: float) -> 
             means.append(mean)
             values.append(value)
         else:
-            mean += weight * (value - mean)
-    Spans(means, values).apply("average", (weight,))
+            moved = mean.copy()
+            moved += weight * (value - mean)
+            commit.copy(mean, moved)
+    commit.apply(Spans(means, values), "average", (weight,))
 
 
 def _native_dtypes() -> tuple[Any, ...]:
@@ -266,8 +298,18 @@ class AveragedModel:
         shapes = [np.shape(a) for a in averaged], [np.shape(c) for c in current]
         if shapes[0] != shapes[1]:
             raise ValueError(f"model has parameters of shapes {shapes[1]}, expected {shapes[0]}")
-        move(averaged, current, self.n_averaged, self.avg_fn, self.multi_avg_fn)
-        self.n_averaged += 1
+        undo = Undo()
+        arrays = arrays_of(current)
+        together(
+            "read", "update_parameters()", [], arrays, undo.run, self._moved, averaged, current, undo
+        )
+
+    def _moved(self, averaged: list[Any], current: list[Any], undo: Undo) -> Commit:
+        commit = Commit()
+        functions = self.avg_fn, self.multi_avg_fn
+        _prepare_move(averaged, current, self.n_averaged, *functions, commit, undo)
+        commit.update(vars(self), {"n_averaged": self.n_averaged + 1})
+        return commit
 
     def state_dict(self) -> dict[str, Any]:
         """The average and how many models are in it."""
@@ -286,12 +328,19 @@ class AveragedModel:
         ValueError
             If its parameters are not as many, or not of the same shapes.
         """
+        commit = Commit()
+        self._prepare_load(state_dict, commit)
+        commit.run()
+
+    def _prepare_load(self, state_dict: dict[str, Any], commit: Commit) -> None:
+        """Check a state and convert what it holds; `commit` will put it in."""
         own, loaded = list(_leaves(self.module)), list(_leaves(state_dict["module"]))
         if [np.shape(a) for a in own] != [np.shape(b) for b in loaded]:
             raise ValueError("the loaded average has parameters of other shapes")
+        count = whole_count(state_dict["n_averaged"], "n_averaged")
         for mine, theirs in zip(own, loaded, strict=True):
-            _memory(mine)[...] = _memory(theirs)
-        self.n_averaged = int(state_dict["n_averaged"])
+            commit.copy(_memory(mine), _memory(theirs).astype(_memory(mine).dtype))
+        commit.update(vars(self), {"n_averaged": count})
 
 
 def check_functions(avg_fn: Any, multi_avg_fn: Any) -> None:
@@ -308,14 +357,45 @@ def move(
     multi_avg_fn: MultiAverageFunction | None,
 ) -> None:
     """Move averages towards values; the first values are taken as they are."""
+    undo = Undo()
+
+    def moved() -> Commit:
+        commit = Commit()
+        _prepare_move(averaged, current, n, avg_fn, multi_avg_fn, commit, undo)
+        return commit
+
+    undo.run(moved)
+
+
+def _prepare_move(
+    averaged: Sequence[Any],
+    current: Sequence[Any],
+    n: Any,
+    avg_fn: AverageFunction | None,
+    multi_avg_fn: MultiAverageFunction | None,
+    commit: Commit,
+    undo: Undo,
+) -> None:
+    """Let `commit` move the averages; or, where a user's function moves them, tell `undo` before."""
     if n == 0:
         for a, c in zip(averaged, current, strict=True):
-            _memory(a)[...] = _memory(c)
-    elif avg_fn is None:
-        (multi_avg_fn or get_swa_multi_avg_fn())(averaged, current, n)
-    else:
+            _prepare_copy(a, c, commit)
+        return
+    if avg_fn is not None:
         for a, c in zip(averaged, current, strict=True):
-            _memory(a)[...] = _memory(avg_fn(a, c, n))
+            _prepare_copy(a, avg_fn(a, c, n), commit)
+        return
+    multi_avg_fn = multi_avg_fn or get_swa_multi_avg_fn()
+    if isinstance(multi_avg_fn, _Averaging):
+        multi_avg_fn.prepare(averaged, current, n, commit)
+    else:
+        undo.keep([_memory(a) for a in averaged])
+        multi_avg_fn(averaged, current, n)
+
+
+def _prepare_copy(average: Any, value: Any, commit: Commit) -> None:
+    mean = _memory(average)
+    commit.copy(mean, np.broadcast_to(np.asarray(_memory(value), mean.dtype), mean.shape))
 
 
 def _leaves(model: Any) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._doors import Array, check_array, foreign_array, is_tensor, type_name, view_parameter
+from cyoptim._engine import Commit, together
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
 
@@ -38,7 +39,7 @@ def parameters_to_vector(parameters: Iterable[Any]) -> Any:
     """
     params = list(parameters)
     views = _views(params)
-    vector = np.concatenate([view.ravel() for view in views])
+    vector = together("read", "parameters_to_vector()", [], views, _joined, views)
     if not is_tensor(params[0]):
         return vector
     from cyoptim.integrations.torch import as_tensor
@@ -78,10 +79,22 @@ def vector_to_parameters(vec: Any, parameters: Iterable[Any]) -> None:
     size = sum(view.size for view in views)
     if values.shape != (size,):
         raise ValueError(f"vec has shape {values.shape}, expected ({size},)")
-    start = 0
+    together("touch", "vector_to_parameters()", [], views, _put, values, views)
+
+
+def _joined(views: list[Array]) -> Array:
+    return np.concatenate([view.ravel() for view in views])
+
+
+def _put(values: Array, views: list[Array]) -> None:
+    if any(np.may_share_memory(values, view) for view in views):
+        values = values.copy()
+    commit, start = Commit(), 0
     for view in views:
-        view[...] = values[start : start + view.size].reshape(view.shape)
+        part = values[start : start + view.size].reshape(view.shape)
+        commit.copy(view, part.astype(view.dtype, copy=False))
         start += view.size
+    commit.run()
 
 
 def _views(params: list[Any]) -> list[Array]:

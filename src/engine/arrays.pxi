@@ -2,7 +2,13 @@
 
 cdef extern from "arrays.h" nogil:
     bint array_is_just_like(PyObject *view, PyObject *object)
-    bint array_is_at(PyObject *view, const void *address)
+    ctypedef struct ArrayTrace:
+        const void *address
+        const void *dtype
+        Py_ssize_t size
+    void array_trace(PyObject *array, ArrayTrace *trace)
+    bint array_is_as_it_was(PyObject *array, const ArrayTrace *trace)
+    int array_layout(PyObject *array)
     bint array_is_writable(PyObject *array)
     char *array_data(PyObject *array)
 
@@ -83,7 +89,7 @@ cdef Layout layout_of(cnp.ndarray a):
     return DENSE if dense and cnp.PyArray_ISALIGNED(a) else STRIDED
 
 
-def memory_bounds(cnp.ndarray a):
+def memory_bounds(cnp.ndarray a not None):
     """The first address of the array's elements and the one after the last."""
     cdef uintptr_t low = <uintptr_t>cnp.PyArray_DATA(a), high = low
     cdef Py_ssize_t k, span
@@ -98,12 +104,12 @@ def memory_bounds(cnp.ndarray a):
     return low, high + <uintptr_t>cnp.PyArray_ITEMSIZE(a)
 
 
-def is_self_overlapping(cnp.ndarray a) -> bool:
+def is_self_overlapping(cnp.ndarray a not None) -> bool:
     """Whether two elements of the array may be the same memory."""
     return layout_of(a) == OVERLAPPING
 
 
-def is_dense(cnp.ndarray a) -> bool:
+def is_dense(cnp.ndarray a not None) -> bool:
     """Whether the array's elements fill one aligned block of memory, in any order of the axes."""
     return layout_of(a) == DENSE
 
@@ -126,9 +132,21 @@ cdef inline bint same_layout(cnp.ndarray a, cnp.ndarray b) noexcept:
     return True
 
 
-def same_layout_as(cnp.ndarray a, cnp.ndarray b) -> bool:
+def same_layout_as(cnp.ndarray a not None, cnp.ndarray b not None) -> bool:
     """Whether element k in memory is the same element in both, and of the same type."""
     return same_layout(a, b)
+
+
+cdef int check_dense(cnp.ndarray a) except -1:
+    """Refuse an array whose elements a kernel cannot read one after the other."""
+    cdef int flags = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_NOTSWAPPED
+    if a is None:
+        raise TypeError("expected an array, got None")
+    if a.dtype.char not in "fdFD" or not cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_ALIGNED) or not a.dtype.isnative:
+        raise TypeError(f"expected an aligned array of float32, float64, or complex of these, got {a.dtype.str}")
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) or layout_of(a) == DENSE):
+        raise ValueError("expected an array without gaps between its elements")
+    return 0
 
 
 cdef inline int dtype_code(cnp.ndarray a) noexcept:

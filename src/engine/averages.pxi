@@ -32,6 +32,18 @@ cdef class Pace:
     def __init__(self, double decay, bint warmup, int64_t steps):
         self.decay, self.warmup, self.steps = decay, warmup, steps
 
+    def follow(self, step, catch_up):
+        """Call a ``step`` that the averages are to follow as a whole, and then `catch_up`, unless all
+        that it did was to skip a step."""
+        self.apart, self.stepped, self.skipped = True, False, False
+        try:
+            value = step()
+        finally:
+            self.apart = False
+        if self.stepped or not self.skipped:
+            catch_up()
+        return value
+
     cdef double weight(self) noexcept:
         """The weight of the parameters in the next step; the first takes them as they are."""
         cdef double t = self.steps + 1

@@ -15,9 +15,10 @@ cdef class Factored:
     cdef Py_ssize_t count
     cdef list kept
 
-    def __init__(self, cnp.ndarray param, cnp.ndarray grad):
+    def __init__(self, cnp.ndarray param not None, cnp.ndarray grad not None):
         cdef Matrices *table = &self.table
-        if not (cnp.PyArray_IS_C_CONTIGUOUS(param) and same_layout(param, grad)
+        check_dense(param)
+        if not (not cnp.PyArray_ISCOMPLEX(param) and cnp.PyArray_IS_C_CONTIGUOUS(param) and same_layout(param, grad)
                 and cnp.PyArray_ISWRITEABLE(param) and cnp.PyArray_SIZE(param)):
             raise ValueError("expected two arrays in C order, of the same shape and dtype")
         shape = (1, 1, *(<object>param).shape)
@@ -48,6 +49,7 @@ cdef class Factored:
     def mean_squares(self) -> tuple:
         """The means of the squared gradient along each row, and along each column."""
         cdef Matrices *table = &self.table
+        self.check_ready()
         row_sums = np.zeros((self.count, table.across, table.rows))
         column_sums = np.zeros((self.count, table.down, table.columns))
         table.row_sums = <double *>cnp.PyArray_DATA(<cnp.ndarray>row_sums)
@@ -56,7 +58,7 @@ cdef class Factored:
         return (_in_order(row_sums) / <double>table.columns,
                 _in_order(column_sums) / <double>table.rows)
 
-    def scale(self, cnp.ndarray row, cnp.ndarray column, double floor) -> float:
+    def scale(self, cnp.ndarray row not None, cnp.ndarray column not None, double floor) -> float:
         """Set the factors, and return the norm of ``u = grad / sqrt(max(row * column, floor))``.
 
         `row` and `column` are in C order and of the parameter's dtype, one element for each row
@@ -65,6 +67,7 @@ cdef class Factored:
         cdef Matrices *table = &self.table
         cdef Py_ssize_t b
         cdef double total = 0
+        self.check_ready()
         for factor, length in ((row, table.rows), (column, table.columns)):
             if (not cnp.PyArray_IS_C_CONTIGUOUS(factor) or factor.dtype != self.param.dtype
                     or factor.size != self.count * length):
@@ -79,11 +82,33 @@ cdef class Factored:
             total += table.squares[b]
         return sqrt(total)
 
-    def update(self, double shrink, double size) -> None:
-        """``param = shrink * param - size * u``, with the factors of the last :meth:`scale`."""
+    cdef int prepare(self, double shrink, double size) except -1:
+        """Make ready for ``param = shrink * param - size * u``, with the factors of the last
+        :meth:`scale`."""
         if self.kept is None:
             raise ValueError("no factors have been set")
         self.table.shrink, self.table.size = shrink, size
+        return 0
+
+    cdef int check_ready(self) except -1:
+        if self.table.param == NULL or not self.still():
+            raise ValueError("the matrices are not where they were")
+        return 0
+
+    cdef bint still(self) noexcept:
+        """Whether the arrays still are where they were."""
+        cdef Py_ssize_t size = self.count * self.table.rows * self.table.columns
+        return (cnp.PyArray_DATA(self.param) == self.table.param
+                and cnp.PyArray_DATA(self.grad) == self.table.grad
+                and cnp.PyArray_SIZE(self.param) == size and cnp.PyArray_SIZE(self.grad) == size
+                and (self.kept is None
+                     or (cnp.PyArray_DATA(<cnp.ndarray>self.kept[0]) == self.table.row
+                         and cnp.PyArray_DATA(<cnp.ndarray>self.kept[1]) == self.table.column)))
+
+    def update(self, double shrink, double size) -> None:
+        """``param = shrink * param - size * u``, with the factors of the last :meth:`scale`."""
+        self.check_ready()
+        self.prepare(shrink, size)
         self.run(UPDATE)
 
 

@@ -8,16 +8,17 @@ cdef enum Door:
 
 # What the plan remembers of one parameter: what every step looks at, within a line of cache.
 cdef struct Slot:
-    void *address
+    ArrayTrace trace        # of its array
     int64_t *step           # the step count in its state; NULL: none yet
-    Range gap               # without any parameter: a gradient in here overlaps none
-    int64_t age             # takes the place of the step count where the rule keeps none
+    Range gap               # without any parameter or state: a gradient in here overlaps none
     int32_t group
     int32_t first           # the slot in which the same parameter occurs first
-    int32_t rule            # its state arrays are bound for this rule; -1: not bound
+    int16_t rule            # its state arrays are bound for this rule; -1: not bound
+    int16_t layout          # flags of its array
     uint8_t door
     uint8_t direct          # updated in its own memory; otherwise through a dense copy
     uint8_t sparse          # the last gradient was sparse
+    uint8_t age             # 0 or 1 takes the place of the step count where the rule keeps none
 
 
 cdef class Inputs(Work):
@@ -33,6 +34,8 @@ cdef class Inputs(Work):
         The optimizer's ``param_groups``.
     only_sparse : bool
         Whether dense gradients are refused.
+    turn : Turn
+        Whose turn it is: every method but :meth:`step` is called within one.
     """
 
     cdef Slot *slots
@@ -47,11 +50,13 @@ cdef class Inputs(Work):
     cdef Py_ssize_t n_held
     cdef list sparse            # Runs: the sparse gradients of the running step
     cdef list originals         # gradients that the running step reads in a copy
+    cdef Turn turn              # of the optimizer
     cdef bint only_sparse       # other gradients are refused
     cdef bint whole             # sparse gradients are made dense by whoever gathers them
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef bint repeats           # a parameter occurs more than once in its group
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
+    cdef bint stirred           # the running step has called code that is not ours
 
     def __cinit__(self, list items, *args):
         self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
@@ -63,14 +68,18 @@ cdef class Inputs(Work):
         PyMem_Free(self.slots)
         PyMem_Free(self.held)
 
-    def __init__(self, list doors, list labels, list groups, bint only_sparse):
+    def __init__(self, list doors not None, list labels not None, list groups not None,
+                 bint only_sparse, Turn turn not None):
         cdef Py_ssize_t i = 0, g
         cdef Slot *slot
         cdef cnp.ndarray view
         cdef dict seen = {}
         self.groups = list(groups)
-        self.members = [group["params"] for group in groups]
-        self.labels = labels
+        self.members = [members_of(group, g) for g, group in enumerate(groups)]
+        if not len(doors) == len(labels) == sum([len(params) for params in self.members]) == self.n_tensors:
+            raise ValueError(f"{len(doors)} parameters, {len(labels)} labels, {self.n_tensors} places")
+        self.labels = list(labels)
+        self.turn = turn
         self.views = [array for _, array in doors]
         self.objects, self.sparse, self.originals = [], [], []
         self.walls = Walls(self.views)
@@ -87,10 +96,11 @@ cdef class Inputs(Work):
                 slot.first = seen.setdefault(id(param), i)
                 slot.rule = -1
                 slot.direct = layout_of(view) == DENSE
-                slot.address = cnp.PyArray_DATA(view)
+                slot.layout = array_layout(<PyObject *>view)
+                array_trace(<PyObject *>view, &slot.trace)
                 self.repeats = self.repeats or slot.first != i
                 self.in_place = self.in_place and slot.direct and slot.door != TENSOR
-                self.table.tensors[i].streams[0] = slot.address
+                self.table.tensors[i].streams[0] = cnp.PyArray_DATA(view)
                 self.table.tensors[i].size = count_reals(view)
                 self.table.tensors[i].dtype = dtype_code(view)
                 i += 1
@@ -101,14 +111,14 @@ cdef class Inputs(Work):
         """Whether these are the plan's groups and lists, of as many parameters."""
         cdef Py_ssize_t g, count = 0
         cdef list params
-        if PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
+        if groups is None or PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
             return False
         for g in range(PyList_GET_SIZE(groups)):
             if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
                 return False
-            params = (<dict>groups[g])["params"]
-            if params is not self.members[g]:
+            if dict_get(<dict>groups[g], "params") != <PyObject *>PyList_GET_ITEM(self.members, g):
                 return False
+            params = <list>PyList_GET_ITEM(self.members, g)
             count += PyList_GET_SIZE(params)
         return count == self.n_tensors
 
@@ -133,7 +143,11 @@ cdef class Inputs(Work):
         elif door != ARRAY:
             return self._moved_elsewhere(i)
         # Making the plan anew raises the error that names a read-only parameter.
-        return not array_is_at(view, self.slots[i].address)
+        return not self._is_as_it_was(i, view)
+
+    cdef inline bint _is_as_it_was(self, Py_ssize_t i, PyObject *view) noexcept:
+        cdef const Slot *slot = &self.slots[i]
+        return array_layout(view) == slot.layout and array_is_as_it_was(view, &slot.trace)
 
     cdef bint _moved_elsewhere(self, Py_ssize_t i) except -1:
         cdef Slot *slot = &self.slots[i]
@@ -141,14 +155,16 @@ cdef class Inputs(Work):
         cdef BorrowedTensor tensor
         if slot.door == TENSOR:
             if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
-                return <uintptr_t>slot.address != <uintptr_t>self.objects[i].data_ptr()
+                return (<uintptr_t>slot.trace.address != <uintptr_t>self.objects[i].data_ptr()
+                        or tuple(self.objects[i].shape) != (<object>view).shape)
             if not fits(view, &tensor):
                 return True
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
             return (cnp.PyArray_SIZE(view) != 0
-                    and <char *>tensor.data + tensor.byte_offset != <char *>slot.address)
-        return (self.objects[i].data is not view or not cnp.PyArray_ISWRITEABLE(view)
-                or cnp.PyArray_DATA(view) != slot.address)
+                    and <char *>tensor.data + tensor.byte_offset != <char *>slot.trace.address)
+        self.stirred = True
+        return (self.objects[i].data is not view
+                or not self._is_as_it_was(i, <PyObject *>view))
 
     # --- gradients -------------------------------------------------------------------------------
 
@@ -171,6 +187,7 @@ cdef class Inputs(Work):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
         else:
             if not cnp.PyArray_Check(grad):
+                self.stirred = True
                 grad = original = array_of(grad)
             if not cnp.PyArray_Check(grad) and is_sparse(grad):
                 slot.sparse = True
@@ -184,8 +201,9 @@ cdef class Inputs(Work):
             optimizer._refuse_dense(self.labels[i])
         low = <uintptr_t>tensor.streams[1]
         if (not self._clear_of_parameters(slot, low, low + cnp.PyArray_NBYTES(view))
-                and (tensor.streams[1] != slot.address or self.repeats)):
-            # The gradient is (part of) a parameter that this same run changes: read it first.
+                and (tensor.streams[1] != slot.trace.address or self.repeats)):
+            # The gradient is (part of) a parameter or state that this same run changes: read it
+            # first.
             grad = self._dense_copy(view, self._as_array(i, grad))
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
         if self.zeroing:
@@ -194,7 +212,7 @@ cdef class Inputs(Work):
                     f"gradient of {self.labels[i]} is read-only: it cannot be filled with zeros"
                 )
             if grad is not original:
-                self.originals.append(original)
+                self.originals.append((original, self.labels[i]))
         self._hold(<PyObject *>grad)
         tensor.row = 0
         return 0
@@ -212,9 +230,9 @@ cdef class Inputs(Work):
         low = <uintptr_t>cnp.PyArray_DATA(values)
         if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
             values = values.copy()
+        self.sparse.append(Runs(len(starts), starts, lengths, values, i, laid_out))
         if self.zeroing:
-            self.originals.append(grad)
-        self.sparse.append(Runs(len(starts), starts, lengths, values, i))
+            self.originals.append((grad, self.labels[i]))
         self.table.tensors[i].row = 0
         return True
 
@@ -263,7 +281,9 @@ cdef class Inputs(Work):
         cdef Py_ssize_t g, k, i = 0
         cdef list params
         cdef PyObject *param
-        if not self._same_groups(optimizer.param_groups):
+        self.stirred = False
+        if (not self._same_groups(optimizer.param_groups)
+                or (grads is not None and PyList_GET_SIZE(grads) != self.n_tensors)):
             return False
         # One pass, for with many small parameters each pass costs as much as the update.
         for g in range(PyList_GET_SIZE(self.members)):
@@ -276,6 +296,9 @@ cdef class Inputs(Work):
                     return False
                 self.table.tensors[i].row = -1
                 if grads is not None:
+                    # Code of a gradient's library may have got hold of the list.
+                    if i >= PyList_GET_SIZE(grads):
+                        return False
                     self._take(i, PyList_GET_ITEM(grads, i), optimizer)
                 elif self.slots[i].door == PARAMETER:
                     self._take(i, <PyObject *>(<ParameterBase>param)._grad, optimizer)
@@ -293,6 +316,8 @@ cdef class Inputs(Work):
                 "call step(grads=...), let the closure return (loss, grads), or wrap it in "
                 "cyoptim.Parameter"
             )
+        if self.slots[i].door == OBJECT:
+            self.stirred = True
         return self.objects[i].grad
 
     cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:
@@ -330,6 +355,67 @@ cdef class Inputs(Work):
             return True
         return self.walls.find_gap(low, high, &slot.gap)
 
+    cdef int _part_from_state(self) except -1:
+        """Copy the gradients that share memory with state, as that has just become known."""
+        cdef Py_ssize_t i, k = 0
+        cdef uintptr_t low
+        cdef Tensor *tensor
+        cdef set spanned = self._spanned()
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            self.slots[i].gap.low = self.slots[i].gap.high = 0
+            if tensor.row < 0 or (spanned is not None and i in spanned):
+                continue
+            low = <uintptr_t>tensor.streams[1]
+            if (tensor.streams[1] != self.slots[i].trace.address and not self._clear_of_parameters(
+                    &self.slots[i], low, low + tensor.size * itemsize(tensor.dtype))):
+                self._copy_held(i, k)
+            k += 1
+        return 0
+
+    cdef set _spanned(self):
+        """The slots whose gradient is sparse in the running step, or None."""
+        cdef Runs runs
+        return {runs.slot for runs in self.sparse} if self.sparse else None
+
+    cdef int _copy_held(self, Py_ssize_t i, Py_ssize_t k) except -1:
+        """Let the running step read a gradient in a copy; it is the k-th that is held."""
+        grad = <object>self.held[k]
+        copy = self._dense_copy(self.views[i], self._as_array(i, grad))
+        if self.zeroing:
+            self.originals.append((grad, self.labels[i]))
+        Py_INCREF(copy)
+        self.held[k] = <PyObject *>copy
+        self.table.tensors[i].streams[1] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+        Py_DECREF(grad)
+        return 0
+
+    cdef int _check_still(self) except -1:
+        """After code that is not ours was called: whether parameters and gradients are where they
+        were."""
+        cdef Py_ssize_t i, k = 0
+        cdef const Tensor *tensor
+        cdef bint still
+        cdef set spanned = self._spanned()
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            still = (self.slots[i].door == TENSOR
+                     or self._is_as_it_was(i, PyList_GET_ITEM(self.views, i)))
+            if tensor.row >= 0 and not (spanned is not None and i in spanned):
+                if still and cnp.PyArray_Check(<object>self.held[k]):
+                    still = self._holds(<cnp.ndarray>self.held[k], tensor)
+                k += 1
+            if not still:
+                raise RuntimeError(
+                    f"{self.labels[i]} or its gradient was changed in size or place while the step "
+                    "was being prepared"
+                )
+        return 0
+
+    cdef inline bint _holds(self, cnp.ndarray grad, const Tensor *tensor) noexcept:
+        return (cnp.PyArray_DATA(grad) == tensor.streams[1]
+                and cnp.PyArray_NBYTES(grad) == tensor.size * itemsize(tensor.dtype))
+
     cdef list _held_arrays(self):
         """The gradients taken, each with its parameter's number."""
         cdef Py_ssize_t i, k = 0
@@ -344,3 +430,19 @@ cdef class Inputs(Work):
         while self.n_held > 0:
             self.n_held -= 1
             Py_DECREF(<object>self.held[self.n_held])
+
+
+cdef list members_of(object group, Py_ssize_t number):
+    """The parameters of a group, whose type is trusted from here on."""
+    if not isinstance(group, dict):
+        raise TypeError(f"param group {number} is a {type(group).__name__}, expected a dict")
+    params = group.get("params")
+    if not isinstance(params, list):
+        raise TypeError(
+            f"'params' of param group {number} is a {type(params).__name__}, expected a list"
+        )
+    return params
+
+
+cdef inline PyObject *dict_get(dict mapping, str key) noexcept:
+    return PyDict_GetItem(mapping, key)

@@ -1,5 +1,7 @@
 # What a rule's state holds beside arrays: the step count and single numbers.
 
+cdef object MOST_STEPS = 2**63 - 2      # so that one more can be counted
+
 
 cdef bint is_counter(object value):
     return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64
@@ -7,12 +9,33 @@ cdef bint is_counter(object value):
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
 
 
-def make_counter(value, label):
+def whole_count(value, what) -> int:
+    """A step count in whichever form it comes, to its last bit."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{what} is {value!r}, expected a whole number >= 0")
+    try:
+        try:
+            number = index(value)
+        except TypeError:           # a float, or an array or tensor of floats
+            number = float(value)
+            if number != number or number in (INFINITY, -INFINITY) or number != int(number):
+                raise ValueError
+            number = int(number)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}, expected a whole number >= 0") from None
+    except (ValueError, RuntimeError):
+        number = -1
+    if not 0 <= number <= MOST_STEPS:
+        raise ValueError(f"{what} is {value}, expected a whole number from 0 to 2**63 - 2")
+    return number
+
+
+def make_counter(value, label, Room room=None):
     """A step count as it is kept in the state: an int64 array without axes."""
-    number = 0 if value is None else float(value)
-    if not (isfinite(number) and number >= 0 and number == int(number)):
-        raise ValueError(f"state 'step' of {label} is {value}, expected a whole number >= 0")
-    return np.array(int(number), dtype=np.int64)
+    number = 0 if value is None else whole_count(value, f"state 'step' of {label}")
+    if room is None:
+        return np.array(number, dtype=np.int64)
+    return room.number("step", number, np.int64)
 
 
 cdef bint is_number(object value):
@@ -21,12 +44,13 @@ cdef bint is_number(object value):
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
 
 
-def make_number(value, label):
+def make_number(value, what, str name=None, Room room=None):
     """A number of a rule's memory as it is kept in the state: float32, as in torch."""
     try:
-        return np.array(float(value), dtype=np.float32)
-    except (TypeError, ValueError):
-        raise TypeError(f"{label} is {value!r}, expected a number") from None
+        number = np.array(float(value), dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{what} is {value!r}, expected a number") from None
+    return number if room is None else room.number(name, number, np.float32)
 
 
 def memory_names() -> frozenset:

@@ -2,7 +2,12 @@
 
 cdef int fill_row(Row *row, tuple hyper) except -1:
     """Set a row from (rule, scalar, ...)."""
-    cdef Py_ssize_t k, rule = hyper[0]
+    cdef Py_ssize_t k, rule
+    if hyper is None or len(hyper) == 0:
+        raise TypeError("_hyper() must return a tuple of a rule and its scalars")
+    rule = hyper[0]
+    if not 0 <= rule < len(RULE_NAMES):
+        raise ValueError(f"there is no rule {rule}")
     if len(hyper) - 1 != RULE_SCALARS[rule]:
         raise TypeError(
             f"rule {RULE_NAMES[rule]} takes {RULE_SCALARS[rule]} scalars, got {len(hyper) - 1}"

@@ -22,6 +22,8 @@ cdef class Plan(Inputs):
         Tells when the optimizer's state has to be looked up again.
     only_sparse : bool
         Whether dense gradients are refused.
+    turn : Turn
+        Whose turn it is: every method but :meth:`step` is called within one.
     """
 
     cdef Memory *memories
@@ -32,9 +34,15 @@ cdef class Plan(Inputs):
     cdef list known_options     # per group: the option values its template was made of, or None
     cdef Row *templates         # per group: the scalars before the clock
     cdef Range *ranges          # of the gradients, where a step needs them
+    cdef list births            # (dict, entries): new state, put in when nothing can fail any more
+    cdef dict counters          # per slot: a step count whose form in the state is another
+    cdef list owners            # of the memory of state and averages; they are not to be resized
+    cdef ArrayTrace *traces     # of the owners
+    cdef list zeros             # arrays to be filled with zeros by the running step, and
+    cdef list detached          # tensors to be cut off from the graph that made them
     cdef Watch watch
-    cdef bint counts_steps, busy
-    cdef int forks              # when the running step began
+    cdef bint counts_steps
+    cdef bint alive             # its optimizer's plan; not before, and not when another is
     cdef bint remembers         # some rule has a memory
     cdef bint aged              # every slot has the age that it keeps
     cdef Pace pace              # of the averages that follow the parameters, or None
@@ -51,10 +59,13 @@ cdef class Plan(Inputs):
         PyMem_Free(self.ranges)
         PyMem_Free(self.templates)
         PyMem_Free(self.followers)
+        PyMem_Free(self.traces)
 
-    def __init__(self, list doors, list labels, list groups, bint counts_steps, Watch watch,
-                 bint only_sparse=False):
-        Inputs.__init__(self, doors, labels, groups, only_sparse)
+    def __init__(self, list doors not None, list labels not None, list groups not None,
+                 bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None):
+        Inputs.__init__(self, doors, labels, groups, only_sparse, turn)
+        self.births, self.owners, self.zeros, self.detached = [], [], [], []
+        self.counters = {}
         self.counts_steps = counts_steps
         self.watch = watch
         self.states = [None] * self.n_tensors
@@ -86,7 +97,7 @@ cdef class Plan(Inputs):
         if self.repeats:
             step += self._earlier_occurrences(i)
         if self.counts_steps:
-            return step + 1
+            return <int64_t>(<uint64_t>step + 1)    # not positive if it does not fit
         return 1 if step == 0 else 2
 
     cdef int64_t _earlier_occurrences(self, Py_ssize_t i) noexcept:
@@ -104,6 +115,7 @@ cdef class Plan(Inputs):
         if known is not None and same_options(options, known):
             return 0
         self.known_options[group] = None
+        self.stirred = True
         try:
             fill_row(&self.templates[group], optimizer._hyper(options))
         except (TypeError, ValueError, KeyError) as error:
@@ -173,6 +185,8 @@ cdef class Plan(Inputs):
                 self._recall(i, memory)
             if step != last or (remembers and not same_memory(&self.table.rows[row], memory)):
                 last = step
+                if step <= 0:
+                    self._refuse_count(i, step)
                 row = self._find_row(group, step, memory)
                 rule = self.table.rows[row].rule
             tensor[i].row = row
@@ -182,49 +196,54 @@ cdef class Plan(Inputs):
                 unbound.append(i)
         return unbound
 
+    cdef int _refuse_count(self, Py_ssize_t i, int64_t step) except -1:
+        count = step - 1 if step > -(2**63) else MOST_STEPS + 1
+        raise ValueError(
+            f"state 'step' of {self.labels[i]} is {count}, expected a whole number from 0 to "
+            "2**63 - 2"
+        )
+
     cdef int _prepare(self, object optimizer) except -1:
-        if self.watch.changed:
+        if self.watch.changed or not self._owners_are_still():
             self._forget_state(optimizer)
-        cdef list made = []
         unbound = self._assign_rows(optimizer)
         if unbound:
-            try:
-                self._bind_states(optimizer, unbound, made)
-                # A momentum buffer may turn out to be new or not, which is another row.
-                self._assign_rows(optimizer)
-            except BaseException:
-                self._unmake(optimizer, made)
-                raise
+            self.watch.changed = True       # unless all of what follows succeeds
+            self._bind_states(optimizer, unbound)
+            # A momentum buffer may turn out to be new or not, which is another row.
+            self._assign_rows(optimizer)
+            self._build_walls()
+            self._part_from_state()
+            self.watch.changed = False
+        if self.stirred:
+            self._check_still()
         return 0
 
-    cdef int _unmake(self, object optimizer, list made) except -1:
-        """Take new state out again: a momentum buffer that is there is not new to the next step."""
-        self.watch.changed = True
-        for i, new, known in made:
-            state = optimizer.state.get(self.objects[i])
-            if state is None:
-                continue
-            for name in new:
-                if name not in known:
-                    state.pop(name, None)
-            if not state:
-                del optimizer.state[self.objects[i]]
-        return 0
-
-    cdef int _bind_states(self, object optimizer, list slots, list made) except -1:
-        """Bind, and where missing make, the state of these slots. Nothing is put into the
-        optimizer's state before all of it could be allocated; `made` lists what is."""
+    cdef int _bind_states(self, object optimizer, list slots) except -1:
+        """Bind, and where missing make, the state of these slots. New entries are put into the
+        optimizer's state when nothing can fail any more: see _settle."""
         cdef Py_ssize_t i
         cdef Room room = Room([self.views[i] for i in slots if self.slots[i].first == i])
+        cdef object state = optimizer.state
+        cdef dict entries = {}
+        self.stirred = True
+        state.staged = self.births = []
         for i in slots:
             if self.slots[i].first == i:
-                known = list(optimizer.state.get(self.objects[i], ()))
-                made.append((i, self._prepare_state(optimizer, i, room), known))
-        for i, new, _ in made:
-            if new:
-                optimizer.state._fill(self.objects[i], new)
+                new = self._prepare_state(optimizer, i, room)
+                entries[i] = {**state.arrays(self.objects[i]), **new}
+                if new:
+                    state._fill(self.objects[i], new)
         for i in slots:
-            self._take_state(optimizer.state.arrays(self.objects[i]), i)
+            known = entries.get(self.slots[i].first)
+            self._take_state(state.arrays(self.objects[i]) if known is None else known, i)
+        return 0
+
+    cdef int _settle(self) except -1:
+        """Put new state in. From here on nothing fails, and no interrupt comes."""
+        for target, values in self.births:
+            PyDict_Update(target, values)
+        self.births = []
         return 0
 
     cdef dict _prepare_state(self, object optimizer, Py_ssize_t i, Room room):
@@ -237,13 +256,16 @@ cdef class Plan(Inputs):
         group = self.groups[slot.group]
         fresh = False
         if self.counts_steps and not is_counter(state.get("step")):
-            new["step"] = make_counter(state.get("step"), self.labels[i])
+            new["step"] = self.counters.get(i)
+            if new["step"] is None:
+                new["step"] = make_counter(state.get("step"), self.labels[i], room)
         for name in RULE_MEMORY[rule]:
             value = state.get(name)
             if value is None:
                 value = optimizer._initial_value(group, name)
             if not is_number(value):
-                new[name] = make_number(value, f"state {name!r} of {self.labels[i]}")
+                new[name] = make_number(
+                    value, f"state {name!r} of {self.labels[i]}", name, room)
         for name in names:
             value = state.get(name)
             if value is None:
@@ -299,11 +321,53 @@ cdef class Plan(Inputs):
         self.slots[i].rule = rule
         return 0
 
+    # --- the memory of state ------------------------------------------------------------------------
+
+    cdef list _trusted_arrays(self):
+        """The arrays of state and averages whose addresses are known here."""
+        cdef list arrays = [array for kept in self.states if kept is not None for array in kept]
+        return arrays + self.means if self.means is not None else arrays
+
+    cdef int _build_walls(self) except -1:
+        """Take the memory of state and averages into account, too."""
+        cdef list arrays = self._trusted_arrays()
+        cdef dict owners = {}
+        self.walls = Walls(self.views + arrays)
+        if self.alive:
+            self.turn.walls = self.walls
+        for array in arrays:
+            owner = owner_of(array)
+            if owner is not None:
+                owners[id(owner)] = owner
+        self._watch_owners(list(owners.values()))
+        return 0
+
+    cdef int _watch_owners(self, list owners) except -1:
+        cdef Py_ssize_t k
+        cdef ArrayTrace *traces = <ArrayTrace *>PyMem_Realloc(
+            self.traces, max(len(owners), 1) * sizeof(ArrayTrace))
+        if not traces:
+            raise MemoryError
+        self.traces, self.owners = traces, owners
+        for k in range(len(owners)):
+            array_trace(<PyObject *>owners[k], &traces[k])
+        return 0
+
+    cdef inline bint _owners_are_still(self) noexcept:
+        """Whether no array that owns memory of state was resized in place."""
+        cdef Py_ssize_t k
+        for k in range(PyList_GET_SIZE(self.owners)):
+            if not array_is_as_it_was(PyList_GET_ITEM(self.owners, k), &self.traces[k]):
+                return False
+        return True
+
     cdef int _forget_state(self, object optimizer) except -1:
         """Look the state up again: entries were put in, replaced or removed."""
         cdef Py_ssize_t i
         cdef int k
+        self.watch.changed = True
         self.aged = False
+        self.owners, self.counters = [], {}
         for i in range(self.n_tensors):
             self.slots[i].rule = -1
             self.slots[i].step = NULL
@@ -313,34 +377,47 @@ cdef class Plan(Inputs):
             if self.counts_steps and self.slots[i].first == i:
                 counter = optimizer.state.arrays(self.objects[i]).get("step")
                 if counter is not None:
-                    self._adopt_counter(optimizer, i, counter)
+                    self._adopt_counter(i, counter)
         self.watch.changed = False
         return 0
 
-    cdef int _adopt_counter(self, object optimizer, Py_ssize_t i, object counter) except -1:
+    cdef int _adopt_counter(self, Py_ssize_t i, object counter) except -1:
         if not is_counter(counter):
-            counter = make_counter(counter, self.labels[i])
-            optimizer.state._fill(self.objects[i], {"step": counter})
+            counter = self.counters[i] = make_counter(counter, self.labels[i])
         self.states[i] = [counter]
         self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
         return 0
 
     # --- the step --------------------------------------------------------------------------------
 
-    cdef inline int _begin(self) except -1:
-        if self.busy:
-            refuse(self.forks)
+    def step(self, optimizer, list grads) -> bool:
+        """Step every parameter that has a gradient, in a turn of its own; False if the plan no longer
+        fits."""
+        cdef unsigned long long mode
+        self.turn.take(STEPPING, "step()")
+        mode = fp_plain()
+        try:
+            return self._step(optimizer, grads, None, None)
+        finally:
+            fp_unplain(mode)
+            self.turn.give()
+
+    def step_in_turn(self, optimizer, list grads, Extras extras, dict notes) -> bool:
+        """As :meth:`step`, within a turn. The step leaves `extras` among the `notes`, with what it
+        has found."""
+        return self._step(optimizer, grads, extras, notes)
+
+    cdef int _check_unswapped(self) except -1:
         if self.pace is not None and self.pace.swapped:
             raise RuntimeError(
                 "the parameters hold their averages inside averaged(): step after the block"
             )
-        self.busy = True
-        self.forks = FORKS
         return 0
 
-    def step(self, optimizer, list grads, Extras extras=None) -> bool:
-        """Step every parameter that has a gradient; False if the plan no longer fits."""
-        self._begin()
+    cdef bint _step(self, object optimizer, list grads, Extras extras, dict notes) except -1:
+        self._check_unswapped()
+        if not self.alive:
+            return False
         try:
             self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
@@ -349,30 +426,42 @@ cdef class Plan(Inputs):
                 self._open_copies()
                 self._announce()
                 self._prepare(optimizer)
+                self._settle()
                 self._run()
                 self._count()
             else:
                 self._step_with(optimizer, extras)
+            if notes is not None:
+                PyDict_SetItem(notes, "_extras", extras)
         finally:
-            self._release()
-            if PyList_GET_SIZE(self.copies):
-                self.copies.clear()
-            if PyList_GET_SIZE(self.sparse):
-                self.sparse.clear()
-            if PyList_GET_SIZE(self.updated):
-                self.updated.clear()
-            if PyList_GET_SIZE(self.originals):
-                self.originals.clear()
-            # Last: letting go of a gradient may run other code, which must not step meanwhile.
-            self.busy = False
+            # Within the turn: letting go of a gradient may run other code, which must not step.
+            self._clear()
         return True
+
+    cdef inline int _clear(self) except -1:
+        """Let go of what the step has held."""
+        self._release()
+        if PyList_GET_SIZE(self.copies):
+            self.copies.clear()
+        if PyList_GET_SIZE(self.sparse):
+            self.sparse.clear()
+        if PyList_GET_SIZE(self.updated):
+            self.updated.clear()
+        if self.zeroing:
+            self.originals.clear()
+            self.zeros.clear()
+            self.detached.clear()
+        return 0
 
     # --- what a step does beside its update --------------------------------------------------------
 
     cdef int _step_with(self, object optimizer, Extras extras) except -1:
         cdef Py_ssize_t r
         cdef bint together = False
-        if self._measure(extras):
+        cdef bint steps = self._measure(extras)
+        if self.zeroing:
+            self._prepare_zeros()
+        if steps:
             self._open_copies()
             self._announce()
             self._prepare(optimizer)
@@ -380,12 +469,15 @@ cdef class Plan(Inputs):
             for r in range(self.n_rows):
                 self.table.rows[r].scalars[0] *= extras.coefficient / extras.scale
             together = self.zeroing and not self._gradients_overlap()
+            self._settle()
             self.table.zero = together
             self._run()
             self.table.zero = False
             self._count()
-        elif self.pace is not None:
-            self.pace.skipped = True
+        else:
+            self._announce()
+            if self.pace is not None:
+                self.pace.skipped = True
         extras.done = True
         if self.zeroing:
             self._zero_gradients(together)
@@ -446,62 +538,113 @@ cdef class Plan(Inputs):
                 n += 1
         return any_overlap(self.ranges, n)
 
-    cdef int _zero_gradients(self, bint done) except -1:
-        """Fill with zeros what the run has not: copies' originals, and all if it has done none."""
-        cdef Py_ssize_t i, k
-        cdef const Tensor *tensor
-        cdef list sparse = [(<Runs>runs).slot for runs in self.sparse]
-        from cyoptim._sparse import zero_gradient
-        for original in self.originals:
-            zero_gradient(original)
-        for i in range(self.n_tensors):
-            tensor = &self.table.tensors[i]
-            if not done and tensor.row >= 0 and not (sparse and i in sparse):
-                memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
-        tensors = [<object>self.held[k] for k in range(self.n_held)
-                   if not cnp.PyArray_Check(<object>self.held[k])]
-        if tensors:
-            from cyoptim._doors import announce_update
-            announce_update(tensors)
+    cdef int _prepare_zeros(self) except -1:
+        """Find the memory of gradients that the run itself does not fill with zeros, and tell
+        autograd of all that will be. Raises for what cannot be filled."""
+        cdef Py_ssize_t k
+        from cyoptim._sparse import memory_to_zero
+        for original, label in self.originals:
+            array, tensor = memory_to_zero(original, f"gradient of {label}")
+            self.zeros.append(array)
+            if tensor is not None:
+                self.detached.append(tensor)
+        self.updated.extend(self.detached)
+        self.updated.extend([<object>self.held[k] for k in range(self.n_held)
+                             if not cnp.PyArray_Check(<object>self.held[k])])
+        self.stirred = True
         return 0
 
-    def visit(self, optimizer, list grads, update, Extras extras=None) -> bool:
-        """Call ``update`` with a list of (number, array, gradient), an entry for each parameter that
-        has a gradient, after all gradients have been checked; False if the plan no longer fits."""
+    cdef int _zero_gradients(self, bint done) except -1:
+        """Fill with zeros what the run has not: copies' originals, and all if it has done none."""
         cdef Py_ssize_t i
-        self._begin()
+        cdef const Tensor *tensor
+        cdef set spanned = self._spanned()
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if not done and tensor.row >= 0 and not (spanned is not None and i in spanned):
+                memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
+        for array in self.zeros:
+            array[...] = 0          # in C: these are no subclasses
+        for grad in self.detached:
+            # Methods in C, which no interrupt can split.
+            if grad.grad_fn is not None:
+                grad.detach_()
+            else:
+                grad.requires_grad_(False)
+        return 0
+
+    def visit(self, optimizer, list grads, update, Extras extras, dict notes) -> bool:
+        """Call ``update(found, undo)`` with a list of (number, array, gradient), an entry for each
+        parameter that has a gradient, after all gradients have been checked; False if the plan no
+        longer fits.
+
+        The result is a Commit, to be made then, or None. What is changed before is to be told to
+        `undo`, an Undo.
+        """
+        cdef Undo undo = Undo()
+        self._check_unswapped()
+        if not self.alive:
+            return False
         try:
             self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
                 return False
-            if extras is None or self._measure(extras):
-                found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
-                self.updated.extend(
-                    [self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
-                try:
-                    update(found)
-                finally:
-                    self._announce()
+            self._look_for_state(optimizer)
+            steps = extras is None or self._measure(extras)
+            if self.zeroing:
+                self._prepare_zeros()
+            if steps:
+                self._update(update, undo)
+            else:
+                self._announce()
                 if self.pace is not None:
-                    self._average()
-            elif self.pace is not None:
-                self.pace.skipped = True
+                    self.pace.skipped = True
             if extras is not None:
                 extras.done = True
             if self.zeroing:
                 self._zero_gradients(False)
+            PyDict_SetItem(notes, "_extras", extras)
         finally:
-            self._release()
-            self.copies.clear()
-            self.updated.clear()
-            self.originals.clear()
-            self.busy = False
+            self._clear()
         return True
+
+    cdef int _update(self, object update, Undo undo) except -1:
+        cdef Commit commit
+        cdef Py_ssize_t i
+        found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
+        self.updated.extend([self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
+        try:
+            commit = update(found, undo)
+            commit = Commit() if commit is None else commit
+            if self.pace is not None:
+                commit.average(self)
+            self._announce()
+            self._check_still()
+            commit.make()
+        except BaseException:
+            undo.restore()
+            raise
+        return 0
+
+    cdef int _look_for_state(self, object optimizer) except -1:
+        """Take the memory of a state that is not bound into account: arrays by any name."""
+        cdef Py_ssize_t i
+        if not self.watch.changed:
+            return 0
+        for i in range(self.n_tensors):
+            entries = optimizer.state.arrays(self.objects[i])
+            self.states[i] = [value for value in entries.values() if cnp.PyArray_Check(value)]
+        self._build_walls()
+        self._part_from_state()
+        self.watch.changed = False
+        return 0
 
     def gather(self, optimizer, list grads) -> list | None:
         """Every parameter's checked gradient as an array, None where there is none; None in place
         of the list if the plan no longer fits. The arrays may be the caller's own."""
-        self._begin()
+        self._check_unswapped()
+        if not self.alive:
+            return None
         try:
             self.zeroing, self.whole = False, True
             if not self._collect(grads, optimizer):
@@ -510,24 +653,50 @@ cdef class Plan(Inputs):
             for i, grad in self._held_arrays():
                 found[i] = grad
         finally:
-            self._release()
+            self._clear()
             self.whole = False
-            self.busy = False
         return found
 
     def arrays(self) -> list:
         """The memory of every parameter."""
         return list(self.views)
 
-    def initialize(self, optimizer) -> None:
-        """Make the state of every parameter now instead of at its first gradient."""
+    cdef void begin_life(self, Plan old) noexcept:
+        """Become the plan of the optimizer, in the place of another or None."""
+        if old is not None:
+            old.alive = False
+        self.alive = True
+        self.turn.walls = self.walls
+
+    def adopt_group(self, Py_ssize_t number, group not None) -> None:
+        """Take another dict for a group, which is to have the same entries."""
+        check_dicts(group, group)
+        self.groups[number] = group
+
+    def initialize(self, optimizer, Commit commit not None) -> None:
+        """Let `commit` make the state of every parameter, instead of its first gradient."""
         cdef Py_ssize_t i
-        for i in range(self.n_tensors):
-            self.table.tensors[i].row = 0
-        self._prepare(optimizer)
+        try:
+            for i in range(self.n_tensors):
+                self.table.tensors[i].row = 0
+            self._prepare_alone(optimizer)
+            for target, values in self.births:
+                commit.update(target, values)
+        finally:
+            for i in range(self.n_tensors):
+                self.table.tensors[i].row = -1
+
+    cdef int _prepare_alone(self, object optimizer) except -1:
+        # Without gradients.
+        self._forget_state(optimizer)
+        unbound = self._assign_rows(optimizer)
+        self.watch.changed = True
+        if unbound:
+            self._bind_states(optimizer, unbound)
+        return 0
 
     cdef int _open_copies(self) except -1:
-        # Parameters with gaps between their elements are updated in a dense copy.
+        """Parameters with gaps between their elements are updated in a dense copy: make room."""
         cdef Py_ssize_t i
         cdef Slot *slot
         cdef bint every = self.pace is not None
@@ -542,13 +711,20 @@ cdef class Plan(Inputs):
             if slot.first != i:
                 self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
             elif not slot.direct:
-                copy = self._dense_copy(self.views[i], self.views[i])
+                copy = np.empty_like(self.views[i], subok=False)
                 self.copies.append((i, copy))
                 self.table.tensors[i].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
         return 0
 
+    cdef int _fill_copies(self) except -1:
+        for i, copy in self.copies:
+            cnp.PyArray_CopyInto(<cnp.ndarray>copy, <cnp.ndarray>self.views[i])
+        return 0
+
     cdef int _run(self) except -1:
         cdef Py_ssize_t first, last
+        if PyList_GET_SIZE(self.copies):
+            self._fill_copies()
         if PyList_GET_SIZE(self.sparse):
             self._run_sparse()
         if self.pace is not None:
@@ -564,7 +740,7 @@ cdef class Plan(Inputs):
                 self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
         if PyList_GET_SIZE(self.copies):
             for i, copy in self.copies:
-                self.views[i][...] = copy
+                cnp.PyArray_CopyInto(<cnp.ndarray>self.views[i], <cnp.ndarray>copy)
         return 0
 
     cdef void _run_sparse(self) noexcept:
@@ -602,16 +778,20 @@ cdef class Plan(Inputs):
 
     # --- averages that follow the parameters ------------------------------------------------------
 
-    def follow(self, Pace pace, list means) -> None:
+    def follow(self, Pace pace not None, list means not None) -> None:
         """Let these averages, one for each parameter in the layout of its state, follow each step."""
         cdef Py_ssize_t i
         cdef dict last = {self.slots[i].first: i for i in range(self.n_tensors)}
+        for i in range(self.n_tensors):
+            if not self._is_state(i, means[i]):
+                raise ValueError(f"the average of {self.labels[i]} is not laid out as its state")
         self.followers = <void **>PyMem_Calloc(max(self.n_tensors, 1), sizeof(void *))
         if not self.followers:
             raise MemoryError
         for i in last.values():     # a parameter that occurs twice is averaged after both updates
             self.followers[i] = cnp.PyArray_DATA(<cnp.ndarray>means[i])
-        self.pace, self.means = pace, means
+        self.pace, self.means = pace, list(means)
+        self._build_walls()
 
     cdef void _lead(self) noexcept:
         """Have the coming run move the averages, too, unless they follow the step as a whole."""
@@ -621,9 +801,17 @@ cdef class Plan(Inputs):
             self.table.averages = self.followers
             self.pace.steps += 1
 
-    cdef int _average(self) except -1:
-        """Move the averages in a run of their own, after a step that the kernels have not made."""
+    cdef int prepare_average(self) except -1:
+        """Make ready to move the averages in a run of their own, after a step that the kernels have
+        not made."""
+        if not self._owners_are_still():
+            raise RuntimeError("an average was resized in place")
         self._open_copies()
+        return 0
+
+    cdef int average(self) except -1:
+        """Move the averages, which :meth:`prepare_average` has made ready."""
+        self._fill_copies()
         self._hide_rows()
         self._lead()
         if self.table.averages != NULL:
@@ -642,47 +830,53 @@ cdef class Plan(Inputs):
         """Move the averages after a step that was made elsewhere; False if the plan no longer fits
         the parameters."""
         cdef Py_ssize_t i
-        self._begin()
+        self._check_unswapped()
         try:
-            if not self._fits(optimizer):
+            if not (self.alive and self._fits(optimizer)):
                 return False
             for i in range(self.n_tensors):
                 self.table.tensors[i].row = -1
-            self._average()
+            self.prepare_average()
+            self.average()
         finally:
-            self.copies.clear()
-            self.updated.clear()
-            self.busy = False
+            self._clear()
         return True
 
     def fits(self, optimizer) -> bool:
         """Whether these are the optimizer's parameters, and where they were."""
-        return self._fits(optimizer)
+        return self.alive and self._fits(optimizer)
 
-    def swap(self) -> None:
-        """Have parameters and averages change places: all or, if it fails, none."""
+    cdef int swap(self, list spare) except -1:
+        """Have parameters and averages change places; `spare` is as :meth:`spare_arrays` gives it."""
         cdef Py_ssize_t i
         cdef cnp.ndarray view, mean
-        if self.busy:
-            refuse(self.forks)
-        # Everything that can fail comes first; no interrupt can come between what follows.
-        firsts = [i for i in range(self.n_tensors) if self.slots[i].first == i]
-        spare = {i: self.views[i].copy() for i in firsts if not self.slots[i].direct}
-        announced = [self.objects[i] for i in firsts if self.slots[i].door == TENSOR]
-        if announced:
-            from cyoptim._doors import announce_update
-            announce_update(announced)
-        for i in firsts:
+        for i, copy in spare:
+            if copy is not None:
+                cnp.PyArray_CopyInto(<cnp.ndarray>copy, <cnp.ndarray>self.views[i])
+        for i, copy in spare:
             view, mean = self.views[i], self.means[i]
             if self.pace.steps == 0:    # no average has been taken yet
-                mean[...] = view
+                cnp.PyArray_CopyInto(mean, view)
             elif self.slots[i].direct:
                 swap_memory(<char *>cnp.PyArray_DATA(view), <char *>cnp.PyArray_DATA(mean),
                             cnp.PyArray_NBYTES(view))
             else:
-                view[...] = mean
-                mean[...] = spare[i]
+                cnp.PyArray_CopyInto(view, mean)
+                cnp.PyArray_CopyInto(mean, <cnp.ndarray>copy)
         self.pace.swapped = not self.pace.swapped
+        return 0
+
+    cdef list spare_arrays(self):
+        """The slots of all parameters, and for each that is not dense an array to swap it by."""
+        cdef Py_ssize_t i
+        return [(i, None if self.slots[i].direct else np.empty_like(self.views[i], subok=False))
+                for i in range(self.n_tensors) if self.slots[i].first == i]
+
+    cdef list tensors(self):
+        """The parameters that are another library's tensors."""
+        cdef Py_ssize_t i
+        return [self.objects[i] for i in range(self.n_tensors)
+                if self.slots[i].door == TENSOR and self.slots[i].first == i]
 
     cdef int _announce(self) except -1:
         # Before anything changes: this is Python code, where an interrupt may be raised.
@@ -691,3 +885,63 @@ cdef class Plan(Inputs):
         from cyoptim._doors import announce_update
         announce_update(self.updated)
         return 0
+
+
+cdef object owner_of(object array):
+    """The array that owns an array's memory, itself or one that it is a view of; None if it is no
+    array's."""
+    while True:
+        base = array.base
+        if not cnp.PyArray_Check(base):
+            break
+        array = base
+    return array if cnp.PyArray_CHKFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_OWNDATA) else None
+
+
+cdef class Averaged:
+    """The ``with`` block in which parameters hold their averages. It begins and ends in C, where no
+    interrupt can come between."""
+
+    cdef object optimizer
+    cdef Turn turn
+    cdef Plan plan              # while inside
+    cdef list spare
+
+    def __init__(self, optimizer, Turn turn not None):
+        self.optimizer, self.turn = optimizer, turn
+
+    def __enter__(self):
+        self.turn.take(WRITING, "averaged()")
+        try:
+            self._begin(self.optimizer._plan_with_averages())
+        finally:
+            self.turn.give()
+
+    cdef int _begin(self, Plan plan) except -1:
+        spare = plan.spare_arrays()
+        announce(plan.tensors())
+        if not plan._owners_are_still():
+            raise RuntimeError("an average was resized in place")
+        plan.swap(spare)
+        self.plan, self.spare = plan, spare
+        return 0
+
+    def __exit__(self, *error):
+        cdef Plan plan = self.plan
+        if plan is None:
+            raise RuntimeError("the block of averaged() was left without being entered")
+        interrupt = self.turn.take_surely(WRITING, "the end of averaged()")
+        plan.swap(self.spare)
+        self.plan = self.spare = None
+        self.turn.give()
+        announce(plan.tensors())
+        if interrupt is not None:
+            raise interrupt
+
+
+cdef int announce(list tensors) except -1:
+    """Tell autograd that tensors are changed in place."""
+    if tensors:
+        from cyoptim._doors import announce_update
+        announce_update(tensors)
+    return 0

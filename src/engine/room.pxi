@@ -3,6 +3,7 @@
 cdef enum:
     ROOM_LINE = 64          # bytes: each array begins a line of cache
     ROOM_MOST = 65536       # bytes of an array that is worth a place beside others
+    ROOM_NUMBER = 8         # bytes for a number without axes
 
 
 cdef class Room:
@@ -20,13 +21,25 @@ cdef class Room:
     """
 
     cdef Py_ssize_t size    # of a block
+    cdef Py_ssize_t count   # of parameters
     cdef dict free          # per name: what is left of its block
 
-    def __init__(self, list views):
+    def __init__(self, list views not None):
         self.free = {}
+        self.count = len(views)
         self.size = sum([room_size(view) for view in views if cnp.PyArray_NBYTES(view) <= ROOM_MOST])
 
-    def zeros(self, str name, cnp.ndarray view) -> np.ndarray:
+    def number(self, str name, value, dtype) -> np.ndarray:
+        """An array without axes that holds this number, of up to eight bytes."""
+        places = self.free.get((name, dtype))
+        if places is None or not len(places):
+            places = zeroed_lines(ROOM_NUMBER * max(self.count, 1))
+        self.free[name, dtype] = places[ROOM_NUMBER:]
+        number = np.ndarray((), dtype, buffer=places)
+        number[...] = value
+        return number
+
+    def zeros(self, str name, cnp.ndarray view not None) -> np.ndarray:
         """An array of zeros of the parameter's shape and dtype, in its layout if that is dense."""
         cdef Py_ssize_t size = room_size(view)
         if layout_of(view) != DENSE or size == 0:

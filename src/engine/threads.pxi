@@ -56,11 +56,45 @@ def set_least_share(int bundles):
     LEAST_SHARE = bundles
 
 
-def set_limits(int limit, int quota, bint follows_affinity):
-    global THREAD_LIMIT, QUOTA, FOLLOWS_AFFINITY
-    THREAD_LIMIT = limit
+def set_limits(int quota, bint follows_affinity):
+    global QUOTA, FOLLOWS_AFFINITY
     QUOTA = quota
     FOLLOWS_AFFINITY = follows_affinity
+
+
+# The blocks that have begun and not ended, in order of their beginning; the last one counts. Blocks
+# of several Python threads may end in any order. The first is the limit of the process.
+cdef list LIMITS = []
+
+
+cdef class ThreadLimit:
+    """A ``with`` block in which a step uses at most so many threads; 0: as many as there may be. It
+    begins and ends in C, where no interrupt can come between."""
+
+    cdef int n
+
+    def __init__(self, n):
+        self.n = min(n, 2**31 - 1)
+
+    def __enter__(self):
+        global THREAD_LIMIT
+        LIMITS.append(self)
+        THREAD_LIMIT = self.n
+
+    def __exit__(self, *error):
+        global THREAD_LIMIT
+        LIMITS.remove(self)
+        THREAD_LIMIT = (<ThreadLimit>LIMITS[len(LIMITS) - 1]).n
+
+
+LIMITS.append(ThreadLimit(0))
+
+
+def set_limit(n):
+    """Set the limit of the running block, or of the process."""
+    global THREAD_LIMIT
+    cdef ThreadLimit last = LIMITS[len(LIMITS) - 1]
+    last.n = THREAD_LIMIT = min(n, 2**31 - 1)
 
 
 def thread_limit() -> int:
@@ -79,19 +113,21 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def forks() -> int:
-    """How many forks lie between this process and the one that imported the module."""
-    return FORKS
-
-
-def refuse(int since, where=" in another thread") -> None:
-    """Raise because a step is running that began when there had been so many forks."""
+cdef int refuse(int since) except -1:
+    """Raise because of a turn of another thread, which began when there had been so many forks."""
     if since != FORKS:
         raise RuntimeError(
             "a step of this optimizer was running in another thread when this process was forked, "
             "so that it may be half done here: load parameters and state into a new optimizer"
         )
-    raise RuntimeError(f"step() of this optimizer is already running{where}")
+    raise RuntimeError("step() of this optimizer is already running in another thread")
+
+
+cdef int refuse_within(str doing, str outer) except -1:
+    """Raise because of a turn of the same thread."""
+    if doing == outer == "step()":
+        raise RuntimeError("step() of this optimizer is already running")
+    raise RuntimeError(f"{doing} was called from within {outer} of the same optimizer: call it after")
 
 
 cdef int available_threads() noexcept nogil:

@@ -9,14 +9,19 @@ cdef class TwoLoop(Work):
 
     cdef cnp.ndarray vector
 
-    def __init__(self, list vectors):
+    def __init__(self, list vectors not None):
         self.vector = vectors[0]
+        check_dense(self.vector)
+        if not cnp.PyArray_ISWRITEABLE(self.vector):
+            raise ValueError("the vector is read-only")
         self.table.tensors[0].streams[0] = cnp.PyArray_DATA(self.vector)
         self.table.tensors[0].size = cnp.PyArray_SIZE(self.vector)
         self.table.tensors[0].dtype = dtype_code(self.vector)
         self.cut([range(1)])
 
     cdef int _bind(self, int stream, cnp.ndarray other) except -1:
+        if other is None:
+            raise TypeError("a vector of the history is None, expected an array")
         if not same_layout(self.vector, other):
             raise ValueError(
                 f"a vector of the history has dtype {other.dtype} and shape "
@@ -35,7 +40,8 @@ cdef class TwoLoop(Work):
         self.table.factors[1] = factor
         return self.reduce(AXPBY_DOT, 0)
 
-    def run(self, cnp.ndarray grad, list dirs, list stps, list ro, double scale) -> tuple:
+    def run(self, cnp.ndarray grad not None, list dirs not None, list stps not None,
+            list ro not None, double scale) -> tuple:
         """Turn the vector, a copy of the gradient, into the direction; the weights of the first
         loop, and the product of gradient and direction."""
         cdef Py_ssize_t m = len(dirs), i

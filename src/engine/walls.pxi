@@ -1,4 +1,4 @@
-# Whether a gradient shares memory with a parameter.
+# Whether a gradient shares memory with a parameter or with state.
 
 
 cdef struct Range:      # of addresses
@@ -6,7 +6,7 @@ cdef struct Range:      # of addresses
 
 
 cdef class Walls:
-    """The memory of all parameters: between two walls there is none."""
+    """The memory of all parameters and their state: between two walls there is none."""
 
     cdef Range *walls           # in order, none next to another
     cdef Py_ssize_t count
@@ -33,15 +33,25 @@ cdef class Walls:
                 n += 1
         self.count = n
 
-    cdef bint find_gap(self, uintptr_t low, uintptr_t high, Range *gap) noexcept:
-        """Whether the addresses meet no wall; then the gap around them."""
+    cdef Py_ssize_t _first_above(self, uintptr_t low) noexcept:
+        """The first wall that ends above an address."""
         cdef Py_ssize_t below = 0, above = self.count, middle
-        while below < above:            # the first wall that ends above `low`
+        while below < above:
             middle = (below + above) // 2
             if self.walls[middle].high <= low:
                 below = middle + 1
             else:
                 above = middle
+        return below
+
+    cdef bint meets(self, uintptr_t low, uintptr_t high) noexcept:
+        """Whether any of the memory is within these addresses."""
+        cdef Py_ssize_t first = self._first_above(low)
+        return low < high and first < self.count and self.walls[first].low < high
+
+    cdef bint find_gap(self, uintptr_t low, uintptr_t high, Range *gap) noexcept:
+        """Whether the addresses meet no wall; then the gap around them."""
+        cdef Py_ssize_t below = self._first_above(low)
         if below < self.count and self.walls[below].low < high:
             return False
         gap.low = self.walls[below - 1].high if below > 0 else 0

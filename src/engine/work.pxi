@@ -100,9 +100,11 @@ cdef class Work:
         cdef double *partials
         if self.n_chunks == 0:
             return 0
+        cdef unsigned long long mode
         partials = <double *>PyMem_Malloc(self.n_chunks * sizeof(double))
         if not partials:
             raise MemoryError
+        mode = fp_plain()
         self.table.reduction = reduction
         self.table.order = order
         self.table.partials = partials
@@ -111,6 +113,7 @@ cdef class Work:
             total = partials[0]
             for c in range(1, self.n_chunks):
                 total = combine(total, partials[c], reduction)
+        fp_unplain(mode)
         PyMem_Free(partials)
         return total
 
@@ -118,31 +121,45 @@ cdef class Work:
 cdef class Spans(Work):
     """Arrays to be reduced or changed together: what clipping and averaging work on.
 
-    `arrays` are aligned, native float32 or float64 arrays, each dense; `others`, where a rule reads
-    a second stream, are arrays of the same layouts.
+    `arrays` are aligned, native float32 or float64 arrays, or complex ones of these, each dense;
+    `others`, where a rule reads a second stream, are arrays of the same layouts.
     """
 
     cdef list arrays
     cdef list others
 
-    def __init__(self, list arrays, list others=None):
+    def __init__(self, list arrays not None, list others=None):
         cdef Py_ssize_t k
         cdef cnp.ndarray a
-        self.arrays = arrays
-        self.others = others
+        self.arrays = list(arrays)
+        self.others = None if others is None else list(others)
+        if len(self.arrays) != self.n_tensors or len(others or arrays) != self.n_tensors:
+            raise ValueError(f"{len(arrays)} arrays and {len(others)} others")
         for k in range(self.n_tensors):
-            if others is not None:
-                if not same_layout(arrays[k], others[k]):
-                    raise ValueError(f"arrays {k} differ in dtype, shape or layout")
-                self.table.tensors[k].streams[1] = cnp.PyArray_DATA(<cnp.ndarray>others[k])
-            a = arrays[k]
+            a = self.arrays[k]
+            check_dense(a)
             self.table.tensors[k].streams[0] = cnp.PyArray_DATA(a)
             self.table.tensors[k].size = count_reals(a)
             self.table.tensors[k].dtype = dtype_code(a)
+            if others is not None:
+                self._take_other(k, a, self.others[k])
         self.cut([range(self.n_tensors)])
+
+    cdef int _take_other(self, Py_ssize_t k, cnp.ndarray a, cnp.ndarray other) except -1:
+        if other is None or not same_layout(a, other):
+            raise ValueError(f"arrays {k} differ in dtype, shape or layout")
+        self.table.tensors[k].streams[1] = cnp.PyArray_DATA(other)
+        return 0
 
     def norm(self, double order) -> float:
         """The norm of all elements as one vector."""
+        cdef unsigned long long mode = fp_plain()
+        try:
+            return self._norm(order)
+        finally:
+            fp_unplain(mode)
+
+    cdef double _norm(self, double order) except? -1:
         if order == 2:
             return sqrt(self.reduce(SUM_SQUARES, 0))
         if order == 1:
@@ -161,18 +178,88 @@ cdef class Spans(Work):
             raise ValueError("an inner product needs a second list of arrays")
         return self.reduce(DOT, 0)
 
-    def apply(self, str rule, tuple scalars) -> None:
-        """Run an element-wise rule over every array."""
+    cdef int prepare(self, str rule, tuple scalars) except -1:
+        """Make ready to run an element-wise rule without state."""
+        for array in self.arrays:
+            if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
+                raise ValueError("an array that is to be changed is read-only")
+        if RULES.get(rule) is None or RULE_STATES[RULES[rule]]:
+            raise ValueError(f"{rule!r} is no rule without state")
+        if self.others is None and rule not in ("scale", "clamp"):
+            raise ValueError(f"rule {rule!r} needs a second list of arrays")
         self.n_rows = 0
         fill_row(self.new_row(), (RULES[rule], *scalars))
+        return 0
+
+    cdef bint still(self) noexcept:
+        """Whether the arrays still are where they were."""
+        cdef Py_ssize_t k
+        for k in range(self.n_tensors):
+            if not self._is_still(self.arrays[k], k, 0):
+                return False
+            if self.others is not None and not self._is_still(self.others[k], k, 1):
+                return False
+        return True
+
+    cdef inline bint _is_still(self, cnp.ndarray a, Py_ssize_t k, int stream) noexcept:
+        cdef const Tensor *tensor = &self.table.tensors[k]
+        return (cnp.PyArray_DATA(a) == tensor.streams[stream]
+                and cnp.PyArray_NBYTES(a) == tensor.size * itemsize(tensor.dtype))
+
+    cdef void go(self) noexcept:
+        """Run the rule that was prepared over every array."""
         self.update(0, self.n_bundles)
 
+    def apply(self, str rule not None, tuple scalars not None) -> None:
+        """Run an element-wise rule over every array."""
+        self.prepare(rule, scalars)
+        self.go()
 
-def add_up(object owner, list new, Spans spans, dict outcome):
-    """Copy the second of each pair into the first, add the others of `spans` to their arrays, and
-    set attributes of the owner: all or, if an interrupt comes before, nothing."""
+
+def clip_coefficient(double max_norm, double norm) -> float:
+    """What gradients of this norm are multiplied by, if it is below 1 or NaN: as clip_grad_norm_."""
+    cdef unsigned long long mode = fp_plain()
+    cdef double coefficient = max_norm / (norm + 1e-6)
+    fp_unplain(mode)
+    return coefficient
+
+
+def add_up(object owner, list new not None, Spans spans not None, dict outcome not None,
+           list holders not None):
+    """Copy the second of each pair into the first, add the others of `spans` to their arrays, set
+    attributes of the owner, and drop the gradients of `holders`: all or, if an interrupt comes
+    before, nothing."""
+    spans.prepare("axpby", (1.0, 1.0))
     for array, grad in new:
-        array[...] = grad
-    spans.apply("axpby", (1.0, 1.0))
-    for name, value in outcome.items():
-        setattr(owner, name, value)
+        cnp.PyArray_CopyInto(<cnp.ndarray?>array, <cnp.ndarray?>grad)
+    spans.go()
+    PyDict_Update(owner.__dict__, outcome)
+    drop_gradients(holders)
+
+
+cdef int drop_gradients(list holders) except -1:
+    """Drop the gradients of all parameters. An interrupt in a library's own code is raised when
+    that is done."""
+    interrupt = None
+    for param in holders:
+        while True:
+            try:
+                drop_gradient(param)
+                break
+            except Exception:
+                raise
+            except BaseException as error:
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
+    return 0
+
+
+cdef int drop_gradient(object param) except -1:
+    if isinstance(param, ParameterBase):
+        (<ParameterBase>param)._grad = None
+    elif hasattr(param, "null_grad"):       # MyGrad, where .grad cannot be written
+        param.null_grad()
+    else:
+        param.grad = None
+    return 0

@@ -27,12 +27,14 @@ from cyoptim._checkpoints.places import (
     names,
     show,
 )
-from cyoptim._doors import Array, is_tensor, type_name
-from cyoptim._engine import is_self_overlapping
+from cyoptim._checkpoints.turns import in_turns
+from cyoptim._doors import Array, announce_update, is_tensor, type_name
+from cyoptim._engine import Commit, is_self_overlapping
+from cyoptim.optimizer import Optimizer
 
 
 class Restore:
-    """Fits objects to what was saved for them; :meth:`commit` then changes them all.
+    """Fits objects to what was saved for them; :meth:`restore` changes them all at once.
 
     Whatever does not fit is in `differences`: with `strict` an error before anything is changed,
     else left out.
@@ -45,12 +47,27 @@ class Restore:
         self.differences: list[Difference] = []
         self._path, self._tensors, self._widened = path, archive.tensors, archive.widened
         self._renaming, self._strict, self._convert = renaming, strict, convert
-        self._commits: list[Callable[[], None]] = []  # none of these can fail
+        self._commit = Commit()
         self._foreign: list[tuple[Place, Any, Any, Any]] = []  # place, object, old and new state
+        self._loaded: list[Any] = []  # optimizers, whose hooks wait for the end
+
+    def restore(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
+        """Put what was saved into the objects: all, or nothing changes."""
+        in_turns("write", "cyoptim.load()", objects, lambda: self._restore(objects, saved))
+        for optimizer in self._loaded:
+            optimizer._after_load()
+
+    def _restore(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
+        self._fit_objects(objects, saved)
+        if self._strict and self.differences:
+            raise misfit(self._path, self.differences) from self.differences[0].cause
+        # What others do to their objects may fail; what follows cannot.
+        undo: list[Callable[[], None]] = []
+        self._commit.run_after(lambda: self._load_foreign(undo), undo)
 
     # Fitting -----------------------------------------------------------------
 
-    def fit_objects(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
+    def _fit_objects(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
         for name, target in objects.items():
             if name in saved:
                 self._fit(target, saved[name], (name,))
@@ -84,10 +101,6 @@ class Restore:
                 "take it from the dict that load returns"
             )
 
-    def _will(self, place: Place, change: Callable[[], None]) -> None:
-        self._commits.append(change)
-        self.loaded.append(show(place))
-
     def _differ(
         self,
         kind: str,
@@ -111,7 +124,8 @@ class Restore:
 
     def _fit_plain(self, target: Any, saved: Any, place: Place, holder: Any) -> None:
         if is_plain(saved):
-            self._will(place, functools.partial(holder.__setitem__, place[-1], saved))
+            self._commit.put(holder, place[-1], saved)
+            self.loaded.append(show(place))
         else:
             self._misfit("type", place, saved, target)
 
@@ -137,9 +151,10 @@ class Restore:
         # Here, as a warning of an overflow may be an error.
         saved = saved.astype(elements.dtype, copy=False)
         if is_tensor(target):
-            self._will(place, _tensor_change(target, saved, place))
-        else:
-            self._will(place, functools.partial(np.copyto, elements, saved))
+            elements, saved = _tensor_memory(target, saved, place)
+            announce_update([target])
+        self._commit.copy(elements, saved)
+        self.loaded.append(show(place))
 
     def _fit_dict(self, target: dict[Any, Any], saved: Any, place: Place) -> None:
         if not isinstance(saved, dict):
@@ -183,18 +198,14 @@ class Restore:
         except Exception as error:
             self._refused(place, error)
             return
-        self._will(place, functools.partial(setattr, target.bit_generator, "state", saved))
+        self._commit.set(target.bit_generator, "state", saved)
+        self.loaded.append(show(place))
 
     # Objects with a state_dict -----------------------------------------------
 
     def _fit_state(self, target: Any, saved: Any, place: Place) -> None:
         if _prepares(target):
-            try:
-                change = target._prepare_load(self._renaming.groups(saved))
-            except Exception as error:
-                self._refused(place, error)
-            else:
-                self._will(place, change)
+            self._fit_ours(target, self._renaming.groups(saved), place)
             return
         state = target.state_dict()
         if _is_module(target) and isinstance(state, dict) and isinstance(saved, dict):
@@ -204,6 +215,20 @@ class Restore:
             self.loaded.append(show(place))
         old = copy.deepcopy(state)
         self._foreign.append((place, target, old, self._state_for(target, saved)))
+
+    def _fit_ours(self, target: Any, saved: Any, place: Place) -> None:
+        commit = Commit()
+        try:
+            if isinstance(target, Optimizer):
+                saved = target._before_load(saved)
+            target._prepare_load(saved, commit)
+        except Exception as error:
+            self._refused(place, error)
+            return
+        self._commit.add(commit)
+        self.loaded.append(show(place))
+        if isinstance(target, Optimizer):
+            self._loaded.append(target)
 
     def _fit_module(
         self, state: dict[str, Any], saved: dict[Any, Any], place: Place
@@ -237,24 +262,14 @@ class Restore:
 
     # Changing ----------------------------------------------------------------
 
-    def commit(self) -> None:
-        if self._strict and self.differences:
-            raise misfit(self._path, self.differences) from self.differences[0].cause
-        changed: list[tuple[Any, Any]] = []
-        try:
-            for place, target, old, new in self._foreign:
-                changed.append((target, old))
-                try:
-                    target.load_state_dict(new)
-                except Exception as error:
-                    self._leave_out(place, error)
-                    target.load_state_dict(old)
-        except BaseException:
-            for target, old in changed:
+    def _load_foreign(self, undo: list[Callable[[], None]]) -> None:
+        for place, target, old, new in self._foreign:
+            undo.append(functools.partial(target.load_state_dict, old))
+            try:
+                target.load_state_dict(new)
+            except Exception as error:
+                self._leave_out(place, error)
                 target.load_state_dict(old)
-            raise
-        for change in self._commits:
-            change()
 
     def _leave_out(self, place: Place, error: Exception) -> None:
         self._refused(place, error)
@@ -296,13 +311,14 @@ def _prepares(target: Any) -> bool:
     return False
 
 
-def _tensor_change(target: Any, saved: Array, place: Place) -> Callable[[], None]:
+def _tensor_memory(target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
+    """The memory behind a tensor, and what is to be in it."""
     torch = sys.modules["torch"]
     if target.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
-
-    def change() -> None:
-        with torch.no_grad():
-            target.copy_(torch.from_numpy(saved))
-
-    return change
+    physical = target.detach()
+    if physical.is_conj():
+        physical, saved = physical.conj(), saved.conj()
+    if physical.is_neg():
+        physical, saved = torch._neg_view(physical), -saved
+    return physical.numpy(), saved

@@ -16,6 +16,7 @@ from cyoptim._checkpoints.packing import Format, Packing, Unpacking
 from cyoptim._checkpoints.places import CheckpointError, names
 from cyoptim._checkpoints.restoring import Restore
 from cyoptim._checkpoints.safetensors import Safetensors
+from cyoptim._checkpoints.turns import in_turns
 from cyoptim._doors import type_name
 
 
@@ -61,6 +62,10 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     """
     if not objects:
         raise ValueError("nothing to save: give objects by name, such as optimizer=optimizer")
+    in_turns("read", "cyoptim.save()", objects, functools.partial(_write, path, objects))
+
+
+def _write(path: str | os.PathLike[str], objects: dict[str, object]) -> None:
     form = _format(path)
     packing = Packing(form)
     structure = packing.structure(objects)
@@ -173,8 +178,7 @@ def load(
         with _damage_reported(shown):
             saved = archive.objects()
     restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
-    restore.fit_objects(objects, saved)
-    restore.commit()
+    restore.restore(objects, saved)
     if strict:
         return saved
     return Loaded(shown, saved, restore.loaded, restore.differences)

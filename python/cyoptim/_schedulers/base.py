@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from cyoptim._doors import type_name
+from cyoptim._engine import Commit
 from cyoptim._schedulers.values import Scalar, copied, group_values, plain, set_value
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
@@ -213,10 +214,16 @@ class LRScheduler:
         state_dict : dict
             The state; copied.
         """
-        self._load(check_state(state_dict))
+        commit = Commit()
+        self._prepare_load(state_dict, commit)
+        commit.run()
 
-    def _load(self, state: StateDict) -> None:
-        vars(self).update(state)
+    def _prepare_load(self, state_dict: Mapping[str, Any], commit: Commit) -> None:
+        """Check a state; `commit` will put it in."""
+        self._load(check_state(state_dict), commit)
+
+    def _load(self, state: StateDict, commit: Commit) -> None:
+        commit.update(vars(self), state)
 
     # --- looking ahead ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from cyoptim._doors import type_name
+from cyoptim._engine import Commit
 from cyoptim._schedulers.base import LRScheduler, StateDict, take
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
 from cyoptim._schedulers.values import Scalar, copied, group_values
@@ -42,24 +43,15 @@ class _Composed(LRScheduler):
         states = [scheduler.state_dict() for scheduler in self._schedulers]
         return {**super().state_dict(), "_schedulers": states}
 
-    def _load(self, state: StateDict) -> None:
+    def _load(self, state: StateDict, commit: Commit) -> None:
         saved = take(state, "_schedulers", self)
         if len(saved) != len(self._schedulers):
             raise ValueError(
                 f"the state is one of {len(saved)} schedulers, expected {len(self._schedulers)}"
             )
-        before = [scheduler.state_dict() for scheduler in self._schedulers]
-        try:
-            _load_each(self._schedulers, saved)
-        except BaseException:
-            _load_each(self._schedulers, before)
-            raise
-        super()._load(state)
-
-
-def _load_each(schedulers: list[LRScheduler], states: list[StateDict]) -> None:
-    for scheduler, state in zip(schedulers, states, strict=True):
-        scheduler.load_state_dict(state)
+        for scheduler, own in zip(self._schedulers, saved, strict=True):
+            scheduler._prepare_load(own, commit)
+        super()._load(state, commit)
 
 
 def _check_schedulers(name: str, schedulers: Sequence[Any], optimizer: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypedDict
 
+from cyoptim._engine import Commit
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
@@ -289,11 +290,8 @@ class CyclicLR(_MomentumLR):
         self.step_ratio = float(up) / self.total_size
 
     def _init_scale_fn(self) -> None:
-        if self._scale_fn_custom is not None:
-            return
-        self.scale_mode = "iterations" if self.mode == "exp_range" else "cycle"
-        scale = _SCALES[self.mode]
-        self._scale_fn_ref = partial(scale, self.gamma) if self.mode == "exp_range" else scale
+        if self._scale_fn_custom is None:
+            vars(self).update(_scale_attributes(self.mode, self.gamma))
 
     def scale_fn(self, x: float) -> float:
         """How far a cycle goes.
@@ -350,13 +348,26 @@ class CyclicLR(_MomentumLR):
         state["_scale_fn_custom"] = callable_state(self._scale_fn_custom)
         return state
 
-    def _load(self, state: StateDict) -> None:
+    def _load(self, state: StateDict, commit: Commit) -> None:
         saved = take(state, "_scale_fn_custom", self)
         if saved is not None and self._scale_fn_custom is None:
             raise ValueError("the state was saved with a scale_fn; construct with one to load it")
-        super()._load(state)
-        restore_callable(self._scale_fn_custom, saved)
-        self._init_scale_fn()
+        super()._load(state, commit)
+        restore_callable(self._scale_fn_custom, saved, commit)
+        if self._scale_fn_custom is None:
+            mode, gamma = state.get("mode", self.mode), state.get("gamma", self.gamma)
+            commit.update(vars(self), _scale_attributes(mode, gamma))
+
+
+def _scale_attributes(mode: str, gamma: float) -> dict[str, Any]:
+    """What a cycle without a function of the user's scales by."""
+    if mode not in _SCALES:
+        raise ValueError(f"mode is {mode!r}, expected one of {', '.join(_SCALES)}")
+    by_step = mode == "exp_range"
+    return {
+        "scale_mode": "iterations" if by_step else "cycle",
+        "_scale_fn_ref": partial(_SCALES[mode], gamma) if by_step else _SCALES[mode],
+    }
 
 
 def _triangular(cycle: float) -> float:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from cyoptim._engine import Commit
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
@@ -176,10 +177,11 @@ class MultiStepLR(_PowerLR):
     def _decays(self, epoch: int) -> int:
         return sum(count for milestone, count in self.milestones.items() if milestone <= epoch)
 
-    def _load(self, state: StateDict) -> None:
+    def _load(self, state: StateDict, commit: Commit) -> None:
         # JSON turns the milestones, which are keys, into strings.
         saved = take(state, "milestones", self).items()
-        super()._load({**state, "milestones": Counter({_epoch(key): n for key, n in saved})})
+        milestones = Counter({_epoch(key): n for key, n in saved})
+        super()._load({**state, "milestones": milestones}, commit)
 
 
 def _epoch(key: Any) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeAlias
 
+from cyoptim._engine import Commit
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
@@ -27,10 +28,10 @@ def callable_state(function: Any) -> dict[str, Any] | None:
     return dict(vars(function))
 
 
-def restore_callable(function: Any, state: dict[str, Any] | None) -> None:
-    """Give a user's callable the attributes that were saved of it."""
+def restore_callable(function: Any, state: dict[str, Any] | None, commit: Commit) -> None:
+    """Let `commit` give a user's callable the attributes that were saved of it."""
     if state is not None:
-        vars(function).update(state)
+        commit.update(vars(function), state)
 
 
 class _LambdasLR(LRScheduler):
@@ -56,11 +57,11 @@ class _LambdasLR(LRScheduler):
         states = [callable_state(function) for function in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": states}
 
-    def _load(self, state: StateDict) -> None:
+    def _load(self, state: StateDict, commit: Commit) -> None:
         saved = take(state, "lr_lambdas", self)
-        super()._load(state)
+        super()._load(state, commit)
         for function, attributes in zip(self.lr_lambdas, saved, strict=False):
-            restore_callable(function, attributes)
+            restore_callable(function, attributes, commit)
 
 
 def _one_per_group(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, SupportsFloat
 
+from cyoptim._engine import Commit
 from cyoptim._schedulers.base import (
     EPOCH_DEPRECATION_WARNING,
     LRScheduler,
@@ -192,13 +193,13 @@ class ReduceLROnPlateau(LRScheduler):
             )
         self.min_lrs = [self.default_min_lr] * count
 
-    def _load(self, state: StateDict) -> None:
+    def _load(self, state: StateDict, commit: Commit) -> None:
         _check_modes(
             state.get("mode", self.mode),
             state.get("threshold_mode", self.threshold_mode),
             state.get("nan_policy", self.nan_policy),
         )
-        super()._load(state)
+        super()._load(state, commit)
 
     def preview(
         self, n: int, metrics: float | Sequence[float] | None = None

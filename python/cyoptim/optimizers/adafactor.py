@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Factored, Spans
+from cyoptim._engine import Commit, Factored, Spans, make_counter, whole_count
 from cyoptim._options import check_at_least, check_lr, check_number, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
@@ -126,41 +126,76 @@ class Adafactor(Optimizer):
         }.get(name)
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
-        self._begin(param, state)
-        state["step"] += 1
+        commit = Commit()
+        new = self._prepare_update(param, grad, state, group, commit)
+        commit.run()
+        state.update(new)
+
+    def _prepare_update(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> dict[str, Any]:
+        new = self._missing(param, state)
+        state = {**state, **new}
+        t = whole_count(state["step"], "state 'step'") + 1
+        commit.copy(state["step"], np.array(t, np.int64))
         if param.size == 0:
-            return
-        t, lr, (eps1, eps2) = int(state["step"]), float(group["lr"]), group["eps"]
+            return new
+        lr, (eps1, eps2) = float(group["lr"]), group["eps"]
         eps1 = float(np.finfo(param.dtype).eps if eps1 is None else eps1)
         weight = t ** float(group["beta2_decay"])
         target = param if param.flags.c_contiguous else param.copy(order="C")
         grad = grad if grad.flags.c_contiguous else grad.copy(order="C")
         root = math.sqrt(param.size)
-        size = max(eps2, Spans([target]).norm(2) / root) * min(lr, 1 / math.sqrt(t))
+        scale = Spans([target]).norm(2) / root
         matrices = Factored(target, grad)
-        row, column = self._factors(matrices, grad, state, weight, eps1)
-        size /= max(1.0, matrices.scale(row, column, eps1 * eps1) / (root * group["d"]))
-        matrices.update(1 - lr * group["weight_decay"], -size if group["maximize"] else size)
-        if target is not param:
-            param[...] = target
+        row, column = self._factors(matrices, grad, state, weight, eps1, commit)
+        norm = matrices.scale(row, column, eps1 * eps1) / (root * group["d"])
+        size = max(eps2, scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
+        if not math.isfinite(norm) or math.isnan(scale):
+            size = math.nan  # where max() would have dropped it
+        size, shrink = -size if group["maximize"] else size, 1 - lr * group["weight_decay"]
+        if target is param:
+            commit.scale(matrices, shrink, size)
+        else:
+            matrices.update(shrink, size)
+            commit.copy(param, target)
+        return new
 
-    def _begin(self, param: Any, state: dict[str, Any]) -> None:
+    def _missing(self, param: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """The entries that the state lacks, as at the beginning."""
         names = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
-        for name in names:
-            if name not in state:
-                state[name] = np.zeros(self._state_shape(name, param.shape), param.dtype)
-        state.setdefault("step", np.array(0, np.int64))
+        new = {
+            name: np.zeros(self._state_shape(name, param.shape), param.dtype)
+            for name in names
+            if name not in state
+        }
+        step = state.get("step")
+        if not (isinstance(step, np.ndarray) and step.shape == () and step.dtype == np.int64):
+            new["step"] = make_counter(step, "a parameter")
+        return new
 
     def _factors(
-        self, matrices: Factored, grad: Any, state: dict[str, Any], weight: float, eps1: float
+        self,
+        matrices: Factored,
+        grad: Any,
+        state: dict[str, Any],
+        weight: float,
+        eps1: float,
+        commit: Commit,
     ) -> tuple[Any, Any]:
-        """Advance the state; return the factors of the rows and of the columns."""
+        """Prepare the next state; return the factors of the rows and of the columns."""
         if grad.ndim < 2:
-            variance = state["variance"]
+            variance = np.array(state["variance"], order="C")
             Spans([variance], [grad]).apply("mean_square", (weight,))
+            commit.copy(state["variance"], variance)
             return np.ones(1, grad.dtype), variance
-        row, column = state["row_var"], state["col_var"]
-        for var, mean in zip((row, column), matrices.mean_squares(), strict=True):
-            var += weight * (mean.reshape(var.shape) - var)
+        row, column = (
+            (var + weight * (mean.reshape(var.shape) - var)).astype(grad.dtype, order="C")
+            for var, mean in zip(
+                (state["row_var"], state["col_var"]), matrices.mean_squares(), strict=True
+            )
+        )
+        commit.copy(state["row_var"], row)
+        commit.copy(state["col_var"], column)
         scale = np.maximum(row.mean(axis=-2, keepdims=True), eps1)
         return (row / scale).astype(grad.dtype, copy=False), column

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
+from cyoptim._engine import RULES, Commit, Plan
 from cyoptim._options import check_lr, check_nonnegative, check_undecayed, execution_switches
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
@@ -86,11 +86,9 @@ class Adagrad(Optimizer):
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
-        self._plan.initialize(self)
 
-    def add_param_group(self, param_group: Group) -> None:
-        super().add_param_group(param_group)
-        self._plan.initialize(self)
+    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
+        plan.initialize(self, commit)
 
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"])

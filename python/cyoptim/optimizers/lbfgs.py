@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Room, TwoLoop, forks, refuse
+from cyoptim._engine import Commit, Plan, Room, TwoLoop, Undo
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
 from cyoptim._options import check_lr, check_nonnegative, check_number
@@ -129,8 +128,7 @@ class LBFGS(Optimizer):
     """
 
     _counts_steps: ClassVar[bool] = False
-    _running: bool = False
-    _forks: int = 0
+    _averages_itself: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -177,13 +175,11 @@ class LBFGS(Optimizer):
         _check_agreement([*others, group], self.defaults)
         return group
 
-    def _add_groups(self, groups: list[Group]) -> None:
-        super()._add_groups(groups)
+    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         state = self.state.get(self._first(), {})
         if state:
-            for name in _STATE_NAMES - {"func_evals"}:
-                state.pop(name, None)
-            state["n_iter"] = 0
+            kept = {k: v for k, v in state.items() if k == "func_evals" or k not in _STATE_NAMES}
+            commit.become(state, {**kept, "n_iter": 0})
 
     def _first(self) -> Any:
         """The parameter whose state is that of the whole problem; None if there is none."""
@@ -236,44 +232,42 @@ class LBFGS(Optimizer):
                 "LBFGS evaluates the loss at several points of a step: call step(closure), where "
                 "closure() sets the gradients and returns the loss, or returns (loss, grads)"
             )
-        with self._alone():
-            options = self._common_options()
-            objective = _Objective(self, closure)
-            start = objective.evaluate()
-            if self._first() is not None:
-                with self._undone_on_failure(objective) as state:
-                    memory = _Memory.of_state(state, objective.arrays, "the first parameter")
-                    _minimize(objective, start, memory, options)
-                    memory.func_evals += objective.evaluations
-                    state.update(memory.as_state())
+        return self._turn.step(self._step_alone, closure)
+
+    def _step_alone(self, closure: Callable[[], Any]) -> Any:
+        if self._average is not None:
+            self._average.check_unswapped("step")
+        options = self._common_options()
+        objective = _Objective(self, closure)
+        start = objective.evaluate()
+        if self._first() is not None:
+            undo = Undo()
+            undo.keep(self._plan.arrays())
+            try:
+                undo.run(self._search, objective, start, options)
+            except BaseException:
+                objective.announce()
+                raise
         return objective.result
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        if self._running:
-            refuse(self._forks, where="")
-        self._running, self._forks = True, forks()
-        try:
-            yield
-        finally:
-            self._running = False
-
-    @contextlib.contextmanager
-    def _undone_on_failure(self, objective: _Objective) -> Iterator[dict[str, Any]]:
-        """The problem's state; if the block raises, state and parameters are put back."""
-        first = self._first()
-        before = None if first not in self.state else dict(self.state[first])
-        values = objective.arrays.copy()
-        state = self.state[first]
-        try:
-            yield state
-        except BaseException:
-            objective.put(values)
-            state.clear()
-            state.update(before or {})
-            if before is None:
-                del self.state[first]
-            raise
+    def _search(
+        self, objective: _Objective, start: tuple[float, Array], options: Group
+    ) -> Commit:
+        """Move the parameters; the result is what then changes with them."""
+        state = self.state
+        memory = _Memory.of_state(
+            state.get(self._first(), {}), objective.arrays, "the first parameter"
+        )
+        _minimize(objective, start, memory, options)
+        memory.func_evals += objective.evaluations
+        state.staged = []
+        state.stage(self._first(), memory.as_state())
+        commit = Commit()
+        for target, entries in state.staged:
+            commit.update(target, entries)
+        if self._average is not None:
+            commit.average(self._plan)
+        return commit
 
     def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
         # No loss of torch's LBFGS is a pair, so that a pair is always loss and gradients.
@@ -335,7 +329,8 @@ class _Objective:
 
     def evaluate(self) -> tuple[float, Array]:
         """The loss and its gradient where the parameters are."""
-        result, grads = self._optimizer._loss_and_grads(self._closure)
+        turn = self._optimizer._turn
+        result, grads = turn.outside(self._optimizer._loss_and_grads, self._closure)
         loss = _loss_as_float(result)
         gradients = self._optimizer._gather(grads, first=self.evaluations == 0)
         if self.evaluations == 0:
@@ -347,14 +342,15 @@ class _Objective:
     def move(self, length: float, direction: Array) -> None:
         """Move the parameters along a direction."""
         self.arrays.move(length, direction)
-        self._announce()
+        self.announce()
 
     def put(self, vector: Array) -> None:
         """Put the parameters to a point."""
         self.arrays.put(vector)
-        self._announce()
+        self.announce()
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
+        """Tell autograd that the parameters were changed."""
         if self._tensors:
             announce_update(self._tensors)
 

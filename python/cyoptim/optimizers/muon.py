@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Plan, Spans
+from cyoptim._engine import Commit, Plan, Spans
 from cyoptim._options import check_at_least, check_lr, check_number
+from cyoptim._state import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -133,7 +134,7 @@ class Muon(Optimizer):
         if len(group["ns_coefficients"]) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
 
-    def _make_plan(self, groups: list[Group]) -> Plan:
+    def _make_plan(self, groups: list[Group], state: State) -> Plan:
         for group in groups:
             for param in group["params"]:
                 shape = getattr(param, "shape", (0, 0))
@@ -142,24 +143,36 @@ class Muon(Optimizer):
                         f"Muon only supports 2D parameters whereas we found a parameter with size: "
                         f"{shape}"
                     )
-        return super()._make_plan(groups)
+        return super()._make_plan(groups, state)
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return shape if name == "momentum_buffer" else None
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
+        commit = Commit()
+        new = self._prepare_update(param, grad, state, group, commit)
+        commit.run()
+        state.update(new)
+
+    def _prepare_update(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> dict[str, Any]:
         lr, momentum = float(group["lr"]), float(group["momentum"])
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = np.zeros_like(param)
-        buffer = state["momentum_buffer"]
-        buffer += (1 - momentum) * (grad - buffer)
-        direction = grad + momentum * (buffer - grad) if group["nesterov"] else buffer
+        buffer = state.get("momentum_buffer")
+        moved = np.zeros_like(param, subok=False) if buffer is None else buffer.copy(order="K")
+        moved += (1 - momentum) * (grad - moved)
+        direction = grad + momentum * (moved - grad) if group["nesterov"] else moved
         direction = orthogonalize(
             direction, group["ns_coefficients"], int(group["ns_steps"]), float(group["eps"])
         )
         direction *= lr * _ratio(param.shape, group["adjust_lr_fn"])
-        param *= 1 - lr * float(group["weight_decay"])
-        param -= direction
+        target = param * (1 - lr * float(group["weight_decay"]))
+        target -= direction
+        commit.copy(param, target)
+        if buffer is None:
+            return {"momentum_buffer": moved}
+        commit.copy(buffer, moved)
+        return {}
 
 
 def _ratio(shape: tuple[int, int], adjustment: str | None) -> float:
@@ -175,7 +188,10 @@ def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any
     a, b, c = (float(value) for value in coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
     x = np.array(matrix.T if tall else matrix, order="C")
-    x /= max(Spans([x]).norm(2), eps)
+    norm = Spans([x]).norm(2)
+    if not math.isfinite(norm):
+        x.fill(math.nan)  # in every element, however few iterations there are
+    x /= max(norm, eps)
     gram, polynomial = (np.empty((len(x), len(x)), x.dtype) for _ in range(2))
     product = np.empty_like(x)
     for _ in range(steps):

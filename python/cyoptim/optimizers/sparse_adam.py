@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from cyoptim._doors import is_tensor
 from cyoptim._engine import RULES, Plan
 from cyoptim._options import check_betas, check_lr, check_number
+from cyoptim._state import State
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -101,10 +102,16 @@ class SparseAdam(Optimizer):
             raise ValueError(f"Invalid epsilon value: {group['eps']}")
         check_betas(group["betas"])
 
-    def _make_plan(self, groups: list[Group]) -> Plan:
+    def _check_loaded_options(self, group: Group) -> None:
+        lr = group["lr"]
+        check_lr(lr)
+        # Schedules may have brought it to 0.
+        self._check_options({**group, "lr": lr if lr > 0.0 else 1.0})
+
+    def _make_plan(self, groups: list[Group], state: State) -> Plan:
         _refuse(groups, "Sparse", _is_sparse, "requires dense parameter tensors")
         _refuse(groups, "Complex", _is_complex, "does not support complex parameters")
-        return super()._make_plan(groups)
+        return super()._make_plan(groups, state)
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         return True

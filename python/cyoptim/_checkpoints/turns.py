@@ -1,0 +1,66 @@
+"""The turns of the optimizers that objects belong to: a file holds, or is put into, nothing that
+another thread is changing meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from cyoptim._checkpoints.packing import MAX_DEPTH
+from cyoptim._checkpoints.places import DICT_TYPES, memory
+from cyoptim._doors import Array
+from cyoptim._engine import together
+from cyoptim.optimizer import Optimizer
+
+
+def in_turns(
+    how: Literal["read", "write"], doing: str, objects: Any, function: Callable[[], Any]
+) -> Any:
+    """Call the function in turns of all optimizers among the objects, and of those whose parameters
+    or state are."""
+    turns, arrays = [], []
+    for item in _leaves(objects, 0):
+        if isinstance(item, Optimizer):
+            turns.append(item._turn)
+        else:
+            arrays.append(item)
+    return together(how, doing, turns, arrays, function)
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    """Optimizers and arrays."""
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, Optimizer):
+        yield value
+    elif type(value) in DICT_TYPES:
+        for item in value.values():
+            yield from _leaves(item, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item, depth + 1)
+    elif hasattr(value, "state_dict"):
+        yield from _members(value, depth)
+    else:
+        yield from _memory(value)
+
+
+def _members(value: Any, depth: int) -> Iterator[Any]:
+    """What an object with a state holds: a torch module tensors, an average its arrays."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.nn.Module):
+        for tensor in (*value.parameters(), *value.buffers()):
+            yield from _memory(tensor)
+    else:
+        yield from _leaves(getattr(value, "module", None), depth + 1)
+        yield from _leaves(getattr(value, "optimizer", None), depth + 1)
+
+
+def _memory(value: Any) -> Iterator[Array]:
+    try:
+        array = memory(value, ("",))
+    except (TypeError, ValueError, RuntimeError):  # a tensor that has no array here
+        return
+    if array is not None:
+        yield array

@@ -1,0 +1,227 @@
+# Changes that are made all at once, and what undoes those that are not.
+
+cdef enum Change:
+    UPDATES = 0     # a dict gets these entries, too
+    BECOMES = 1     # a dict has these entries and no others
+    EXTENDS = 2     # a list gets these items, too
+    PUTS = 3        # a place in a dict or list gets a value
+    SETS = 4        # an attribute gets a value
+    COPIES = 5      # an array gets the elements of another
+    RUNS = 6        # a rule runs over arrays
+    SCALES = 7      # Adafactor's update runs over a matrix
+    AVERAGES = 8    # the averages of a plan move
+    ADOPTS = 9      # a plan takes the place of another
+
+
+cdef class Commit:
+    """Changes that have been prepared, and are made in one call, which no interrupt can split.
+
+    Each is checked when it is added, so that none can fail; only lack of memory for a few more
+    entries of a dict or list could. Values that are replaced live until all changes are made, as
+    their end may run other code.
+    """
+
+    cdef list changes
+
+    def __cinit__(self):
+        self.changes = []
+
+    def update(self, target not None, values not None) -> None:
+        """Give a dict these entries."""
+        check_dicts(target, values)
+        self.changes.append((UPDATES, target, values, None))
+
+    def become(self, target not None, values not None) -> None:
+        """Give a dict these entries, and take its others out."""
+        check_dicts(target, values)
+        self.changes.append((BECOMES, target, values, None))
+
+    def extend(self, list target not None, list items not None) -> None:
+        """Append items to a list."""
+        self.changes.append((EXTENDS, target, items, None))
+
+    def put(self, container, key, value) -> None:
+        """Replace an entry of a dict, or an item of a list."""
+        if isinstance(container, list):
+            if not 0 <= key < len(container):
+                raise IndexError(f"a list of {len(container)} has no item {key}")
+        elif not isinstance(container, dict):
+            raise TypeError(f"expected a dict or list, got {type(container).__name__}")
+        self.changes.append((PUTS, container, key, value))
+
+    def set(self, target, str name not None, value) -> None:
+        """Set an attribute whose setting runs no Python code and has been found not to fail."""
+        self.changes.append((SETS, target, name, value))
+
+    def copy(self, cnp.ndarray target not None, cnp.ndarray source not None) -> None:
+        """Copy the elements of an array into another of the same shape and dtype."""
+        if (not cnp.PyArray_SAMESHAPE(target, source) or target.dtype != source.dtype
+                or not cnp.PyArray_ISWRITEABLE(target) or target.dtype.hasobject):
+            raise ValueError(
+                f"cannot copy an array of dtype {source.dtype} and shape {(<object>source).shape} "
+                f"into one of dtype {target.dtype} and shape {(<object>target).shape}"
+            )
+        self.changes.append((COPIES, target, source, None))
+
+    def apply(self, Spans spans not None, str rule not None, tuple scalars not None) -> None:
+        """Run an element-wise rule over arrays, whose values until then must stay."""
+        spans.prepare(rule, scalars)
+        self.changes.append((RUNS, spans, None, None))
+
+    def scale(self, Factored matrices not None, double shrink, double size) -> None:
+        """``param = shrink * param - size * u``, see Factored."""
+        matrices.prepare(shrink, size)
+        self.changes.append((SCALES, matrices, None, None))
+
+    def average(self, Plan plan not None) -> None:
+        """Let the averages of a plan follow; add this after all changes of parameters."""
+        plan.prepare_average()
+        self.changes.append((AVERAGES, plan, None, None))
+
+    def adopt(self, Plan plan not None, Plan old) -> None:
+        """Let a plan step from now on, and the one whose place it takes no more."""
+        self.changes.append((ADOPTS, plan, old, None))
+
+    def add(self, Commit other not None) -> None:
+        """Make the other's changes, too."""
+        self.changes.extend(other.changes)
+
+    def run(self) -> None:
+        """Make all changes."""
+        self.make()
+
+    def run_after(self, function, list undo not None) -> None:
+        """Call a function that changes objects of others, and then make all changes. If it fails,
+        make none, and call what it has put into `undo`, the last first."""
+        try:
+            function()
+            self.make()
+        except BaseException:
+            while undo:
+                call_surely(undo.pop())
+            raise
+
+    cdef int make(self) except -1:
+        cdef list kept = []
+        for change, target, value, more in self.changes:
+            if ((change == RUNS and not (<Spans>target).still())
+                    or (change == SCALES and not (<Factored>target).still())):
+                raise RuntimeError("an array was changed in size or place while it was being used")
+            if change <= BECOMES:
+                kept.append(PyDict_Copy(target))
+            elif change == PUTS:
+                kept.append(dict.get(target, value) if isinstance(target, dict) else target[value])
+        for change, target, value, more in self.changes:
+            self._make(change, target, value, more)
+        self.changes = []
+        return 0
+
+    cdef int _make(self, int change, target, value, more) except -1:
+        if change == UPDATES:
+            PyDict_Update(target, value)
+        elif change == BECOMES:
+            PyDict_Clear(target)
+            PyDict_Update(target, value)
+        elif change == EXTENDS:
+            PyList_SetSlice(target, PyList_GET_SIZE(target), PyList_GET_SIZE(target), value)
+        elif change == PUTS:
+            _put(target, value, more)
+        elif change == SETS:
+            PyObject_SetAttr(target, value, more)
+        elif change == COPIES:
+            cnp.PyArray_CopyInto(<cnp.ndarray>target, <cnp.ndarray>value)
+        elif change == RUNS:
+            (<Spans>target).go()
+        elif change == SCALES:
+            (<Factored>target).run(UPDATE)
+        elif change == AVERAGES:
+            (<Plan>target).average()
+        else:
+            (<Plan>target).begin_life(<Plan>value)
+        return 0
+
+
+cdef int check_dicts(target, values) except -1:
+    # Not as types of arguments, which admit no subclass.
+    if not (isinstance(target, dict) and isinstance(values, dict)):
+        raise TypeError(
+            f"expected two dicts, got {type(target).__name__} and {type(values).__name__}"
+        )
+    return 0
+
+
+cdef int call_surely(object function) except -1:
+    """Call a function, again if it is interrupted; the interrupt is told no further."""
+    while True:
+        try:
+            function()
+            return 0
+        except Exception:
+            raise
+        except BaseException:
+            continue
+
+
+cdef int _put(container, key, value) except -1:
+    if isinstance(container, dict):
+        PyDict_SetItem(container, key, value)
+    else:
+        (<list>container)[<Py_ssize_t>key] = value
+    return 0
+
+
+cdef class Undo:
+    """What arrays, dicts and lists were, to be put back if what changes them fails."""
+
+    cdef list arrays        # pairs of an array and its copy
+    cdef list containers    # pairs of a dict or list and its copy
+
+    def __cinit__(self):
+        self.arrays, self.containers = [], []
+
+    def keep(self, value) -> None:
+        """Remember an array's elements, or what is in a dict, list or tuple."""
+        if cnp.PyArray_Check(value):
+            if not value.dtype.hasobject:
+                self.arrays.append((value, value.copy(order="K")))
+        elif isinstance(value, dict):
+            self.containers.append((value, PyDict_Copy(value)))
+            for item in dict.values(value):
+                self.keep(item)
+        elif isinstance(value, (list, tuple)):
+            if isinstance(value, list):
+                self.containers.append((value, list(value)))
+            for item in value:
+                self.keep(item)
+
+    def keep_entries(self, entries not None) -> None:
+        """Remember which values are in a dict, but not what is in them."""
+        check_dicts(entries, entries)
+        self.containers.append((entries, PyDict_Copy(entries)))
+
+    cdef int restore(self) except -1:
+        cdef list kept = []         # what is taken out lives until all is put back
+        for container, items in self.containers:
+            if isinstance(container, dict):
+                kept.append(PyDict_Copy(container))
+                PyDict_Clear(container)
+                PyDict_Update(container, items)
+            else:
+                kept.append(list(container))
+                PyList_SetSlice(container, 0, PyList_GET_SIZE(container), items)
+        for array, copy in self.arrays:
+            if (cnp.PyArray_SAMESHAPE(array, copy) and array.dtype == copy.dtype
+                    and cnp.PyArray_ISWRITEABLE(array)):
+                cnp.PyArray_CopyInto(<cnp.ndarray>array, <cnp.ndarray>copy)
+        return 0
+
+    def run(self, function, *args):
+        """Call the function, whose result may be a Commit to be made; undo all if that fails."""
+        try:
+            result = function(*args)
+            if isinstance(result, Commit):
+                (<Commit>result).make()
+            return result
+        except BaseException:
+            self.restore()
+            raise
