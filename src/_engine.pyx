@@ -14,7 +14,7 @@ from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Nex
                            PyDict_Update)
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.object cimport PyObject, PyObject_SetAttr
+from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, fabs, isfinite, pow, sqrt

@@ -192,7 +192,7 @@ def loaded_average(
         mean = np.empty_like(view, subok=False)
         mean[...] = array
         entries.append((param, mean))
-    return _rebuilt(saved["decay"], saved["warmup"], steps, entries)
+    return _rebuilt(saved["decay"], bool(saved["warmup"]), steps, entries)
 
 
 def _rebuilt(

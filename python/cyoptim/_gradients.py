@@ -9,7 +9,6 @@ from typing import Any
 
 from cyoptim._doors import is_tensor, type_name
 from cyoptim._engine import ParameterBase
-from cyoptim._sparse import zero_gradient
 from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
 
@@ -114,13 +113,3 @@ def check_droppable(params: list[Any]) -> None:
                 f"the gradient of a {type_name(param)} cannot be dropped ({error}): pass gradients "
                 "by keyword, accumulate(grads=...)"
             ) from error
-
-
-def reset_gradient(param: Any, set_to_none: bool) -> None:
-    """Drop a parameter's gradient, or fill it with zeros."""
-    if not set_to_none:
-        zero_gradient(param.grad)
-    elif hasattr(param, "null_grad"):  # MyGrad, where .grad cannot be written
-        param.null_grad()
-    else:
-        param.grad = None

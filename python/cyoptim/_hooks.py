@@ -123,8 +123,8 @@ def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[...
 class Hooked:
     """An object whose steps, saves and loads call what its users have registered."""
 
-    # Whether a step may go straight to the plan, having nothing else to do.
-    _quick: bool = False
+    # The plan's own step, if a step has nothing else to do.
+    _quick: Callable[..., bool] | None = None
     _turn: Turn
 
     def _make_hook_tables(self) -> None:
@@ -167,7 +167,7 @@ class Hooked:
         RemovableHandle
             Whose ``remove()`` takes the hook out again.
         """
-        self._quick = False
+        self._quick = None
         return self._optimizer_step_pre_hooks.register(hook)
 
     def register_step_post_hook(self, hook: Hook) -> RemovableHandle:
@@ -183,7 +183,7 @@ class Hooked:
         RemovableHandle
             Whose ``remove()`` takes the hook out again.
         """
-        self._quick = False
+        self._quick = None
         return self._optimizer_step_post_hooks.register(hook)
 
     def register_state_dict_pre_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:

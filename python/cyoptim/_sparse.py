@@ -74,40 +74,27 @@ def densify(grad: Any, view: Array, label: str) -> Array:
     return dense
 
 
-def memory_to_zero(grad: Any, label: str) -> tuple[Array, Any]:
-    """The memory that is all of a gradient's values, as an array that can be written; and the
-    gradient itself if it is a tensor, which is to be cut off from the graph that made it."""
+def values_to_zero(grad: Any, label: str) -> Any:
+    """What holds all of a gradient's values and can be filled with zeros: a plain array, or a tensor.
+
+    Raises for what cannot be filled, so that nothing is half done.
+    """
     if isinstance(grad, tuple):
         grad = grad[1]
-    tensor = None
     if is_tensor(grad):
-        from cyoptim.integrations.torch import tensor_to_zero
+        from cyoptim.integrations.torch import check_zeroable
 
-        array, tensor = tensor_to_zero(grad, label), grad
-    else:
-        array = grad if isinstance(grad, np.ndarray) else getattr(grad, "data", None)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fc":
+        check_zeroable(grad, label)
+        return grad
+    array: Any = grad if isinstance(grad, np.ndarray) else getattr(grad, "data", None)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fciub":
         raise TypeError(
             f"{label} is a {type_name(grad)}, which cannot be filled with zeros in place: call "
             "step() without zero_grad=True"
         )
     if not array.flags.writeable:
         raise ValueError(f"{label} is read-only: it cannot be filled with zeros")
-    return array.view(np.ndarray), tensor
-
-
-def zero_gradient(grad: Any) -> None:
-    """Fill a gradient with zeros; a sparse one keeps its entries."""
-    if isinstance(grad, tuple):
-        grad[1][...] = 0
-    elif is_tensor(grad):
-        from cyoptim.integrations.torch import zero_tensor
-
-        zero_tensor(grad)
-    elif isinstance(grad, np.ndarray):
-        grad[...] = 0
-    else:
-        grad.data[...] = 0
+    return array.view(np.ndarray)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -138,7 +125,9 @@ def _read(grad: Any, view: Array, label: str) -> Blocks:
 def _check_indices(indices: Any, values: Array, view: Array, label: str) -> int:
     """How many axes the indices are of."""
     if not isinstance(indices, np.ndarray) or indices.ndim != 2 or len(indices) > view.ndim:
-        raise ValueError(f"{label} has indices of {np.shape(indices)}, expected a row for each axis")
+        raise ValueError(
+            f"{label} has indices of {np.shape(indices)}, expected a row for each axis"
+        )
     if indices.size and indices.dtype.kind not in "iu":
         raise TypeError(f"indices of {label} have dtype {indices.dtype}, expected whole numbers")
     expected = (indices.shape[1], *view.shape[len(indices) :])

@@ -339,7 +339,7 @@ def _arrays_in(tensors: Any) -> list[Any]:
 def _in_turns(
     doing: str, parameters: Any, grads: Gradients | None, function: Callable[[list[Any]], Any]
 ) -> Any:
-    """Call the function with the gradients, which no optimizer of the parameters reads meanwhile."""
+    """Call the function with the gradients, which no optimizer reads meanwhile."""
     params, names = _as_lists(parameters)
 
     def call() -> Any:

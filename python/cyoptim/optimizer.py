@@ -18,8 +18,17 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Averaged, Commit, Extras, Plan, Room, Turn, Undo
-from cyoptim._gradients import align, check_droppable, check_unrecorded, evaluate, reset_gradient
+from cyoptim._engine import (
+    Averaged,
+    Commit,
+    Extras,
+    Plan,
+    Room,
+    Turn,
+    Undo,
+    drop_gradients,
+)
+from cyoptim._gradients import align, check_droppable, check_unrecorded, evaluate
 from cyoptim._groups import (
     NOT_ITERABLE,
     as_groups,
@@ -41,6 +50,7 @@ from cyoptim._hooks import (
 )
 from cyoptim._options import check_undifferentiated, execution_switches, required
 from cyoptim._receipt import StepReceipt, extras_of
+from cyoptim._sparse import values_to_zero
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
 from cyoptim._sums import Sums
@@ -131,8 +141,8 @@ class Optimizer(Hooked):
     # What the last step was asked for beside its update, and has found.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
-    # Schedulers look at this to warn when they are stepped first.
-    _opt_called: bool = False
+    # Whether a group asks for a step that can be differentiated, which is then looked at.
+    _differentiable: bool = False
     # Whether a step calls update(), rather than run one of the native rules.
     _updates_itself: ClassVar[bool] = True
     # Whether _prepare_update() takes the place of update().
@@ -181,10 +191,19 @@ class Optimizer(Hooked):
         state = State()
         state.update(value)
         commit = Commit()
-        if "param_groups" in vars(self):
+        if hasattr(self, "param_groups"):
             self._plan_for(self.param_groups, state, self._average, commit)
-        commit.update(vars(self), {"_state": state})
+        commit.set(self, "_state", state)
         commit.run()
+
+    @property
+    def _opt_called(self) -> bool:
+        """Whether there has been a step: schedulers warn when they are stepped first."""
+        return self._turn.has_stepped
+
+    @_opt_called.setter
+    def _opt_called(self, value: bool) -> None:
+        self._turn.has_stepped = value
 
     # --- what an optimizer defines ----------------------------------------------------------------
 
@@ -365,10 +384,11 @@ class Optimizer(Hooked):
         if average is not None:
             average.attach(plan, groups, commit)
         differentiable = any(group.get("differentiable") for group in groups)
-        commit.update(vars(self), {"_plan": plan, "_differentiable": differentiable})
-        commit.update(vars(self), {"_quick": False})  # until the next step
+        commit.set(self, "_plan", plan)
+        commit.set(self, "_differentiable", differentiable)
+        commit.set(self, "_quick", None)  # until the next step
         commit.set(state.watch, "changed", True)
-        commit.adopt(plan, vars(self).get("_plan"))
+        commit.adopt(plan, self._plan)
         return plan
 
     def _renew_plan(self) -> None:
@@ -444,8 +464,9 @@ class Optimizer(Hooked):
         >>> optimizer.last_step.total_norm
         5.0
         """
+        quick = self._quick
         if (
-            self._quick
+            quick is not None
             and closure is None
             and max_norm is None
             and grad_scale is None
@@ -455,8 +476,7 @@ class Optimizer(Hooked):
             and not STEP_POST_HOOKS
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
-            self._opt_called = True
-            if self._plan.step(self, None if grads is None else align(grads, self.param_groups)):
+            if quick(self, None if grads is None else align(grads, self.param_groups)):
                 return None
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
@@ -530,7 +550,7 @@ class Optimizer(Hooked):
         found = self._gather(grads, first=True)
         holders = list(parameters_of(self.param_groups)) if grads is None else []
         check_droppable(holders)
-        self._quick = False  # before there are sums that a quick step would not see
+        self._quick = None  # before there are sums that a quick step would not see
         self._sums.add(found, self._plan.arrays(), holders)
         return self._sums.count
 
@@ -569,13 +589,14 @@ class Optimizer(Hooked):
         averaged = self._sums.count
         if averaged:
             grads = self._sums.gradients()
-        extras = extras_of(*arguments, averaged)
+        max_norm, grad_scale, zero_grad, nonfinite = arguments
+        extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
         aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
             check_unrecorded(self.param_groups)
-        self._quick = False  # in case of an interrupt; a step that is not quick decides anew
+        self._quick = None  # in case of an interrupt; a step that is not quick decides anew
         self._opt_called = True
         try:
             if not self._run(aligned, extras):
@@ -596,8 +617,8 @@ class Optimizer(Hooked):
         )
 
     def _set_quick(self) -> None:
-        """Note whether the next step may go straight to the plan."""
-        self._quick = not (
+        """Note whether the next step may go straight to the plan, and how."""
+        detour = (
             self._updates_itself
             or self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -605,6 +626,7 @@ class Optimizer(Hooked):
             or self._sums.count
             or self._extras is not None
         )
+        self._quick = None if detour else self._plan.step
 
     def _receipt(self, extras: Extras) -> StepReceipt:
         names: list[str | int] = []
@@ -635,7 +657,7 @@ class Optimizer(Hooked):
         """Every parameter's checked gradient as an array, or None. At the first of several points
         of a step parameters may have been replaced; later they may not."""
         aligned = None if grads is None else align(grads, self.param_groups)
-        found = self._plan.gather(self, aligned)
+        found: list[Any] | None = self._plan.gather(self, aligned)
         if found is None and first:
             self._renew_plan()
             found = self._plan.gather(self, aligned)
@@ -645,16 +667,15 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
-        notes = vars(self)
         if not self._updates_itself:
-            return bool(self._plan.step_in_turn(self, grads, extras, notes))
+            return bool(self._plan.step_in_turn(self, grads, extras))
         if type(self).update is Optimizer.update:
             raise self._undefined()
 
         def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
             return self._update_all(found, extras, undo)
 
-        return bool(self._plan.visit(self, grads, update, extras, notes))
+        return bool(self._plan.visit(self, grads, update, extras))
 
     def _update_all(
         self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
@@ -722,10 +743,20 @@ class Optimizer(Hooked):
         self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
 
     def _reset_gradients(self, set_to_none: bool) -> None:
-        for group in self.param_groups:
-            for param in group["params"]:
-                if not isinstance(param, np.ndarray) and param.grad is not None:
-                    reset_gradient(param, set_to_none)
+        labels = labels_of(self.param_groups)
+        holders = [
+            (param, label)
+            for param, label in zip(parameters_of(self.param_groups), labels, strict=True)
+            if not isinstance(param, np.ndarray) and param.grad is not None
+        ]
+        if set_to_none:
+            check_droppable([param for param, _ in holders])
+            drop_gradients([param for param, _ in holders])
+            return
+        commit = Commit()
+        for param, label in holders:
+            commit.zero(values_to_zero(param.grad, f"gradient of {label}"))
+        commit.run()
 
     # --- averages ---------------------------------------------------------------------------------
 
@@ -781,7 +812,10 @@ class Optimizer(Hooked):
         >>> w
         array([1.])
         """
-        return self._turn.write("ema()", self._begin_average, MovingAverage(decay, warmup))
+        average: MovingAverage = self._turn.write(
+            "ema()", self._begin_average, MovingAverage(decay, warmup)
+        )
+        return average
 
     def _begin_average(self, average: MovingAverage) -> MovingAverage:
         commit = Commit()
@@ -792,7 +826,7 @@ class Optimizer(Hooked):
             commit.run()
             return self._average
         self._plan_for(self.param_groups, self.state, average, commit)
-        commit.update(vars(self), {"_average": average})
+        commit.set(self, "_average", average)
         commit.run()
         return average
 
@@ -816,7 +850,8 @@ class Optimizer(Hooked):
             raise RuntimeError("averaged() has no averages: call ema(decay) before training")
         self._average.check_unswapped("call averaged()")
         self._refit()
-        return self._plan
+        plan: Plan = self._plan
+        return plan
 
     def averaged(self) -> AbstractContextManager[None]:
         """Let parameters hold their averages inside a ``with`` block, to evaluate the model.
@@ -971,17 +1006,16 @@ class Optimizer(Hooked):
         """Another optimizer with the same attributes; changing it changes nothing here."""
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))
-        vars(twin)["_turn"] = Turn()
-        vars(twin)["_plan"] = None
+        twin._turn, twin._plan = Turn(), None
         if self._average is not None:
-            vars(twin)["_average"] = self._average.twin()
+            twin._average = self._average.twin()
         return twin
 
     def _become(self, twin: Optimizer, commit: Commit) -> None:
         """Take over the attributes of a twin."""
         attributes = vars(twin).copy()
-        attributes["_turn"] = self._turn
-        del attributes["_plan"]
+        for name in ("_turn", "_plan"):
+            attributes.pop(name)
         if self._average is not None and twin._average is not None:
             attributes["_average"] = self._average
             commit.update(vars(self._average), vars(twin._average))
@@ -1011,21 +1045,23 @@ class Optimizer(Hooked):
         return state if self._average is None else {**state, "_average": self._average}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_turn" not in vars(self):
+        if not hasattr(self, "_turn"):
             self._make_hook_tables()
             self._turn, self._sums, self._plan = Turn(), Sums(), None
-        attributes = {name: value for name, value in state.items() if name != "state"}
-        known = {**vars(self), **attributes}
-        for group in known["param_groups"]:
-            for name, default in known["defaults"].items():
-                group.setdefault(name, default)
         commit = Commit()
-        commit.update(vars(self), attributes)
+        for name, value in state.items():
+            if name != "state":
+                commit.set(self, name, value)
+        groups = state["param_groups"] if "param_groups" in state else self.param_groups
+        defaults = state["defaults"] if "defaults" in state else self.defaults
+        for group in groups:
+            for name, default in defaults.items():
+                group.setdefault(name, default)
         if "state" in state:
             own = State()
             own.update(state["state"])
-            self._plan_for(known["param_groups"], own, known.get("_average"), commit)
-            commit.update(vars(self), {"_state": own})
+            self._plan_for(groups, own, state.get("_average", self._average), commit)
+            commit.set(self, "_state", own)
         commit.run()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Optimizer:

@@ -301,7 +301,15 @@ class AveragedModel:
         undo = Undo()
         arrays = arrays_of(current)
         together(
-            "read", "update_parameters()", [], arrays, undo.run, self._moved, averaged, current, undo
+            "read",
+            "update_parameters()",
+            [],
+            arrays,
+            undo.run,
+            self._moved,
+            averaged,
+            current,
+            undo,
         )
 
     def _moved(self, averaged: list[Any], current: list[Any], undo: Undo) -> Commit:
@@ -376,7 +384,7 @@ def _prepare_move(
     commit: Commit,
     undo: Undo,
 ) -> None:
-    """Let `commit` move the averages; or, where a user's function moves them, tell `undo` before."""
+    """Let `commit` move the averages, or move them by a user's function and tell `undo` before."""
     if n == 0:
         for a, c in zip(averaged, current, strict=True):
             _prepare_copy(a, c, commit)

@@ -11,6 +11,7 @@ cdef enum Change:
     SCALES = 7      # Adafactor's update runs over a matrix
     AVERAGES = 8    # the averages of a plan move
     ADOPTS = 9      # a plan takes the place of another
+    ZEROES = 10     # an array or tensor is filled with zeros
 
 
 cdef class Commit:
@@ -50,7 +51,8 @@ cdef class Commit:
         self.changes.append((PUTS, container, key, value))
 
     def set(self, target, str name not None, value) -> None:
-        """Set an attribute whose setting runs no Python code and has been found not to fail."""
+        """Set an attribute, past any ``__setattr__``: of an instance, or by a setter in C that has
+        been found not to fail."""
         self.changes.append((SETS, target, name, value))
 
     def copy(self, cnp.ndarray target not None, cnp.ndarray source not None) -> None:
@@ -77,6 +79,10 @@ cdef class Commit:
         """Let the averages of a plan follow; add this after all changes of parameters."""
         plan.prepare_average()
         self.changes.append((AVERAGES, plan, None, None))
+
+    def zero(self, values not None) -> None:
+        """Fill with zeros what values_to_zero() has found."""
+        self.changes.append((ZEROES, values, None, None))
 
     def adopt(self, Plan plan not None, Plan old) -> None:
         """Let a plan step from now on, and the one whose place it takes no more."""
@@ -127,7 +133,7 @@ cdef class Commit:
         elif change == PUTS:
             _put(target, value, more)
         elif change == SETS:
-            PyObject_SetAttr(target, value, more)
+            PyObject_GenericSetAttr(target, value, more)
         elif change == COPIES:
             cnp.PyArray_CopyInto(<cnp.ndarray>target, <cnp.ndarray>value)
         elif change == RUNS:
@@ -136,9 +142,25 @@ cdef class Commit:
             (<Factored>target).run(UPDATE)
         elif change == AVERAGES:
             (<Plan>target).average()
+        elif change == ZEROES:
+            fill_with_zeros(target)
         else:
             (<Plan>target).begin_life(<Plan>value)
         return 0
+
+
+cdef int fill_with_zeros(values) except -1:
+    """Fill a plain array or a tensor, by methods in C, which no interrupt can split. A tensor is cut
+    off from the graph that made it."""
+    if cnp.PyArray_Check(values):
+        values[...] = 0
+        return 0
+    if values.grad_fn is not None:
+        values.detach_()
+    else:
+        values.requires_grad_(False)
+    values.zero_()
+    return 0
 
 
 cdef int check_dicts(target, values) except -1:

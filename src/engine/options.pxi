@@ -26,23 +26,39 @@ cdef bint _is_constant(object value):
     # Values of these types cannot change in place; an array or a tensor can.
     if isinstance(value, tuple):
         return all([_is_constant(item) for item in value])
-    return value is None or type(value) in (float, int, bool, str) or isinstance(value, np.generic)
+    if isinstance(value, np.generic):
+        return not value.dtype.hasobject and value.dtype.kind != "V"
+    return value is None or type(value) in (float, int, bool, str)
+
+
+cdef object ANY_VALUE = object()    # in the place of one that is no option
 
 
 cdef list constant_options(dict options):
-    """The group's option values, to be compared by identity; None if any may change in place."""
-    values = [value for key, value in options.items() if key != "params" and key != "param_names"]
-    return values if all([_is_constant(value) for value in values]) else None
+    """The group's keys and option values in turn, to be compared by identity; None if any value may
+    change in place."""
+    cdef list known = []
+    for key, value in options.items():
+        if key == "params" or key == "param_names":
+            value = ANY_VALUE
+        elif not _is_constant(value):
+            return None
+        known.append(key)
+        known.append(value)
+    return known
 
 
 cdef bint same_options(dict options, list known):
+    """Whether no option has changed. Keys, too, are compared by identity: to compare strings would
+    take a quarter of a small step, and other keys are looked at in detail."""
     cdef Py_ssize_t position = 0, k = 0, n = PyList_GET_SIZE(known)
     cdef PyObject *key
     cdef PyObject *value
     while PyDict_Next(options, &position, &key, &value):
-        if <object>key == "params" or <object>key == "param_names":
-            continue
-        if k == n or <void *>value != <void *>PyList_GET_ITEM(known, k):
+        if k == n or key != <PyObject *>PyList_GET_ITEM(known, k):
             return False
-        k += 1
+        if (value != <PyObject *>PyList_GET_ITEM(known, k + 1)
+                and <PyObject *>PyList_GET_ITEM(known, k + 1) != <PyObject *>ANY_VALUE):
+            return False
+        k += 2
     return k == n

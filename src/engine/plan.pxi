@@ -38,8 +38,7 @@ cdef class Plan(Inputs):
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef list owners            # of the memory of state and averages; they are not to be resized
     cdef ArrayTrace *traces     # of the owners
-    cdef list zeros             # arrays to be filled with zeros by the running step, and
-    cdef list detached          # tensors to be cut off from the graph that made them
+    cdef list zeros             # arrays and tensors to be filled with zeros by the running step
     cdef Watch watch
     cdef bint counts_steps
     cdef bint alive             # its optimizer's plan; not before, and not when another is
@@ -64,7 +63,7 @@ cdef class Plan(Inputs):
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None):
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn)
-        self.births, self.owners, self.zeros, self.detached = [], [], [], []
+        self.births, self.owners, self.zeros = [], [], []
         self.counters = {}
         self.counts_steps = counts_steps
         self.watch = watch
@@ -239,11 +238,12 @@ cdef class Plan(Inputs):
             self._take_state(state.arrays(self.objects[i]) if known is None else known, i)
         return 0
 
-    cdef int _settle(self) except -1:
+    cdef inline int _settle(self) except -1:
         """Put new state in. From here on nothing fails, and no interrupt comes."""
-        for target, values in self.births:
-            PyDict_Update(target, values)
-        self.births = []
+        if PyList_GET_SIZE(self.births):
+            for target, values in self.births:
+                PyDict_Update(target, values)
+            self.births = []
         return 0
 
     cdef dict _prepare_state(self, object optimizer, Py_ssize_t i, Room room):
@@ -397,15 +397,15 @@ cdef class Plan(Inputs):
         self.turn.take(STEPPING, "step()")
         mode = fp_plain()
         try:
-            return self._step(optimizer, grads, None, None)
+            return self._step(optimizer, grads, None, False)
         finally:
             fp_unplain(mode)
             self.turn.give()
 
-    def step_in_turn(self, optimizer, list grads, Extras extras, dict notes) -> bool:
-        """As :meth:`step`, within a turn. The step leaves `extras` among the `notes`, with what it
-        has found."""
-        return self._step(optimizer, grads, extras, notes)
+    def step_in_turn(self, optimizer, list grads, Extras extras) -> bool:
+        """As :meth:`step`, within a turn. The step leaves `extras` with the optimizer, and in them
+        what it has found."""
+        return self._step(optimizer, grads, extras, True)
 
     cdef int _check_unswapped(self) except -1:
         if self.pace is not None and self.pace.swapped:
@@ -414,7 +414,7 @@ cdef class Plan(Inputs):
             )
         return 0
 
-    cdef bint _step(self, object optimizer, list grads, Extras extras, dict notes) except -1:
+    cdef bint _step(self, object optimizer, list grads, Extras extras, bint tells) except -1:
         self._check_unswapped()
         if not self.alive:
             return False
@@ -431,8 +431,9 @@ cdef class Plan(Inputs):
                 self._count()
             else:
                 self._step_with(optimizer, extras)
-            if notes is not None:
-                PyDict_SetItem(notes, "_extras", extras)
+            self.turn.has_stepped = True
+            if tells:
+                PyObject_GenericSetAttr(optimizer, "_extras", extras)
         finally:
             # Within the turn: letting go of a gradient may run other code, which must not step.
             self._clear()
@@ -450,7 +451,6 @@ cdef class Plan(Inputs):
         if self.zeroing:
             self.originals.clear()
             self.zeros.clear()
-            self.detached.clear()
         return 0
 
     # --- what a step does beside its update --------------------------------------------------------
@@ -542,13 +542,9 @@ cdef class Plan(Inputs):
         """Find the memory of gradients that the run itself does not fill with zeros, and tell
         autograd of all that will be. Raises for what cannot be filled."""
         cdef Py_ssize_t k
-        from cyoptim._sparse import memory_to_zero
+        from cyoptim._sparse import values_to_zero
         for original, label in self.originals:
-            array, tensor = memory_to_zero(original, f"gradient of {label}")
-            self.zeros.append(array)
-            if tensor is not None:
-                self.detached.append(tensor)
-        self.updated.extend(self.detached)
+            self.zeros.append(values_to_zero(original, f"gradient of {label}"))
         self.updated.extend([<object>self.held[k] for k in range(self.n_held)
                              if not cnp.PyArray_Check(<object>self.held[k])])
         self.stirred = True
@@ -563,17 +559,11 @@ cdef class Plan(Inputs):
             tensor = &self.table.tensors[i]
             if not done and tensor.row >= 0 and not (spanned is not None and i in spanned):
                 memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
-        for array in self.zeros:
-            array[...] = 0          # in C: these are no subclasses
-        for grad in self.detached:
-            # Methods in C, which no interrupt can split.
-            if grad.grad_fn is not None:
-                grad.detach_()
-            else:
-                grad.requires_grad_(False)
+        for values in self.zeros:
+            fill_with_zeros(values)
         return 0
 
-    def visit(self, optimizer, list grads, update, Extras extras, dict notes) -> bool:
+    def visit(self, optimizer, list grads, update, Extras extras) -> bool:
         """Call ``update(found, undo)`` with a list of (number, array, gradient), an entry for each
         parameter that has a gradient, after all gradients have been checked; False if the plan no
         longer fits.
@@ -603,7 +593,7 @@ cdef class Plan(Inputs):
                 extras.done = True
             if self.zeroing:
                 self._zero_gradients(False)
-            PyDict_SetItem(notes, "_extras", extras)
+            PyObject_GenericSetAttr(optimizer, "_extras", extras)
         finally:
             self._clear()
         return True

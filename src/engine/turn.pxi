@@ -49,6 +49,7 @@ cdef class Turn:
     cdef int allowed            # what its own thread may do meanwhile
     cdef str doing              # for errors
     cdef int forks              # when it began
+    cdef public bint has_stepped
     cdef list queue             # of Tickets
     cdef list stepping          # threads that are in a subclass's own step()
     cdef unsigned long long mode        # the caller's floating-point mode

@@ -237,7 +237,7 @@ def add_up(object owner, list new not None, Spans spans not None, dict outcome n
     drop_gradients(holders)
 
 
-cdef int drop_gradients(list holders) except -1:
+cpdef int drop_gradients(list holders) except -1:
     """Drop the gradients of all parameters. An interrupt in a library's own code is raised when
     that is done."""
     interrupt = None

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from cyoptim._doors import type_name
-from cyoptim._engine import Commit
-from cyoptim._schedulers.values import Scalar, copied, group_values, plain, set_value
+from cyoptim._engine import Commit, Undo
+from cyoptim._schedulers.values import (
+    Scalar,
+    copied,
+    group_values,
+    keep_values,
+    plain,
+    set_value,
+)
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
 
@@ -39,6 +47,20 @@ _STEP_NOT_CALLED = (
 _GET_LR_CALLED = (
     "To get the last learning rate computed by the scheduler, please use `get_last_lr()`."
 )
+
+
+def _whole(step: Callable[..., None]) -> Callable[..., None]:
+    """A ``step`` that is undone if it fails."""
+
+    @functools.wraps(step)
+    def wrapper(self: LRScheduler, *args: Any, **kwargs: Any) -> None:
+        undo = Undo()
+        undo.keep(vars(self))
+        for group in self.optimizer.param_groups:
+            keep_values(group, undo)
+        undo.run(functools.partial(step, self, *args, **kwargs))
+
+    return wrapper
 
 
 class LRScheduler:
@@ -88,6 +110,11 @@ class LRScheduler:
     _get_lr_called_within_step: bool = False
     _is_initial: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls.step = _whole(cls.step)  # type: ignore[method-assign]
+
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer)
         self.optimizer = optimizer
@@ -118,8 +145,12 @@ class LRScheduler:
         """
         return [copied(lr) for lr in self._last_lr]
 
+    @_whole
     def step(self, epoch: int | None = None) -> None:
         """Go on to the next epoch. Call it after the optimizer's step.
+
+        If it fails, because a function of the user's raises for instance, schedule and learning
+        rates are what they were before.
 
         Parameters
         ----------
@@ -374,10 +405,9 @@ def _function(step: Any) -> Any:
 
 def _watch_step(optimizer: Optimizer) -> None:
     """Remember what `step` is now; steps made before the first scheduler do not count."""
-    notes = vars(optimizer)
-    if "_watched_step" not in notes:
+    if not hasattr(optimizer, "_watched_step"):
         optimizer._opt_called = False
-    notes["_watched_step"] = _function(optimizer.step)
+    optimizer._watched_step = _function(optimizer.step)
 
 
 def _check_order(optimizer: Optimizer) -> None:
@@ -389,7 +419,7 @@ def _check_order(optimizer: Optimizer) -> None:
 
 def _is_overridden(optimizer: Optimizer) -> bool:
     """Whether `step` was replaced since it was watched, other than by a wrapper around it."""
-    watched = vars(optimizer).get("_watched_step")
+    watched = getattr(optimizer, "_watched_step", None)
     step: Any = optimizer.step
     while watched is not None and _function(step) is not watched:
         if not hasattr(step, "__wrapped__"):

@@ -289,6 +289,8 @@ class CyclicLR(_MomentumLR):
         self.total_size = float(up) + float(down)
         self.step_ratio = float(up) / self.total_size
 
+    _scale_fn_ref: Callable[[float], float]
+
     def _init_scale_fn(self) -> None:
         if self._scale_fn_custom is None:
             vars(self).update(_scale_attributes(self.mode, self.gamma))

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cyoptim._doors import is_tensor
+from cyoptim._engine import Undo
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -41,6 +42,16 @@ def set_value(group: Group, key: str, value: Scalar) -> None:
         current.fill_(float(value))
     else:
         group[key] = value
+
+
+def keep_values(group: Group, undo: Undo) -> None:
+    """Have the options of a group remembered, those too that are filled in place."""
+    undo.keep_entries(group)
+    for value in group.values():
+        if isinstance(value, np.ndarray):
+            undo.keep(value)
+        elif is_tensor(value):
+            undo.keep(value.detach().numpy())
 
 
 def per_group(name: str, optimizer: Optimizer, value: Scalar | Sequence[Scalar]) -> list[Scalar]:

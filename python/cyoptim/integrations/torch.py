@@ -98,28 +98,11 @@ def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
             )
 
 
-def tensor_to_zero(grad: torch.Tensor, label: str) -> Array:
-    """The memory of all values of a gradient, dense or sparse, as an array."""
+def check_zeroable(grad: torch.Tensor, label: str) -> None:
+    """Refuse a gradient that cannot be cut off from the graph that made it, and filled with zeros."""
     if grad.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{label} is an inference tensor: it cannot be filled with zeros here")
     if grad.grad_fn is not None and grad._is_view():
         raise ValueError(
             f"{label} is a view of another tensor in a graph: it cannot be filled with zeros"
         )
-    values = grad.detach()
-    if values.layout is not torch.strided:
-        values = values._values() if values.layout is torch.sparse_coo else values.values()
-    # Zeros are their own conjugates and negatives: the memory behind those views is meant.
-    values = values.conj() if values.is_conj() else values
-    values = torch._neg_view(values) if values.is_neg() else values
-    array: Array = values.numpy()
-    return array
-
-
-def zero_tensor(grad: torch.Tensor) -> None:
-    """Fill a gradient with zeros, cut off from the graph that made it."""
-    if grad.grad_fn is not None:
-        grad.detach_()
-    else:
-        grad.requires_grad_(False)
-    grad.zero_()

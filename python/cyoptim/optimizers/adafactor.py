@@ -164,8 +164,8 @@ class Adafactor(Optimizer):
     def _missing(self, param: Any, state: dict[str, Any]) -> dict[str, Any]:
         """The entries that the state lacks, as at the beginning."""
         names = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
-        new = {
-            name: np.zeros(self._state_shape(name, param.shape), param.dtype)
+        new: dict[str, Any] = {
+            name: np.zeros(self._state_shape(name, param.shape) or (), param.dtype)
             for name in names
             if name not in state
         }

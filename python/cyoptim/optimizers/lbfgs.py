@@ -250,9 +250,7 @@ class LBFGS(Optimizer):
                 raise
         return objective.result
 
-    def _search(
-        self, objective: _Objective, start: tuple[float, Array], options: Group
-    ) -> Commit:
+    def _search(self, objective: _Objective, start: tuple[float, Array], options: Group) -> Commit:
         """Move the parameters; the result is what then changes with them."""
         state = self.state
         memory = _Memory.of_state(
