@@ -126,6 +126,8 @@ class Hooked:
     # The plan's own step, if a step has nothing else to do.
     _quick: Callable[..., bool] | None = None
     _turn: Turn
+    # What step was when the first scheduler came, which warns if it is replaced.
+    _watched_step: Any
 
     def _make_hook_tables(self) -> None:
         self._optimizer_step_pre_hooks = HookTable()

@@ -75,7 +75,7 @@ def densify(grad: Any, view: Array, label: str) -> Array:
 
 
 def values_to_zero(grad: Any, label: str) -> Any:
-    """What holds all of a gradient's values and can be filled with zeros: a plain array, or a tensor.
+    """What holds all of a gradient's values, to be filled with zeros: a plain array, or a tensor.
 
     Raises for what cannot be filled, so that nothing is half done.
     """

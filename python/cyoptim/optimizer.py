@@ -474,10 +474,10 @@ class Optimizer(Hooked):
             and nonfinite == "propagate"
             and not STEP_PRE_HOOKS
             and not STEP_POST_HOOKS
+            and quick(self, None if grads is None else align(grads, self.param_groups))
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
-            if quick(self, None if grads is None else align(grads, self.param_groups)):
-                return None
+            return None
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
             given = {
@@ -1052,8 +1052,8 @@ class Optimizer(Hooked):
         for name, value in state.items():
             if name != "state":
                 commit.set(self, name, value)
-        groups = state["param_groups"] if "param_groups" in state else self.param_groups
-        defaults = state["defaults"] if "defaults" in state else self.defaults
+        groups = state.get("param_groups", getattr(self, "param_groups", []))
+        defaults = state.get("defaults", getattr(self, "defaults", {}))
         for group in groups:
             for name, default in defaults.items():
                 group.setdefault(name, default)

@@ -156,7 +156,7 @@ class SequentialLR(_Composed):
         self._first_child()._initial_step()
         self._last_lr = group_values(self.optimizer, "lr")
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Go on to the next epoch. Call it after the optimizer's step."""
         self.last_epoch += 1
         i = bisect_right(self._milestones, self.last_epoch)
@@ -219,7 +219,7 @@ class ChainedScheduler(_Composed):
             scheduler._initial_step()
         self._last_lr = group_values(self.optimizer, "lr")
 
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Go on to the next epoch. Call it after the optimizer's step."""
         for scheduler in self._schedulers:
             scheduler.step()

@@ -122,7 +122,7 @@ class ReduceLROnPlateau(LRScheduler):
         """Whether bad epochs do not count now."""
         return self.cooldown_counter > 0
 
-    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
+    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:
         """Take in the metric of an epoch, and reduce the learning rate if it is time.
 
         Parameters

@@ -99,7 +99,7 @@ def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
 
 
 def check_zeroable(grad: torch.Tensor, label: str) -> None:
-    """Refuse a gradient that cannot be cut off from the graph that made it, and filled with zeros."""
+    """Refuse a gradient that cannot be cut off from its graph, and filled with zeros."""
     if grad.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{label} is an inference tensor: it cannot be filled with zeros here")
     if grad.grad_fn is not None and grad._is_view():
