@@ -44,4 +44,6 @@ def test_failures_crashes_and_hangs_are_told_by_their_case(monkeypatch: pytest.M
     assert kinds[3] == "KeyboardInterrupt"
     assert kinds[4].startswith("the process ended with status")
     assert kinds[5] == "the case did not end"
-    assert "python -m tests.fuzz sample --start 2 --count 1" in str(report.failures[0].__class__("sample", 2, ""))
+    assert "python -m tests.fuzz sample --start 2 --count 1" in str(
+        report.failures[0].__class__("sample", 2, "")
+    )

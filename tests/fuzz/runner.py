@@ -192,7 +192,9 @@ def _start(name: str, cases: Iterable[int], errors: IO[bytes]) -> subprocess.Pop
 def _crash(name: str, case: int, code: int, errors: IO[bytes]) -> Failure:
     errors.seek(0)
     said = errors.read().decode(errors="replace")
-    what = "the case did not end" if "Timeout (" in said else f"the process ended with status {code}"
+    what = (
+        "the case did not end" if "Timeout (" in said else f"the process ended with status {code}"
+    )
     return Failure(name, case, f"{said[-20_000:]}\n{what}")
 
 

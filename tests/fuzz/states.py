@@ -50,9 +50,14 @@ def frozen(value: Any, identity: bool = False) -> Any:
         place = (value.data_ptr(),) if identity else ()
         return ("tensor", *place, frozen(value.detach().numpy()))
     if isinstance(value, np.ndarray):
-        return (type(value), *mark, value.dtype, value.shape, value.tolist() if value.dtype.hasobject else value.tobytes())
+        if value.dtype.kind == "O":
+            return (type(value), *mark, "O", frozen(value.tolist(), identity))
+        order = value.dtype.newbyteorder("=")  # which a copy may not keep
+        return (type(value), *mark, order, value.shape, value.astype(order).tobytes())
     if isinstance(value, dict):
-        items = [(repr(key), frozen(item, identity)) for key, item in value.items() if key != "params"]
+        items = [
+            (repr(key), frozen(item, identity)) for key, item in value.items() if key != "params"
+        ]
         return (dict, *mark, tuple(sorted(items)))
     if isinstance(value, (list, tuple)):
         return (type(value), *mark, tuple(frozen(item, identity) for item in value))
@@ -78,7 +83,8 @@ def looks(optimizer: Any, identity: bool = False) -> dict[str, Any]:
     numbers = {id(param): i for i, param in reversed(list(enumerate(params)))}
     found: dict[str, Any] = {
         "parameters": [
-            frozen(param if hasattr(param, "detach") else memory(param), identity) for param in params
+            frozen(param if hasattr(param, "detach") else memory(param), identity)
+            for param in params
         ],
         "gradients": [frozen(getattr(param, "grad", None), identity) for param in params],
         "groups": [frozen(group, identity) for group in optimizer.param_groups],
@@ -94,7 +100,11 @@ def looks(optimizer: Any, identity: bool = False) -> dict[str, Any]:
         numbers_of = (average.decay, average.warmup, average.steps)
         found["averages"] = (*numbers_of, [frozen(mean, identity) for mean in average])
     if identity:
-        found["objects"] = (id(optimizer.param_groups), [id(p) for p in params], id(optimizer.state))
+        found["objects"] = (
+            id(optimizer.param_groups),
+            [id(p) for p in params],
+            id(optimizer.state),
+        )
     return found
 
 
@@ -115,7 +125,11 @@ class Setup:
         if self.name == "SparseAdam":
             self.door = NUMPY_DOORS[1]
         complex_too = self.name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
-        dtypes = ("f4", "f8", "f8", "c16") if complex_too and self.door.name != "tensor" else ("f4", "f8")
+        dtypes = (
+            ("f4", "f8", "f8", "c16")
+            if complex_too and self.door.name != "tensor"
+            else ("f4", "f8")
+        )
         self.dtype = np.dtype(dtypes[rng.integers(len(dtypes))])
         shapes = MATRICES if self.name in ("Muon", "SparseAdam") else SHAPES
         self.shapes = [shapes[rng.integers(len(shapes))] for _ in range(rng.integers(1, 5))]
@@ -302,7 +316,9 @@ class Damage:
         path = self._path()
         parent = _at(self.tree, path[:-1])
         if isinstance(parent, dict) and path:
-            new = self._pick([f"{path[-1]}x", 0, 1, 99, -1, "", None, 0.5, (1,), "step", "params", True])
+            new = self._pick(
+                [f"{path[-1]}x", 0, 1, 99, -1, "", None, 0.5, (1,), "step", "params", True]
+            )
             self.done.append(f"{path} named {new!r}")
             parent[new] = parent.pop(path[-1])
 
@@ -333,10 +349,35 @@ class Damage:
             self._put(self._pick(paths), self._pick(arrays))
 
     def _step(self) -> None:
-        keys = [path for path in _paths(self.tree) if path[-1] in ("step", "n_iter", "func_evals", "steps")]
-        values = (0, -1, -5, 2**53 + 1, 2**63 - 2, 2**63 - 1, 2**63, 2**64, 1.5, -0.5, 1e17, 1e19, np.nan)
+        keys = [
+            path
+            for path in _paths(self.tree)
+            if path[-1] in ("step", "n_iter", "func_evals", "steps")
+        ]
+        values = (
+            0,
+            -1,
+            -5,
+            2**53 + 1,
+            2**63 - 2,
+            2**63 - 1,
+            2**63,
+            2**64,
+            1.5,
+            -0.5,
+            1e17,
+            1e19,
+            np.nan,
+        )
         value: Any = self._pick(values)
-        forms: tuple[Any, ...] = (lambda v: v, float, np.float64, np.array, lambda v: np.array([v]), str)
+        forms: tuple[Any, ...] = (
+            lambda v: v,
+            float,
+            np.float64,
+            np.array,
+            lambda v: np.array([v]),
+            str,
+        )
         if keys:
             self._put(self._pick(keys), self._pick(forms)(value))
 
@@ -374,7 +415,14 @@ class Damage:
     def _groups(self) -> None:
         groups = self.tree.get("param_groups")
         if isinstance(groups, list):
-            changed = ([], groups * 2, groups[:-1], tuple(groups), dict(enumerate(groups)), [{}] * len(groups))
+            changed = (
+                [],
+                groups * 2,
+                groups[:-1],
+                tuple(groups),
+                dict(enumerate(groups)),
+                [{}] * len(groups),
+            )
             self._put(("param_groups",), self._pick(changed))
 
     def _averages(self) -> None:
