@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import dis
 import importlib.util
 import os
 import shutil
@@ -37,7 +38,7 @@ from .states import difference, frozen, looks, members, memory
 
 NAME = "interrupts"
 LONG = 10**9  # all there are
-SLICE = 1500
+SLICE = 2000
 LIMIT = 120.0
 SEEDS: tuple[int, ...] = ()
 
@@ -66,6 +67,7 @@ class World:
     folder: str | None = None
     path: str | None = None
     gradients: list[Any] = field(default_factory=list)  # that parameters held at first
+    closes: bool = False  # whether a closure of the user's own sets gradients
 
     def hold(self) -> World:
         """Note which gradients there are now."""
@@ -78,6 +80,8 @@ class World:
         grads = [getattr(param, "grad", None) for param in members(self.optimizer)]
         kept = [*self.gradients, *[None] * len(grads)]
         found["gradients kept"] = [g is kept[i] for i, g in enumerate(grads)]
+        if self.closes:
+            del found["gradients"], found["gradients kept"]
         found["last_step"] = repr(self.optimizer.last_step)
         for name, value in self.others.items():
             found[name] = _seen(value)
@@ -201,7 +205,13 @@ def _bowl(world: World) -> Callable[[], Any]:
 
 
 def _maker(
-    name: str, door: str, steps: int, *, groups: int = 1, shapes: Any = SHAPES, averaged: bool = False
+    name: str,
+    door: str,
+    steps: int,
+    *,
+    groups: int = 1,
+    shapes: Any = SHAPES,
+    averaged: bool = False,
 ) -> Make:
     def make() -> World:
         cls, options = OPTIMIZERS[name]
@@ -263,14 +273,18 @@ def _steps() -> Iterator[Operation]:
             yield Operation(f"{name} step {when}", make, _step, _closed)
     for name in ("SGD", "Adam", "Adafactor", "Lion", "Muon"):
         make = _maker(name, "parameter", 1, groups=2)
-        yield Operation(f"{name} step fused", make, _fused, _closed)
-        yield Operation(f"{name} step own", _after(make, lambda w: _hold(w, 5)), _fused_own, _closed)
+        yield Operation(f"{name} step fused", _after(make, _give), _fused, _closed)
+        yield Operation(
+            f"{name} step own", _after(make, lambda w: _hold(w, 5)), _fused_own, _closed
+        )
         yield Operation(f"{name} step skipped", _after(make, _spoil), _skipped, _closed)
         first = _maker(name, "parameter", 0)
-        yield Operation(f"{name} step of sums", _after(first, _accumulate, _accumulate), _of_sums, _closed)
+        yield Operation(
+            f"{name} step of sums", _after(first, _accumulate, _accumulate), _of_sums, _closed
+        )
         yield Operation(f"{name} step replaced", _after(make, _replace), _step, _closed)
         yield Operation(f"{name} step hooked", _after(make, _hook), _step, _closed)
-        averaged = _maker(name, "parameter", 1, averaged=True)
+        averaged = _after(_maker(name, "parameter", 1, averaged=True), _give)
         yield Operation(f"{name} step averaged", averaged, _fused, _closed)
     for door in _doors():
         for name in ("SGD", "NAdam"):
@@ -278,20 +292,31 @@ def _steps() -> Iterator[Operation]:
             yield Operation(f"{name} {door} step first", held, _own, _closed)
             yield Operation(f"{name} {door} step fused", held, _fused_own, _closed)
     for door in ("parameter", "object"):
-        make = _maker("LBFGS", door, 1)
+        make = _after(_maker("LBFGS", door, 1), _close)
         yield Operation(f"LBFGS {door} step", make, _step, _closed)
     make = _maker("Adam", "array", 1)
     yield Operation("Adam step closure", make, _by_closure, _closed)
-    yield Operation("LBFGS step averaged", _maker("LBFGS", "array", 1, averaged=True), _step, _closed)
+    yield Operation(
+        "LBFGS step averaged", _maker("LBFGS", "array", 1, averaged=True), _step, _closed
+    )
 
 
 def _doors() -> tuple[str, ...]:
     return ("parameter", "object", *(("tensor",) if importlib.util.find_spec("torch") else ()))
 
 
+def _give(world: World) -> None:
+    world.arguments["grads"] = _grads_for(world)
+
+
+def _close(world: World) -> None:
+    world.closes = True
+
+
 def _fused(world: World) -> None:
-    grads = world.arguments.setdefault("grads", _grads_for(world))
-    world.optimizer.step(grads=grads, max_norm=0.5, grad_scale=2.0, nonfinite="raise")
+    world.optimizer.step(
+        grads=world.arguments["grads"], max_norm=0.5, grad_scale=2.0, nonfinite="raise"
+    )
 
 
 def _own(world: World) -> None:
@@ -307,7 +332,9 @@ def _skipped(world: World) -> None:
 
 
 def _of_sums(world: World) -> None:
-    world.optimizer.step(**({"max_norm": 0.5} if _has_sums(world) else {"grads": _grads_for(world)}))
+    world.optimizer.step(
+        **({"max_norm": 0.5} if _has_sums(world) else {"grads": _grads_for(world)})
+    )
 
 
 def _by_closure(world: World) -> None:
@@ -341,7 +368,9 @@ def _sums() -> Iterator[Operation]:
     for name in ("SGD", "Adam", "Adafactor"):
         make = _maker(name, "array", 1, groups=2)
         yield Operation(f"{name} accumulate first", make, _accumulate, _step_and_step)
-        yield Operation(f"{name} accumulate later", _after(make, _accumulate), _accumulate, _step_and_step)
+        yield Operation(
+            f"{name} accumulate later", _after(make, _accumulate), _accumulate, _step_and_step
+        )
     for door in _doors():
         make = _maker("SGD", door, 1, groups=2)
         own = _after(make, lambda w: _hold(w, 5))
@@ -362,10 +391,12 @@ def _others() -> Iterator[Operation]:
             filed = _after(make, _surround, _in_folder(name, door))
             yield Operation(f"{name} load", filed, _load, _closed)
             yield Operation(f"{name} save", filed, _save, _closed)
-        yield Operation(f"{name} add_param_group", make, _add, _closed)
+        yield Operation(f"{name} add_param_group", _after(make, _give_groups), _add, _closed)
         yield Operation(f"{name} ema", make, lambda w: w.optimizer.ema(0.75), _closed)
         averaged_make = _maker(name, door, 2, averaged=True)
-        yield Operation(f"{name} ema again", averaged_make, lambda w: w.optimizer.ema(0.75), _closed)
+        yield Operation(
+            f"{name} ema again", averaged_make, lambda w: w.optimizer.ema(0.75), _closed
+        )
         yield Operation(f"{name} averaged", averaged_make, _averaged, _closed)
         averaged_load = _loading(name, door, averaged=True)
         yield Operation(f"{name} load_state_dict both", averaged_make, averaged_load, _closed)
@@ -434,10 +465,13 @@ def _loading(name: str, door: str, *, averaged: bool) -> Act:
 
 
 def _add(world: World) -> None:
-    group = world.arguments.setdefault("group", {"params": [("new", np.ones((2, 2)))]})
-    if len(world.optimizer.param_groups) > 1:  # the call has been made before
-        group = world.arguments["second"] = {"params": [("newer", np.ones((2, 2)))]}
-    world.optimizer.add_param_group(group)
+    second = len(world.optimizer.param_groups) > 1  # the call has been made before
+    world.optimizer.add_param_group(world.arguments["second" if second else "group"])
+
+
+def _give_groups(world: World) -> None:
+    for name in ("group", "second"):
+        world.arguments[name] = {"params": [(f"new {name}", np.ones((2, 2)))]}
 
 
 def _averaged(world: World) -> None:
@@ -549,7 +583,9 @@ class Tracer:
         self.count = 0
         self._at, self._then, self._signals = at, then, signals
         self.place = ""
-        self.pending: int | None = None  # opcodes since a signal was given that has not been handled
+        self.pending: int | None = (
+            None  # opcodes since a signal was given that has not been handled
+        )
         self.immediate: bool | None = None  # whether the first signal was handled at once
         self.since = 0  # opcodes after the first interrupt
         self.places: list[tuple[Any, int]] = []
@@ -610,20 +646,33 @@ class Tracer:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(KeyboardInterrupt))
 
 
-def _boundaries(operation: Operation) -> list[int]:
+def _boundaries(operation: Operation) -> list[tuple[int, bool]]:
     """Where the call is interrupted: each place in the code when it is first reached, the times
-    after that, and the last time."""
+    after that, and the last time; and whether a signal can be handled there."""
+    warm = operation.make()
+    operation.act(warm)  # what is imported or made once
+    warm.close()
     world, tracer = operation.make(), Tracer()
     tracer.run(lambda: operation.act(world))
     world.close()
     times: dict[tuple[Any, int], list[int]] = {}
     for number, place in enumerate(tracer.places):
         times.setdefault(place, []).append(number)
-    chosen = (number for all_times in times.values() for number in {*all_times[:FIRST], all_times[-1]})
+    chosen = [
+        (number, _handles_signals(*place))
+        for place, all_times in times.items()
+        for number in {*all_times[:FIRST], all_times[-1]}
+    ]
     return sorted(chosen)
 
 
+def _handles_signals(code: Any, place: int) -> bool:
+    name = dis.opname[code.co_code[place]]
+    return name.startswith(("CALL", "RESUME", "JUMP_BACKWARD", "FOR_ITER"))
+
+
 def _once(operation: Operation, k: int) -> str:
+    expected(operation)
     world, tracer = operation.make(), Tracer(at=k)
     try:
         interrupted = tracer.run(lambda: operation.act(world))
@@ -636,6 +685,7 @@ def _once(operation: Operation, k: int) -> str:
 
 def _twice(operation: Operation, k: int) -> str:
     """A second interrupt at every boundary after the first, which is where a signal is handled."""
+    expected(operation)
     second, step = 0, 1
     while True:
         world, tracer = operation.make(), Tracer(at=k, then=second or -1, signals=True)
@@ -657,7 +707,9 @@ def _twice(operation: Operation, k: int) -> str:
 
 
 def _large(name: str, door: str, steps: int, averaged: bool = False) -> Make:
-    return _maker(name, door, steps, shapes=((BIG // 400, 400), (400, BIG // 400)), averaged=averaged)
+    return _maker(
+        name, door, steps, shapes=((BIG // 400, 400), (400, BIG // 400)), averaged=averaged
+    )
 
 
 @lru_cache(maxsize=1)
@@ -746,8 +798,10 @@ def _numbers() -> tuple[int, ...]:
     numbers: list[int] = []
     with _quiet():
         for o, operation in enumerate(operations()):
-            for k in _boundaries(operation):
-                numbers += [(o * SERIES + series) * SPAN + k for series in range(2)]
+            for k, handles_signals in _boundaries(operation):
+                numbers += [
+                    (o * SERIES + series) * SPAN + k for series in range(1 + handles_signals)
+                ]
     for o in range(len(timed_operations())):
         first = (o * SERIES + 2) * SPAN
         numbers += range(first, first + TIMED)
