@@ -13,6 +13,7 @@ import contextlib
 import copy
 import ctypes
 import dis
+import importlib
 import importlib.util
 import os
 import shutil
@@ -24,7 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,6 @@ class World:
         found["gradients kept"] = [g is kept[i] for i, g in enumerate(grads)]
         if self.closes:
             del found["gradients"], found["gradients kept"]
-        found["last_step"] = repr(self.optimizer.last_step)
         for name, value in self.others.items():
             found[name] = _seen(value)
         for name, value in self.arguments.items():
@@ -500,6 +500,10 @@ def _update_average(world: World) -> None:
 
 @lru_cache(maxsize=1)
 def operations() -> tuple[Operation, ...]:
+    if importlib.util.find_spec("torch"):
+        importlib.import_module(
+            "torch"
+        )  # the package runs other code where torch has been imported
     return (*_steps(), *_sums(), *_others())
 
 
@@ -516,7 +520,7 @@ class Expected:
     after_final: dict[str, Any]  # the call again, and what is done afterwards
 
 
-@lru_cache(maxsize=None)
+@cache
 def expected(operation: Operation) -> Expected:
     def final(times: int) -> dict[str, Any]:
         world = operation.make()
@@ -738,7 +742,7 @@ def _loading_large(name: str) -> Act:
     return lambda world: world.optimizer.load_state_dict(saved())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _duration(operation: Operation) -> float:
     world = operation.make()
     begin = time.perf_counter()
