@@ -40,6 +40,7 @@ class Failure:
     fuzzer: str
     case: int
     text: str
+    crash: bool = False
 
     @property
     def kind(self) -> str:
@@ -78,7 +79,9 @@ class Report:
             some = [str(f.case) for f in self.failures if f.kind == kind][:5]
             lines.append(f"  {number:>8}  FAILED: {kind} (case {', '.join(some)})")
         shown = {failure.kind: failure for failure in reversed(self.failures)}
-        lines += [f"\n{failure}" for failure in list(shown.values())[-SHOWN:]]
+        # Crashes first: nothing else tells where they are.
+        order = sorted(shown.values(), key=lambda failure: (not failure.crash, failure.case))
+        lines += [f"\n{failure}" for failure in order[:SHOWN]]
         return "\n".join(lines)
 
 
@@ -195,7 +198,7 @@ def _crash(name: str, case: int, code: int, errors: IO[bytes]) -> Failure:
     what = (
         "the case did not end" if "Timeout (" in said else f"the process ended with status {code}"
     )
-    return Failure(name, case, f"{said[-20_000:]}\n{what}")
+    return Failure(name, case, f"{said[-20_000:]}\n{what}", crash=True)
 
 
 def _results(name: str, cases: Sequence[int]) -> Iterator[tuple[str | None, Failure | None]]:

@@ -289,6 +289,7 @@ class Caller:
             (isinstance(error, RuntimeError) and both and BUSY in str(error))
             or (isinstance(error, (RuntimeError, ValueError)) and "averaged" in names and INSIDE in str(error))
             or (isinstance(error, ValueError) and "accumulate" in names and WAITING in str(error))
+            or (isinstance(error, ValueError) and _grown(names) and "groups" in str(error))
         )  # fmt: skip
         if allowed:
             self.refused += 1
@@ -297,6 +298,11 @@ class Caller:
                 f"{self.call.name}: {''.join(traceback.format_exception(error))}\n"
                 f"{self.call.name} raises {type(error).__name__}"
             )
+
+
+def _grown(names: set[str]) -> bool:
+    """Whether what is loaded has fewer groups than the optimizer may have by then."""
+    return "add_param_group" in names and bool(names & {"load", "load_state_dict"})
 
 
 @contextmanager
