@@ -11,7 +11,7 @@ A fuzzer is a module of this package with
     def check(case: int) -> str    # runs one case, returns the kind of outcome; raises if a promise is broken
 
 and, where it needs them, `SLICE`, the number of cases of the slice; `LIMIT`, the seconds after which a
-case counts as hung; and `cases()`, the numbers to go through where they are not 0, 1, 2, ...
+case counts as hung; and `cases()`, the numbers of all cases where they are not 0, 1, 2, ...
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import importlib
-import itertools
 import json
 import os
 import pkgutil
@@ -17,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +26,11 @@ from . import __path__ as FOLDER
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0  # seconds for a case, unless the fuzzer says otherwise
+# The sanitizer under which this runs, which is slow and does not survive forks; empty if none.
+SANITIZER = next(
+    (name for name in ("libasan", "libtsan") if name in os.environ.get("LD_PRELOAD", "")), ""
+)
+SLOWER = 10 if SANITIZER else 1
 SLICE = 200  # cases of the slice, unless the fuzzer says otherwise
 SHOWN = 3  # failures that are shown in full
 DIGITS = "0123456789"
@@ -100,29 +104,26 @@ def discover() -> dict[str, ModuleType]:
     return dict(sorted(found.items()))
 
 
-def all_cases(fuzzer: ModuleType) -> Iterable[int]:
-    """The cases of a fuzzer, in order."""
-    numbers: Callable[[], Iterable[int]] = getattr(fuzzer, "cases", itertools.count)
-    return numbers()
-
-
 def long_run(fuzzer: ModuleType, start: int = 0, count: int | None = None) -> list[int]:
-    """The cases of the long run, or `count` of them, from `start` on."""
-    most = fuzzer.LONG if count is None else count
+    """The cases of the long run, or `count` of them: from `start` on, or, where they are
+    numbered, spread over all."""
     if not hasattr(fuzzer, "cases"):
-        return list(range(start, start + most))
-    return list(itertools.islice((case for case in all_cases(fuzzer) if case >= start), most))
+        return list(range(start, start + (fuzzer.LONG if count is None else count)))
+    numbers = [case for case in fuzzer.cases() if case >= start]
+    if count is None:
+        return numbers
+    return numbers[:count] if start else _spread(numbers, count)
 
 
 def short_slice(fuzzer: ModuleType) -> list[int]:
-    """The cases that every run of the tests goes through, spread over all that are numbered."""
-    most = getattr(fuzzer, "SLICE", SLICE)
-    if hasattr(fuzzer, "cases"):
-        numbers = list(all_cases(fuzzer))
-        chosen = numbers[:: max(1, -(-len(numbers) // most))]
-    else:
-        chosen = list(range(most))
-    return [*fuzzer.SEEDS, *(case for case in chosen if case not in set(fuzzer.SEEDS))]
+    """The cases that every run of the tests goes through."""
+    seeds = fuzzer.SEEDS
+    chosen = long_run(fuzzer, count=getattr(fuzzer, "SLICE", SLICE))
+    return [*seeds, *(case for case in chosen if case not in seeds)]
+
+
+def _spread(numbers: list[int], count: int) -> list[int]:
+    return numbers[:: max(1, -(-len(numbers) // count))]
 
 
 # --- in the process that runs cases ---------------------------------------------------------------
@@ -154,7 +155,7 @@ def run_case(fuzzer: ModuleType, case: int) -> tuple[str | None, str]:
 def work(fuzzer: ModuleType, cases: Iterable[int], channel: IO[str]) -> None:
     """Run cases; write the number of each before it begins, and its outcome afterwards."""
     faulthandler.enable()
-    watchdog = Watchdog(getattr(fuzzer, "LIMIT", LIMIT))
+    watchdog = Watchdog(getattr(fuzzer, "LIMIT", LIMIT) * SLOWER)
     for case in cases:
         watchdog.rearm()
         channel.write(f"[{case}]\n")
@@ -194,11 +195,14 @@ def _start(name: str, cases: Iterable[int], errors: IO[bytes]) -> subprocess.Pop
 
 def _crash(name: str, case: int, code: int, errors: IO[bytes]) -> Failure:
     errors.seek(0)
-    said = errors.read().decode(errors="replace")
-    what = (
-        "the case did not end" if "Timeout (" in said else f"the process ended with status {code}"
-    )
-    return Failure(name, case, f"{said[-20_000:]}\n{what}", crash=True)
+    said = errors.read().decode(errors="replace")[-20_000:]
+    what = f"the process ended with status {code}"
+    if "Timeout (" in said:
+        what = "the case did not end"
+    for line in said.splitlines():
+        if line.startswith("SUMMARY: "):  # a sanitizer's
+            what = line
+    return Failure(name, case, f"{said}\n{what}", crash=True)
 
 
 def _results(name: str, cases: Sequence[int]) -> Iterator[tuple[str | None, Failure | None]]:
@@ -295,7 +299,7 @@ def run(
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="fuzzers to run; all by default")
-    parser.add_argument("--count", type=int, help="how many cases, instead of the long run's")
+    parser.add_argument("--count", type=int, help="how many cases, not all of the long run")
     parser.add_argument("--start", type=int, default=0, help="the first case")
     parser.add_argument("--slice", action="store_true", help="the cases that the tests run")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes at a time")

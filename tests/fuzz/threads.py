@@ -31,6 +31,7 @@ import cyoptim
 import cyoptim.checkpoint
 
 from .interrupts import Lion
+from .runner import SANITIZER
 
 NAME = "threads"
 LONG = 5_000
@@ -38,7 +39,7 @@ SLICE = 250
 LIMIT = 20.0
 SEEDS: tuple[int, ...] = ()
 
-LARGE = 2**18  # elements: a step runs without the GIL
+LARGE = 2**16 if SANITIZER else 2**18  # elements: a step runs without the GIL
 SMALL = 16
 START = 2  # steps before the calls
 BUSY = "already running"
@@ -439,6 +440,8 @@ def _in_child(work: Callable[[], list[str]]) -> str:
 
 
 def _fork(kind: str, rng: np.random.Generator) -> str:
+    if SANITIZER:
+        return "no forks under a sanitizer"
     world, stop = World(kind, LARGE, False), threading.Event()
 
     def work() -> None:
