@@ -18,7 +18,7 @@ flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-fr
 CFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" -m pip install --quiet \
   -Cbuild-dir="$environment/build" ".[test]"
 engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
-nm -D "$engine" | grep -q __asan_report || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
+nm -D "$engine" | grep __asan_report >/dev/null || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"

@@ -50,7 +50,7 @@ python="$environment/python/bin/python"
 CFLAGS="$flags" LDFLAGS="-fsanitize=thread" "$python" -m pip install --quiet -Cinstall.strip=false \
   -Cbuild-dir="$environment/build" -Ccmake.define.CYOPTIM_OPENMP=OFF . pytest hypothesis
 engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
-nm -D "$engine" | grep -q __tsan_write || { echo "$engine is not built with ThreadSanitizer" >&2; exit 1; }
+nm -D "$engine" | grep __tsan_write >/dev/null || { echo "$engine is not built with ThreadSanitizer" >&2; exit 1; }
 
 sanitized() {
   LD_PRELOAD="$(gcc -print-file-name=libtsan.so)" "$python" "$@"
