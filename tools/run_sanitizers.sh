@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds with AddressSanitizer and UndefinedBehaviorSanitizer into an environment of its own, and runs
-# the tests on it. Arguments go to pytest. Needs GCC and its sanitizers' libraries.
+# the tests on it, with the slices of the fuzzers; then more cases of each fuzzer, as many as
+# FUZZ_COUNT says. Arguments go to pytest. Needs GCC and its sanitizers' libraries.
 #
 # Left out: tests that start other programs or measure memory, and those that fork while threads run,
 # which AddressSanitizer does not survive. Leaks are not looked for: Python's own would be found.
@@ -17,9 +18,10 @@ flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-fr
 CFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" -m pip install --quiet \
   -Cbuild-dir="$environment/build" ".[test]"
 engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
-nm -D "$engine" | grep -q __asan_report || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
+nm -D "$engine" | grep __asan_report >/dev/null || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
 "$python" -m pytest -q -p no:cacheprovider \
   --deselect tests/test_guest_forks.py --ignore tests/test_bench.py --ignore tests/test_demo.py "$@"
+"$python" -m tests.fuzz --count "${FUZZ_COUNT:-1000}"

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Builds with ThreadSanitizer and looks for data races: in the pool alone, without Python; then in the
+# engine, by the pool's tests and by the fuzzer of two threads. Arguments go to the fuzzer. Needs GCC
+# and its sanitizer's library.
+#
+# The interpreter is the usual one. The sanitizer sees its locks, the GIL's too, as calls of the system's
+# library, so that what the GIL orders is no race; memory that compiled Python or NumPy touches is seen
+# only where it is copied. OpenMP's runtime would have to be instrumented: built without. Left out is
+# what forks, which the sanitizer does not survive.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+environment=$(mktemp -d)
+trap 'rm -rf "$environment"' EXIT
+flags="-fsanitize=thread -g -O1"
+export TSAN_OPTIONS="halt_on_error=1 history_size=4 exitcode=66"
+
+finds_a_race() { # whether this command ends as the sanitizer ends it
+  local status=0
+  "$@" >"$environment/said" 2>&1 || status=$?
+  [ "$status" -eq 66 ] && grep -q "WARNING: ThreadSanitizer: data race" "$environment/said"
+}
+
+# --- the pool ---------------------------------------------------------------------------------------
+
+build_pool() { # with the headers of this folder; fewer runs, as each takes some fifty times as long
+  sed 's/RUNS = 3000/RUNS = 100/' tests/pool_program.c |
+    gcc -std=gnu11 $flags -I"$1" -xc - -o "$environment/pool" -lpthread
+}
+
+build_pool src
+"$environment/pool"
+
+# A pool that does not wait for its workers: that this is found shows that others would be.
+mkdir "$environment/racy"
+cp src/threads.h "$environment/racy"
+sed 's/atomic_load(&pool.inside) != 0; look++/0; look++/' src/pool.h >"$environment/racy/pool.h"
+if cmp -s src/pool.h "$environment/racy/pool.h"; then
+  echo "src/pool.h has changed: the race must be planted anew" >&2
+  exit 1
+fi
+build_pool "$environment/racy"
+finds_a_race "$environment/pool" || { echo "the race that was planted in the pool was not found" >&2; exit 1; }
+
+# --- the engine -------------------------------------------------------------------------------------
+
+python3 -m venv "$environment/python"
+python="$environment/python/bin/python"
+"$python" -m pip install --quiet --upgrade pip
+CFLAGS="$flags" LDFLAGS="-fsanitize=thread" "$python" -m pip install --quiet -Cinstall.strip=false \
+  -Cbuild-dir="$environment/build" -Ccmake.define.CYOPTIM_OPENMP=OFF . pytest hypothesis
+engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
+nm -D "$engine" | grep __tsan_write >/dev/null || { echo "$engine is not built with ThreadSanitizer" >&2; exit 1; }
+
+sanitized() {
+  LD_PRELOAD="$(gcc -print-file-name=libtsan.so)" "$python" "$@"
+}
+
+# Two optimizers over the same memory: a race of the program's own.
+cat >"$environment/racy.py" <<'END'
+import threading
+
+import numpy as np
+
+import cyoptim
+
+w, g = np.zeros(100_000, "f4"), np.ones(100_000, "f4")
+barrier = threading.Barrier(2)
+
+
+def work(part):
+    optimizer = cyoptim.SGD([part], lr=1.0)
+    barrier.wait()
+    for _ in range(20):
+        optimizer.step(grads=[g])
+
+
+threads = [threading.Thread(target=work, args=(part,)) for part in (w, w[:])]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+END
+finds_a_race sanitized "$environment/racy.py" || { echo "the race of two optimizers was not found" >&2; exit 1; }
+
+sanitized -m pytest -q -p no:cacheprovider tests/test_pool.py \
+  --deselect tests/test_pool.py::test_forks_of_forks_while_other_threads_step
+sanitized -m tests.fuzz threads --count 500 "$@"
