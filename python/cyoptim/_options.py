@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from cyoptim._doors import UnsupportedError, is_tensor, type_name
 from cyoptim._types import Group
+
+MOST = int(np.finfo(float).max)
 
 
 class _Required:
@@ -44,6 +49,20 @@ def check_undifferentiated(group: Group) -> None:
         raise ValueError("differentiable=True is not supported: steps run outside of any graph")
 
 
+def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
+    """Refuse what is neither True nor False for an option that is one of them by default."""
+    for name, default in defaults.items():
+        if not isinstance(default, bool):
+            continue
+        value = group[name]
+        try:
+            known = not isinstance(value, (str, bytes)) and bool(value) in (True, False)
+        except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
+            known = False
+        if not known:
+            raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
+
+
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
     """Refuse a learning rate that is not one number >= 0."""
     if getattr(lr, "ndim", 0) and not is_tensor(lr):
@@ -59,6 +78,8 @@ def check_number(name: str, value: Any) -> None:
         bool(value >= 0.0)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
+    if isinstance(value, int) and abs(value) > MOST:
+        raise ValueError(f"{name} is a whole number of {value.bit_length()} bits, expected a float")
 
 
 def check_nonnegative(name: str, value: Any, message: str = "") -> None:

@@ -60,11 +60,17 @@ def _import_entry(param: Any, name: str, value: Any, label: str, room: Room) -> 
     array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
     _, view = view_parameter(param, label)
     _check_shape(array, view.shape, what)
-    if array.dtype.kind not in ("f", view.dtype.kind):
-        raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
+    _check_kind(array, view.dtype, what)
     result = room.zeros(name, view)
     result[...] = array
     return result
+
+
+def _check_kind(value: Any, dtype: Any, what: str) -> None:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{what} is a {type_name(value)}, expected an array of {dtype}")
+    if value.dtype.kind not in ("f", dtype.kind):
+        raise TypeError(f"{what} has dtype {value.dtype}, expected {dtype}")
 
 
 def _check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
@@ -89,6 +95,7 @@ def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> 
         state[name] = _as_arrays(value, view.dtype, what)
         expected = shape_of(name, view.shape)
         if expected is not None:
+            _check_kind(state[name], view.dtype, what)
             _check_shape(state[name], expected, what)
     return in_kind(param, state)
 
@@ -127,7 +134,12 @@ def checked_groups(
         )
     for number, (old, new) in enumerate(zip(groups, saved, strict=True)):
         _check_group(number, old, new)
-    return [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
+    merged = [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
+    if len({"param_names" in group for group in merged}) > 1:
+        raise ValueError(
+            "some groups of the loaded state dict have 'param_names', and some have none"
+        )
+    return merged
 
 
 def _check_group(number: int, old: Group, new: Any) -> None:

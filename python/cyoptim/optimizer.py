@@ -27,6 +27,7 @@ from cyoptim._engine import (
     Turn,
     Undo,
     drop_gradients,
+    make_counter,
 )
 from cyoptim._gradients import align, check_droppable, check_unrecorded, evaluate
 from cyoptim._groups import (
@@ -48,7 +49,12 @@ from cyoptim._hooks import (
     register_optimizer_step_pre_hook,
     with_hooks,
 )
-from cyoptim._options import check_undifferentiated, execution_switches, required
+from cyoptim._options import (
+    check_switches,
+    check_undifferentiated,
+    execution_switches,
+    required,
+)
 from cyoptim._receipt import StepReceipt, extras_of
 from cyoptim._sparse import values_to_zero
 from cyoptim._state import State
@@ -349,6 +355,7 @@ class Optimizer(Hooked):
                 )
         if names:
             group["param_names"] = names
+        check_switches(group, self.defaults)
         self._check_options(group)
         execution_switches(**group)
         check_undifferentiated(group)
@@ -996,11 +1003,13 @@ class Optimizer(Hooked):
 
     def _check_loaded_group(self, group: Group, number: int) -> None:
         try:
+            check_switches(group, self.defaults)
             self._check_loaded_options(group)
             execution_switches(**group)
             check_undifferentiated(group)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise type(error)(f"options of the loaded param group {number}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"options of the loaded param group {number}: {error}") from error
 
     def _twin(self) -> Optimizer:
         """Another optimizer with the same attributes; changing it changes nothing here."""
@@ -1033,7 +1042,12 @@ class Optimizer(Hooked):
     def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         """A copy of one parameter's loaded state, as this optimizer keeps it."""
         if type(self).update is not Optimizer.update:
-            return import_arrays(param, values, label, self._state_shape)
+            state = import_arrays(param, values, label, self._state_shape)
+            if (
+                self._prepares_update and "step" in state
+            ):  # which a user's update may count by itself
+                state["step"] = make_counter(values["step"], label)
+            return state
         return import_state(param, values, label, room)
 
     def __getstate__(self) -> dict[str, Any]:

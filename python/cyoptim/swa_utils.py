@@ -23,6 +23,7 @@ from cyoptim._engine import (
     Spans,
     Undo,
     is_dense,
+    next_count,
     same_layout_as,
     together,
     whole_count,
@@ -316,7 +317,7 @@ class AveragedModel:
         commit = Commit()
         functions = self.avg_fn, self.multi_avg_fn
         _prepare_move(averaged, current, self.n_averaged, *functions, commit, undo)
-        commit.update(vars(self), {"n_averaged": self.n_averaged + 1})
+        commit.update(vars(self), {"n_averaged": next_count(self.n_averaged)})
         return commit
 
     def state_dict(self) -> dict[str, Any]:

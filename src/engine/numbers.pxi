@@ -1,12 +1,17 @@
 # What a rule's state holds beside arrays: the step count and single numbers.
 
-cdef object MOST_STEPS = 2**63 - 2      # so that one more can be counted
+cdef int64_t MOST_STEPS = 2**63 - 2     # where counting ends: bias corrections are long over
 
 
 cdef bint is_counter(object value):
     return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64
             and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
+
+
+def next_count(count) -> int:
+    """The count of one step more."""
+    return min(count + 1, MOST_STEPS)
 
 
 def whole_count(value, what) -> int:

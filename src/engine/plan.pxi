@@ -96,7 +96,7 @@ cdef class Plan(Inputs):
         if self.repeats:
             step += self._earlier_occurrences(i)
         if self.counts_steps:
-            return <int64_t>(<uint64_t>step + 1)    # not positive if it does not fit
+            return min(step, MOST_STEPS - 1) + 1
         return 1 if step == 0 else 2
 
     cdef int64_t _earlier_occurrences(self, Py_ssize_t i) noexcept:
@@ -196,9 +196,8 @@ cdef class Plan(Inputs):
         return unbound
 
     cdef int _refuse_count(self, Py_ssize_t i, int64_t step) except -1:
-        count = step - 1 if step > -(2**63) else MOST_STEPS + 1
         raise ValueError(
-            f"state 'step' of {self.labels[i]} is {count}, expected a whole number from 0 to "
+            f"state 'step' of {self.labels[i]} is {step - 1}, expected a whole number from 0 to "
             "2**63 - 2"
         )
 
@@ -752,7 +751,7 @@ cdef class Plan(Inputs):
             if self.table.tensors[i].row < 0:
                 self.aged = False
             elif self.counts_steps:
-                self.slots[i].step[0] += 1
+                self.slots[i].step[0] = min(self.slots[i].step[0], MOST_STEPS - 1) + 1
                 if self.remembers:
                     self._remember(i)
             else:
@@ -789,7 +788,7 @@ cdef class Plan(Inputs):
         if not self.pace.apart:
             self.table.weight = self.pace.weight()
             self.table.averages = self.followers
-            self.pace.steps += 1
+            self.pace.steps += self.pace.steps < MOST_STEPS
 
     cdef int prepare_average(self) except -1:
         """Make ready to move the averages in a run of their own, after a step that the kernels have

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Commit, Factored, Spans, make_counter, whole_count
+from cyoptim._engine import Commit, Factored, Spans, make_counter, next_count, whole_count
 from cyoptim._options import check_at_least, check_lr, check_number, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
@@ -136,7 +136,7 @@ class Adafactor(Optimizer):
     ) -> dict[str, Any]:
         new = self._missing(param, state)
         state = {**state, **new}
-        t = whole_count(state["step"], "state 'step'") + 1
+        t = next_count(whole_count(state["step"], "state 'step'"))
         commit.copy(state["step"], np.array(t, np.int64))
         if param.size == 0:
             return new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,7 +20,7 @@ from cyoptim._doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Commit, Plan, Room, TwoLoop, Undo
+from cyoptim._engine import Commit, Plan, Room, TwoLoop, Undo, whole_count
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
 from cyoptim._options import check_lr, check_nonnegative, check_number
@@ -292,7 +293,7 @@ class LBFGS(Optimizer):
 
 def _check_history_size(size: Any) -> None:
     try:
-        valid = operator.index(size) >= 1
+        valid = 1 <= operator.index(size) <= sys.maxsize
     except TypeError:
         raise TypeError(f"history_size must be a whole number, got {size!r}") from None
     if not valid:
@@ -419,7 +420,14 @@ class _Memory:
     @classmethod
     def of_state(cls, state: dict[str, Any], arrays: FlatArrays, label: str) -> _Memory:
         """From the entries of a state, whose vectors must have the size of the problem."""
-        memory = cls(arrays.dtype, int(state.get("func_evals", 0)), int(state.get("n_iter", 0)))
+        memory = cls(arrays.dtype)
+        for name in _COUNTS:
+            count = state.get(name, 0)
+            if not isinstance(count, int):
+                count = whole_count(count, f"state {name!r} of {label}")
+            if count < 0:
+                raise ValueError(f"state {name!r} of {label} is {count}, expected at least 0")
+            setattr(memory, name, count)
         if memory.n_iter == 0:
             return memory
         missing = _STATE_NAMES - state.keys() - {"al"}
