@@ -412,6 +412,10 @@ class Run:
         self.done.append("accumulate twice")
         return [None if total is None else reals(np.asarray(total)) / 2 for total in sums]
 
+    def length(self) -> int:
+        """How many steps: RAdam divides by nothing in its first five."""
+        return int(self.rng.integers(1, 7)) + (5 if self.name == "RAdam" else 0)
+
     def draw_extras(self) -> Options:
         rng = self.rng
         extras: Options = {"zero_grad": chance(rng, 0.5)}
@@ -482,7 +486,7 @@ def check(case: int) -> str:
     run = Run(case)
     try:
         with setting(run):
-            for number in range(run.rng.integers(1, 7)):
+            for number in range(run.length()):
                 if number:
                     run.change()
                 run.step()
