@@ -35,7 +35,7 @@ def _read() -> int:
 
 def _write(mode: int) -> None:
     libm, place = _environment()
-    place[_PLACE : _PLACE + 4] = mode.to_bytes(4, "little")
+    ctypes.memmove(ctypes.addressof(place) + _PLACE, mode.to_bytes(4, "little"), 4)
     libm.fesetenv(place)
 
 

@@ -312,7 +312,8 @@ def nadam_rule() -> int:
 def test_bad_scalars_are_refused(
     downstream: Any, hyper: Any, error: type[Exception], message: str
 ) -> None:
-    kernel, expected = Kernel(Odd, lr=0.1), Kernel(cyoptim.Adam, lr=0.1)
+    kernel: Any = Kernel(Odd, lr=0.1)
+    expected = Kernel(cyoptim.Adam, lr=0.1)
     group = kernel.optimizer.param_groups[0]
     kernel.optimizer.hyper = hyper
     group["lr"] = 5.0
@@ -329,7 +330,7 @@ def test_bad_scalars_are_refused(
 
 @pytest.mark.parametrize("first", ["x", None, [1.0], 10**400])
 def test_bad_initial_values_are_refused(first: Any) -> None:
-    kernel = Kernel(Odd, lr=0.1)
+    kernel: Any = Kernel(Odd, lr=0.1)
     kernel.optimizer.first = first
     with pytest.raises(ValueError, match="exp_avg must be a number, got"):
         kernel.read_options()
@@ -337,7 +338,7 @@ def test_bad_initial_values_are_refused(first: Any) -> None:
 
 
 def test_methods_that_use_the_kernel_meanwhile(downstream: Any) -> None:
-    kernel = Kernel(Odd, lr=0.1)
+    kernel: Any = Kernel(Odd, lr=0.1)
     calls: list[int] = []
 
     def again(hyper: Any) -> Any:
@@ -360,7 +361,9 @@ def test_a_kernel_that_was_never_initialized(downstream: Any) -> None:
         def __init__(self) -> None:
             pass
 
-    for kernel in (Kernel.__new__(Kernel), Kernel.__new__(Kernel, cyoptim.Adam), Lazy()):
+    cls: Any = Kernel
+    kernels: list[Any] = [cls.__new__(cls), cls.__new__(cls, cyoptim.Adam), Lazy()]
+    for kernel in kernels:
         w = np.ones(20_000)
         downstream.run(kernel, w, np.ones((3, 20_000)), [])
         np.testing.assert_array_equal(w, 1)
@@ -371,10 +374,10 @@ def test_a_kernel_that_was_never_initialized(downstream: Any) -> None:
 
 
 def test_initializing_again_is_all_or_nothing() -> None:
-    kernel = Kernel(cyoptim.Adam, lr=0.1)
+    kernel: Any = Kernel(cyoptim.Adam, lr=0.1)
     optimizer = kernel.optimizer
     with pytest.raises(ValueError, match="ask for the state"):
-        kernel.__init__(cyoptim.SGD)  # type: ignore[misc]
+        kernel.__init__(cyoptim.SGD)
     assert kernel.optimizer is optimizer
     kernel.read_options()
 
@@ -437,7 +440,7 @@ def test_numbers_that_are_carried_along_keep_their_last_bits(downstream: Any) ->
 
 @needs_modes
 def test_the_mode_comes_back_after_an_error() -> None:
-    kernel = Kernel(Odd, lr=0.1)
+    kernel: Any = Kernel(Odd, lr=0.1)
     kernel.optimizer.hyper = lambda hyper: None
     with MODES["up"]:
         with pytest.raises(TypeError):
