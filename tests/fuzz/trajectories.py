@@ -8,6 +8,10 @@
     of the last place a step, multiplied where a difference of nearly equal numbers is taken (the variance
     of centered RMSprop: 64 times at most, for the decay rates and numbers of steps here). In float64
     that is below 1e-12; in float32 below the 3e-5 that is promised of 60 steps.
+(d) What is left where a gradient nearly cancels a penalty may be divided by as little: then rounding is all
+    that the step is made of. Options with which this is usual, a divisor that forgets at once, are not
+    drawn; and a case that fails is repeated with a second reference, whose gradients and parameters are
+    a few units of the last place off: what it differs by is allowed for.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ Options = dict[str, Any]
 GUARD = 64  # bytes before and after
 CANARY = 0xA5
 TOLERANCES = {4: 3e-5, 8: 1e-12}  # by the size of a real
+NUDGES = {4: 2.0**-21, 8: 2.0**-50}  # what the gradients of the second reference are off by
+ALLOWANCE = 4  # for what it differs by
 USUAL_SHARE = 8  # bundles a thread
 
 
@@ -66,16 +72,14 @@ def eps(rng: Rng) -> float:
 
 
 def decay(rng: Rng, kept: float = 1.0) -> float:
-    """A penalty. Where little of the last average is kept, what is left of a gradient that nearly
-    cancels the penalty is divided by itself: then rounding is all, and there is no penalty."""
+    """A penalty, unless the divisor keeps little of its last value."""
     return float(pick(rng, 0, 0, 0.01, rng.random())) if kept >= 0.5 else 0.0
 
 
 def averages(rng: Rng) -> Options:
     first, second = beta(rng), beta(rng)
-    # An average that remembers what its divisor has forgotten is divided by next to nothing.
     betas = min(first, second) if second < 0.5 else first, second
-    return {"betas": betas, "eps": eps(rng), "weight_decay": decay(rng, betas[1])}
+    return {"betas": betas, "eps": eps(rng), "weight_decay": decay(rng, second)}
 
 
 def adam(rng: Rng) -> Options:
@@ -257,12 +261,20 @@ class Subject:
     group: int
     reference: Any
     expected: np.ndarray
+    twin: Any = None  # the second reference, if there is one
     reach: np.ndarray = field(init=False)  # the largest value so far
+    nudged: np.ndarray = field(init=False)  # what the second reference has found
     grad: Placed | None = None
-    worst: float = 0.0
 
     def __post_init__(self) -> None:
         self.reach = np.array(np.maximum(np.abs(self.expected), 1))
+        self.nudged = self.expected.copy()
+
+    @property
+    def size(self) -> int:
+        """Of a real, in bytes."""
+        dtype = self.placed.view.dtype
+        return dtype.itemsize // (2 if dtype.kind == "c" else 1)
 
     def follow(self, grad: np.ndarray) -> None:
         """Step the reference along this gradient."""
@@ -270,14 +282,20 @@ class Subject:
         self.reference.step([self.expected], [grad])
         for value in (self.expected, self.expected - before):
             np.maximum(self.reach, np.abs(value), out=self.reach)
+        if self.twin is not None:
+            nudge = 1 + NUDGES[self.size] * np.random.default_rng(grad.size).choice(
+                [-1, 1], grad.shape
+            )
+            self.nudged *= nudge
+            self.twin.step([self.nudged], [grad * nudge[::-1] if nudge.ndim else grad])
 
     def check(self) -> None:
-        view = self.placed.view
-        error = np.abs(reals(view) - self.expected) / self.reach
-        worst = float(error.max(initial=0))
-        size = view.itemsize // (2 if view.dtype.kind == "c" else 1)
-        assert worst <= TOLERANCES[size], f"error {worst} of {self!r}"
-        self.worst = worst / TOLERANCES[size]
+        allowed = TOLERANCES[self.size] * self.reach
+        if self.twin is not None:
+            allowed = allowed + ALLOWANCE * np.abs(self.nudged - self.expected)
+        excess = np.abs(reals(self.placed.view) - self.expected) / allowed
+        worst = float(excess.max(initial=0))
+        assert worst <= 1, f"{worst} times the tolerated error of {self!r}"
         assert self.placed.surroundings_untouched(), f"memory around {self!r} was written to"
 
     def __repr__(self) -> str:
@@ -300,8 +318,9 @@ def wrap(view: np.ndarray, door: str) -> Any:
 class Run:
     """One case: an optimizer, its parameters, and what has been done so far."""
 
-    def __init__(self, case: int) -> None:
+    def __init__(self, case: int, twice: bool) -> None:
         self.rng = rng = np.random.default_rng(case)
+        self.twice = twice
         self.name = str(pick(rng, *MAKERS))
         self.options = [options_for(rng, self.name) for _ in range(rng.integers(1, 4))]
         self.scale = power(rng, -3, 0.5)
@@ -323,9 +342,12 @@ class Run:
         placed = place(rng, any_values(rng, shape, dtype, 1.0))
         door = str(pick(rng, "array", "parameter", "object"))
         group = int(rng.integers(len(self.options)))
-        reference = reference_for(self.name, self.options[group], placed.view.dtype)
-        param = wrap(placed.view, door)
-        others.append(Subject(placed, param, door, group, reference, reals(placed.view)))
+        references = [
+            reference_for(self.name, self.options[group], placed.view.dtype) for _ in range(2)
+        ]
+        subject = Subject(placed, wrap(placed.view, door), door, group, references[0], reals(placed.view))  # fmt: skip
+        subject.twin = references[1] if self.twice else None
+        others.append(subject)
 
     def make(self) -> Any:
         groups = []
@@ -437,7 +459,9 @@ class Run:
             self.options[number]["lr"] *= 0.5
             for subject in self.subjects:
                 if subject.group == number:
-                    subject.reference.lr = self.options[number]["lr"]
+                    for reference in (subject.reference, subject.twin):
+                        if reference is not None:
+                            reference.lr = self.options[number]["lr"]
             for group, used in zip(self.optimizer.param_groups, self.used(), strict=True):
                 group["lr"] = self.options[used]["lr"]
             self.done.append(f"half of lr in group {number}")
@@ -481,15 +505,23 @@ def setting(run: Run) -> Iterator[None]:
         _dispatch.use(chosen)
 
 
+def carry_out(run: Run) -> None:
+    with setting(run):
+        for number in range(run.length()):
+            if number:
+                run.change()
+            run.step()
+
+
 def check(case: int) -> str:
     """Run one case; return the kind of outcome."""
-    run = Run(case)
+    run = Run(case, twice=False)
     try:
-        with setting(run):
-            for number in range(run.length()):
-                if number:
-                    run.change()
-                run.step()
+        try:
+            carry_out(run)
+        except AssertionError:
+            run = Run(case, twice=True)
+            carry_out(run)
     except Exception as error:
         text = f"case {case}: {type(error).__name__}: {error}\n  {run.describe()}"
         raise AssertionError(text) from error
