@@ -367,9 +367,9 @@ def test_clipping_of_what_is_not_finite(dtype: Any) -> None:
     np.testing.assert_array_equal(w.grad, np.clip(g, -1, 1))
     cyoptim.clip_grad_value_([w], np.nan)
     assert np.isnan(w.grad).all()
-    for limit in ({"max_norm": np.nan}, {"max_norm": 1.0, "norm_type": np.nan}):
+    for limit, order in ((np.nan, 2.0), (1.0, np.nan)):
         w.grad = np.ones_like(g)
-        cyoptim.clip_grad_norm_([w], **limit)
+        cyoptim.clip_grad_norm_([w], limit, order)
         assert np.isnan(w.grad).all()
     for value, others in ((np.nan, np.nan), (np.inf, 0)):  # as in torch: 1 / inf is nothing
         w.grad = np.ones_like(g)
