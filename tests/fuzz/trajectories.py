@@ -31,7 +31,7 @@ from reference import GAINS, least_eps
 
 NAME = "trajectories"
 LONG = 50_000
-SEEDS: tuple[int, ...] = ()
+SEEDS: tuple[int, ...] = (83, 49544)
 
 Rng = np.random.Generator
 Options = dict[str, Any]
