@@ -17,7 +17,7 @@ from _reduce cimport (AXPBY_DOT, DOT, GRADIENT_SQUARES, SUM_SQUARES, axpby_dot_s
                       reduce_span)
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, PIECE, SQUARES, STATISTICS,
                      Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
-from rules.adadelta cimport adadelta
+from rules.adadelta cimport adadelta, adadelta_clock
 from rules.adafactor cimport (add_squares, mean_square, scaled_square, scaled_update,
                               sum_squares)
 from rules.adagrad cimport adagrad, adagrad_clock
@@ -30,7 +30,7 @@ from rules.clip cimport clamp, scale
 from rules.nadam cimport nadam, nadam_clock
 from rules.radam cimport radam, radam_clock
 from rules.rmsprop cimport (rmsprop, rmsprop_centered, rmsprop_centered_momentum,
-                            rmsprop_momentum)
+                            rmsprop_clock, rmsprop_momentum)
 from rules.rprop cimport rprop
 from rules.sgd cimport momentum_clock, sgd, sgd_momentum, sgd_nesterov
 from rules.sparse_adam cimport sparse_adam, sparse_adam_clock
@@ -75,15 +75,16 @@ rule("sgd_nesterov", ("momentum_buffer",), 5,
 rule("adam", ("exp_avg", "exp_avg_sq"), 7, adam[float], adam[double], adam_clock)
 rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), 7,
      adam_amsgrad[float], adam_amsgrad[double], adam_clock)
-rule("rmsprop", ("square_avg",), 7, rmsprop[float], rmsprop[double], NULL)
+rule("rmsprop", ("square_avg",), 7, rmsprop[float], rmsprop[double], rmsprop_clock)
 rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), 7,
-     rmsprop_momentum[float], rmsprop_momentum[double], NULL)
+     rmsprop_momentum[float], rmsprop_momentum[double], rmsprop_clock)
 rule("rmsprop_centered", ("square_avg", "grad_avg"), 7,
-     rmsprop_centered[float], rmsprop_centered[double], NULL)
+     rmsprop_centered[float], rmsprop_centered[double], rmsprop_clock)
 rule("rmsprop_centered_momentum", ("square_avg", "momentum_buffer", "grad_avg"), 7,
-     rmsprop_centered_momentum[float], rmsprop_centered_momentum[double], NULL)
+     rmsprop_centered_momentum[float], rmsprop_centered_momentum[double],
+     rmsprop_clock)
 rule("adagrad", ("sum",), 5, adagrad[float], adagrad[double], adagrad_clock)
-rule("adadelta", ("square_avg", "acc_delta"), 6, adadelta[float], adadelta[double], NULL)
+rule("adadelta", ("square_avg", "acc_delta"), 6, adadelta[float], adadelta[double], adadelta_clock)
 rule("adamax", ("exp_avg", "exp_inf"), 6, adamax[float], adamax[double], adamax_clock)
 rule("nadam", ("exp_avg", "exp_avg_sq"), 8, nadam[float], nadam[double], nadam_clock,
      ("mu_product",))

@@ -4,14 +4,20 @@
 # (a) An update is a table of one tensor in one chunk, handed to the same kernels that a step runs, so it
 #     gives the same bits.
 # (b) What needs no Python object is in a struct behind a pointer, so that it may grow.
+# (c) Scalars are computed in the mode in which a program begins, whatever the caller's: fp_mode.h. What
+#     is computed between fp_plain() and fp_restore() is stored in memory before the latter, as the
+#     compiler may move across them what is not.
+# (d) What a subclass's methods return is checked before it is stored: nothing is written past a row, and
+#     a kernel that was never initialized updates nothing.
 """Optimizers for other Cython modules; see docs/cython.md."""
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
-from _table cimport (CHUNK, FLOAT32, FLOAT64, Chunk, Clock, Kernels, Row, Table, Tensor)
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, Chunk, Clock, Kernels, Row, Table, Tensor)
 
 import importlib
 
@@ -21,13 +27,18 @@ from cyoptim import _dispatch
 from cyoptim.optimizer import Optimizer
 from cyoptim.parameter import Parameter
 
+cdef extern from "fp_mode.h" nogil:
+    unsigned long long fp_plain()
+    void fp_restore(unsigned long long mode)
+
 cdef struct Own:
     Row options             # as they were read
     Row step                # the scalars of the step that has begun, and what the rule remembers
-    int streams             # arrays of an update: parameter, gradient, state
+    int streams             # arrays of an update: parameter, gradient, state; 0 before there is a rule
 
 _module = importlib.import_module(f"cyoptim._kernels_{_dispatch.chosen}")
 cdef list RULES = list(_module.RULES.values())
+cdef list RULE_NAMES = list(_module.RULES)
 cdef const Kernels *KERNELS = <const Kernels *>PyCapsule_GetPointer(
     _module.kernels(), "cyoptim.kernels")
 
@@ -82,11 +93,9 @@ cdef class Kernel:
             raise TypeError(f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}")
         if optimizer._updates_itself:
             raise TypeError(f"{optimizer.__name__} has no kernel: it is not element-wise")
-        self.optimizer = optimizer([Parameter(np.zeros(0))], *args, **options)
-        self.read_options()
-        group = self.optimizer.param_groups[0]
-        for k, name in enumerate(memory_names(self)):
-            own(self).step.memory[k] = self.optimizer._initial_value(group, name)
+        owner = optimizer([Parameter(np.zeros(0))], *args, **options)
+        remember(self, read(self, owner))
+        self.optimizer = owner
 
     def read_options(self):
         """Take over the options that have been changed in ``optimizer.param_groups[0]``, by a
@@ -97,24 +106,7 @@ cdef class Kernel:
         TypeError, ValueError
             If an option is out of range, or asks for other state arrays; those in use stay.
         """
-        cdef Row row
-        group = self.optimizer.param_groups[0]
-        self.optimizer._check_options(group)
-        rule, *scalars = self.optimizer._hyper(group)
-        names = RULES[rule][0]
-        if self.state_names is not None and self.state_names != names:
-            raise ValueError(
-                f"the options ask for the state {list(names)}, but this kernel was made with "
-                f"{list(self.state_names)}: make another"
-            )
-        row = own(self).options
-        row.rule = rule
-        for k, value in enumerate(scalars):
-            row.scalars[k] = value
-        self.initial_values = tuple([self.optimizer._initial_value(group, n) for n in names])
-        self.state_names = names
-        own(self).options = row
-        own(self).streams = 2 + len(names)
+        read(self, self.optimizer)
 
     @property
     def state(self):
@@ -126,24 +118,24 @@ cdef class Kernel:
         names = memory_names(self)
         if not isinstance(values, dict) or set(values) != {"step", *names}:
             raise ValueError(f"state must be a dict of {', '.join(('step', *names))}, got {values!r}")
-        step = values["step"]
-        if not isinstance(step, (int, float, np.number)) or step != int(step) or step < 0:
-            raise ValueError(f"step must be a whole number, at least 0, got {step!r}")
-        memory = [float(values[name]) for name in names]
-        self.steps = int(step)
-        for k, value in enumerate(memory):
-            own(self).step.memory[k] = value
+        cdef int64_t step = whole_number(values["step"])
+        cdef double[:] memory = np.array([number(name, values[name]) for name in names])
+        self.steps = step
+        remember(self, memory)
 
     cdef void begin_step(self) noexcept nogil:
         cdef Row *row = &own(self).step
         cdef Clock clock
+        cdef unsigned long long mode = fp_plain()
         row.rule = own(self).options.rule
         row.scalars = own(self).options.scalars
-        self.steps += 1
+        if self.steps < INT64_MAX:
+            self.steps += 1
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
             clock(row.scalars, self.steps, row.memory)
         row.scalars[0] *= self.grad_scale   # the sign of the gradient
+        fp_restore(mode)
 
     cdef void update_float32(self, float **arrays, Py_ssize_t size) noexcept nogil:
         update(own(self), <void **>arrays, FLOAT32, size)
@@ -158,6 +150,87 @@ cdef inline Own *own(Kernel kernel) noexcept nogil:
 
 cdef tuple memory_names(Kernel kernel):
     return RULES[own(kernel).options.rule][2]
+
+
+cdef object read(Kernel kernel, object optimizer):
+    """Take over the optimizer's options, all or none; return the initial values of the rule's memory."""
+    cdef Row row
+    cdef unsigned long long mode = fp_plain()
+    try:
+        group = optimizer.param_groups[0]
+        optimizer._check_options(group)
+        row = own(kernel).options
+        fill_row(&row, optimizer._hyper(group))
+        names, _, memory = RULES[row.rule]
+        if kernel.state_names is not None:
+            check_same(kernel, names, memory)
+        first = [number(name, optimizer._initial_value(group, name)) for name in (*names, *memory)]
+    finally:
+        fp_restore(mode)
+    kernel.initial_values = tuple(first[:len(names)])
+    kernel.state_names = names
+    own(kernel).options = row
+    own(kernel).streams = 2 + len(names)
+    return np.array(first[len(names):])
+
+
+cdef int fill_row(Row *row, object hyper) except -1:
+    """Set a row from what `_hyper` returns: (rule, scalar, ...)."""
+    cdef Py_ssize_t k, rule
+    cdef list scalars
+    if type(hyper) is not tuple or not hyper:
+        raise TypeError(f"_hyper must return a tuple (rule, scalar, ...), got {hyper!r}")
+    if type(hyper[0]) is not int or not 0 <= hyper[0] < len(RULES):
+        raise ValueError(f"_hyper must return the number of a rule first, got {hyper[0]!r}")
+    rule = hyper[0]
+    scalars = list(hyper[1:])
+    if len(scalars) != RULES[rule][1]:
+        raise TypeError(f"rule {RULE_NAMES[rule]} takes {RULES[rule][1]} scalars, got {len(scalars)}")
+    row.rule = <int>rule
+    for k in range(len(scalars)):
+        row.scalars[k] = number(f"scalar {k + 1} of rule {RULE_NAMES[rule]}", scalars[k])
+    return 0
+
+
+cdef int check_same(Kernel kernel, tuple names, tuple memory) except -1:
+    if kernel.state_names != names:
+        raise ValueError(
+            f"the options ask for the state {list(names)}, but this kernel was made with "
+            f"{list(kernel.state_names)}: make another"
+        )
+    if memory_names(kernel) != memory:
+        raise ValueError(
+            f"the options ask for the numbers {list(memory)}, but this kernel was made with "
+            f"{list(memory_names(kernel))}: make another"
+        )
+    return 0
+
+
+cdef void remember(Kernel kernel, const double[:] memory) noexcept:
+    cdef unsigned long long mode = fp_plain()
+    cdef Py_ssize_t k
+    for k in range(min(memory.shape[0], <Py_ssize_t>MAX_MEMORY)):
+        own(kernel).step.memory[k] = <float>memory[k]
+    fp_restore(mode)
+
+
+cdef double number(str name, object value) except? -1:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be a number, got {value!r}") from None
+
+
+cdef int64_t whole_number(object step) except? -1:
+    """A step count; a float if it is whole, as torch's are."""
+    if isinstance(step, (float, np.floating)) and step == step and abs(step) < 2.0**63:
+        whole = int(step) if step == int(step) else None
+    else:
+        whole = int(step) if isinstance(step, (int, np.integer)) else None
+    # One less than the largest, so that a step can begin.
+    if whole is None or not 0 <= whole < INT64_MAX:
+        raise ValueError(f"step must be a whole number from 0 to {INT64_MAX - 1}, got {step!r}")
+    return whole
 
 
 cdef struct Span:           # a table of one tensor in one chunk
@@ -181,6 +254,8 @@ cdef inline void lay(Span *span, int dtype, Py_ssize_t size) noexcept nogil:
 cdef inline void update(Own *own, void **arrays, int dtype, Py_ssize_t size) noexcept nogil:
     cdef Span span
     cdef int k
+    if own.streams == 0:
+        return
     lay(&span, dtype, size)
     for k in range(own.streams):
         span.tensor.streams[k] = arrays[k]
@@ -190,21 +265,24 @@ cdef inline void update(Own *own, void **arrays, int dtype, Py_ssize_t size) noe
 
 cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
                                double before) noexcept nogil:
-    # Chunk by chunk, as the norm of a step.
+    # Chunk by chunk, as the norm of a step. Both numbers are where a kernel may see them: see (c).
     cdef Span span
-    cdef double partial
+    cdef double partial[2]
     cdef Py_ssize_t start = 0
+    cdef unsigned long long mode = fp_plain()
     lay(&span, dtype, size)
     span.tensor.streams[0] = <void *>array
     span.table.reduction = SUM_SQUARES
-    span.table.partials = &partial
+    span.table.partials = partial
+    partial[1] = before
     while start < size:
         span.chunk.start = start
         start = min(start + CHUNK, size)
         span.chunk.stop = start
         KERNELS.reduce(&span.table, 0)
-        before += partial
-    return before
+        partial[1] = partial[1] + partial[0]
+    fp_restore(mode)
+    return partial[1]
 
 
 cdef double sum_squares_float32(const float *array, Py_ssize_t size, double before) noexcept nogil:

@@ -277,3 +277,18 @@ VARIANT_IDS = [
     f"{case.name}-{'-'.join(f'{k}={v}' for k, v in variant.items()) or 'defaults'}"
     for case, variant in VARIANTS
 ]
+
+# Where a reference keeps what the state calls so; only what an element has of its own.
+REFERENCE_STATES: dict[str, dict[str, str]] = {
+    "SGD": {"momentum_buffer": "buffers"},
+    "Adam": {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"},
+    "AdamW": {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"},
+    "RMSprop": {"square_avg": "n", "momentum_buffer": "b", "grad_avg": "g"},
+    "Adagrad": {"sum": "s"},
+    "Adadelta": {"square_avg": "squares", "acc_delta": "updates"},
+    "Adamax": {"exp_avg": "m", "exp_inf": "u"},
+    "NAdam": {"exp_avg": "m", "exp_avg_sq": "v"},
+    "RAdam": {"exp_avg": "m", "exp_avg_sq": "v"},
+    "ASGD": {"ax": "ax"},
+    "Rprop": {"prev": "prev", "step_size": "sizes"},
+}

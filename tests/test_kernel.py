@@ -18,6 +18,7 @@ import pytest
 import cyoptim
 from cases import VARIANT_IDS, VARIANTS
 from cyoptim.kernel import Kernel
+from fp_modes import MODES, Mode, needs_modes
 
 SOURCE = Path(__file__).parent / "downstream"
 PAGE = Path(__file__).parent.parent / "docs" / "cython.md"
@@ -222,20 +223,226 @@ def test_bad_options_leave_those_in_use(downstream: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "state",
+    "step",
+    [-1, 0.5, "1", None, 2**63 - 1, 2**64, -(2**64), 2.0**63, float("nan"), float("inf"), 1j,
+     np.complex64(1), np.float64("nan"), np.uint64(2**63), [1]],
+)  # fmt: skip
+def test_a_bad_step_count_is_refused(step: Any) -> None:
+    kernel = Kernel(cyoptim.NAdam)
+    message = f"step must be a whole number from 0 to {2**63 - 2}, got {step!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kernel.state = {"step": step, "mu_product": 0.5}
+    assert kernel.state == {"step": 0, "mu_product": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
     [
-        {"step": -1, "mu_product": 1.0},
-        {"step": 0.5, "mu_product": 1.0},
-        {"step": "1", "mu_product": 1.0},
-        {"step": 1},
-        {"step": 1, "mu_product": "x"},
-        [1, 1.0],
+        ({"step": 1}, "state must be a dict of step, mu_product, got {'step': 1}"),
+        ({"step": 1, "mu_product": 1.0, "x": 1}, "state must be a dict of step, mu_product"),
+        ({"step": 1, "mu_product": "x"}, "mu_product must be a number, got 'x'"),
+        ({"step": 1, "mu_product": None}, "mu_product must be a number, got None"),
+        ({"step": 1, "mu_product": 10**400}, "mu_product must be a number, got 1000"),
+        ([1, 1.0], "state must be a dict of step, mu_product, got [1, 1.0]"),
     ],
 )
-def test_a_bad_state_is_refused(state: Any) -> None:
+def test_a_bad_state_is_refused(state: Any, message: str) -> None:
     kernel = Kernel(cyoptim.NAdam)
-    with pytest.raises(
-        (ValueError, TypeError), match="state must be|step must be|could not convert"
-    ):
+    with pytest.raises(ValueError, match=re.escape(message)):
         kernel.state = state
     assert kernel.state == {"step": 0, "mu_product": 1.0}
+
+
+@pytest.mark.parametrize("step", [0, 7.0, 2**53 + 1, 2**63 - 2, np.int64(2**62 + 1), np.float32(3)])
+def test_a_step_count_keeps_all_bits(downstream: Any, step: Any) -> None:
+    kernel = Kernel(cyoptim.Adam)
+    kernel.state = {"step": step}
+    assert kernel.state == {"step": int(step)}
+    assert type(kernel.state["step"]) is int
+    for last in (int(step) + 1, min(int(step) + 2, 2**63 - 1)):  # the count ends there
+        w = np.ones(3)
+        downstream.run(kernel, w, np.ones((1, 3)), fresh_states(kernel, 3, np.float64))
+        assert np.isfinite(w).all()
+        assert kernel.state == {"step": last}
+
+
+# --- subclasses whose methods return something else ----------------------------------------------
+
+
+class Odd(cyoptim.Adam):
+    """An Adam whose scalars are what the test sets."""
+
+    hyper: Any = None
+    first: Any = 0.0
+
+    def _hyper(self, group: Any) -> Any:
+        usual = super()._hyper(group)
+        return self.hyper(usual) if self.hyper else usual
+
+    def _initial_value(self, group: Any, name: str) -> Any:
+        return self.first
+
+
+BAD_HYPERS: list[tuple[Any, type[Exception], str]] = [
+    (lambda h: None, TypeError, "_hyper must return a tuple (rule, scalar, ...), got None"),
+    (lambda h: (), TypeError, "_hyper must return a tuple (rule, scalar, ...), got ()"),
+    (lambda h: list(h), TypeError, "_hyper must return a tuple (rule, scalar, ...), got ["),
+    (lambda h: (-1, *h[1:]), ValueError, "_hyper must return the number of a rule first, got -1"),
+    (lambda h: (64, *h[1:]), ValueError, "_hyper must return the number of a rule first, got 64"),
+    (lambda h: (2**70, *h[1:]), ValueError, "_hyper must return the number of a rule first, got"),
+    (lambda h: (1.0, *h[1:]), ValueError, "_hyper must return the number of a rule first, got 1.0"),
+    (lambda h: ("adam", *h[1:]), ValueError, "the number of a rule first, got 'adam'"),
+    (lambda h: h[:-1], TypeError, "rule adam takes 7 scalars, got 6"),
+    (lambda h: (*h, 1.0), TypeError, "rule adam takes 7 scalars, got 8"),
+    (lambda h: (*h, *[1e300] * 5000), TypeError, "rule adam takes 7 scalars, got 5007"),
+    (lambda h: (*h[:-1], None), ValueError, "scalar 7 of rule adam must be a number, got None"),
+    (lambda h: (*h[:-1], "x"), ValueError, "scalar 7 of rule adam must be a number, got 'x'"),
+    (lambda h: (h[0] - 1, *[1.0] * 5), ValueError, "ask for the state ['momentum_buffer']"),
+    (lambda h: (nadam_rule(), *h[1:], 0.1), ValueError, "ask for the numbers ['mu_product']"),
+]
+
+
+def nadam_rule() -> int:
+    group = cyoptim.NAdam([np.zeros(1)]).param_groups[0]
+    rule: int = cyoptim.NAdam([np.zeros(1)])._hyper(group)[0]
+    return rule
+
+
+@pytest.mark.parametrize(("hyper", "error", "message"), BAD_HYPERS)
+def test_bad_scalars_are_refused(
+    downstream: Any, hyper: Any, error: type[Exception], message: str
+) -> None:
+    kernel: Any = Kernel(Odd, lr=0.1)
+    expected = Kernel(cyoptim.Adam, lr=0.1)
+    group = kernel.optimizer.param_groups[0]
+    kernel.optimizer.hyper = hyper
+    group["lr"] = 5.0
+    for _ in range(2):
+        with pytest.raises(error, match=re.escape(message)):
+            kernel.read_options()
+        assert (kernel.state_names, kernel.initial_values) == (("exp_avg", "exp_avg_sq"), (0, 0))
+    found = []
+    for k in (kernel, expected):
+        found.append(np.ones(5))
+        downstream.run(k, found[-1], np.ones((3, 5)), fresh_states(k, 5, np.float64))
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+@pytest.mark.parametrize("first", ["x", None, [1.0], 10**400])
+def test_bad_initial_values_are_refused(first: Any) -> None:
+    kernel: Any = Kernel(Odd, lr=0.1)
+    kernel.optimizer.first = first
+    with pytest.raises(ValueError, match="exp_avg must be a number, got"):
+        kernel.read_options()
+    assert kernel.initial_values == (0, 0)
+
+
+def test_methods_that_use_the_kernel_meanwhile(downstream: Any) -> None:
+    kernel: Any = Kernel(Odd, lr=0.1)
+    calls: list[int] = []
+
+    def again(hyper: Any) -> Any:
+        if len(calls) < 3:
+            calls.append(1)
+            kernel.read_options()
+            kernel.state = {"step": len(calls)}
+        return hyper
+
+    kernel.optimizer.hyper = again
+    kernel.read_options()
+    assert kernel.state == {"step": 3}
+    w = np.ones(5)
+    downstream.run(kernel, w, np.ones((3, 5)), fresh_states(kernel, 5, np.float64))
+    assert kernel.state == {"step": 6}
+
+
+def test_a_kernel_that_was_never_initialized(downstream: Any) -> None:
+    class Lazy(Kernel):
+        def __init__(self) -> None:
+            pass
+
+    cls: Any = Kernel
+    kernels: list[Any] = [cls.__new__(cls), cls.__new__(cls, cyoptim.Adam), Lazy()]
+    for kernel in kernels:
+        w = np.ones(20_000)
+        downstream.run(kernel, w, np.ones((3, 20_000)), [])
+        np.testing.assert_array_equal(w, 1)
+        assert kernel.state == {"step": 3}
+        with pytest.raises(AttributeError):
+            kernel.read_options()
+        assert (kernel.optimizer, kernel.state_names, kernel.initial_values) == (None, None, None)
+
+
+def test_initializing_again_is_all_or_nothing() -> None:
+    kernel: Any = Kernel(cyoptim.Adam, lr=0.1)
+    optimizer = kernel.optimizer
+    with pytest.raises(ValueError, match="ask for the state"):
+        kernel.__init__(cyoptim.SGD)
+    assert kernel.optimizer is optimizer
+    kernel.read_options()
+
+
+# --- the caller's floating-point mode -------------------------------------------------------------
+
+
+def of_a_run(downstream: Any, case: Any, options: dict[str, Any], dtype: Any, mode: Mode) -> bytes:
+    """All that steps in this mode change."""
+    start, grads = inputs(CHUNK + 17, dtype, steps=5)
+    with mode:
+        kernel = Kernel(case.cls, **options)
+    states = fresh_states(kernel, start.size, dtype)  # rounded by NumPy
+    with mode:
+        downstream.run(kernel, start, grads[:2], states, 0.1)
+        kernel.state = kernel.state
+        kernel.read_options()
+        downstream.run(kernel, start, grads[2:], states, 0.1)
+        assert mode.holds()
+    memory = np.array([*kernel.initial_values, *kernel.state.values()])
+    return b"".join(array.tobytes() for array in (start, *states, memory))
+
+
+@needs_modes
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
+def test_the_mode_of_the_caller_changes_no_bits(
+    downstream: Any, case: Any, options: dict[str, Any], dtype: Any
+) -> None:
+    expected = of_a_run(downstream, case, options, dtype, MODES["nearest"])
+    for name, mode in MODES.items():
+        assert of_a_run(downstream, case, options, dtype, mode) == expected, name
+
+
+@needs_modes
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_sums_of_squares_in_the_mode_of_the_caller(downstream: Any, mode: Mode) -> None:
+    rng = np.random.default_rng(3)
+    arrays = [rng.standard_normal(3 * CHUNK + 5).astype(t) for t in (np.float32, np.float64)]
+    expected = [downstream.squares(a, 0.1) for a in arrays]
+    with mode:
+        found = [downstream.squares(a, 0.1) for a in arrays]
+        assert mode.holds()
+    assert found == expected
+
+
+@needs_modes
+def test_numbers_that_are_carried_along_keep_their_last_bits(downstream: Any) -> None:
+    # They become so small that a caller who flushes would find zero.
+    found = []
+    for mode in MODES.values():
+        kernel = Kernel(cyoptim.NAdam, lr=1e-3)
+        kernel.state = {"step": 1, "mu_product": 2e-38}
+        with mode:
+            downstream.run(kernel, np.ones(1), np.ones((5, 1)), fresh_states(kernel, 1, np.float64))
+        found.append(np.float32(kernel.state["mu_product"]).tobytes())
+    assert found[0] != np.float32(0).tobytes()
+    assert len(set(found)) == 1
+
+
+@needs_modes
+def test_the_mode_comes_back_after_an_error() -> None:
+    kernel: Any = Kernel(Odd, lr=0.1)
+    kernel.optimizer.hyper = lambda hyper: None
+    with MODES["up"]:
+        with pytest.raises(TypeError):
+            kernel.read_options()
+        assert MODES["up"].holds()

@@ -3,6 +3,7 @@
 # A bare `sqrt(x)`, or a conditional expression over sqrtf and sqrt, has type double and widens a
 # float32 loop; a function that *returns* `floating` does not.
 from cython cimport floating
+from libc.float cimport DBL_MIN, FLT_MIN
 from libc.math cimport fabs, fabsf, sqrt, sqrtf
 
 
@@ -25,3 +26,32 @@ cdef inline floating greater(floating a, floating b) noexcept nogil:
     # `or`, which the vectorizer takes for control flow.
     b = a if a > b else b
     return a if a != a else b
+
+
+# The least eps of a quotient d / (sqrt(v) + eps), where v is an average that gains (1 - beta) * d^2.
+#
+# What is below the smallest normal number is flushed to zero, and with it the gain of every d below
+# sqrt(smallest / (1 - beta)). With this number as the least eps, such a quotient is below 1, as it is
+# where nothing is flushed; without it, it is huge, or 0/0. `spread` is 1 / sqrt(1 - beta).
+cdef inline floating least_eps(floating eps, double spread) noexcept nogil:
+    cdef floating least
+    if floating is float:
+        least = <float>(sqrt(FLT_MIN) * spread)
+    else:
+        least = sqrt(DBL_MIN) * spread
+    return least if eps < least else eps
+
+
+# The same inside of the root, as an eps that is added to v.
+cdef inline floating least_square(floating eps, double spread) noexcept nogil:
+    cdef floating least
+    if floating is float:
+        least = <float>(FLT_MIN * spread * spread)
+    else:
+        least = DBL_MIN * spread * spread
+    return least if eps < least else eps
+
+
+# Where nothing is gained, nothing is lost: 1.
+cdef inline double spread_of(double gain) noexcept nogil:
+    return 1 / sqrt(gain) if gain > 0 else 1

@@ -3,10 +3,10 @@
 # scalars: sign (-1 to maximize), l2, lr, eps, lr_decay
 # by the clock: lr / (1 + (t - 1) * lr_decay)
 #
-# `decay`: see sgd.pxd.
+# The sum gains d^2 itself. `decay`: see sgd.pxd.
 from cython cimport floating
 from libc.stdint cimport int64_t
-from rules._math cimport root
+from rules._math cimport least_eps, root
 
 
 cdef inline void adagrad_clock(double *h, int64_t step, float *memory) noexcept nogil:
@@ -18,7 +18,7 @@ cdef inline void adagrad(floating **s, const double *h, Py_ssize_t n) noexcept n
     cdef floating *g = s[1]
     cdef floating *total = s[2]
     cdef floating sign = <floating>h[0], l2 = <floating>h[1]
-    cdef floating lr = <floating>h[2], eps = <floating>h[3]
+    cdef floating lr = <floating>h[2], eps = least_eps(<floating>h[3], 1)
     cdef bint decay = l2 != 0
     cdef floating d, t
     cdef Py_ssize_t i

@@ -1,14 +1,15 @@
 # Adam (Kingma & Ba 2015, algorithm 1), AMSGrad (Reddi et al. 2018), AdamW (Loshchilov & Hutter 2019).
 #
 # scalars: sign (-1 to maximize), l2, shrink = 1 - lr * decoupled decay, beta1, beta2, eps, lr
-# by the clock: step size = lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - beta1, 1 - beta2
+# by the clock: step size = lr / (1 - beta1^t), 1 / sqrt(1 - beta2^t), 1 - beta1, 1 - beta2,
+#          1 / sqrt(1 - beta2)
 #
 # The complements are taken in double: 1 - beta in float32 would lose digits that the bias
 # correction amplifies. `decay`: see sgd.pxd.
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from rules._math cimport greater, root
+from rules._math cimport greater, least_eps, root, spread_of
 
 
 cdef inline void adam_clock(double *h, int64_t step, float *memory) noexcept nogil:
@@ -16,6 +17,7 @@ cdef inline void adam_clock(double *h, int64_t step, float *memory) noexcept nog
     h[7] = 1 / sqrt(1 - pow(h[4], <double>step))
     h[8] = 1 - h[3]
     h[9] = 1 - h[4]
+    h[10] = spread_of(h[9])
 
 
 cdef inline void _adam(floating **s, const double *h, Py_ssize_t n, bint amsgrad) noexcept nogil:
@@ -25,7 +27,8 @@ cdef inline void _adam(floating **s, const double *h, Py_ssize_t n, bint amsgrad
     cdef floating *v = s[3]
     cdef floating *top = s[4]
     cdef floating sign = <floating>h[0], l2 = <floating>h[1], shrink = <floating>h[2]
-    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4], eps = <floating>h[5]
+    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4]
+    cdef floating eps = least_eps(<floating>h[5], h[10])
     cdef floating size = <floating>h[6], unbias = <floating>h[7]
     cdef floating gain1 = <floating>h[8], gain2 = <floating>h[9]
     cdef bint decay = l2 != 0

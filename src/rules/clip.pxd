@@ -1,6 +1,7 @@
 # Gradient clipping (Pascanu, Mikolov & Bengio 2013): stream 0 is the gradient itself.
 #
-# scalars: scale: coefficient        clamp: low, high (NaN passes through)
+# scalars: scale: coefficient        clamp: low, high (NaN passes through; a limit that is NaN leaves nothing
+#          else)
 from cython cimport floating
 
 
@@ -17,6 +18,10 @@ cdef inline void clamp(floating **s, const double *h, Py_ssize_t n) noexcept nog
     cdef floating low = <floating>h[0], high = <floating>h[1]
     cdef floating x
     cdef Py_ssize_t i
+    if low != low or high != high:
+        for i in range(n):
+            g[i] = low + high
+        return
     for i in range(n):
         x = g[i]
         x = low if x < low else x

@@ -3,14 +3,14 @@
 # scalars: sign (-1 to maximize), l2, shrink = 1 - lr * decoupled decay, beta1, beta2, eps, lr,
 #          momentum decay
 # by the clock: weight of the gradient, weight of its average, 1 / sqrt(1 - beta2^t), 1 - beta1,
-#          1 - beta2
+#          1 - beta2, 1 / sqrt(1 - beta2)
 # memory: mu_product, the product of all mu so far
 #
 # `decay`: see sgd.pxd.
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from rules._math cimport root
+from rules._math cimport least_eps, root, spread_of
 
 
 cdef inline void nadam_clock(double *h, int64_t step, float *memory) noexcept nogil:
@@ -23,6 +23,7 @@ cdef inline void nadam_clock(double *h, int64_t step, float *memory) noexcept no
     h[8] = 1 / sqrt(1 - pow(h[4], <double>step))
     h[9] = 1 - beta1
     h[10] = 1 - h[4]
+    h[11] = spread_of(h[10])
 
 
 cdef inline void nadam(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
@@ -31,7 +32,8 @@ cdef inline void nadam(floating **s, const double *h, Py_ssize_t n) noexcept nog
     cdef floating *m = s[2]
     cdef floating *v = s[3]
     cdef floating sign = <floating>h[0], l2 = <floating>h[1], shrink = <floating>h[2]
-    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4], eps = <floating>h[5]
+    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4]
+    cdef floating eps = least_eps(<floating>h[5], h[11])
     cdef floating of_gradient = <floating>h[6], of_average = <floating>h[7]
     cdef floating unbias = <floating>h[8], gain1 = <floating>h[9], gain2 = <floating>h[10]
     cdef bint decay = l2 != 0

@@ -2,13 +2,13 @@
 #
 # scalars: sign (-1 to maximize), l2, shrink = 1 - lr * decoupled decay, beta1, beta2, eps, lr
 # by the clock: step size with bias correction and rectification, whether the variance is tractable,
-#          1 - beta1, 1 - beta2
+#          1 - beta1, 1 - beta2, 1 / sqrt(1 - beta2)
 #
 # `decay`: see sgd.pxd; `adaptive` likewise does not change inside the loop.
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from rules._math cimport root
+from rules._math cimport least_eps, root, spread_of
 
 
 cdef inline void radam_clock(double *h, int64_t step, float *memory) noexcept nogil:
@@ -22,6 +22,7 @@ cdef inline void radam_clock(double *h, int64_t step, float *memory) noexcept no
             (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
     h[8] = 1 - h[3]
     h[9] = 1 - h[4]
+    h[10] = spread_of(h[9])
 
 
 cdef inline void radam(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
@@ -30,7 +31,8 @@ cdef inline void radam(floating **s, const double *h, Py_ssize_t n) noexcept nog
     cdef floating *m = s[2]
     cdef floating *v = s[3]
     cdef floating sign = <floating>h[0], l2 = <floating>h[1], shrink = <floating>h[2]
-    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4], eps = <floating>h[5]
+    cdef floating beta1 = <floating>h[3], beta2 = <floating>h[4]
+    cdef floating eps = least_eps(<floating>h[5], h[10])
     cdef floating size = <floating>h[6], gain1 = <floating>h[8], gain2 = <floating>h[9]
     cdef bint decay = l2 != 0
     cdef bint adaptive = h[7] != 0

@@ -1,10 +1,17 @@
 # RMSprop (Hinton 2012, lecture 6e); the centered form after Graves (2013, equations 38 to 45).
 #
 # scalars: sign (-1 to maximize), l2, lr, alpha, 1 - alpha, eps, momentum
+# by the clock: 1 / sqrt(1 - alpha)
 #
-# `decay`: see sgd.pxd.
+# `margin` is what flushing can take from the mean of squares, of which it may leave less than the
+# square of the mean; nothing in a mean of squares of ordinary size. `decay`: see sgd.pxd.
 from cython cimport floating
-from rules._math cimport root
+from libc.stdint cimport int64_t
+from rules._math cimport least_eps, least_square, root, spread_of
+
+
+cdef inline void rmsprop_clock(double *h, int64_t step, float *memory) noexcept nogil:
+    h[7] = spread_of(h[4])
 
 
 cdef inline void _rmsprop(floating **s, const double *h, Py_ssize_t n, bint momentum,
@@ -15,8 +22,9 @@ cdef inline void _rmsprop(floating **s, const double *h, Py_ssize_t n, bint mome
     cdef floating *b = s[3]
     cdef floating *mean = s[4] if momentum else s[3]
     cdef floating sign = <floating>h[0], l2 = <floating>h[1], lr = <floating>h[2]
-    cdef floating alpha = <floating>h[3], gain = <floating>h[4], eps = <floating>h[5]
-    cdef floating mu = <floating>h[6]
+    cdef floating alpha = <floating>h[3], gain = <floating>h[4], mu = <floating>h[6]
+    cdef floating eps = least_eps(<floating>h[5], h[7])
+    cdef floating margin = 2 * least_square(<floating>0, h[7])
     cdef bint decay = l2 != 0
     cdef floating d, second, first
     cdef Py_ssize_t i
@@ -29,7 +37,7 @@ cdef inline void _rmsprop(floating **s, const double *h, Py_ssize_t n, bint mome
         if centered:
             first = alpha * mean[i] + gain * d
             mean[i] = first
-            second = second - first * first
+            second = second + (margin - first * first)
         d = d / (root(second) + eps)
         if momentum:
             d = mu * b[i] + d

@@ -62,6 +62,13 @@ def run(kernel, floating[::1] param, floating[:, ::1] grads, list states, double
                 k.update_float64(arrays, n)
 
 
+def squares(const floating[::1] array, double before):
+    """The sum of the squares, added to `before`."""
+    if floating is float:
+        return cyoptim.sum_squares_float32(&array[0], array.shape[0], before)
+    return cyoptim.sum_squares_float64(&array[0], array.shape[0], before)
+
+
 def norm(list arrays):
     """The norm of all arrays as one vector."""
     cdef double total = 0
