@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, overload
 
-from cyoptim._checkpoints.files import replace_file
+from cyoptim._checkpoints.files import open_regular, replace_file
 from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
 from cyoptim._checkpoints.npz import Npz
 from cyoptim._checkpoints.packing import Format, Packing, Unpacking
@@ -164,7 +164,9 @@ def load(
     _check_switch(strict, "strict")
     _check_switch(convert, "convert")
     renaming, shown = Renaming(rename), os.fsdecode(path)
-    with open(path, "rb") as file:
+    with _damage_reported(shown):
+        opened = open_regular(path)
+    with opened as file:
         with _damage_reported(shown):
             archive = Unpacking(_format(path).open(file, tuple(objects)))
         absent = [name for name in objects if name not in archive.nodes]
