@@ -351,11 +351,13 @@ def _parse_npy_header(header: str) -> tuple[tuple[int, ...], Any, np.dtype[Any]]
 
 def _read_dtype(text: str) -> np.dtype[Any]:
     """The dtype of a description; ValueError unless it is the one that NumPy has for it."""
-    brackets = _STRINGS.sub("", text)
-    if not _LITERAL.fullmatch(text) or _depth(brackets) > _DEEPEST:
-        raise ValueError("the dtype in its header is not as NumPy writes it")
-    descr = ast.literal_eval(text)
-    _check_names_of_dtypes(descr)
+    if text[:1] + text[-1:] == "''" and _DTYPE.fullmatch(text, 1, len(text) - 1):
+        descr: Any = text[1:-1]
+    else:
+        if not _LITERAL.fullmatch(text) or _depth(_STRINGS.sub("", text)) > _DEEPEST:
+            raise ValueError("the dtype in its header is not as NumPy writes it")
+        descr = ast.literal_eval(text)
+        _check_names_of_dtypes(descr)
     dtype: np.dtype[Any] = npy.descr_to_dtype(descr)
     if npy.dtype_to_descr(dtype) != descr or repr(descr) != text:
         raise ValueError("the dtype in its header is not as NumPy writes it")

@@ -312,11 +312,14 @@ class Unpacking:
         return {name: self._unpack(node, 1) for name, node in self.nodes.items()}
 
     def _unpack(self, node: Any, depth: int) -> Any:
-        """`depth` is the length of the place, as in :meth:`Packing.pack`."""
+        """`depth` is the length of the place, as in :meth:`Packing.pack`.
+
+        What is unpacked takes the place of its node at once: both would take twice the memory.
+        """
         if depth > MAX_DEPTH:
             raise _damaged(f"is over {MAX_DEPTH} levels deep")
         if isinstance(node, list):
-            return [self._unpack(item, depth + 1) for item in node]
+            return self._unpack_list(node, depth)
         if not isinstance(node, dict):
             return _plain(node)
         tag, content = _tagged(node)
@@ -325,14 +328,21 @@ class Unpacking:
         if tag in _DICTS:
             return _DICTS[tag](self._unpack_dict(tag, content, depth))
         if tag == "tuple":
-            return tuple([self._unpack(item, depth + 1) for item in _of(list, tag, content)])
+            return tuple(self._unpack_list(_of(list, tag, content), depth))
         if tag in ("array", "scalar", "tensor"):
             return self._unpack_array(tag, _of(str, tag, content))
         raise _damaged(f"holds the unknown tag {short(tag)}")
 
+    def _unpack_list(self, nodes: list[Any], depth: int) -> list[Any]:
+        for index, node in enumerate(nodes):
+            nodes[index] = self._unpack(node, depth + 1)
+        return nodes
+
     def _unpack_dict(self, tag: str, content: Any, depth: int) -> dict[Any, Any]:
         if isinstance(content, dict):
-            return {key: self._unpack(item, depth + 1) for key, item in content.items()}
+            for key, item in content.items():
+                content[key] = self._unpack(item, depth + 1)
+            return content
         pairs = _of(list, tag, content)
         if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
             raise _damaged(f"holds no pairs under the tag {tag!r}")
