@@ -45,8 +45,8 @@ MOST_EMPTY = 1_000_000  # elements of no bytes, as nothing else bounds their num
 
 # What NumPy writes: strings, whole numbers, tuples and lists; and dtypes under their first names.
 _ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
-_STRING = rf"""(?:'(?:[^'\\\n]|{_ESCAPE})*'|"(?:[^"\\\n]|{_ESCAPE})*")"""
-_LITERAL = re.compile(rf"(?:{_STRING}|[0-9]{{1,10}}|[\[\](), ])*")
+_STRING = rf"""(?:'(?:[^'\\\n]++|{_ESCAPE})*+'|"(?:[^"\\\n]++|{_ESCAPE})*+")"""
+_LITERAL = re.compile(rf"(?:{_STRING}|[0-9]{{1,10}}+|[\[\](), ]++)*+")
 _STRINGS = re.compile(_STRING)
 _DTYPE = re.compile(r"[<>|][biufcSUVO][0-9]{0,10}|[<>][mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,2}\])?")
 _HEADER = re.compile(
@@ -341,10 +341,10 @@ def _read_npy_header(member: IO[bytes], size: int) -> tuple[str, int]:
 def _parse_npy_header(header: str) -> tuple[tuple[int, ...], Any, np.dtype[Any]]:
     """Shape, order and dtype; ValueError unless the header is as NumPy writes it."""
     match = _HEADER.fullmatch(header)
-    if match is None or not _SHAPE.fullmatch(match[3]) or match[3].count(",") > MOST_AXES:
+    if match is None or not _SHAPE.fullmatch(match[3]):
         raise ValueError("its header is not as NumPy writes it")
     shape = tuple(int(extent) for extent in re.findall("[0-9]+", match[3]))
-    if repr(shape) != match[3] or any(extent >= 2**63 for extent in shape):
+    if len(shape) > MOST_AXES or max(shape, default=0) >= 2**63 or repr(shape) != match[3]:
         raise ValueError("the shape in its header is not as NumPy writes it")
     return shape, "F" if match[2] == "True" else "C", _read_dtype(match[1])
 
