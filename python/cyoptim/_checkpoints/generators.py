@@ -47,7 +47,7 @@ def checked_state(generator: np.random.Generator, saved: Any) -> dict[str, Any]:
     state: dict[str, Any] = _in_form_of(present, saved, ())
     if isinstance(bits, _NUMPY_S):
         _check_numbers(state, ())
-    spare = copy.deepcopy(bits)  # a spare one tells of what else does not fit
+    spare = type(bits)()  # tells of what else does not fit
     spare.state = state
     return state
 
