@@ -481,6 +481,12 @@ HEADERS = {
     "overlapping fields": header_of("{'names': ['a', 'b'], 'formats': ['<f8', '<f8'], 'offsets': [0, 0]}"),
     "equal fields": header_of("[('a', '<f4'), ('a', '<f4')]"),
     "huge field": header_of("[('a', '<f8', (99999, 99999, 99999))]"),
+    "unit of no seconds": header_of("'<m8[0s]'"),  # NumPy would divide by it
+    "unit of no seconds in 32 bits": header_of("'<M8[4294967296s]'"),
+    "unit of no seconds in a field": header_of("[('a', '<m8[0s]')]"),
+    "number as name": header_of("[(1, '<f8')]"),
+    "number as title": header_of("[((1, 'a'), '<f8')]"),
+    "three names": header_of("[(('a', 'b', 'c'), '<f8')]"),
     "huge element": header_of("'|V99999999999'"),
     "escape that is none": header_of(r"[('\d', '<f8')]"),
     "names side by side": header_of("'<f' '8'"),

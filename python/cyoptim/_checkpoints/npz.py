@@ -44,11 +44,14 @@ MOST_AXES = 64
 MOST_EMPTY = 1_000_000  # elements of no bytes, as nothing else bounds their number
 
 # What NumPy writes: strings, whole numbers, tuples and lists; and dtypes under their first names.
+# A unit of time is never zero seconds: NumPy takes it, and ends the process when it divides by it.
 _ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _STRING = rf"""(?:'(?:[^'\\\n]++|{_ESCAPE})*+'|"(?:[^"\\\n]++|{_ESCAPE})*+")"""
 _LITERAL = re.compile(rf"(?:{_STRING}|[0-9]{{1,10}}+|[\[\](), ]++)*+")
 _STRINGS = re.compile(_STRING)
-_DTYPE = re.compile(r"[<>|][biufcSUVO][0-9]{0,10}|[<>][mM]8(?:\[[0-9]{0,10}[A-Za-zμ]{1,2}\])?")
+_DTYPE = re.compile(
+    r"[<>|][biufcSUVO][0-9]{0,10}|[<>][mM]8(?:\[(?:[1-9][0-9]{0,9})?[A-Za-z]{1,2}\])?"
+)
 _HEADER = re.compile(
     r"\{'descr': (.+), 'fortran_order': (True|False), 'shape': (\([0-9, ]*\)), \} *\n?"
 )
@@ -381,11 +384,17 @@ def _check_names_of_dtypes(descr: Any) -> None:
         _check_names_of_dtypes(descr[0])  # of one that is repeated in that shape
     elif isinstance(descr, list):
         for field in descr:
-            if not isinstance(field, tuple) or len(field) not in (2, 3):
+            if not isinstance(field, tuple) or len(field) not in (2, 3) or not _is_name(field[0]):
                 raise ValueError(f"NumPy writes no field as {short(field)}")
             _check_names_of_dtypes(field[1] if len(field) == 2 else field[1:])
     else:
         raise ValueError(f"NumPy writes no dtype as {short(descr)}")
+
+
+def _is_name(name: Any) -> bool:
+    """A field's name, or its title and name."""
+    words = name if isinstance(name, tuple) and len(name) == 2 else (name,)
+    return all(isinstance(word, str) for word in words)
 
 
 def _without_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> Array:
