@@ -8,6 +8,7 @@ those of bytes alone.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import io
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import struct
 import tempfile
 import time
@@ -176,7 +178,14 @@ class Parts:
 
 @functools.cache
 def _folder(process: int) -> str:
-    return tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    made = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    atexit.register(_remove, made, process)
+    return made
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # and no fork of it
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache

@@ -281,20 +281,16 @@ def _read_header(file: IO[bytes], size: int) -> tuple[dict[str, Any], dict[str, 
     metadata = header.pop(METADATA, None)
     if not isinstance(metadata, dict | None):
         raise CheckpointError(f"damaged: {METADATA} in its header is no JSON object")
-    if encoded.startswith(BEFORE_CHECKSUM) or _is_ours(metadata):
-        _check_checksum(beginning[:8], encoded)
-        return header, metadata, 8 + length
-    return header, None, 8 + length
-
-
-def _is_ours(metadata: dict[str, Any] | None) -> bool:
-    return metadata is not None and not {STRUCTURE, COMPLEX, CHECKSUM}.isdisjoint(metadata)
+    if metadata is None or {STRUCTURE, COMPLEX, CHECKSUM}.isdisjoint(metadata):
+        return header, None, 8 + length
+    _check_checksum(beginning[:8], encoded)
+    return header, metadata, 8 + length
 
 
 def _check_checksum(length: bytes, header: bytes) -> None:
     begin = len(BEFORE_CHECKSUM)
     found, expected = header[begin : begin + len(ZEROS)], _checksum(length, header)
-    if not header.startswith(BEFORE_CHECKSUM) or found != expected:
+    if found != expected:
         raise CheckpointError(
             "damaged: its header is not the one that was saved: a byte has changed, or another "
             "program has written it again"
