@@ -35,14 +35,14 @@ LONG = 200_000
 SEEDS: tuple[int, ...] = (
     # Groups, names of parameters and averages: an error of another type, or half done.
     18764, 24714, 16409, 29382, 53286, 1000020, 1001358, 1004898, 1008400, 1006474, 1014422,
-    1001317, 1004241, 1006285,
+    1001317, 1004241, 1006285, 1075044, 1089306,
     # Options of optimizers that are no options: the next step ends in an error.
     1000026, 1000338, 1001402, 1001547, 1001596, 1004688, 1029713,
     # States of schedulers that are none, also in the place of their methods.
     1000272, 1000478, 1001172, 1001286, 1001442, 1002996, 1004892, 1010086, 1011205, 1016714,
-    1019649, 1021433, 1030499, 1030619,
+    1019649, 1021433, 1030499, 1030619, 1146318,
     # A value that overflows in a cast.
-    43267,
+    43267, 1177274,
 )  # fmt: skip
 
 MOST_SECONDS = 2.0
