@@ -244,14 +244,19 @@ def test_little_time_for_a_file_that_promises_much(tmp_path, case):
 CHILD = """
 import resource, sys
 import cyoptim
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # of this program alone: ru_maxrss begins with that of the one that started it
+    with open("/proc/self/status") as status:
+        return int(status.read().split("VmHWM:")[1].split()[0])
+
+before = peak()
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 for path in sys.argv[1:]:
     try:
         cyoptim.load(path)
     except Exception as error:
         print(type(error).__name__, str(error).replace(path, "PATH"))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
@@ -275,7 +280,7 @@ def test_the_process_does_not_grow_by_more_than_the_files(tmp_path):
     said, grown = in_a_child(*paths)
     assert all(line.startswith("CheckpointError PATH: ") for line in said)
     assert len(said) == len(BOMBS)
-    assert grown < 120_000
+    assert 1000 < grown < 120_000
 
 
 @pytest.mark.parametrize(
