@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -36,7 +37,13 @@ def tensors_of(path):
 
 
 def write(path, header, elements=b""):
+    """As another program writes it; with a checksum, by the format's own definition, if asked."""
     encoded = json.dumps(header).encode()
+    if header.get("__metadata__"):
+        blank = {**header, "__metadata__": {"cyoptim.checksum": "0" * 8, **header["__metadata__"]}}
+        encoded = json.dumps({"__metadata__": blank.pop("__metadata__"), **blank}).encode()
+        crc = zlib.crc32(struct.pack("<Q", len(encoded)) + encoded)
+        encoded = encoded.replace(b"0" * 8, b"%08x" % crc, 1)
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + elements)
 
 
@@ -277,7 +284,10 @@ DAMAGE = {
         "which is not a safetensors file",
     ),
     "cut header": (lambda path: path.write_bytes(struct.pack("<Q", 9) + b'{"W"'), "cut short with"),
-    "no json": (lambda path: path.write_bytes(struct.pack("<Q", 2) + b"{["), "damaged: json"),
+    "no json": (
+        lambda path: path.write_bytes(struct.pack("<Q", 2) + b"{["),
+        "damaged: its header is no JSON: json",
+    ),
     "cut": (lambda path: write(path, {"W": W}, bytes(7)), "cut short .* 7 bytes .* needs 8"),
     "long": (lambda path: write(path, {"W": W}, bytes(9)), "overwritten: .* 9 bytes"),
     "hole": (
@@ -300,13 +310,14 @@ DAMAGE = {
         lambda path: write(path, {"W": {**W, "dtype": "F8_E4M3"}}, bytes(8)),
         "'W' has the dtype F8_E4M3, which NumPy lacks; cyoptim reads F64, F32, F16, BF16",
     ),
-    "entry": (lambda path: write(path, {"W": 3}), "damaged: TypeError"),
+    "entry": (lambda path: write(path, {"W": 3}), "damaged: 'W' is described by 3"),
     "newer": (
         lambda path: write(
             path,
             {
                 "__metadata__": {
-                    "cyoptim.json": '{"format": "cyoptim checkpoint", "version": 2, "objects": {}}'
+                    "cyoptim.json": '{"format": "cyoptim checkpoint", "version": 2, "objects": {}}',
+                    "cyoptim.complex": "[]",
                 }
             },
         ),
@@ -318,7 +329,8 @@ DAMAGE = {
             {
                 "__metadata__": {
                     "cyoptim.json": '{"format": "cyoptim checkpoint", "version": 1,'
-                    ' "objects": {"W": {"array": "W"}}}'
+                    ' "objects": {"W": {"array": "W"}}}',
+                    "cyoptim.complex": "[]",
                 }
             },
         ),

@@ -6,6 +6,7 @@
 ``npz``, ``safetensors``  JSON and named arrays to bytes, and back: one class a format
 ``files``                 bytes to the disk: a file is replaced whole or not at all
 ``matching``              names and arrays of a file against those of the objects: what differs
+``generators``            the state of a random generator, checked before NumPy sees it
 ``restoring``             what was saved into the objects, all or nothing
 ``single``                one file: ``save`` and ``load``
 ``series``                numbered checkpoints in a folder

@@ -1,4 +1,4 @@
-"""Bytes to the disk: a file is replaced whole or not at all.
+"""Bytes to the disk: a file is replaced whole or not at all. And from it: regular files alone.
 
 The bytes go to a temporary file beside the target, which takes the target's place in one step when
 they are on the disk. The writer holds a lock on its temporary, and the operating system lets go of
@@ -15,12 +15,34 @@ import re
 import stat
 import sys
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Any
 
 if sys.platform != "win32":
     import fcntl
 
+from cyoptim._checkpoints.places import CheckpointError
+
 TEMPORARY = re.compile(r"\.cyoptim-[0-9a-f]{16}\.tmp")
+
+
+def open_regular(path: str | bytes | os.PathLike[Any]) -> IO[bytes]:
+    """Open a file to read it. A device has no end, and to open a pipe may wait for ever."""
+    _check_regular(os.stat(path), path)  # before it is opened, which alone is felt by a device
+    flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK")
+    descriptor = os.open(path, sum({getattr(os, flag, 0) for flag in flags}, os.O_RDONLY))
+    try:
+        _check_regular(os.fstat(descriptor), path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(found: os.stat_result, path: str | bytes | os.PathLike[Any]) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError("not a checkpoint: it is no regular file")
 
 
 def replace_file(path: str, write: Callable[[IO[bytes]], None]) -> None:
@@ -95,6 +117,8 @@ def remove_abandoned(directory: str) -> None:
 
 def _remove_unless_held(temporary: str) -> None:
     if sys.platform != "win32":
+        if not stat.S_ISREG(os.lstat(temporary).st_mode):
+            return  # no temporary of ours, and to open a device may do something to it
         descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

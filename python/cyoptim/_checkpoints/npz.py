@@ -2,13 +2,21 @@
 
 One ``.npy`` member for each array, named after its place (``optimizer/state/0/exp_avg``), and
 ``cyoptim.json`` for all the rest. The zip archive's checksums find changed bytes.
+
+(a) Memory is asked for only when the file is known to hold as much. A stored member lies in the
+    file, and no two members share bytes. Compressed ones, which other programs may have made of
+    them, unpack to at most `MOST_UNPACKED` bytes more than the file has.
+(b) Text takes more memory than it has bytes when it is read, so that JSON and the headers of arrays
+    together have at most `MOST_UNPACKED_TEXT` bytes more than the file.
+(c) A header is taken in the one form in which NumPy writes it. Python's own parser sees only what
+    has no operator and little depth, as it is no parser for hostile text.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import math
+import os
 import re
 import struct
 import zipfile
@@ -17,9 +25,38 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from cyoptim._checkpoints.packing import CHUNK, STRUCTURE, Format, Reader
-from cyoptim._checkpoints.places import CheckpointError, Place, names, text
+from cyoptim._checkpoints.packing import (
+    CHUNK,
+    LONGEST_JSON,
+    STRUCTURE,
+    Format,
+    Reader,
+    check_length,
+    read_json,
+)
+from cyoptim._checkpoints.places import CheckpointError, Place, names, short, text
 from cyoptim._doors import Array
+
+MOST_UNPACKED = 64 << 20
+MOST_UNPACKED_TEXT = 1 << 20
+LONGEST_HEADER = 1 << 17  # of an array: structured dtypes of some thousand fields
+MOST_AXES = 64
+MOST_EMPTY = 1_000_000  # elements of no bytes, as nothing else bounds their number
+
+# What NumPy writes: strings, whole numbers, tuples and lists; and dtypes under their first names.
+# A unit of time is never zero seconds: NumPy takes it, and ends the process when it divides by it.
+_ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
+_STRING = rf"""(?:'(?:[^'\\\n]++|{_ESCAPE})*+'|"(?:[^"\\\n]++|{_ESCAPE})*+")"""
+_LITERAL = re.compile(rf"(?:{_STRING}|[0-9]{{1,10}}+|[\[\](), ]++)*+")
+_STRINGS = re.compile(_STRING)
+_DTYPE = re.compile(
+    r"[<>|][biufcSUVO][0-9]{0,10}|[<>][mM]8(?:\[(?:[1-9][0-9]{0,9})?[A-Za-z]{1,2}\])?"
+)
+_HEADER = re.compile(
+    r"\{'descr': (.+), 'fortran_order': (True|False), 'shape': (\([0-9, ]*\)), \} *\n?"
+)
+_SHAPE = re.compile(r"\((?:[0-9]{1,20},|[0-9]{1,20}(?:, [0-9]{1,20})+)?\)")
+_DEEPEST = 32  # brackets in brackets
 
 
 class Npz(Format):
@@ -30,14 +67,20 @@ class Npz(Format):
         # Without regard to case: the members may be unpacked into files.
         return name.casefold()
 
-    def refusal(self, dtype: np.dtype[Any]) -> str | None:
-        return None if _npy_keeps(dtype) else str(dtype)
+    def refusal(self, array: Array) -> str | None:
+        if not _npy_keeps(array.dtype):
+            return f"dtype {array.dtype!s:.1000}"
+        if array.size > MOST_EMPTY and not array.itemsize:
+            return f"dtype {array.dtype} and over {MOST_EMPTY} elements"
+        return None
 
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
+        # A string may hold half a surrogate pair, which strict UTF-8 refuses.
+        encoded = structure.encode("utf-8", "surrogatepass")
+        check_length(encoded)
         with zipfile.ZipFile(file, "w") as archive:
             with _new_member(archive, STRUCTURE) as member:
-                # A string may hold half a surrogate pair, which strict UTF-8 refuses.
-                member.write(structure.encode("utf-8", "surrogatepass"))
+                member.write(encoded)
             for name, array in arrays.items():
                 with _new_member(archive, name + ".npy") as member:
                     npy.write_array(member, array, _npy_version(array.dtype), allow_pickle=False)
@@ -60,10 +103,13 @@ def _npy_keeps(dtype: np.dtype[Any]) -> bool:
     if dtype.hasobject:
         return False
     try:
-        kept = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
+        descr = npy.dtype_to_descr(dtype)
+        kept = _read_dtype(repr(descr))
     except (TypeError, ValueError):
         return False
-    return kept == dtype and kept.type is dtype.type
+    # The rest of a header is shorter than 2,000 bytes.
+    fits = len(repr(descr).encode()) <= LONGEST_HEADER - 2000
+    return fits and kept == dtype and kept.type is dtype.type
 
 
 def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
@@ -84,35 +130,183 @@ class _Archive(Reader):
 
     def __init__(self, file: IO[bytes]) -> None:
         self.widened = {}
+        size = file.seek(0, os.SEEK_END)
+        self._text_left = size + MOST_UNPACKED_TEXT
         try:
             self._zip = zipfile.ZipFile(file)
         except zipfile.BadZipFile as error:
             raise CheckpointError(_describe_beginning(file, error)) from error
-        self._members = {info.filename: info for info in self._zip.infolist()}
-        # Cut short just behind an array that holds a zip archive, a file ends like a zip archive.
-        if min((info.header_offset for info in self._members.values()), default=0) != 0:
-            raise CheckpointError("damaged: its beginning is not that of its zip archive")
+        self._file = file
+        _check_end(file, size, len(self._zip.comment))
+        self._members = _members_by_name(self._zip.infolist())
+        self._ends = _ends(self._zip.infolist(), self._zip.start_dir)
         if STRUCTURE not in self._members:
             raise CheckpointError(
                 f"not a checkpoint: a zip without {STRUCTURE}, found {names(self._members)}"
             )
-        with self._zip.open(self._members[STRUCTURE]) as member:
-            self.structure = json.loads(member.read().decode("utf-8", "surrogatepass"))
+        _check_sizes(self._zip.infolist(), size)
+        self.structure = read_json(self._read_structure(), STRUCTURE, "surrogatepass")
+
+    def _read_structure(self) -> bytes:
+        info = self._members[STRUCTURE]
+        if info.file_size > LONGEST_JSON:
+            raise CheckpointError(
+                f"{STRUCTURE} has {info.file_size} bytes, at most {LONGEST_JSON} are read"
+            )
+        self._take_text(info.file_size)
+        _check_local_header(self._file, info, self._ends[STRUCTURE])
+        with self._zip.open(info) as member:
+            # In pieces: for all at once, zipfile unpacks more than the member has.
+            pieces = iter(lambda: member.read(CHUNK), b"")
+            return b"".join(pieces)
+
+    def _take_text(self, count: int) -> None:
+        self._text_left -= count
+        if self._text_left < 0:
+            raise CheckpointError(
+                f"its text unpacks to over {MOST_UNPACKED_TEXT} bytes more than the file has: "
+                "unpack it, and pack it without compression"
+            )
 
     def read(self, name: str) -> Array:
         name += ".npy"
         if name not in self._members:
-            raise CheckpointError(f"damaged: the member {name!r} is missing")
+            raise CheckpointError(f"damaged: the member {short(name)} is missing")
         info = self._members[name]
         try:
+            _check_local_header(self._file, info, self._ends[name])
             with self._zip.open(info) as member:
-                return _read_npy(member, info.file_size)
+                return self._read_npy(member, info.file_size)
         except (MemoryError, OSError, CheckpointError):
             raise
         except Exception as error:
+            reason = short(str(error), 300).strip("'\"")
             raise CheckpointError(
-                f"damaged: the member {name!r} cannot be read: {error}"
+                f"damaged: the member {short(name)} cannot be read: {reason}"
             ) from error
+
+    def _read_npy(self, member: IO[bytes], size: int) -> Array:
+        """Read straight into new memory: numpy.load would return views of arrays it keeps."""
+        text, header = _read_npy_header(member, size)
+        self._take_text(header)
+        shape, order, dtype = _parse_npy_header(text)
+        if dtype.hasobject:  # reading bytes into it would forge pointers
+            raise CheckpointError(f"damaged: the member {short(member.name)} holds Python objects")
+        count = math.prod(shape)
+        if size != header + count * dtype.itemsize:  # before memory is asked for
+            raise CheckpointError(
+                f"damaged: the member {short(member.name)} has {size - header} bytes of elements, "
+                f"its dtype {dtype!s:.80} and shape {shape} need {count * dtype.itemsize}"
+            )
+        if not dtype.itemsize:
+            return _without_bytes(shape, dtype, order)
+        array: Array = np.empty(shape, dtype, order)
+        if array.nbytes:
+            target = array.reshape(-1, order=order).view(np.uint8).data
+            for start in range(0, array.nbytes, CHUNK):
+                part = target[start : start + CHUNK]
+                part[:] = member.read(len(part))  # zipfile compares the checksum with the last byte
+        return array
+
+
+# The archive -----------------------------------------------------------------
+
+
+def _check_end(file: IO[bytes], size: int, comment: int) -> None:
+    """Nothing may follow the archive: another reader could take it for another archive."""
+    file.seek(max(0, size - 22 - comment))
+    end = file.read(22)
+    if end[:4] != b"PK\5\6" or end[20:] != struct.pack("<H", comment):
+        raise CheckpointError("damaged: the zip archive does not end where the file ends")
+
+
+def _members_by_name(members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    by_name: dict[str, zipfile.ZipInfo] = {}
+    for info in members:
+        if info.filename in by_name:
+            raise CheckpointError(f"damaged: it has the member {short(info.filename)} twice")
+        by_name[info.filename] = info
+    return by_name
+
+
+def _ends(members: list[zipfile.ZipInfo], start_of_directory: int) -> dict[str, int]:
+    """Where each member ends at the latest: no byte of the file is in two of them."""
+    ends: dict[str, int] = {}
+    limit = start_of_directory
+    for info in sorted(members, key=lambda info: -info.header_offset):
+        least = 30 + len(info.orig_filename) + info.compress_size
+        if info.header_offset + least > limit:
+            raise CheckpointError(
+                f"damaged: the member {short(info.filename)} reaches into what follows it"
+            )
+        ends[info.filename], limit = limit, info.header_offset
+    # Cut short just behind an array that holds a zip archive, a file ends like a zip archive.
+    if members and limit != 0:
+        raise CheckpointError("damaged: its beginning is not that of its zip archive")
+    return ends
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
+    for info in members:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise CheckpointError(
+                f"the member {short(info.filename)} is compressed by method "
+                f"{info.compress_type}; stored and deflated ones are read"
+            )
+        # Allowed are how well it is deflated, a checksum behind it, and UTF-8 in its name.
+        if info.flag_bits & ~0x80E:
+            raise CheckpointError(
+                f"the member {short(info.filename)} is encrypted, or packed in another way that "
+                "is not read"
+            )
+        if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+            raise CheckpointError(
+                f"damaged: the member {short(info.filename)} has {info.compress_size} bytes in "
+                f"the file and {info.file_size} outside of it"
+            )
+    unpacked = sum(info.file_size for info in members)
+    if unpacked > size + MOST_UNPACKED:
+        raise CheckpointError(
+            f"its members unpack to {unpacked} bytes, over {MOST_UNPACKED} more than the file's "
+            f"{size}: unpack it, and pack it without compression"
+        )
+
+
+def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> None:
+    """What a member says of itself is what the directory says of it."""
+    file.seek(info.header_offset)
+    fixed = file.read(30)
+    if len(fixed) < 30 or fixed[:4] != b"PK\3\4":
+        raise CheckpointError(f"damaged: the member {short(info.filename)} has no header")
+    flags, method, crc, packed, unpacked, name, extra = struct.unpack("<6xHH4xIIIHH", fixed)
+    sizes = (packed, unpacked)
+    if 0xFFFFFFFF in sizes:
+        file.seek(name, os.SEEK_CUR)
+        sizes = _long_sizes(file.read(extra), packed, unpacked)
+    said = (info.flag_bits, info.compress_type, info.CRC, info.compress_size, info.file_size)
+    behind = bool(flags & 8)  # sizes and checksum then follow the member
+    if (flags, method) != said[:2] or not (behind or (crc, *sizes) == said[2:]):
+        raise CheckpointError(
+            f"damaged: the member {short(info.filename)} is not what the directory says of it"
+        )
+    if info.header_offset + 30 + name + extra + info.compress_size > limit:
+        raise CheckpointError(
+            f"damaged: the member {short(info.filename)} reaches into what follows it"
+        )
+
+
+def _long_sizes(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:
+    """Both sizes, of which those that 32 bits do not hold are in the extra field of kind 1."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == 1:
+            count = [packed, unpacked].count(0xFFFFFFFF)
+            long = iter(struct.unpack_from(f"<{count}Q", extra, 4))
+            # The unpacked size comes first in the field.
+            unpacked = next(long) if unpacked == 0xFFFFFFFF else unpacked
+            return next(long) if packed == 0xFFFFFFFF else packed, unpacked
+        extra = extra[4 + length :]
+    return packed, unpacked
 
 
 def _describe_beginning(file: IO[bytes], error: Exception) -> str:
@@ -125,36 +319,90 @@ def _describe_beginning(file: IO[bytes], error: Exception) -> str:
     return f"not a checkpoint: it begins with {beginning!r}, which is not a zip archive"
 
 
-def _read_npy(member: IO[bytes], size: int) -> Array:
-    """Read straight into new memory: numpy.load would return views of arrays it keeps."""
-    shape, order, dtype, header = _read_npy_header(member)
-    if dtype.hasobject:  # reading bytes into it would forge pointers
-        raise CheckpointError(f"damaged: the member {member.name!r} holds Python objects")
-    if size != header + math.prod(shape) * dtype.itemsize:  # before memory is asked for
-        raise CheckpointError(
-            f"damaged: the member {member.name!r} has {size - header} bytes of elements, "
-            f"its dtype {dtype} and shape {shape} need {math.prod(shape) * dtype.itemsize}"
-        )
-    array: Array = np.empty(shape, dtype, order)
-    if array.nbytes:
-        target = array.reshape(-1, order=order).view(np.uint8).data
-        for start in range(0, array.nbytes, CHUNK):
-            part = target[start : start + CHUNK]
-            part[:] = member.read(len(part))  # zipfile compares the checksum with the last byte
-    return array
+# A member --------------------------------------------------------------------
 
 
-def _read_npy_header(member: IO[bytes]) -> tuple[tuple[int, ...], Any, np.dtype[Any], int]:
-    """Shape, order, dtype and length in bytes; numpy's own readers refuse long headers."""
+def _read_npy_header(member: IO[bytes], size: int) -> tuple[str, int]:
+    """The text of a header, and how many bytes are before the elements."""
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0), (3, 0)):
-        raise CheckpointError(f"damaged: the member {member.name!r} has .npy version {version}")
+        raise CheckpointError(
+            f"damaged: the member {short(member.name)} has .npy version {version}"
+        )
     field = "<H" if version == (1, 0) else "<I"
     (length,) = struct.unpack(field, member.read(struct.calcsize(field)))
+    before = npy.MAGIC_LEN + struct.calcsize(field) + length
+    if length > LONGEST_HEADER or before > size:
+        raise CheckpointError(
+            f"damaged: the member {short(member.name)} of {size} bytes has a header of {length}; "
+            f"at most {LONGEST_HEADER} are read"
+        )
     text = member.read(length).decode("utf-8" if version == (3, 0) else "latin-1")
-    header = ast.literal_eval(text.strip())
-    shape, order = tuple(header["shape"]), "F" if header["fortran_order"] else "C"
-    if not all(type(extent) is int and extent >= 0 for extent in shape):
-        raise CheckpointError(f"damaged: the member {member.name!r} has the shape {shape}")
-    dtype = npy.descr_to_dtype(header["descr"])
-    return shape, order, dtype, npy.MAGIC_LEN + struct.calcsize(field) + length
+    return text, before
+
+
+def _parse_npy_header(header: str) -> tuple[tuple[int, ...], Any, np.dtype[Any]]:
+    """Shape, order and dtype; ValueError unless the header is as NumPy writes it."""
+    match = _HEADER.fullmatch(header)
+    if match is None or not _SHAPE.fullmatch(match[3]):
+        raise ValueError("its header is not as NumPy writes it")
+    shape = tuple(int(extent) for extent in re.findall("[0-9]+", match[3]))
+    if len(shape) > MOST_AXES or max(shape, default=0) >= 2**63 or repr(shape) != match[3]:
+        raise ValueError("the shape in its header is not as NumPy writes it")
+    return shape, "F" if match[2] == "True" else "C", _read_dtype(match[1])
+
+
+def _read_dtype(text: str) -> np.dtype[Any]:
+    """The dtype of a description; ValueError unless it is the one that NumPy has for it."""
+    if text[:1] + text[-1:] == "''" and _DTYPE.fullmatch(text, 1, len(text) - 1):
+        descr: Any = text[1:-1]
+    else:
+        if not _LITERAL.fullmatch(text) or _depth(_STRINGS.sub("", text)) > _DEEPEST:
+            raise ValueError("the dtype in its header is not as NumPy writes it")
+        descr = ast.literal_eval(text)
+        _check_names_of_dtypes(descr)
+    dtype: np.dtype[Any] = npy.descr_to_dtype(descr)
+    if npy.dtype_to_descr(dtype) != descr or repr(descr) != text:
+        raise ValueError("the dtype in its header is not as NumPy writes it")
+    return dtype
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.findall(r"[()\[\]]", text):
+        depth += 1 if bracket in "([" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _check_names_of_dtypes(descr: Any) -> None:
+    """np.dtype takes more strings than it writes: some are deprecated, some whole lists."""
+    if isinstance(descr, str):
+        if not _DTYPE.fullmatch(descr):
+            raise ValueError(f"NumPy writes no dtype as {short(descr)}")
+    elif isinstance(descr, tuple) and len(descr) == 2 and isinstance(descr[1], tuple):
+        _check_names_of_dtypes(descr[0])  # of one that is repeated in that shape
+    elif isinstance(descr, list):
+        for field in descr:
+            if not isinstance(field, tuple) or len(field) not in (2, 3) or not _is_name(field[0]):
+                raise ValueError(f"NumPy writes no field as {short(field)}")
+            _check_names_of_dtypes(field[1] if len(field) == 2 else field[1:])
+    else:
+        raise ValueError(f"NumPy writes no dtype as {short(descr)}")
+
+
+def _is_name(name: Any) -> bool:
+    """A field's name, or its title and name."""
+    words = name if isinstance(name, tuple) and len(name) == 2 else (name,)
+    return all(isinstance(word, str) for word in words)
+
+
+def _without_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> Array:
+    """numpy.empty would give each element of a string dtype a byte or four."""
+    if math.prod(shape) > MOST_EMPTY:
+        raise CheckpointError(
+            f"an array of dtype {dtype} and shape {shape} has over {MOST_EMPTY} elements without "
+            "a byte"
+        )
+    array: Array = np.ndarray(shape, dtype, order=order)
+    return array

@@ -3,6 +3,9 @@
 In the JSON, ``null``, booleans, strings, finite floats, small integers and lists stand for
 themselves; everything else is an object of one key, a tag:
 ``{"array": "optimizer/state/0/exp_avg"}``, ``{"tuple": [0.9, 0.999]}``.
+
+What is read may be anybody's. Each value is taken in the one form in which it is written, and all
+else is a CheckpointError. An array is named once, as a file could otherwise ask for many copies.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import NoneType
 from typing import IO, Any
 
@@ -24,6 +27,8 @@ from cyoptim._checkpoints.places import (
     Place,
     has_methods,
     memory,
+    names,
+    short,
     show,
     text,
 )
@@ -33,6 +38,8 @@ FORMAT = "cyoptim checkpoint"
 VERSION = 1
 STRUCTURE = "cyoptim.json"
 MAX_DEPTH = 100  # keeps the JSON reader and writer far from Python's recursion limit
+MOST_EQUAL_HASHES = 64  # more keys of one hash make a dict slow, and no accident does so
+LONGEST_JSON = 100_000_000  # bytes; as other readers allow a header of .safetensors
 CHUNK = 1 << 20
 
 # What a format is ------------------------------------------------------------
@@ -61,8 +68,8 @@ class Format(ABC):
         """Names that are folded into one would clash."""
 
     @abstractmethod
-    def refusal(self, dtype: np.dtype[Any]) -> str | None:
-        """Why arrays of a dtype cannot be kept; None if they can."""
+    def refusal(self, array: Array) -> str | None:
+        """What an array is that cannot be kept; None if it can."""
 
     @abstractmethod
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
@@ -104,13 +111,45 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     np.str_: lambda value: {"np.str_": str.__str__(value)},
     np.bytes_: lambda value: {"np.bytes_": _bytes_to_text(value)},
 }
-_FROM_JSON: dict[str, Callable[[Any], Any]] = {
-    "int": lambda text: int(text, 16),
-    "float": float,
-    "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
-    "bytes": lambda text: base64.b64decode(text, validate=True),
-    "np.str_": np.str_,
-    "np.bytes_": lambda text: np.bytes_(base64.b64decode(text, validate=True)),
+
+
+def _read_int(text: str) -> int:
+    value = int(text, 16)
+    if hex(value) != text or -(2**63) <= value < 2**63:
+        raise ValueError("no int of over 64 bits in hexadecimal")
+    return value
+
+
+def _read_float(text: str) -> float:
+    value = float(text[:40])
+    if repr(value) != text:
+        raise ValueError("no float as Python writes it")
+    return value
+
+
+def _read_not_finite(text: str) -> float:
+    if math.isfinite(value := _read_float(text)):
+        raise ValueError("finite")
+    return value
+
+
+def _read_complex(parts: list[str]) -> complex:
+    real, imag = parts
+    return complex(_read_float(real), _read_float(imag))
+
+
+def _read_bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+# By tag, the type of its content and what makes the value.
+_FROM_JSON: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "int": (str, _read_int),
+    "float": (str, _read_not_finite),
+    "complex": (list, _read_complex),
+    "bytes": (str, _read_bytes),
+    "np.str_": (str, np.str_),
+    "np.bytes_": (str, lambda text: np.bytes_(_read_bytes(text))),
 }
 _DICTS: dict[str, Callable[[Any], Any]] = {
     "dict": dict,
@@ -166,8 +205,10 @@ class Packing:
         raise TypeError(f"{show(place)}: cannot save an object of type {type_name(value)}")
 
     def _pack_dict(self, value: dict[Any, Any], place: Place) -> Any:
+        if _is_crowded(value):
+            raise TypeError(f"{show(place)}: cannot save so many dict keys of one hash")
         pairs = [
-            [_key_to_json(key, place), self.pack(item, (*place, key))]
+            [_key_to_json(key, place, len(place)), self.pack(item, (*place, key))]
             for key, item in value.items()
         ]
         if all(type(key) is str for key in value):
@@ -175,9 +216,9 @@ class Packing:
         return {type(value).__name__: pairs}
 
     def _add(self, array: Array, place: Place) -> str:
-        refusal = self._format.refusal(array.dtype)
+        refusal = self._format.refusal(array)
         if refusal is not None:
-            raise TypeError(f"{show(place)}: cannot save an array of dtype {refusal}")
+            raise TypeError(f"{show(place)}: cannot save an array of {refusal}")
         name = self._free_name(self._format.names(place))
         self.arrays[name] = array
         return name
@@ -192,57 +233,208 @@ class Packing:
         return name
 
 
-def _key_to_json(key: Any, place: Place) -> Any:
+def _key_to_json(key: Any, place: Place, depth: int) -> Any:
     if type(key) in _KEYS:
         return _KEYS[type(key)](key)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{show(place[:4])}: a dict key is over {MAX_DEPTH} levels deep")
     if type(key) is tuple:
-        return {"tuple": [_key_to_json(item, place) for item in key]}
+        return {"tuple": [_key_to_json(item, place, depth + 1) for item in key]}
     raise TypeError(f"{show(place)}: cannot save a dict key of type {type_name(key)}: {text(key)}")
 
 
+def _is_crowded(keys: Collection[Any]) -> bool:
+    """Whether a dict of the keys would look through them one by one.
+
+    The hashes of numbers and tuples are known to everybody; those of strings are not.
+    """
+    if len(keys) <= MOST_EQUAL_HASHES:
+        return False
+    hashes = Counter(hash(key) for key in keys if type(key) is not str)
+    return max(hashes.values(), default=0) > MOST_EQUAL_HASHES
+
+
+def check_length(encoded: bytes) -> None:
+    if len(encoded) > LONGEST_JSON:
+        raise ValueError(
+            f"all but the elements of the arrays takes {len(encoded)} bytes, at most "
+            f"{LONGEST_JSON} can be saved: keep long lists of numbers as arrays"
+        )
+
+
 # JSON and arrays to objects --------------------------------------------------
+
+
+def read_json(encoded: bytes, what: str, errors: str = "strict") -> Any:
+    """JSON as every reader understands it: no key twice, no NaN, no infinity."""
+    try:
+        return json.loads(
+            encoded.decode("utf-8", errors),
+            object_pairs_hook=_dict_of_pairs,
+            parse_constant=_refuse_constant,
+        )
+    except RecursionError:
+        raise CheckpointError(f"damaged: {what} is nested too deeply") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"damaged: {what} {error}") from None
+    except ValueError as error:
+        reason = f"{type_name(error)}: {short(str(error))}"
+        raise CheckpointError(f"damaged: {what} is no JSON: {reason}") from None
+
+
+def _dict_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise CheckpointError(f"has the key {short(twice)} twice")
+    return made
+
+
+def _refuse_constant(name: str) -> Any:
+    raise CheckpointError(f"holds the number {name}, which is no JSON")
+
+
+def _damaged(found: str) -> CheckpointError:
+    return CheckpointError(f"damaged: {STRUCTURE} {found}")
 
 
 class Unpacking:
     """The objects of an open file."""
 
     def __init__(self, reader: Reader) -> None:
-        found, version = reader.structure["format"], reader.structure["version"]
-        if found != FORMAT:
-            raise CheckpointError(f"not a checkpoint: its format is {found!r}, expected {FORMAT!r}")
-        if type(version) is not int or not 1 <= version <= VERSION:
-            newer = type(version) is int and version > VERSION
-            raise CheckpointError(
-                f"found format version {version!r}, this version of cyoptim reads up to {VERSION}"
-                + ("; a newer cyoptim wrote it" if newer else "")
-            )
-        self.nodes: dict[str, Any] = dict(reader.structure["objects"].items())
+        self.nodes: dict[str, Any] = _nodes(reader.structure)
         self.tensors: set[int] = set()  # ids of the arrays that were torch tensors
         self.widened = reader.widened
         self._read = reader.read
+        self._named: set[str] = set()
 
     def objects(self) -> dict[str, Any]:
-        return {name: self._unpack(node) for name, node in self.nodes.items()}
+        return {name: self._unpack(node, 1) for name, node in self.nodes.items()}
 
-    def _unpack(self, node: Any) -> Any:
+    def _unpack(self, node: Any, depth: int) -> Any:
+        """`depth` is the length of the place, as in :meth:`Packing.pack`.
+
+        What is unpacked takes the place of its node at once: both would take twice the memory.
+        """
+        if depth > MAX_DEPTH:
+            raise _damaged(f"is over {MAX_DEPTH} levels deep")
         if isinstance(node, list):
-            return [self._unpack(item) for item in node]
+            return self._unpack_list(node, depth)
         if not isinstance(node, dict):
-            return node
-        ((tag, content),) = node.items()
+            return _plain(node)
+        tag, content = _tagged(node)
         if tag in _FROM_JSON:
-            return _FROM_JSON[tag](content)
+            return _value(tag, content)
         if tag in _DICTS:
-            pairs = content.items() if isinstance(content, dict) else content
-            return _DICTS[tag]({self._unpack(key): self._unpack(item) for key, item in pairs})
+            return _DICTS[tag](self._unpack_dict(tag, content, depth))
         if tag == "tuple":
-            return tuple(self._unpack(item) for item in content)
-        return self._unpack_array(tag, content)
+            return tuple(self._unpack_list(_of(list, tag, content), depth))
+        if tag in ("array", "scalar", "tensor"):
+            return self._unpack_array(tag, _of(str, tag, content))
+        raise _damaged(f"holds the unknown tag {short(tag)}")
+
+    def _unpack_list(self, nodes: list[Any], depth: int) -> list[Any]:
+        for index, node in enumerate(nodes):
+            nodes[index] = self._unpack(node, depth + 1)
+        return nodes
+
+    def _unpack_dict(self, tag: str, content: Any, depth: int) -> dict[Any, Any]:
+        if isinstance(content, dict):
+            for key, item in content.items():
+                content[key] = self._unpack(item, depth + 1)
+            return content
+        pairs = _of(list, tag, content)
+        if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
+            raise _damaged(f"holds no pairs under the tag {tag!r}")
+        keys = [_key(pair[0], depth) for pair in pairs]
+        if _is_crowded(keys):
+            raise _damaged("has too many dict keys of one hash")
+        made = {
+            key: self._unpack(pair[1], depth + 1) for key, pair in zip(keys, pairs, strict=True)
+        }
+        if len(made) < len(keys):
+            raise _damaged(f"has equal keys under the tag {tag!r}")
+        return made
 
     def _unpack_array(self, tag: str, name: str) -> Any:
-        if tag not in ("array", "scalar", "tensor"):
-            raise CheckpointError(f"damaged: {STRUCTURE} holds the unknown tag {tag!r}")
+        if name in self._named:
+            raise _damaged(f"names the array {short(name)} twice")
+        self._named.add(name)
         array = self._read(name)
         if tag == "tensor":
-            self.tensors.add(id(array))
+            return self._tensor(array, name)
+        if tag == "scalar" and array.shape != ():
+            raise _damaged(f"has {short(name)} as a scalar, whose shape is {array.shape}")
         return array[()] if tag == "scalar" else array
+
+    def _tensor(self, array: Array, name: str) -> Array:
+        if array.dtype.kind not in "biufc" or array.dtype.char in "gG":
+            raise _damaged(f"has {short(name)} as a tensor, whose dtype is {array.dtype}")
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        self.tensors.add(id(array))
+        return array
+
+
+def _nodes(structure: Any) -> dict[str, Any]:
+    """By name, what is to be unpacked to the objects of a file of a version that is known."""
+    if not isinstance(structure, dict) or not {"format", "version"} <= structure.keys():
+        raise _damaged("says neither format nor version")
+    found, version = structure["format"], structure["version"]
+    if found != FORMAT:
+        raise CheckpointError(
+            f"not a checkpoint: its format is {short(found)}, expected {FORMAT!r}"
+        )
+    if type(version) is not int or not 1 <= version <= VERSION:
+        newer = type(version) is int and version > VERSION
+        raise CheckpointError(
+            f"found format version {short(version)}, this version of cyoptim reads up to {VERSION}"
+            + ("; a newer cyoptim wrote it" if newer else "")
+        )
+    nodes = structure.get("objects")
+    if not isinstance(nodes, dict) or len(structure) > 3:
+        raise _damaged("holds no objects by name, or more than them")
+    return nodes
+
+
+def _tagged(node: dict[str, Any]) -> tuple[str, Any]:
+    if len(node) != 1:
+        raise _damaged(f"has {len(node)} tags in one place: {names(node, 4)}")
+    ((tag, content),) = node.items()
+    return tag, content
+
+
+def _of(kind: type, tag: str, content: Any) -> Any:
+    if type(content) is not kind:
+        raise _damaged(f"has a {type_name(content)} under the tag {tag!r}")
+    return content
+
+
+def _plain(node: Any) -> Any:
+    if type(node) is float and not math.isfinite(node):
+        raise _damaged("holds a number that no float holds")
+    if type(node) is int and not -(2**63) <= node < 2**63:
+        raise _damaged("holds a number of over 64 bits in decimal")
+    return node
+
+
+def _value(tag: str, content: Any) -> Any:
+    kind, read = _FROM_JSON[tag]
+    try:
+        return read(_of(kind, tag, content))
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise _damaged(f"has {short(content)} under the tag {tag!r}: {short(str(error))}") from None
+
+
+def _key(node: Any, depth: int) -> Any:
+    if isinstance(node, list):
+        raise _damaged("has a list as a dict key")
+    if not isinstance(node, dict):
+        return _plain(node)
+    tag, content = _tagged(node)
+    if tag in ("int", "float"):
+        return _value(tag, content)
+    if tag != "tuple" or depth > MAX_DEPTH:
+        raise _damaged(f"has a dict key of the tag {short(tag)}, or one that is nested too deeply")
+    return tuple([_key(item, depth + 1) for item in _of(list, tag, content)])

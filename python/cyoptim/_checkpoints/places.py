@@ -70,6 +70,14 @@ def show(place: Place) -> str:
     return str(place[0]) + "".join(f"[{text(key)}]" for key in place[1:])
 
 
+def short(value: object, most: int = 80) -> str:
+    """A value of a file as a message shows it, which must not be as long as the file."""
+    if isinstance(value, (dict, list, tuple, np.ndarray)):
+        return describe(value)
+    shown = text(value[: most + 1] if isinstance(value, (str, bytes)) else value)
+    return shown if len(shown) <= most + 2 else f"{shown[:most]}..."
+
+
 def text(key: object, form: Callable[[object], str] = repr) -> str:
     try:
         return form(key)
@@ -78,7 +86,7 @@ def text(key: object, form: Callable[[object], str] = repr) -> str:
 
 
 def names(every: Iterable[object], most: int = 20) -> str:
-    return listed([text(name) for name in every], most)
+    return listed([short(name) for name in every], most)
 
 
 def listed(every: list[str], most: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._checkpoints.generators import checked_state
 from cyoptim._checkpoints.matching import (
     Difference,
     Renaming,
@@ -189,16 +190,12 @@ class Restore:
             self._fit(item, saved[index], (*place, index), holder)
 
     def _fit_generator(self, target: np.random.Generator, saved: Any, place: Place) -> None:
-        kind = type(target.bit_generator)
         try:
-            found = saved["bit_generator"]
-            if found != kind.__name__:
-                raise ValueError(f"it is that of {found}, expected {kind.__name__}")
-            kind().state = saved  # a spare one tells whether it fits
+            state = checked_state(target, saved)
         except Exception as error:
             self._refused(place, error)
             return
-        self._commit.set(target.bit_generator, "state", saved)
+        self._commit.set(target.bit_generator, "state", state)
         self.loaded.append(show(place))
 
     # Objects with a state_dict -----------------------------------------------

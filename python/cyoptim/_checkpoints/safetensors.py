@@ -4,9 +4,10 @@ The length of a header, the header in JSON, and the elements of all arrays. The 
 objects ``model`` and ``params`` go by their own names, and all others by their places
 (``optimizer/state/0/exp_avg``), as in a ``.npz``. The rest is text under ``__metadata__``:
 ``cyoptim.json``, and in ``cyoptim.complex`` the names of the complex arrays, which are kept as
-reals with a last axis of 2, as by ``torch.view_as_real``. A file without ``cyoptim.json`` is one
-that another program wrote: all of its arrays are one object, ``model`` or ``params``, whichever is
-asked for.
+reals with a last axis of 2, as by ``torch.view_as_real``. At the head of it, ``cyoptim.checksum``
+is the CRC-32 of all bytes before the elements, with zeros in its own place: a changed byte there is
+found, whichever it is. A file without any of these is one that another program wrote: all of its
+arrays are one object, ``model`` or ``params``, whichever is asked for.
 
 The ``safetensors`` package is not used: its writer puts a file of its own in the place of the
 temporary, past the lock and ``fsync``, and its reader has no bfloat16 for NumPy.
@@ -18,18 +19,32 @@ import json
 import math
 import os
 import struct
+import zlib
 from typing import IO, Any
 
 import numpy as np
 
-from cyoptim._checkpoints.packing import CHUNK, FORMAT, STRUCTURE, VERSION, Format, Reader
-from cyoptim._checkpoints.places import CheckpointError, Place, listed, text
+from cyoptim._checkpoints.packing import (
+    CHUNK,
+    FORMAT,
+    LONGEST_JSON,
+    STRUCTURE,
+    VERSION,
+    Format,
+    Reader,
+    check_length,
+    read_json,
+)
+from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
 from cyoptim._doors import Array
 
 METADATA = "__metadata__"
 COMPLEX = "cyoptim.complex"
+CHECKSUM = "cyoptim.checksum"
+ZEROS = "00000000"
+BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # a header of ours begins with it
 PLAIN = ("model", "params")  # objects whose arrays go by their own names
-LONGEST_HEADER = 100_000_000  # as in other readers
+MOST_AXES = 64
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
@@ -60,11 +75,12 @@ class Safetensors(Format):
     def folded(self, name: str) -> str:
         return name
 
-    def refusal(self, dtype: np.dtype[Any]) -> str | None:
+    def refusal(self, array: Array) -> str | None:
+        dtype = array.dtype
         if dtype.newbyteorder("<") in WRITTEN or dtype.char in "FD":
-            native = dtype.isnative
-            return None if native else f"{dtype} in a .safetensors file; a .npz file keeps it"
-        return f"{dtype} in a .safetensors file; a .npz file keeps most"
+            kept = dtype.isnative
+            return None if kept else f"dtype {dtype} in a .safetensors file; a .npz file keeps it"
+        return f"dtype {dtype!s:.1000} in a .safetensors file; a .npz file keeps most"
 
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
         reals = {name: _as_reals(array) for name, array in arrays.items()}
@@ -72,6 +88,7 @@ class Safetensors(Format):
         order = sorted(reals, key=lambda name: -reals[name].itemsize)
         header: dict[str, Any] = {
             METADATA: {
+                CHECKSUM: ZEROS,  # the first, where its reader looks for it
                 # Half a surrogate pair is no UTF-8, and its escape in the inner JSON is.
                 STRUCTURE: structure.encode("utf-8", "backslashreplace").decode("utf-8"),
                 COMPLEX: json.dumps([n for n in order if np.iscomplexobj(arrays[n])]),
@@ -85,12 +102,25 @@ class Safetensors(Format):
             header[name] = {"dtype": code, "shape": array.shape, "data_offsets": [begin, end]}
         encoded = json.dumps(header, ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        check_length(encoded)
+        length = struct.pack("<Q", len(encoded))
+        file.write(length + _with_checksum(encoded, _checksum(length, encoded)))
         for name in order:
             _write_elements(reals[name], file)
 
     def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
         return _Tensors(file, next((name for name in PLAIN if name in wanted), PLAIN[0]))
+
+
+def _checksum(length: bytes, header: bytes) -> bytes:
+    """Eight digits for the length and the header, whichever digits it has now."""
+    blank = _with_checksum(header, ZEROS.encode())
+    return f"{zlib.crc32(blank, zlib.crc32(length)):08x}".encode()
+
+
+def _with_checksum(header: bytes, digits: bytes) -> bytes:
+    begin = len(BEFORE_CHECKSUM)
+    return header[:begin] + digits + header[begin + len(ZEROS) :]
 
 
 def _joined(place: Place) -> str:
@@ -124,23 +154,33 @@ class _Tensors(Reader):
     def __init__(self, file: IO[bytes], foreign_name: str) -> None:
         self.widened = {}
         self._file = file
-        header, self._start = _read_header(file)
-        metadata = header.pop(METADATA, {})
+        size = file.seek(0, os.SEEK_END)
+        header, metadata, self._start = _read_header(file, size)
         self._entries = {name: _Entry(name, entry) for name, entry in header.items()}
-        self._check_offsets(file.seek(0, os.SEEK_END))
-        self._complex = set(json.loads(metadata.get(COMPLEX, "[]")))
-        if STRUCTURE in metadata:
-            self.structure = json.loads(metadata[STRUCTURE])
-        else:
+        self._check_offsets(size)
+        self._complex: set[str] = set()
+        if metadata is None:
             nodes = {name: {"array": name} for name in header}
             objects = {foreign_name: {"dict": nodes}}
             self.structure = {"format": FORMAT, "version": VERSION, "objects": objects}
+        else:
+            self.structure = _text_of(metadata, STRUCTURE)
+            self._complex = self._complex_names(_text_of(metadata, COMPLEX))
+
+    def _complex_names(self, names: Any) -> set[str]:
+        if not isinstance(names, list):
+            raise CheckpointError(f"damaged: {COMPLEX} is no list of names")
+        for name in names:
+            entry = self._entries.get(name) if isinstance(name, str) else None
+            if entry is None or entry.code not in ("F32", "F64") or entry.shape[-1:] != (2,):
+                raise CheckpointError(f"damaged: {short(name)} in {COMPLEX} is no pairs of reals")
+        return set(names)
 
     def _check_offsets(self, size: int) -> None:
         end = 0
         for entry in sorted(self._entries.values(), key=lambda entry: (entry.begin, entry.end)):
             if entry.begin != end:
-                raise CheckpointError(f"damaged: {entry.name!r} does not begin at byte {end}")
+                raise CheckpointError(f"damaged: {short(entry.name)} does not begin at byte {end}")
             end = entry.end
         if end != size - self._start:
             raise CheckpointError(
@@ -150,13 +190,15 @@ class _Tensors(Reader):
 
     def read(self, name: str) -> Array:
         if name not in self._entries:
-            raise CheckpointError(f"damaged: the array {name!r} is missing")
+            raise CheckpointError(f"damaged: the array {short(name)} is missing")
         entry = self._entries[name]
         array = self._read_elements(entry)
         if name in self._complex:
             array = array.view(f"<c{2 * array.itemsize}")[..., 0]
         elif entry.code == "BF16":
-            array = (array.astype("u4") << 16).view("f4")
+            wide = array.astype("u4")
+            wide <<= 16  # in place: no third copy
+            array = wide.view("f4")
             self.widened[id(array)] = "bfloat16"
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -174,40 +216,82 @@ class _Tensors(Reader):
 class _Entry:
     """One array in the header."""
 
-    def __init__(self, name: str, entry: dict[str, Any]) -> None:
-        self.name, self.code, self.shape = name, entry["dtype"], tuple(entry["shape"])
-        if self.code not in DTYPES:
+    __slots__ = ("begin", "code", "dtype", "end", "name", "shape")
+
+    def __init__(self, name: str, entry: Any) -> None:
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise CheckpointError(f"damaged: {short(name)} is described by {short(entry)}")
+        self.name, self.code = name, entry["dtype"]
+        if not isinstance(self.code, str) or self.code not in DTYPES:
+            code = short(self.code).strip("'")
             raise CheckpointError(
-                f"{name!r} has the dtype {self.code}, which NumPy lacks; "
+                f"{short(name)} has the dtype {code}, which NumPy lacks; "
                 f"cyoptim reads {listed(list(DTYPES), 20)}"
             )
         self.dtype = DTYPES[self.code]
-        self.begin, self.end = entry["data_offsets"]
-        if not all(type(n) is int and n >= 0 for n in (*self.shape, self.begin, self.end)):
-            raise CheckpointError(f"damaged: {name!r} has the shape {self.shape}")
+        self.shape = _counts(name, "shape", entry["shape"], MOST_AXES)
+        offsets = _counts(name, "offsets", entry["data_offsets"], 2)
+        if len(offsets) != 2:
+            raise CheckpointError(f"damaged: {short(name)} has the offsets {offsets}")
+        self.begin, self.end = offsets
         needed = math.prod(self.shape) * self.dtype.itemsize
         if self.end - self.begin != needed:  # before memory is asked for
             raise CheckpointError(
-                f"damaged: {name!r} has {self.end - self.begin} bytes of elements, its dtype "
+                f"damaged: {short(name)} has {self.end - self.begin} bytes of elements, its dtype "
                 f"{self.code} and shape {self.shape} need {needed}"
             )
 
 
-def _read_header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
-    """The header, and where the elements begin."""
+def _counts(name: str, what: str, counts: Any, most: int) -> tuple[int, ...]:
+    if not isinstance(counts, list) or len(counts) > most:
+        raise CheckpointError(
+            f"damaged: {short(name)} has as {what} {short(counts)}, expected up to {most} numbers"
+        )
+    if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
+        shown = ", ".join(short(n) for n in counts)
+        raise CheckpointError(f"damaged: {short(name)} has the {what} ({shown})")
+    return tuple(counts)
+
+
+def _text_of(metadata: dict[str, Any], key: str) -> Any:
+    """The JSON in a text of the metadata."""
+    inner = metadata.get(key)
+    if not isinstance(inner, str):
+        raise CheckpointError(f"damaged: its header has no text {key}")
+    return read_json(inner.encode("utf-8", "surrogatepass"), key, "surrogatepass")
+
+
+def _read_header(file: IO[bytes], size: int) -> tuple[dict[str, Any], dict[str, Any] | None, int]:
+    """The entries of the header, our metadata if it has any, and where the elements begin."""
+    file.seek(0)
     beginning = file.read(9)
     if not beginning:
         raise CheckpointError("not a checkpoint: it is empty")
     length = int.from_bytes(beginning[:8], "little")
-    if beginning[8:] != b"{" or length > LONGEST_HEADER:
+    if beginning[8:] != b"{" or length > LONGEST_JSON:
         raise CheckpointError(
             f"not a checkpoint: it begins with {beginning[:7]!r}, which is not a safetensors file"
         )
-    file.seek(8)
-    encoded = file.read(length)
-    if len(encoded) < length:
+    if 8 + length > size:  # before memory is asked for
         raise CheckpointError("damaged: cut short within its header")
-    header = json.loads(encoded)
+    encoded = b"{" + file.read(length - 1)
+    header = read_json(encoded, "its header")
     if not isinstance(header, dict):
         raise CheckpointError("damaged: its header is no JSON object")
-    return header, 8 + length
+    metadata = header.pop(METADATA, None)
+    if not isinstance(metadata, dict | None):
+        raise CheckpointError(f"damaged: {METADATA} in its header is no JSON object")
+    if metadata is None or {STRUCTURE, COMPLEX, CHECKSUM}.isdisjoint(metadata):
+        return header, None, 8 + length
+    _check_checksum(beginning[:8], encoded)
+    return header, metadata, 8 + length
+
+
+def _check_checksum(length: bytes, header: bytes) -> None:
+    begin = len(BEFORE_CHECKSUM)
+    found, expected = header[begin : begin + len(ZEROS)], _checksum(length, header)
+    if found != expected:
+        raise CheckpointError(
+            "damaged: its header is not the one that was saved: a byte has changed, or another "
+            "program has written it again"
+        )

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import operator
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from cyoptim._checkpoints import single
 from cyoptim._checkpoints.files import sync_directory
 from cyoptim._checkpoints.matching import Loaded, Rename
+from cyoptim._checkpoints.places import text
 from cyoptim._doors import type_name
 
 SUFFIXES = (".npz", ".safetensors")
+MOST_DIGITS = 18
 # A number as save writes it: eight digits at least, and no zero before more.
-FILE = re.compile(r"checkpoint-([0-9]{8}|[1-9][0-9]{8,})(\.npz|\.safetensors)")
+FILE = re.compile(
+    rf"checkpoint-([0-9]{{8}}|[1-9][0-9]{{8,{MOST_DIGITS - 1}}})(\.npz|\.safetensors)"
+)
 
 
 class Checkpoints:
@@ -78,8 +84,8 @@ class Checkpoints:
         Parameters
         ----------
         step : int
-            The number of the file, from 0 up. That of the newest file saves it again; a smaller
-            one is an error, as the newest would no longer be the last that was saved.
+            The number of the file, from 0 up to 10**18 - 1. That of the newest file saves it again;
+            a smaller one is an error, as the newest would no longer be the last that was saved.
         **objects
             As for :func:`cyoptim.save`.
 
@@ -96,6 +102,8 @@ class Checkpoints:
             As for :func:`cyoptim.save`. No older checkpoint has been deleted.
         """
         step = _whole_number(step, "step", least=0)
+        if step >= 10**MOST_DIGITS:
+            raise ValueError(f"step must have at most {MOST_DIGITS} digits")
         newest = self.latest()
         if newest is not None and step < _step(newest):
             raise ValueError(
@@ -168,13 +176,15 @@ class Checkpoints:
         return next(reversed(self.paths()), None)
 
     def paths(self) -> list[Path]:
-        """All files, by step."""
+        """All files, by step. A folder or a pipe of such a name is none."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
             return []
-        paths = [self.folder / name for name in names if FILE.fullmatch(name)]
-        return sorted(paths, key=lambda path: (_step(path), path.suffix == self.suffix))
+        paths = (self.folder / name for name in names if FILE.fullmatch(name))
+        return sorted(
+            filter(_is_file, paths), key=lambda path: (_step(path), path.suffix == self.suffix)
+        )
 
     def steps(self) -> list[int]:
         """All steps that can be loaded, in order."""
@@ -186,7 +196,7 @@ class Checkpoints:
             step = _whole_number(step, "step", least=0)
             path = next((p for p in reversed(self.paths()) if _step(p) == step), None)
         if path is None:
-            which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            which = "no checkpoint" if step is None else f"no checkpoint of step {text(step)}"
             found = f"it holds steps {self.steps()}" if self.steps() else "it holds none"
             raise FileNotFoundError(f"{self.folder} has {which}; {found}")
         return path
@@ -208,6 +218,16 @@ class Checkpoints:
                     path.unlink()
 
 
+def _is_file(path: Path) -> bool:
+    """False for what is gone by now, or a link that leads nowhere; other errors are errors."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+
+
 def _step(path: Path) -> int:
     match = FILE.fullmatch(path.name)
     assert match is not None
@@ -222,5 +242,5 @@ def _whole_number(value: object, name: str, least: int) -> int:
     except TypeError:
         raise TypeError(f"{name} must be a whole number, found {type_name(value)}") from None
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, found {number}")
+        raise ValueError(f"{name} must be at least {least}, found {text(number)}")
     return number

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, overload
 
-from cyoptim._checkpoints.files import replace_file
+from cyoptim._checkpoints.files import open_regular, replace_file
 from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
 from cyoptim._checkpoints.npz import Npz
 from cyoptim._checkpoints.packing import Format, Packing, Unpacking
@@ -40,7 +40,8 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     TypeError
         If something cannot be saved; the message gives the place and the type. Nothing is written.
     ValueError
-        If there is nothing to save, or the objects are nested too deeply.
+        If there is nothing to save, the objects are nested too deeply, or all but the elements of
+        the arrays takes over 100,000,000 bytes.
     OSError
         If the file cannot be written. An older file is still there, whole.
 
@@ -48,8 +49,9 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     -----
     In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` go by their own
     names, all others by their places: ``optimizer/state/0/exp_avg``. It keeps numbers, complex ones
-    too, and booleans, always in C order; a ``.npz`` also dates, strings, records and the order, and
-    finds changed bytes by checksums.
+    too, and booleans, always in C order; a ``.npz`` also dates, strings, records and the order.
+    Checksums find changed bytes: all in a ``.npz``, those before the elements in a
+    ``.safetensors``.
 
     Examples
     --------
@@ -110,8 +112,9 @@ def load(
     Parameters
     ----------
     path : str or path-like
-        The file. One that ends in ``.safetensors`` may also come from elsewhere: its arrays are
-        the object ``model`` or ``params``, whichever is asked for.
+        The file, which may be anybody's: nothing in it runs. One that ends in ``.safetensors``
+        may also come from another program: its arrays are the object ``model`` or ``params``,
+        whichever is asked for.
     strict : bool
         Whether everything must fit. If not, what does not is left out: arrays one by one, an
         optimizer or another object with a state as a whole.
@@ -140,7 +143,8 @@ def load(
     FileNotFoundError
         If there is no such file.
     CheckpointError
-        If the file is not a checkpoint, is damaged, or needs a newer version.
+        If the file is not a checkpoint, no regular file, is damaged, unpacks to far more than it
+        has, or needs a newer version.
     ValueError
         If the file has no object of a given name, or an object does not fit what was saved: the
         message lists what is missing, unexpected, or of another shape or dtype.
@@ -169,7 +173,9 @@ def load(
     _check_switch(strict, "strict")
     _check_switch(convert, "convert")
     renaming, shown = Renaming(rename), os.fsdecode(path)
-    with open(path, "rb") as file:
+    with _damage_reported(shown):
+        opened = open_regular(path)
+    with opened as file:
         with _damage_reported(shown):
             archive = Unpacking(_format(path).open(file, tuple(objects)))
         absent = [name for name in objects if name not in archive.nodes]
