@@ -39,7 +39,7 @@ from .states import difference, frozen, looks, members, memory
 
 NAME = "interrupts"
 LONG = 10**9  # all there are
-SLICE = 2000
+SLICE = 1000
 LIMIT = 120.0
 SEEDS: tuple[int, ...] = ()
 

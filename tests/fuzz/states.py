@@ -20,7 +20,7 @@ from doors import ALL_DOORS, NUMPY_DOORS, Door
 
 NAME = "states"
 LONG = 20_000
-SLICE = 400
+SLICE = 300
 SEEDS: tuple[int, ...] = ()
 
 Rng = np.random.Generator

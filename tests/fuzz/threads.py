@@ -35,7 +35,7 @@ from .runner import SANITIZER
 
 NAME = "threads"
 LONG = 5_000
-SLICE = 250
+SLICE = 150
 LIMIT = 20.0
 SEEDS: tuple[int, ...] = ()
 
