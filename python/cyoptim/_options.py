@@ -76,8 +76,10 @@ def check_number(name: str, value: Any) -> None:
     """Refuse a value that is not one number."""
     try:
         bool(value >= 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(f"{name} is an array of shape {value.shape}, expected one number")
     if isinstance(value, int) and abs(value) > MOST:
         raise ValueError(f"{name} is a whole number of {value.bit_length()} bits, expected a float")
 

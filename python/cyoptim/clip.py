@@ -19,7 +19,7 @@ from cyoptim._doors import (
     is_tensor,
     type_name,
 )
-from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, together
+from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients import align
 from cyoptim._groups import split_names
 from cyoptim._trees import is_branch, named_leaves
@@ -139,7 +139,7 @@ def get_total_norm(
     """
     order = _number("norm_type", norm_type)
     targets = _Gradients(_arrays_in(tensors), writable=False)
-    return targets.scalar(_total_norm(targets, order, error_if_nonfinite))
+    return plainly(lambda: targets.scalar(_total_norm(targets, order, error_if_nonfinite)))
 
 
 def clip_grads_with_norm_(

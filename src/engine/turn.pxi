@@ -272,10 +272,19 @@ def together(str how, str doing, list turns, arrays, function, *args):
             wanted.append(turn)
     try:
         take_all(wanted, taken, kind, doing)
-        return function(*args)
+        return plainly(function, *args)
     finally:
         for turn in taken:
             turn.give()
+
+
+def plainly(function, *args):
+    """Call the function in the floating-point mode in which a program begins."""
+    cdef unsigned long long mode = fp_plain()
+    try:
+        return function(*args)
+    finally:
+        fp_unplain(mode)
 
 
 cdef int take_all(list wanted, list taken, int kind, str doing) except -1:

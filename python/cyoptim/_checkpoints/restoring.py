@@ -201,21 +201,12 @@ class Restore:
     # Objects with a state_dict -----------------------------------------------
 
     def _fit_state(self, target: Any, saved: Any, place: Place) -> None:
-        if _prepares(target):
-            self._fit_ours(target, self._renaming.groups(saved), place)
+        if not _prepares(target):
+            self._fit_foreign(target, saved, place)
             return
-        state = target.state_dict()
-        if _is_module(target) and isinstance(state, dict) and isinstance(saved, dict):
-            saved = self._fit_module(state, saved, place)
-        else:
-            saved = self._renaming.groups(saved)
-            self.loaded.append(show(place))
-        old = copy.deepcopy(state)
-        self._foreign.append((place, target, old, self._state_for(target, saved)))
-
-    def _fit_ours(self, target: Any, saved: Any, place: Place) -> None:
         commit = Commit()
         try:
+            saved = self._renaming.groups(saved)
             if isinstance(target, Optimizer):
                 saved = target._before_load(saved)
             target._prepare_load(saved, commit)
@@ -226,6 +217,22 @@ class Restore:
         self.loaded.append(show(place))
         if isinstance(target, Optimizer):
             self._loaded.append(target)
+
+    def _fit_foreign(self, target: Any, saved: Any, place: Place) -> None:
+        state = target.state_dict()
+        of_module = _is_module(target) and isinstance(state, dict) and isinstance(saved, dict)
+        try:
+            if of_module:
+                saved = self._fit_module(state, saved, place)
+            else:
+                saved = self._renaming.groups(saved)
+            new = self._state_for(target, saved)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            self._refused(place, error)
+            return
+        if not of_module:
+            self.loaded.append(show(place))
+        self._foreign.append((place, target, copy.deepcopy(state), new))
 
     def _fit_module(
         self, state: dict[str, Any], saved: dict[Any, Any], place: Place

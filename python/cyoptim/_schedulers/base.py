@@ -251,7 +251,21 @@ class LRScheduler:
 
     def _prepare_load(self, state_dict: Mapping[str, Any], commit: Commit) -> None:
         """Check a state; `commit` will put it in."""
-        self._load(check_state(state_dict), commit)
+        state = check_state(state_dict)
+        for name, value in state.items():
+            self._check_entry(name, value)
+        self._load(state, commit)
+
+    def _check_entry(self, name: Any, value: Any) -> None:
+        """Refuse an entry of a state that cannot be one of this schedule's."""
+        what = f"the state of a {type(self).__name__} has an entry {name!r}"
+        if not isinstance(name, str) or hasattr(getattr(type(self), name, None), "__get__"):
+            raise ValueError(f"{what}, which is no attribute that a schedule keeps")
+        own = plain(vars(self).get(name))
+        if _kind(own) and _kind(value) and _kind(own) is not _kind(value):
+            raise TypeError(f"{what} that is a {type_name(value)}, expected a {type_name(own)}")
+        if name == "last_epoch" and operator.index(value) < -1:
+            raise ValueError(f"{what} that is {value}, expected a number of an epoch")
 
     def _load(self, state: StateDict, commit: Commit) -> None:
         commit.update(vars(self), state)
@@ -352,6 +366,16 @@ def check_state(state_dict: Any) -> StateDict:
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
     return {name: plain(value) for name, value in state_dict.items() if name != "optimizer"}
+
+
+def _kind(value: Any) -> type | None:
+    """What a value is compared with another by; None: with nothing."""
+    kinds: dict[type, tuple[type, ...]] = {
+        float: (bool, int, float),
+        list: (list, tuple),
+        str: (str,),
+    }
+    return next((kind for kind, types in kinds.items() if isinstance(value, types)), None)
 
 
 def take(state: StateDict, key: str, scheduler: LRScheduler) -> Any:

@@ -75,8 +75,17 @@ def as_array(value: Any) -> Any:
 def export_state(name: str, value: Any) -> Any:
     """A state entry in the form in which torch keeps it."""
     if name == "step" and not isinstance(value, (int, float)):  # one that a user counts
-        return torch.tensor(float(value), dtype=torch.get_default_dtype())
+        return _count_tensor(int(value))
     return _as_tensors(value)
+
+
+def _count_tensor(count: int) -> torch.Tensor:
+    """A step count as torch keeps it; in a wider dtype where that one would lose bits."""
+    for dtype in (torch.get_default_dtype(), torch.float64):
+        tensor = torch.tensor(float(count), dtype=dtype)
+        if int(tensor) == count:
+            return tensor
+    return torch.tensor(count, dtype=torch.int64)
 
 
 def _as_tensors(value: Any) -> Any:
