@@ -600,6 +600,10 @@ class Tracer:
             work()
         except KeyboardInterrupt:
             pass
+        except Exception as error:
+            raise AssertionError(
+                f"interrupted at{self.where}: {error}\nan interrupt comes out as {type(error).__name__}"
+            ) from error
         finally:
             sys.setprofile(None)
             sys.settrace(None)

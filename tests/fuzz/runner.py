@@ -200,7 +200,7 @@ def _crash(name: str, case: int, code: int, errors: IO[bytes]) -> Failure:
     if "Timeout (" in said:
         what = "the case did not end"
     for line in said.splitlines():
-        if line.startswith("SUMMARY: "):  # a sanitizer's
+        if line.startswith("SUMMARY: ") or ": runtime error: " in line:  # a sanitizer's
             what = line
     return Failure(name, case, f"{said}\n{what}", crash=True)
 
