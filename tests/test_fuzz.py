@@ -10,7 +10,8 @@ FUZZERS = runner.discover()
 
 SAMPLE = """
 import ctypes, sys, time, types
-from tests.fuzz import runner
+sys.path.insert(0, "tests")
+from fuzz import runner
 
 def check(case):
     if case == 2:

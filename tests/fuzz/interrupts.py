@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import dis
 import importlib
 import importlib.util
@@ -20,7 +19,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -581,37 +579,42 @@ def _is_traced(code: Any) -> bool:
 
 
 class Tracer:
-    """Counts the opcodes of the package's frames, and interrupts before those asked for."""
+    """Counts the opcodes of the package's frames, and interrupts before those asked for.
 
-    def __init__(self, *, at: int = -1, then: int = -1, signals: bool = False) -> None:
-        self.count = 0
-        self._at, self._then, self._signals = at, then, signals
-        self.place = ""
-        self.pending: int | None = (
-            None  # opcodes since a signal was given that has not been handled
-        )
-        self.immediate: bool | None = None  # whether the first signal was handled at once
-        self.since = 0  # opcodes after the first interrupt
+    An exception from a trace function ends the tracing. For a second one it begins again with the
+    next call or return, of which a profile function hears; no signal is handled before that.
+    """
+
+    def __init__(self, at: int = -1, then: int | None = None) -> None:
         self.places: list[tuple[Any, int]] = []
+        self.where = ""
+        self.since = 0  # opcodes since the first interrupt
+        self._at, self._then, self._raised = at, then, False
 
-    def run(self, work: Callable[[], Any]) -> bool:
-        """Run under this trace; whether it ended by an interrupt."""
+    def run(self, work: Callable[[], Any]) -> None:
+        """Run under this trace, interrupted or not."""
         sys.settrace(self._call)
+        if self._then is not None:
+            sys.setprofile(self._profile)
         try:
             work()
         except KeyboardInterrupt:
-            self.pending = None
-            return True
+            pass
+        except Exception as error:
+            raise AssertionError(
+                f"interrupted at{self.where}: {error}\nan interrupt comes out as {type(error).__name__}"
+            ) from error
         finally:
+            sys.setprofile(None)
             sys.settrace(None)
-        self._drop_pending()
-        return False
 
-    def _drop_pending(self) -> None:
-        """Let a signal that came too late take effect here."""
-        with contextlib.suppress(KeyboardInterrupt):
-            while self.pending is not None:
-                time.sleep(0)
+    def _profile(self, frame: Any, event: str, arg: Any) -> None:
+        if self._raised and sys.gettrace() is None and self.since == 0:
+            sys.settrace(self._call)
+            while frame is not None:
+                if _is_traced(frame.f_code):
+                    frame.f_trace = self._call(frame, event, arg)
+                frame = frame.f_back
 
     def _call(self, frame: Any, event: str, arg: Any) -> Any:
         if not _is_traced(frame.f_code):
@@ -622,37 +625,29 @@ class Tracer:
     def _local(self, frame: Any, event: str, arg: Any) -> Any:
         if event == "opcode":
             self._boundary(frame)
-        elif event == "exception" and self.pending is not None and arg[0] is KeyboardInterrupt:
-            self.immediate = self.pending == 0 if self.immediate is None else self.immediate
-            self.pending = None
         return self._local
 
     def _boundary(self, frame: Any) -> None:
-        number, self.count = self.count, self.count + 1
-        self.places.append((frame.f_code, frame.f_lasti))
-        if self.pending is not None:
-            self.pending += 1
-        if number > self._at >= 0:
+        if self._raised:
             self.since += 1
-        if number == self._at or self.since == self._then:
             if self.since == self._then:
-                self._then = -1
-            code = frame.f_code
-            file = os.path.basename(code.co_filename)
-            self.place += f" {file}:{frame.f_lineno} in {code.co_name} (opcode {frame.f_lasti})"
-            self._interrupt()
+                self._interrupt(frame)
+            return
+        self.places.append((frame.f_code, frame.f_lasti))
+        if len(self.places) - 1 == self._at:
+            self._raised = True
+            self._interrupt(frame)
 
-    def _interrupt(self) -> None:
-        if not self._signals:
-            raise KeyboardInterrupt
-        self.pending = 0
-        identity = ctypes.c_ulong(threading.get_ident())
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(KeyboardInterrupt))
+    def _interrupt(self, frame: Any) -> None:
+        code = frame.f_code
+        file = os.path.basename(code.co_filename)
+        self.where += f" {file}:{frame.f_lineno} in {code.co_name} (opcode {frame.f_lasti})"
+        raise KeyboardInterrupt
 
 
 def _boundaries(operation: Operation) -> list[tuple[int, bool]]:
     """Where the call is interrupted: each place in the code when it is first reached, the times
-    after that, and the last time; and whether a signal can be handled there."""
+    after that, and the last time; and whether a signal can be handled just before it."""
     warm = operation.make()
     operation.act(warm)  # what is imported or made once
     warm.close()
@@ -662,8 +657,9 @@ def _boundaries(operation: Operation) -> list[tuple[int, bool]]:
     times: dict[tuple[Any, int], list[int]] = {}
     for number, place in enumerate(tracer.places):
         times.setdefault(place, []).append(number)
+    handled = [_handles_signals(*place) for place in tracer.places]
     chosen = [
-        (number, _handles_signals(*place))
+        (number, number > 0 and handled[number - 1])
         for place, all_times in times.items()
         for number in {*all_times[:FIRST], all_times[-1]}
     ]
@@ -677,34 +673,33 @@ def _handles_signals(code: Any, place: int) -> bool:
 
 def _once(operation: Operation, k: int) -> str:
     expected(operation)
-    world, tracer = operation.make(), Tracer(at=k)
+    world, tracer = operation.make(), Tracer(k)
     try:
-        interrupted = tracer.run(lambda: operation.act(world))
-        if not interrupted and not tracer.place:
-            return "past the end"
-        return judge(operation, world, f"interrupted at {k}:{tracer.place}")
+        tracer.run(lambda: operation.act(world))
+        return judge(operation, world, f"interrupted at {k}:{tracer.where}")
     finally:
         world.close()
 
 
 def _twice(operation: Operation, k: int) -> str:
-    """A second interrupt at every boundary after the first, which is where a signal is handled."""
+    """A second interrupt at every boundary after the first."""
     expected(operation)
     second, step = 0, 1
     while True:
-        world, tracer = operation.make(), Tracer(at=k, then=second or -1, signals=True)
+        world, tracer = operation.make(), Tracer(k, second)
         try:
-            interrupted = tracer.run(lambda: operation.act(world))  # noqa: B023
-            if not tracer.immediate:
-                return "no place for a signal"
-            judge(operation, world, f"interrupted at {k} and {second} later:{tracer.place}")
+            tracer.run(lambda: operation.act(world))  # noqa: B023
+            judge(operation, world, f"interrupted at {k} and {second} later:{tracer.where}")
         finally:
             world.close()
         if second == 0:
-            step = -(-tracer.since // MOST)
-        second += max(step, 1)
-        if not interrupted or second > tracer.since:
-            return "twice"
+            step = max(1, -(-tracer.since // MOST))
+        elif second > tracer.since - step:
+            break
+        if tracer.since == 0:
+            return "nothing to clean up"
+        second += step
+    return "twice"
 
 
 # --- interrupts by a timer ------------------------------------------------------------------------
@@ -744,31 +739,32 @@ def _loading_large(name: str) -> Act:
 
 @cache
 def _duration(operation: Operation) -> float:
-    world = operation.make()
-    begin = time.perf_counter()
-    operation.act(world)
-    return time.perf_counter() - begin
+    def timed() -> float:
+        world = operation.make()
+        begin = time.perf_counter()
+        operation.act(world)
+        return time.perf_counter() - begin
+
+    return min(timed() for _ in range(3))  # the first makes threads
 
 
 class Alarm:
-    """Raises a KeyboardInterrupt after a delay, as long as it is armed."""
+    """Raises one KeyboardInterrupt after a delay, unless disarmed before."""
 
     def __init__(self, delay: float) -> None:
-        self._delay, self._armed = max(delay, 1e-6), False
-
-    def __enter__(self) -> Alarm:
+        self._delay, self._armed = max(delay, 1e-6), True
         self._old = signal.signal(signal.SIGALRM, self._handle)
-        self._armed = True
-        signal.setitimer(signal.ITIMER_REAL, self._delay)
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self._old)
+    def start(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self._delay)
 
     def disarm(self) -> None:
         self._armed = False
+
+    def close(self) -> None:
+        self._armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._old)
 
     def _handle(self, *_: object) -> None:
         if self._armed:
@@ -779,13 +775,15 @@ class Alarm:
 def _by_timer(operation: Operation, k: int) -> str:
     expected(operation)
     delay = np.random.default_rng(k).uniform(0, 1.3) * _duration(operation)
-    world = operation.make()
-    with Alarm(delay) as alarm:
-        try:
-            operation.act(world)
-            alarm.disarm()
-        except KeyboardInterrupt:
-            pass
+    world, alarm = operation.make(), Alarm(delay)
+    try:
+        alarm.start()
+        operation.act(world)
+        alarm.disarm()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        alarm.close()
     return "timed, " + judge(operation, world, f"interrupted after {delay * 1e6:.0f} us")
 
 

@@ -34,7 +34,12 @@ SLOWER = 10 if SANITIZER else 1
 SLICE = 200  # cases of the slice, unless the fuzzer says otherwise
 SHOWN = 3  # failures that are shown in full
 DIGITS = "0123456789"
-WORKER = ("-m", "tests.fuzz", "--worker")  # arguments of Python, before the fuzzer's name
+# Arguments of Python, before the fuzzer's name. By its folder: another package may be called tests.
+WORKER = (
+    "-c",
+    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
+    "from fuzz.runner import worker_main; worker_main(sys.argv[1])",
+)
 
 
 @dataclass(frozen=True)
@@ -166,12 +171,11 @@ def work(fuzzer: ModuleType, cases: Iterable[int], channel: IO[str]) -> None:
     faulthandler.cancel_dump_traceback_later()
 
 
-def worker_main(name: str) -> int:
+def worker_main(name: str) -> None:
     """What a worker does: cases come on its standard input, results go to its standard output."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the library or a fuzzer may print
     work(discover()[name], map(int, sys.stdin), channel)
-    return 0
 
 
 # --- in the process that a user starts ------------------------------------------------------------
@@ -200,7 +204,7 @@ def _crash(name: str, case: int, code: int, errors: IO[bytes]) -> Failure:
     if "Timeout (" in said:
         what = "the case did not end"
     for line in said.splitlines():
-        if line.startswith("SUMMARY: "):  # a sanitizer's
+        if line.startswith("SUMMARY: ") or ": runtime error: " in line:  # a sanitizer's
             what = line
     return Failure(name, case, f"{said}\n{what}", crash=True)
 
@@ -305,15 +309,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("-x", "--first", action="store_true", help="stop at the first failure")
     parser.add_argument("--here", action="store_true", help="in this process, for a debugger")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 if a case has failed."""
     arguments = _arguments(argv)
-    if arguments.worker:
-        return worker_main(arguments.worker)
     fuzzers = discover()
     unknown = set(arguments.names) - fuzzers.keys()
     if unknown:
