@@ -167,16 +167,23 @@ class Optimizer(Hooked):
         elif "_hyper" in cls.__dict__:
             cls._updates_itself = False
 
+    _plan: Any = None
+    param_groups: list[Group]
+    defaults: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:  # noqa: PYI034  (subclasses are theirs)
+        # Not in the constructor, which subclasses that wrap another optimizer may not call.
+        self = super().__new__(cls)
+        self._make_hook_tables()
+        self._turn, self._sums, self._state = Turn(), Sums(), State()
+        return self
+
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
             raise TypeError(NOT_ITERABLE.format(type_name(params)))
         self.defaults = defaults
-        self._make_hook_tables()
-        self._turn = Turn()
-        self._sums = Sums()
         self._state = State()
-        self._plan: Any = None
-        self.param_groups: list[Group] = []
+        self.param_groups = []
         groups = as_groups(params)
         if type(self).add_param_group is Optimizer.add_param_group:
             self._add_groups(groups)
@@ -1059,9 +1066,6 @@ class Optimizer(Hooked):
         return state if self._average is None else {**state, "_average": self._average}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if not hasattr(self, "_turn"):
-            self._make_hook_tables()
-            self._turn, self._sums, self._plan = Turn(), Sums(), None
         commit = Commit()
         for name, value in state.items():
             if name != "state":
@@ -1082,7 +1086,7 @@ class Optimizer(Hooked):
         return self._turn.read("copy.deepcopy()", self._copied, memo)  # type: ignore[no-any-return]
 
     def _copied(self, memo: dict[int, Any]) -> Optimizer:
-        new = memo[id(self)] = object.__new__(type(self))
+        new = memo[id(self)] = type(self).__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return new
 

@@ -78,12 +78,18 @@ class Npz(Format):
         # A string may hold half a surrogate pair, which strict UTF-8 refuses.
         encoded = structure.encode("utf-8", "surrogatepass")
         check_length(encoded)
-        with zipfile.ZipFile(file, "w") as archive:
+        archive = zipfile.ZipFile(file, "w")
+        try:
             with _new_member(archive, STRUCTURE) as member:
                 member.write(encoded)
             for name, array in arrays.items():
                 with _new_member(archive, name + ".npy") as member:
                     npy.write_array(member, array, _npy_version(array.dtype), allow_pickle=False)
+            archive.close()
+        except BaseException:
+            # The file is given up. To close the archive would raise in the place of an interrupt.
+            archive.fp = None
+            raise
 
     def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
         return _Archive(file)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from cyoptim._doors import type_name
-from cyoptim._engine import Commit, Undo
+from cyoptim._engine import Commit, Undo, together
 from cyoptim._schedulers.values import (
     Scalar,
     copied,
@@ -58,7 +58,10 @@ def _whole(step: Callable[..., None]) -> Callable[..., None]:
         undo.keep(vars(self))
         for group in self.optimizer.param_groups:
             keep_values(group, undo)
-        undo.run(functools.partial(step, self, *args, **kwargs))
+        # A learning rate does not change within a step of another thread.
+        turns = [self.optimizer._turn] if isinstance(self.optimizer, Optimizer) else []
+        call = functools.partial(step, self, *args, **kwargs)
+        together("write", "scheduler.step()", turns, [], undo.run, call)
 
     return wrapper
 
@@ -262,10 +265,15 @@ class LRScheduler:
         if not isinstance(name, str) or hasattr(getattr(type(self), name, None), "__get__"):
             raise ValueError(f"{what}, which is no attribute that a schedule keeps")
         own = plain(vars(self).get(name))
-        if _kind(own) and _kind(value) and _kind(own) is not _kind(value):
-            raise TypeError(f"{what} that is a {type_name(value)}, expected a {type_name(own)}")
+        if not _is_like(value, own):
+            raise TypeError(f"{what} that is {value!r}, expected one like {own!r}")
+        count = len(self.optimizer.param_groups)
+        if isinstance(own, list) and len(own) == count < len(value):
+            raise ValueError(f"{what} of {len(value)} values for {count} parameter groups")
         if name == "last_epoch" and operator.index(value) < -1:
             raise ValueError(f"{what} that is {value}, expected a number of an epoch")
+        if name in _DIVISORS and not value > 0:
+            raise ValueError(f"{what} that is {value}, expected a positive number")
 
     def _load(self, state: StateDict, commit: Commit) -> None:
         commit.update(vars(self), state)
@@ -368,14 +376,22 @@ def check_state(state_dict: Any) -> StateDict:
     return {name: plain(value) for name, value in state_dict.items() if name != "optimizer"}
 
 
-def _kind(value: Any) -> type | None:
-    """What a value is compared with another by; None: with nothing."""
-    kinds: dict[type, tuple[type, ...]] = {
-        float: (bool, int, float),
-        list: (list, tuple),
-        str: (str,),
-    }
-    return next((kind for kind, types in kinds.items() if isinstance(value, types)), None)
+_DIVISORS = frozenset({"step_size", "total_iters", "T_max", "T_0", "T_i", "total_size"})
+_DIVISORS |= {"step_ratio", "total_steps", "timescale", "decay_steps"}
+_KINDS: tuple[tuple[type, ...], ...] = ((bool, int, float), (list, tuple), (str,), (dict,))
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Whether a value can take the place of another, as far as the other tells: nothing if it is
+    None, or an object."""
+    kind = next((types for types in _KINDS if isinstance(own, types)), None)
+    if kind is None:
+        return True
+    if not isinstance(value, kind):
+        return False
+    if isinstance(value, (list, tuple)) and len(own):
+        return len(value) > 0 and all(_is_like(item, own[0]) for item in value)
+    return True
 
 
 def take(state: StateDict, key: str, scheduler: LRScheduler) -> Any:

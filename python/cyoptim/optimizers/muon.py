@@ -133,6 +133,8 @@ class Muon(Optimizer):
             raise ValueError("Number of steps must be less than 100 for computational efficiency")
         if len(group["ns_coefficients"]) != 3:
             raise ValueError("Coefficients must be a tuple of exactly 3 values")
+        for index, value in enumerate(group["ns_coefficients"]):
+            check_number(f"ns_coefficients[{index}]", value)
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         for group in groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES
-from cyoptim._options import check_lr, execution_switches
+from cyoptim._options import check_lr, check_number, execution_switches
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -88,6 +88,8 @@ class Rprop(Optimizer):
         for name in ("etas", "step_sizes"):
             if not isinstance(group[name], (tuple, list)) or len(group[name]) != 2:
                 raise TypeError(f"{name} must be a pair of numbers, got {group[name]!r}")
+            for index, value in enumerate(group[name]):
+                check_number(f"{name}[{index}]", value)
         minus, plus = group["etas"]
         if not 0.0 < minus < 1.0 < plus:
             raise ValueError(f"Invalid eta values: {minus}, {plus}")
