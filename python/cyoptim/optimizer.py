@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -170,13 +170,17 @@ class Optimizer(Hooked):
     _plan: Any = None
     param_groups: list[Group]
     defaults: dict[str, Any]
+    _sums: Sums
+    _state: State
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:  # noqa: PYI034  (subclasses are theirs)
-        # Not in the constructor, which subclasses that wrap another optimizer may not call.
-        self = super().__new__(cls)
-        self._make_hook_tables()
-        self._turn, self._sums, self._state = Turn(), Sums(), State()
-        return self
+    if not TYPE_CHECKING:  # the signature is that of __init__
+
+        def __new__(cls, *args, **kwargs):
+            # Not in the constructor, which subclasses that wrap an optimizer may not call.
+            self = super().__new__(cls)
+            self._make_hook_tables()
+            self._turn, self._sums, self._state = Turn(), Sums(), State()
+            return self
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):

@@ -268,7 +268,7 @@ class LRScheduler:
         if not _is_like(value, own):
             raise TypeError(f"{what} that is {value!r}, expected one like {own!r}")
         count = len(self.optimizer.param_groups)
-        if isinstance(own, list) and len(own) == count < len(value):
+        if name in _OF_GROUPS and isinstance(value, (list, tuple)) and len(value) > count:
             raise ValueError(f"{what} of {len(value)} values for {count} parameter groups")
         if name == "last_epoch" and operator.index(value) < -1:
             raise ValueError(f"{what} that is {value}, expected a number of an epoch")
@@ -378,6 +378,9 @@ def check_state(state_dict: Any) -> StateDict:
 
 _DIVISORS = frozenset({"step_size", "total_iters", "T_max", "T_0", "T_i", "total_size"})
 _DIVISORS |= {"step_ratio", "total_steps", "timescale", "decay_steps"}
+_OF_GROUPS = frozenset(
+    {"base_lrs", "_last_lr", "min_lrs", "max_lrs", "base_momentums", "max_momentums"}
+)
 _KINDS: tuple[tuple[type, ...], ...] = ((bool, int, float), (list, tuple), (str,), (dict,))
 
 
