@@ -7,7 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import chain, count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyoptim._averages import averaging
 from cyoptim._engine import Turn
@@ -129,7 +129,17 @@ class Hooked:
     # What step was when the first scheduler came, which warns if it is replaced.
     _watched_step: Any
 
-    def _make_hook_tables(self) -> None:
+    if not TYPE_CHECKING:  # the signature is that of a subclass's __init__
+
+        def __new__(cls, *args, **kwargs):
+            self = super().__new__(cls)
+            self._make_own()
+            return self
+
+    def _make_own(self) -> None:
+        """Make what an optimizer has from the start: not in the constructor, which subclasses that
+        wrap an optimizer may not call."""
+        self._turn = Turn()
         self._optimizer_step_pre_hooks = HookTable()
         self._optimizer_step_post_hooks = HookTable()
         self._optimizer_state_dict_pre_hooks = HookTable()

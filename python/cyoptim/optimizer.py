@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -173,14 +173,9 @@ class Optimizer(Hooked):
     _sums: Sums
     _state: State
 
-    if not TYPE_CHECKING:  # the signature is that of __init__
-
-        def __new__(cls, *args, **kwargs):
-            # Not in the constructor, which subclasses that wrap an optimizer may not call.
-            self = super().__new__(cls)
-            self._make_hook_tables()
-            self._turn, self._sums, self._state = Turn(), Sums(), State()
-            return self
+    def _make_own(self) -> None:
+        super()._make_own()
+        self._sums, self._state = Sums(), State()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
