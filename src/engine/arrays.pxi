@@ -137,16 +137,28 @@ def same_layout_as(cnp.ndarray a not None, cnp.ndarray b not None) -> bool:
     return same_layout(a, b)
 
 
-cdef int check_dense(cnp.ndarray a) except -1:
+cdef inline bint has_kernels(cnp.ndarray a) noexcept:
+    """Whether the array is aligned and of a dtype that kernels work on, in this machine's order."""
+    cdef int kind = cnp.PyArray_TYPE(a)
+    return ((kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE or kind == cnp.NPY_CFLOAT
+             or kind == cnp.NPY_CDOUBLE) and cnp.PyArray_ISBEHAVED_RO(a))
+
+
+cdef inline int check_dense(cnp.ndarray a) except -1:
     """Refuse an array whose elements a kernel cannot read one after the other."""
-    cdef int flags = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_NOTSWAPPED
+    if a is None or not has_kernels(a) or not (
+            cnp.PyArray_IS_C_CONTIGUOUS(a) or layout_of(a) == DENSE):
+        refuse_array(a)
+    return 0
+
+
+cdef int refuse_array(a) except -1:
     if a is None:
         raise TypeError("expected an array, got None")
-    if a.dtype.char not in "fdFD" or not cnp.PyArray_CHKFLAGS(a, cnp.NPY_ARRAY_ALIGNED) or not a.dtype.isnative:
-        raise TypeError(f"expected an aligned array of float32, float64, or complex of these, got {a.dtype.str}")
-    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) or layout_of(a) == DENSE):
-        raise ValueError("expected an array without gaps between its elements")
-    return 0
+    raise ValueError(
+        f"expected an aligned array of float32 or float64, or complex of these, without gaps, got "
+        f"dtype {a.dtype.str}, shape {a.shape} and strides {a.strides}"
+    )
 
 
 cdef inline int dtype_code(cnp.ndarray a) noexcept:

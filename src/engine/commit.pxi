@@ -197,15 +197,15 @@ cdef class Undo:
 
     cdef list arrays        # pairs of an array and its copy
     cdef list containers    # pairs of a dict or list and its copy
+    cdef dict spare         # pairs of last time, by the array's id: to find new memory takes long
 
     def __cinit__(self):
-        self.arrays, self.containers = [], []
+        self.arrays, self.containers, self.spare = [], [], {}
 
     def keep(self, value) -> None:
         """Remember an array's elements, or what is in a dict, list or tuple."""
         if cnp.PyArray_Check(value):
-            if not value.dtype.hasobject:
-                self.arrays.append((value, value.copy(order="K")))
+            self._keep_array(value)
         elif isinstance(value, dict):
             self.containers.append((value, PyDict_Copy(value)))
             for item in dict.values(value):
@@ -216,10 +216,33 @@ cdef class Undo:
             for item in value:
                 self.keep(item)
 
+    cdef int _keep_array(self, cnp.ndarray array) except -1:
+        pair = self.spare.get(<uintptr_t><void *>array) if self.spare else None
+        if pair is not None and pair[0] is array and is_like(array, <cnp.ndarray>pair[1]):
+            cnp.PyArray_CopyInto(<cnp.ndarray>pair[1], array)
+            self.arrays.append(pair)
+        elif not array.dtype.hasobject:
+            self.arrays.append((array, array.copy(order="K")))
+        return 0
+
     def keep_entries(self, entries not None) -> None:
         """Remember which values are in a dict, but not what is in them."""
         check_dicts(entries, entries)
         self.containers.append((entries, PyDict_Copy(entries)))
+
+    def keep_options(self, list groups not None) -> None:
+        """Remember the options of groups, those too that are arrays and filled in place."""
+        for group in groups:
+            self.keep_entries(group)
+            for value in dict.values(group):
+                if cnp.PyArray_Check(value):
+                    self._keep_array(value)
+
+    cdef int forget(self) except -1:
+        """Begin anew; the memory of the copies is kept for the same arrays."""
+        self.spare = {<uintptr_t><void *>pair[0]: pair for pair in self.arrays}
+        self.arrays, self.containers = [], []
+        return 0
 
     cdef int restore(self) except -1:
         cdef list kept = []         # what is taken out lives until all is put back
@@ -232,8 +255,7 @@ cdef class Undo:
                 kept.append(list(container))
                 PyList_SetSlice(container, 0, PyList_GET_SIZE(container), items)
         for array, copy in self.arrays:
-            if (cnp.PyArray_SAMESHAPE(array, copy) and array.dtype == copy.dtype
-                    and cnp.PyArray_ISWRITEABLE(array)):
+            if is_like(array, copy) and cnp.PyArray_ISWRITEABLE(array):
                 cnp.PyArray_CopyInto(<cnp.ndarray>array, <cnp.ndarray>copy)
         return 0
 
@@ -247,3 +269,7 @@ cdef class Undo:
         except BaseException:
             self.restore()
             raise
+
+
+cdef inline bint is_like(cnp.ndarray a, cnp.ndarray b):
+    return cnp.PyArray_SAMESHAPE(a, b) and a.dtype == b.dtype

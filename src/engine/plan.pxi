@@ -38,6 +38,7 @@ cdef class Plan(Inputs):
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef list owners            # of the memory of state and averages; they are not to be resized
     cdef ArrayTrace *traces     # of the owners
+    cdef Undo undo              # what a step in Python has changed so far
     cdef list zeros             # arrays and tensors to be filled with zeros by the running step
     cdef Watch watch
     cdef bint counts_steps
@@ -64,6 +65,7 @@ cdef class Plan(Inputs):
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None):
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn)
         self.births, self.owners, self.zeros = [], [], []
+        self.undo = Undo()
         self.counters = {}
         self.counts_steps = counts_steps
         self.watch = watch
@@ -570,7 +572,6 @@ cdef class Plan(Inputs):
         The result is a Commit, to be made then, or None. What is changed before is to be told to
         `undo`, an Undo.
         """
-        cdef Undo undo = Undo()
         self._check_unswapped()
         if not self.alive:
             return False
@@ -583,7 +584,7 @@ cdef class Plan(Inputs):
             if self.zeroing:
                 self._prepare_zeros()
             if steps:
-                self._update(update, undo)
+                self._update(update)
             else:
                 self._announce()
                 if self.pace is not None:
@@ -597,8 +598,9 @@ cdef class Plan(Inputs):
             self._clear()
         return True
 
-    cdef int _update(self, object update, Undo undo) except -1:
+    cdef int _update(self, object update) except -1:
         cdef Commit commit
+        cdef Undo undo = self.undo
         cdef Py_ssize_t i
         found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
         self.updated.extend([self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
@@ -613,6 +615,8 @@ cdef class Plan(Inputs):
         except BaseException:
             undo.restore()
             raise
+        finally:
+            undo.forget()
         return 0
 
     cdef int _look_for_state(self, object optimizer) except -1:

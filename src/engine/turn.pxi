@@ -278,6 +278,22 @@ def together(str how, str doing, list turns, arrays, function, *args):
             turn.give()
 
 
+def step_whole(optimizer, attributes, tensors, step, *args) -> None:
+    """Step a schedule of an optimizer in a turn: if it fails, the attributes of the schedule and the
+    options of the groups become what they were. `tensors` are arrays of options that are tensors."""
+    cdef Undo undo = Undo()
+    cdef Turn turn = optimizer._turn if hasattr(optimizer, "_turn") else None
+    undo.keep(attributes)
+    undo.keep(tensors)
+    undo.keep_options(optimizer.param_groups)
+    if turn is None or turn.owner == PyThread_get_thread_ident():
+        if turn is not None and turn.allowed < WRITING:
+            refuse_within("scheduler.step()", turn.doing)
+        undo.run(step, *args)
+    else:
+        turn._call(WRITING, WRITING, "scheduler.step()", undo.run, (step, *args))
+
+
 def plainly(function, *args):
     """Call the function in the floating-point mode in which a program begins."""
     cdef unsigned long long mode = fp_plain()

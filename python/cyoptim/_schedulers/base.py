@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from cyoptim._doors import type_name
-from cyoptim._engine import Commit, Undo, together
+from cyoptim._engine import Commit, step_whole
 from cyoptim._schedulers.values import (
     Scalar,
     copied,
     group_values,
-    keep_values,
     plain,
     set_value,
+    tensor_values,
 )
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
@@ -54,14 +55,9 @@ def _whole(step: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(step)
     def wrapper(self: LRScheduler, *args: Any, **kwargs: Any) -> None:
-        undo = Undo()
-        undo.keep(vars(self))
-        for group in self.optimizer.param_groups:
-            keep_values(group, undo)
-        # A learning rate does not change within a step of another thread.
-        turns = [self.optimizer._turn] if isinstance(self.optimizer, Optimizer) else []
-        call = functools.partial(step, self, *args, **kwargs)
-        together("write", "scheduler.step()", turns, [], undo.run, call)
+        call = functools.partial(step, **kwargs) if kwargs else step
+        tensors = tensor_values(self.optimizer) if "torch" in sys.modules else ()
+        step_whole(self.optimizer, vars(self), tensors, call, self, *args)
 
     return wrapper
 

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from cyoptim._doors import is_tensor
-from cyoptim._engine import Undo
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -44,14 +43,10 @@ def set_value(group: Group, key: str, value: Scalar) -> None:
         group[key] = value
 
 
-def keep_values(group: Group, undo: Undo) -> None:
-    """Have the options of a group remembered, those too that are filled in place."""
-    undo.keep_entries(group)
-    for value in group.values():
-        if isinstance(value, np.ndarray):
-            undo.keep(value)
-        elif is_tensor(value):
-            undo.keep(value.detach().numpy())
+def tensor_values(optimizer: Optimizer) -> list[Any]:
+    """The memory of the options that are torch tensors, and are filled in place."""
+    values = (value for group in optimizer.param_groups for value in group.values())
+    return [value.detach().numpy() for value in values if is_tensor(value)]
 
 
 def per_group(name: str, optimizer: Optimizer, value: Scalar | Sequence[Scalar]) -> list[Scalar]:
