@@ -38,6 +38,8 @@ def _count(groups: list[Group]) -> int:
 
 def _is_nested(grads: Sequence[Any], groups: list[Group]) -> bool:
     """Whether this is a tree, rather than one gradient for each parameter."""
+    if not groups:
+        raise ValueError("the optimizer has no param groups: param_groups is empty")
     if "param_names" not in groups[0]:
         return False
     if is_named_tuple(grads):

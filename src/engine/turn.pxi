@@ -279,7 +279,7 @@ def together(str how, str doing, list turns, arrays, function, *args):
 
 
 def step_whole(optimizer, attributes, tensors, step, *args) -> None:
-    """Step a schedule of an optimizer in a turn: if it fails, the attributes of the schedule and the
+    """Step a schedule of an optimizer in a turn: if it fails, the attributes of its parts and the
     options of the groups become what they were. `tensors` are arrays of options that are tensors."""
     cdef Undo undo = Undo()
     cdef Turn turn = optimizer._turn if hasattr(optimizer, "_turn") else None

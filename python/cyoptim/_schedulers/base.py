@@ -57,7 +57,8 @@ def _whole(step: Callable[..., None]) -> Callable[..., None]:
     def wrapper(self: LRScheduler, *args: Any, **kwargs: Any) -> None:
         call = functools.partial(step, **kwargs) if kwargs else step
         tensors = tensor_values(self.optimizer) if "torch" in sys.modules else ()
-        step_whole(self.optimizer, vars(self), tensors, call, self, *args)
+        attributes = [vars(part) for part in self._parts()]
+        step_whole(self.optimizer, attributes, tensors, call, self, *args)
 
     return wrapper
 
@@ -207,6 +208,10 @@ class LRScheduler:
             self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
 
     # --- as a part of another schedule ------------------------------------------------------------
+
+    def _parts(self) -> Iterator[LRScheduler]:
+        """The schedule itself, and all that it steps."""
+        yield self
 
     def _start_lrs(self) -> list[Scalar]:
         """The learning rates that the optimizer has before this schedule touches them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +22,11 @@ class _Composed(LRScheduler):
 
     def _first_child(self) -> LRScheduler:
         raise NotImplementedError
+
+    def _parts(self) -> Iterator[LRScheduler]:
+        yield self
+        for scheduler in getattr(self, "_schedulers", ()):  # not there when it is being constructed
+            yield from scheduler._parts()
 
     def _start_lrs(self) -> list[Scalar]:
         return self._first_child()._start_lrs()
