@@ -178,3 +178,84 @@ def test_one_gradient_for_two_parameters() -> None:
     cyoptim.SGD([a, b], lr=1.0).step(grads=[g, g])
     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(g, np.ones(3))
+
+
+# --- arrays that other code resizes while a step is being prepared ----------------------------------
+
+MANY = 100_000  # elements: such memory goes back to the system, where what still reads it dies
+
+
+class Resizing:
+    """A parameter whose ``.grad`` once resizes another array, as code of a library might."""
+
+    def __init__(self, grad: np.ndarray, other: np.ndarray | None = None) -> None:
+        self.data, self.other, self._grad = np.zeros_like(grad), other, grad
+
+    @property
+    def grad(self) -> np.ndarray:
+        if self.other is not None:
+            self.other.resize(8 * MANY, refcheck=False)
+            self.other = None
+        return self._grad
+
+
+@pytest.mark.parametrize("cls", [cyoptim.SGD, cyoptim.Adafactor])
+@pytest.mark.parametrize("options", [
+    {},
+    {"max_norm": 1.0},
+    {"nonfinite": "raise"},
+    {"nonfinite": "skip", "zero_grad": True},
+])  # fmt: skip
+def test_gradient_that_is_resized_by_another(cls: Any, options: dict[str, Any]) -> None:
+    grad = np.ones(MANY, np.float32)
+    first, second = Resizing(grad), Resizing(np.ones(5, np.float32))
+    optimizer = cls([first, second], lr=0.1)
+    optimizer.step(**options)
+    before = first.data.copy()
+    grad[:] = np.nan if "nonfinite" in options else 1
+    second.other = grad
+    with pytest.raises(RuntimeError, match=r"parameter 0 .* was changed in size or place"):
+        optimizer.step(**options)
+    np.testing.assert_array_equal(first.data, before)
+
+
+class Number:
+    """A number that, when it is asked for, resizes an array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __float__(self) -> float:
+        self.array.resize(8 * MANY, refcheck=False)
+        return 1.0
+
+
+def test_state_that_is_resized_by_an_option() -> None:
+    w, buffer = cyoptim.Parameter(np.zeros(MANY, np.float32)), np.zeros(MANY, np.float32)
+    w.grad = np.ones(MANY, np.float32)
+    optimizer = cyoptim.SGD([w], lr=1.0, momentum=0.5)
+    optimizer.state[w]["momentum_buffer"] = buffer
+    optimizer.step()
+    before = w.data.copy()
+    optimizer.param_groups[0]["lr"] = Number(buffer)
+    with pytest.raises(RuntimeError, match="state was changed in size or place"):
+        optimizer.step()
+    np.testing.assert_array_equal(w.data, before)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_state_that_is_resized_by_another(late: bool) -> None:
+    # Where the second gradient is late, the first parameter's state has been in use before.
+    params = [cyoptim.Parameter(np.zeros(MANY, np.float32)) for _ in range(2)]
+    average = np.zeros(MANY, np.float32)
+    optimizer = cyoptim.NAdam(params, lr=0.1)
+    optimizer.state[params[0]]["exp_avg"] = average
+    optimizer.state[params[1]]["mu_product"] = Number(average)
+    params[0].grad = np.ones(MANY, np.float32)
+    if late:
+        optimizer.step()
+    before = params[0].data.copy()
+    params[1].grad = np.ones(MANY, np.float32)
+    with pytest.raises(RuntimeError, match="state was changed in size or place"):
+        optimizer.step()
+    np.testing.assert_array_equal(params[0].data, before)

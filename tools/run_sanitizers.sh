@@ -16,11 +16,12 @@ flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-fr
 
 "$python" -m pip install --quiet --upgrade pip
 CFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" -m pip install --quiet \
-  -Cbuild-dir="$environment/build" ".[test]"
+  -Cinstall.strip=false -Cbuild-dir="$environment/build" ".[test]"
 engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
 nm -D "$engine" | grep __asan_report >/dev/null || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
+export PYTHONMALLOC=malloc  # Python's own allocator would hide what has been given back
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
 "$python" -m pytest -q -p no:cacheprovider \
   --deselect tests/test_guest_forks.py --ignore tests/test_bench.py --ignore tests/test_demo.py "$@"

@@ -210,14 +210,21 @@ cdef class Plan(Inputs):
         if unbound:
             self.watch.changed = True       # unless all of what follows succeeds
             self._bind_states(optimizer, unbound)
+            if not self._owners_are_still():    # of what was bound before
+                self._refuse_moved_state()
+            self._build_walls()
             # A momentum buffer may turn out to be new or not, which is another row.
             self._assign_rows(optimizer)
-            self._build_walls()
             self._part_from_state()
             self.watch.changed = False
         if self.stirred:
             self._check_still()
+            if not self._owners_are_still():
+                self._refuse_moved_state()
         return 0
+
+    cdef int _refuse_moved_state(self) except -1:
+        raise RuntimeError("state was changed in size or place while the step was being prepared")
 
     cdef int _bind_states(self, object optimizer, list slots) except -1:
         """Bind, and where missing make, the state of these slots. New entries are put into the
@@ -315,6 +322,8 @@ cdef class Plan(Inputs):
             self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
         for name in RULE_STATES[rule]:
             array = state[name]
+            if not self._is_state(i, array):    # any more, after other code was called
+                self._refuse_moved_state()
             kept.append(array)
             self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
             k += 1
@@ -476,12 +485,19 @@ cdef class Plan(Inputs):
             self.table.zero = False
             self._count()
         else:
-            self._announce()
-            if self.pace is not None:
-                self.pace.skipped = True
+            self._skip()
         extras.done = True
         if self.zeroing:
             self._zero_gradients(together)
+        return 0
+
+    cdef int _skip(self) except -1:
+        """Make no step; gradients may be filled with zeros."""
+        self._announce()
+        if self.stirred:
+            self._check_still()
+        if self.pace is not None:
+            self.pace.skipped = True
         return 0
 
     cdef bint _measure(self, Extras extras) except -1:
@@ -490,6 +506,8 @@ cdef class Plan(Inputs):
         cdef Runs runs
         if not extras.measure:
             return True
+        if self.stirred:
+            self._check_still()
         for runs in self.sparse:        # hidden from the run over whole tensors
             self.table.tensors[runs.slot].row = -1
         total = self.reduce(GRADIENT_SQUARES, 0)
@@ -586,9 +604,7 @@ cdef class Plan(Inputs):
             if steps:
                 self._update(update)
             else:
-                self._announce()
-                if self.pace is not None:
-                    self.pace.skipped = True
+                self._skip()
             if extras is not None:
                 extras.done = True
             if self.zeroing:
