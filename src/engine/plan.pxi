@@ -618,6 +618,8 @@ cdef class Plan(Inputs):
         cdef Commit commit
         cdef Undo undo = self.undo
         cdef Py_ssize_t i
+        if self.stirred:
+            self._check_still()
         found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
         self.updated.extend([self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
         try:
