@@ -43,7 +43,8 @@ def test_failures_crashes_and_hangs_are_told_by_their_case(monkeypatch: pytest.M
     kinds = {failure.case: failure.kind for failure in report.failures}
     assert kinds[2] == "AssertionError: case two"
     assert kinds[3] == "KeyboardInterrupt"
-    assert kinds[4].startswith("the process ended with status")
+    crash = "SUMMARY: " if runner.SANITIZER else "the process ended with status"
+    assert kinds[4].startswith(crash)
     assert kinds[5] == "the case did not end"
     assert "python -m tests.fuzz sample --start 2 --count 1" in str(
         report.failures[0].__class__("sample", 2, "")

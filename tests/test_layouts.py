@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cases import CASES
+from cyoptim._engine import is_dense
 
 SHAPE = (6, 5, 4)
 
@@ -77,6 +78,12 @@ def test_same_result_in_any_layout(layout: str, grad_layout: str, dtype: Any) ->
         optimizer.step(grads=[grad])
         np.testing.assert_array_equal(grad, g)
     np.testing.assert_array_equal(param, plain)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_single_unaligned_element_is_not_dense(shape: tuple[int, ...]) -> None:
+    assert not is_dense(unaligned(np.ones(shape)))
+    assert is_dense(np.ones(shape))
 
 
 def test_gaps_between_strided_elements_are_left_alone() -> None:

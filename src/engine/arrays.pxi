@@ -75,7 +75,7 @@ cdef Layout layout_of(cnp.ndarray a):
     cdef Py_ssize_t extent = cnp.PyArray_ITEMSIZE(a), reach = extent, stride, dim
     cdef bint dense = True
     if cnp.PyArray_SIZE(a) <= 1:
-        return DENSE
+        return DENSE if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_ISALIGNED(a) else STRIDED
     axes = sorted([
         (abs(cnp.PyArray_STRIDE(a, k)), cnp.PyArray_STRIDE(a, k), cnp.PyArray_DIM(a, k))
         for k in range(ndim) if cnp.PyArray_DIM(a, k) > 1

@@ -467,8 +467,10 @@ cdef class Plan(Inputs):
 
     cdef int _step_with(self, object optimizer, Extras extras) except -1:
         cdef Py_ssize_t r
-        cdef bint together = False
-        cdef bint steps = self._measure(extras)
+        cdef bint steps, together = False
+        if self.stirred:
+            self._check_still()
+        steps = self._measure(extras)
         if self.zeroing:
             self._prepare_zeros()
         if steps:
@@ -506,8 +508,6 @@ cdef class Plan(Inputs):
         cdef Runs runs
         if not extras.measure:
             return True
-        if self.stirred:
-            self._check_still()
         for runs in self.sparse:        # hidden from the run over whole tensors
             self.table.tensors[runs.slot].row = -1
         total = self.reduce(GRADIENT_SQUARES, 0)
@@ -598,6 +598,8 @@ cdef class Plan(Inputs):
             if not self._collect(grads, optimizer):
                 return False
             self._look_for_state(optimizer)
+            if self.stirred:
+                self._check_still()
             steps = extras is None or self._measure(extras)
             if self.zeroing:
                 self._prepare_zeros()
@@ -618,8 +620,6 @@ cdef class Plan(Inputs):
         cdef Commit commit
         cdef Undo undo = self.undo
         cdef Py_ssize_t i
-        if self.stirred:
-            self._check_still()
         found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
         self.updated.extend([self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
         try:

@@ -58,8 +58,8 @@ cdef class Turn:
     cdef void *after
 
     def __cinit__(self):
+        join_ring(self)     # first: whatever fails then, it leaves the ring again
         self.queue, self.stepping = [], []
-        join_ring(self)
 
     def __dealloc__(self):
         leave_ring(self)
