@@ -11,7 +11,7 @@
 # (e) One module, in parts that are included below: a step calls from one to the other inline.
 cimport numpy as cnp
 from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
-                           PyDict_Update)
+                           PyDict_Size, PyDict_Update)
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
@@ -39,6 +39,7 @@ include "engine/threads.pxi"    # which kernels run, and on how many threads
 include "engine/arrays.pxi"     # parameters, and what is asked of an array
 include "engine/walls.pxi"      # whether memory is shared
 include "engine/turn.pxi"       # whose turn it is to use an optimizer
+include "engine/detours.pxi"    # what sends steps the long way
 include "engine/exchange.pxi"   # tensors of other libraries
 include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state

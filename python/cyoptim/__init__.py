@@ -119,6 +119,11 @@ for _name in optimizers.__all__:
     _module = _sys.modules[getattr(optimizers, _name).__module__]
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
+if hasattr(_sys.modules.get("torch"), "optim"):
+    from cyoptim.integrations import torch_optim as _torch_optim
+
+    _torch_optim.join()
+
 
 def __getattr__(name: str) -> _Any:
     # Checkpoints need zipfile and json, which take longer to import than all the rest.

@@ -6,11 +6,12 @@ import functools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from cyoptim._averages import averaging
-from cyoptim._engine import Turn
+from cyoptim._engine import Turn, detour_by_hooks
 
 Hook = Callable[..., Any]
 
@@ -52,6 +53,35 @@ class RemovableHandle:
 STEP_PRE_HOOKS = HookTable()
 STEP_POST_HOOKS = HookTable()
 
+# The tables of hooks around the steps of every optimizer; of each pair the first is called before.
+_TABLES: list[tuple[dict[int, Hook], dict[int, Hook]]] = []
+Recorder = Callable[[Any, str], AbstractContextManager[Any]]
+# Shows profilers that are running a call of a method of an optimizer.
+_recorders: list[Recorder] = []
+
+
+def add_tables(before: dict[int, Hook], after: dict[int, Hook]) -> None:
+    """Have the hooks in two tables called around every step."""
+    _TABLES.append((before, after))
+    detour_by_hooks(before)
+    detour_by_hooks(after)
+
+
+add_tables(STEP_PRE_HOOKS, STEP_POST_HOOKS)
+
+
+def add_recorder(record: Recorder) -> None:
+    """Have ``with record(optimizer, "step")`` written around steps that go the long way."""
+    _recorders.append(record)
+
+
+def recorded(optimizer: object, method: str) -> AbstractContextManager[Any]:
+    """A block in which a method of the optimizer is called, as profilers see it."""
+    stack = ExitStack()
+    for record in _recorders:
+        stack.enter_context(record(optimizer, method))
+    return stack
+
 
 def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     """Call ``hook(optimizer, args, kwargs)`` before each step of every optimizer.
@@ -87,8 +117,14 @@ def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
 
 def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
     """Run ``step(*args, **kwargs)``, whose first argument is the optimizer, and its hooks."""
+    with recorded(args[0], "step"):
+        return _call_with_hooks(step, args, kwargs)
+
+
+def _call_with_hooks(step: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
     optimizer = args[0]
-    for hook in chain(STEP_PRE_HOOKS.values(), optimizer._optimizer_step_pre_hooks.values()):
+    everywhere = [before.values() for before, _ in _TABLES]
+    for hook in chain(*everywhere, optimizer._optimizer_step_pre_hooks.values()):
         result = hook(optimizer, args, kwargs)
         if result is None:
             continue
@@ -98,7 +134,8 @@ def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
             )
         args, kwargs = result
     value = step(*args, **kwargs)
-    for hook in chain(optimizer._optimizer_step_post_hooks.values(), STEP_POST_HOOKS.values()):
+    everywhere = [after.values() for _, after in _TABLES]
+    for hook in chain(optimizer._optimizer_step_post_hooks.values(), *everywhere):
         hook(optimizer, args, kwargs)
     return value
 

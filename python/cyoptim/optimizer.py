@@ -26,6 +26,7 @@ from cyoptim._engine import (
     Room,
     Turn,
     Undo,
+    detours,
     drop_gradients,
     make_counter,
 )
@@ -41,10 +42,9 @@ from cyoptim._groups import (
     split_names,
 )
 from cyoptim._hooks import (
-    STEP_POST_HOOKS,
-    STEP_PRE_HOOKS,
     Hooked,
     call_around_step,
+    recorded,
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
     with_hooks,
@@ -56,6 +56,7 @@ from cyoptim._options import (
     required,
 )
 from cyoptim._receipt import StepReceipt, extras_of
+from cyoptim._scaler import ScalerInput, ScalesItself, has_scaler_inputs, scaler_inputs
 from cyoptim._sparse import values_to_zero
 from cyoptim._state import State
 from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
@@ -155,6 +156,9 @@ class Optimizer(Hooked):
     _prepares_update: ClassVar[bool] = False
     # Whether a step() of its own moves the averages, too.
     _averages_itself: ClassVar[bool] = False
+    # For torch.amp.GradScaler.
+    grad_scale, found_inf = ScalerInput(), ScalerInput()
+    _step_supports_amp_scaling = ScalesItself()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -485,8 +489,6 @@ class Optimizer(Hooked):
             and grad_scale is None
             and not zero_grad
             and nonfinite == "propagate"
-            and not STEP_PRE_HOOKS
-            and not STEP_POST_HOOKS
             and quick(self, None if grads is None else align(grads, self.param_groups))
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
@@ -603,6 +605,12 @@ class Optimizer(Hooked):
         if averaged:
             grads = self._sums.gradients()
         max_norm, grad_scale, zero_grad, nonfinite = arguments
+        scale, overflow = scaler_inputs(self)
+        if overflow:
+            self._opt_called = True
+            return
+        if scale != 1:
+            grad_scale = scale if grad_scale is None else scale * grad_scale
         extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
@@ -622,12 +630,7 @@ class Optimizer(Hooked):
         self._set_quick()
 
     def _has_hooks(self) -> bool:
-        return bool(
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or STEP_PRE_HOOKS
-            or STEP_POST_HOOKS
-        )
+        return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or detours())
 
     def _set_quick(self) -> None:
         """Note whether the next step may go straight to the plan, and how."""
@@ -638,6 +641,7 @@ class Optimizer(Hooked):
             or self._differentiable
             or self._sums.count
             or self._extras is not None
+            or has_scaler_inputs(self)
         )
         self._quick = None if detour else self._plan.step
 
@@ -753,7 +757,8 @@ class Optimizer(Hooked):
             Drop the gradients, rather than fill them with zeros. A dropped gradient leaves its
             parameter alone at the next step; a zero one still moves momentum and decay.
         """
-        self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
+        with recorded(self, "zero_grad"):
+            self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
 
     def _reset_gradients(self, set_to_none: bool) -> None:
         labels = labels_of(self.param_groups)
@@ -1090,8 +1095,8 @@ class Optimizer(Hooked):
         return new
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__} ("]
+        groups = []
         for number, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {number}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
-        return "\n".join([*lines, ")"])
+            options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
+            groups.append(f"\nParameter Group {number}\n" + "".join(options))
+        return f"{type(self).__name__} ({''.join(groups)})"

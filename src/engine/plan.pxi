@@ -402,8 +402,10 @@ cdef class Plan(Inputs):
 
     def step(self, optimizer, list grads) -> bool:
         """Step every parameter that has a gradient, in a turn of its own; False if the plan no longer
-        fits."""
+        fits, or steps go the long way."""
         cdef unsigned long long mode
+        if is_detour():
+            return False
         self.turn.take(STEPPING, "step()")
         mode = fp_plain()
         try:

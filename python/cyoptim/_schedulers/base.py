@@ -63,7 +63,12 @@ def _whole(step: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-class LRScheduler:
+class _Root:
+    """A base other than object, beside which a class can take in another: see
+    :mod:`cyoptim.integrations.torch_optim`."""
+
+
+class LRScheduler(_Root):
     """Base class of schedules, which set the learning rate of every group once per epoch.
 
     A subclass defines :meth:`get_lr` from ``last_epoch``, ``base_lrs`` and the optimizer's groups.

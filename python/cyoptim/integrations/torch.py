@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from cyoptim._doors import Array
+from cyoptim.integrations import torch_optim
+
+torch_optim.join()
 
 
 def view_leaf(tensor: torch.Tensor, label: str) -> Array:

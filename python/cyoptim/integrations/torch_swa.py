@@ -12,7 +12,7 @@ import torch
 from cyoptim.swa_utils import AveragedModel, check_functions, get_swa_multi_avg_fn
 
 
-class AveragedModule(AveragedModel, torch.nn.Module):  # type: ignore[misc]
+class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # type: ignore[misc]
     """The average of a torch module, a module itself."""
 
     n_averaged: torch.Tensor

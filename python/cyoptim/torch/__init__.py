@@ -1,0 +1,67 @@
+"""The optimizers under the names that ``torch.optim`` has, as subclasses of torch's own.
+
+An optimizer over torch tensors is a ``torch.optim.Optimizer`` without this module, and its
+schedules are torch's schedulers. Import it where a *class* is asked for before there is any tensor,
+as transformers' ``Trainer`` and checks with ``issubclass`` do, and for type checkers, which see the
+bases here. The classes are those of :mod:`cyoptim`; a subclass of your own of
+:class:`cyoptim.Optimizer`, or of any optimizer, is one of torch's, too, once torch is in use.
+
+>>> import torch
+>>> import cyoptim.torch as optim
+>>> model = torch.nn.Linear(3, 2)
+>>> optimizer = optim.AdamW(model.parameters(), lr=0.1)
+>>> schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+>>> isinstance(optimizer, torch.optim.Optimizer), issubclass(optim.SGD, torch.optim.Optimizer)
+(True, True)
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "cyoptim.torch needs PyTorch: pip install torch, or see https://pytorch.org/get-started"
+    ) from error
+
+from cyoptim.integrations import torch_optim as _torch_optim
+from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers import (
+    ASGD,
+    LBFGS,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    RAdam,
+    RMSprop,
+    Rprop,
+    SparseAdam,
+)
+from cyoptim.torch import lr_scheduler, swa_utils
+
+_torch_optim.join()
+
+__all__ = [
+    "ASGD",
+    "LBFGS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Muon",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+    "lr_scheduler",
+    "swa_utils",
+]

@@ -1,0 +1,24 @@
+"""The averages of :mod:`cyoptim.swa_utils`, as subclasses of torch's.
+
+``AveragedModel`` is the class of averages of torch modules, which are modules themselves.
+"""
+
+from cyoptim.integrations.torch_swa import AveragedModule as AveragedModel
+from cyoptim.swa_utils import (
+    SWALR,
+    get_ema_avg_fn,
+    get_ema_multi_avg_fn,
+    get_swa_avg_fn,
+    get_swa_multi_avg_fn,
+    update_bn,
+)
+
+__all__ = [
+    "SWALR",
+    "AveragedModel",
+    "get_ema_avg_fn",
+    "get_ema_multi_avg_fn",
+    "get_swa_avg_fn",
+    "get_swa_multi_avg_fn",
+    "update_bn",
+]
