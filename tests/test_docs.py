@@ -25,13 +25,14 @@ MODULES = sorted(
     if not module.name.startswith((*COMPILED, "cyoptim.integrations."))
 )
 # Which of them need what is not NumPy.
-NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy"}
+NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy", "cyoptim.torch": "torch"}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
+    package = ".".join(name.split(".")[:2])
+    if package in NEEDS:
+        pytest.importorskip(NEEDS[package])
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0

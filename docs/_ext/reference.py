@@ -78,7 +78,7 @@ def public_names() -> dict[str, list[str]]:
 def _modules() -> Iterator[Any]:
     for module in pkgutil.iter_modules(cyoptim.__path__, "cyoptim."):
         name = module.name.rpartition(".")[2]
-        if not name.startswith("_") and name not in ("demo", "integrations"):
+        if not name.startswith("_") and name not in ("demo", "integrations", "torch"):
             yield importlib.import_module(module.name)
 
 

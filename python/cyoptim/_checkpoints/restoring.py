@@ -261,8 +261,9 @@ class Restore:
         torch = sys.modules.get("torch")
         if torch is None:
             return copied
-        of_torch = isinstance(target, (torch.nn.Module, torch.optim.Optimizer))
-        return torch.from_numpy(copied) if of_torch or id(saved) in self._tensors else copied
+        of_torch = (torch.nn.Module, torch.optim.Optimizer)
+        needs = isinstance(target, of_torch) and not isinstance(target, Optimizer)
+        return torch.from_numpy(copied) if needs or id(saved) in self._tensors else copied
 
     # Changing ----------------------------------------------------------------
 
