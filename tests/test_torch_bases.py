@@ -124,6 +124,17 @@ print("done")
     )
 
 
+def test_bases_in_the_wrong_order_are_told() -> None:
+    assert "write cyoptim's first" in run("""
+import cyoptim, torch
+class Wrong(torch.optim.Optimizer, cyoptim.SGD): pass
+try:
+    cyoptim.SGD([torch.nn.Parameter(torch.zeros(2))])
+except TypeError as error:
+    print(error.args[0].replace(chr(10), " "))
+""")
+
+
 def test_schedules() -> None:
     base = torch.optim.lr_scheduler.LRScheduler
     optimizer = cyoptim.SGD([tensor(2)], lr=0.1, momentum=0.9)

@@ -38,7 +38,13 @@ def join() -> None:
 
 
 def _take_in(ours: Any, theirs: type) -> None:
-    ours.__bases__ = (*ours.__bases__, theirs)
+    try:
+        ours.__bases__ = (*ours.__bases__, theirs)
+    except TypeError as error:
+        raise TypeError(
+            f"a class has torch's {theirs.__name__} among its bases before cyoptim's: write "
+            f"cyoptim's first, or leave out torch's, whose subclass cyoptim's is ({error})"
+        ) from error
 
 
 @contextmanager
