@@ -17,7 +17,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, fabs, isfinite, pow, sqrt
+from libc.math cimport INFINITY, NAN, fabs, isfinite, pow, sqrt
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
@@ -31,10 +31,11 @@ import numpy as np
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, GRADIENT_SQUARES, MAX_ABS, MIN_ABS, SUM_ABS,
                       SUM_POWER, SUM_SQUARES, combine)
 from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
-                     Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
+                     Chunk, Clock, Head, Kernels, Matrices, Row, Table, Tensor)
 
 cnp.import_array()
 
+include "engine/rules.pxi"      # what a rule says of itself
 include "engine/threads.pxi"    # which kernels run, and on how many threads
 include "engine/arrays.pxi"     # parameters, and what is asked of an array
 include "engine/walls.pxi"      # whether memory is shared

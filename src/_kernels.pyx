@@ -7,7 +7,7 @@
 # (b) A rule is called once per chunk through a pointer, which costs nothing over 16K elements; its
 #     loop is the only thing that sees elements.
 # (c) Denormals are flushed around every bundle and the mode is put back, in whichever thread runs it.
-# (d) To add a rule: cimport it and add its line to the table.
+# (d) To add a rule: cimport it and its scalars, and add its line to the table.
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
@@ -17,23 +17,23 @@ from _reduce cimport (AXPBY_DOT, DOT, GRADIENT_SQUARES, SUM_SQUARES, axpby_dot_s
                       reduce_span)
 from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, PIECE, SQUARES, STATISTICS,
                      Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
-from rules.adadelta cimport adadelta, adadelta_clock
-from rules.adafactor cimport (add_squares, mean_square, scaled_square, scaled_update,
+from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
+from rules.adafactor cimport (MeanSquare, add_squares, mean_square, scaled_square, scaled_update,
                               sum_squares)
-from rules.adagrad cimport adagrad, adagrad_clock
-from rules.adam cimport adam, adam_amsgrad, adam_clock
-from rules.adamax cimport adamax, adamax_clock
-from rules.asgd cimport asgd, asgd_clock
-from rules.average cimport average
-from rules.axpby cimport axpby
-from rules.clip cimport clamp, scale
-from rules.nadam cimport nadam, nadam_clock
-from rules.radam cimport radam, radam_clock
-from rules.rmsprop cimport (rmsprop, rmsprop_centered, rmsprop_centered_momentum,
+from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
+from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
+from rules.adamax cimport Adamax, adamax, adamax_clock
+from rules.asgd cimport Asgd, asgd, asgd_clock
+from rules.average cimport Average, average
+from rules.axpby cimport Axpby, axpby
+from rules.clip cimport Clamp, Scale, clamp, scale
+from rules.nadam cimport Nadam, nadam, nadam_clock
+from rules.radam cimport Radam, radam, radam_clock
+from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
                             rmsprop_clock, rmsprop_momentum)
-from rules.rprop cimport rprop
-from rules.sgd cimport momentum_clock, sgd, sgd_momentum, sgd_nesterov
-from rules.sparse_adam cimport sparse_adam, sparse_adam_clock
+from rules.rprop cimport Rprop, rprop
+from rules.sgd cimport Momentum, Sgd, momentum_clock, sgd, sgd_momentum, sgd_nesterov
+from rules.sparse_adam cimport SparseAdam, sparse_adam, sparse_adam_clock
 
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
@@ -49,55 +49,96 @@ cdef Rule32 RULES32[MAX_RULES]
 cdef Rule64 RULES64[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
-# name: (state arrays in the order of the streams, number of scalars that the optimizer gives, names
-# of the numbers in the rule's memory)
+# name: (names of the scalars, those of them that the clock computes, state arrays in the order of the
+# streams, numbers of the rule's memory). Arrays and numbers are names, or pairs of a name and what
+# they begin with: a number, or the option that holds it; without it they begin with 0.
 RULES = {}
 
 
-cdef int rule(str name, tuple states, int scalars, Rule32 rule32, Rule64 rule64,
-              Clock clock, tuple memory=()) except -1:
+cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=NULL,
+              tuple states=(), tuple memory=()) except -1:
+    """Add a rule. `scalars` is its struct, whose fields are named as the group's options; what the
+    clock writes is no option."""
     cdef Py_ssize_t number = len(RULES)
-    if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or scalars > MAX_SCALARS
+    if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or len(scalars) > MAX_SCALARS
             or len(memory) > MAX_MEMORY):
         raise ValueError(f"the tables are too small for rule {name}")
+    if "sign" in list(scalars)[1:]:
+        raise ValueError(f"the scalars of rule {name} must begin with its sign: see Head")
     RULES32[number] = rule32
     RULES64[number] = rule64
     CLOCKS[number] = clock
-    RULES[name] = (states, scalars, memory)
+    RULES[name] = (tuple(scalars), written_by(clock, list(scalars)), states, memory)
     return 0
 
 
-rule("sgd", (), 3, sgd[float], sgd[double], NULL)
-rule("sgd_momentum", ("momentum_buffer",), 5,
-     sgd_momentum[float], sgd_momentum[double], momentum_clock)
-rule("sgd_nesterov", ("momentum_buffer",), 5,
-     sgd_nesterov[float], sgd_nesterov[double], momentum_clock)
-rule("adam", ("exp_avg", "exp_avg_sq"), 7, adam[float], adam[double], adam_clock)
-rule("adam_amsgrad", ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), 7,
-     adam_amsgrad[float], adam_amsgrad[double], adam_clock)
-rule("rmsprop", ("square_avg",), 7, rmsprop[float], rmsprop[double], rmsprop_clock)
-rule("rmsprop_momentum", ("square_avg", "momentum_buffer"), 7,
-     rmsprop_momentum[float], rmsprop_momentum[double], rmsprop_clock)
-rule("rmsprop_centered", ("square_avg", "grad_avg"), 7,
-     rmsprop_centered[float], rmsprop_centered[double], rmsprop_clock)
-rule("rmsprop_centered_momentum", ("square_avg", "momentum_buffer", "grad_avg"), 7,
-     rmsprop_centered_momentum[float], rmsprop_centered_momentum[double],
-     rmsprop_clock)
-rule("adagrad", ("sum",), 5, adagrad[float], adagrad[double], adagrad_clock)
-rule("adadelta", ("square_avg", "acc_delta"), 6, adadelta[float], adadelta[double], adadelta_clock)
-rule("adamax", ("exp_avg", "exp_inf"), 6, adamax[float], adamax[double], adamax_clock)
-rule("nadam", ("exp_avg", "exp_avg_sq"), 8, nadam[float], nadam[double], nadam_clock,
-     ("mu_product",))
-rule("radam", ("exp_avg", "exp_avg_sq"), 7, radam[float], radam[double], radam_clock)
-rule("asgd", ("ax",), 6, asgd[float], asgd[double], asgd_clock, ("eta", "mu"))
-rule("rprop", ("prev", "step_size"), 5, rprop[float], rprop[double], NULL)
-rule("sparse_adam", ("exp_avg", "exp_avg_sq"), 5,
-     sparse_adam[float], sparse_adam[double], sparse_adam_clock)
-rule("scale", (), 1, scale[float], scale[double], NULL)
-rule("clamp", (), 2, clamp[float], clamp[double], NULL)
-rule("average", (), 1, average[float], average[double], NULL)
-rule("mean_square", (), 1, mean_square[float], mean_square[double], NULL)
-rule("axpby", (), 2, axpby[float], axpby[double], NULL)
+cdef frozenset written_by(Clock clock, list names):
+    """The scalars that a clock writes: found by running it."""
+    cdef double scalars[MAX_SCALARS]
+    cdef float memory[MAX_MEMORY]
+    cdef int k
+    if clock == NULL:
+        return frozenset()
+    for k in range(MAX_MEMORY):
+        memory[k] = 0.5
+    for k in range(MAX_SCALARS):
+        scalars[k] = 0.1 + 0.01 * k
+    clock(scalars, 2, memory)
+    return frozenset([name for k, name in enumerate(names) if scalars[k] != 0.1 + 0.01 * k])
+
+
+# Of each struct one, for its fields' names.
+cdef Adadelta ADADELTA
+cdef Adagrad ADAGRAD
+cdef Adam ADAM
+cdef Adamax ADAMAX
+cdef Asgd ASGD
+cdef Average AVERAGE
+cdef Axpby AXPBY
+cdef Clamp CLAMP
+cdef MeanSquare MEAN_SQUARE
+cdef Momentum MOMENTUM
+cdef Nadam NADAM
+cdef Radam RADAM
+cdef Rmsprop RMSPROP
+cdef Rprop RPROP
+cdef Scale SCALE
+cdef Sgd SGD
+cdef SparseAdam SPARSE_ADAM
+
+rule("sgd", SGD, sgd[float], sgd[double])
+rule("sgd_momentum", MOMENTUM, sgd_momentum[float], sgd_momentum[double], momentum_clock,
+     ("momentum_buffer",))
+rule("sgd_nesterov", MOMENTUM, sgd_nesterov[float], sgd_nesterov[double], momentum_clock,
+     ("momentum_buffer",))
+rule("adam", ADAM, adam[float], adam[double], adam_clock, ("exp_avg", "exp_avg_sq"))
+rule("adam_amsgrad", ADAM, adam_amsgrad[float], adam_amsgrad[double], adam_clock,
+     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+rule("rmsprop", RMSPROP, rmsprop[float], rmsprop[double], rmsprop_clock, ("square_avg",))
+rule("rmsprop_momentum", RMSPROP, rmsprop_momentum[float], rmsprop_momentum[double], rmsprop_clock,
+     ("square_avg", "momentum_buffer"))
+rule("rmsprop_centered", RMSPROP, rmsprop_centered[float], rmsprop_centered[double], rmsprop_clock,
+     ("square_avg", "grad_avg"))
+rule("rmsprop_centered_momentum", RMSPROP, rmsprop_centered_momentum[float],
+     rmsprop_centered_momentum[double], rmsprop_clock, ("square_avg", "momentum_buffer", "grad_avg"))
+rule("adagrad", ADAGRAD, adagrad[float], adagrad[double], adagrad_clock,
+     (("sum", "initial_accumulator_value"),))
+rule("adadelta", ADADELTA, adadelta[float], adadelta[double], adadelta_clock,
+     ("square_avg", "acc_delta"))
+rule("adamax", ADAMAX, adamax[float], adamax[double], adamax_clock, ("exp_avg", "exp_inf"))
+rule("nadam", NADAM, nadam[float], nadam[double], nadam_clock, ("exp_avg", "exp_avg_sq"),
+     memory=(("mu_product", 1.0),))
+rule("radam", RADAM, radam[float], radam[double], radam_clock, ("exp_avg", "exp_avg_sq"))
+rule("asgd", ASGD, asgd[float], asgd[double], asgd_clock, ("ax",),
+     memory=(("eta", "lr"), ("mu", 1.0)))
+rule("rprop", RPROP, rprop[float], rprop[double], NULL, ("prev", ("step_size", "lr")))
+rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse_adam_clock,
+     ("exp_avg", "exp_avg_sq"))
+rule("scale", SCALE, scale[float], scale[double])
+rule("clamp", CLAMP, clamp[float], clamp[double])
+rule("average", AVERAGE, average[float], average[double])
+rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
+rule("axpby", AXPBY, axpby[float], axpby[double])
 
 
 cdef inline void update_span(const Table *table, const Tensor *tensor,

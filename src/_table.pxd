@@ -28,6 +28,9 @@ cdef struct Row:                # the scalars of one group at one step count
     float memory[MAX_MEMORY]    # what it is to remember after the step
     double scalars[MAX_SCALARS]
 
+cdef struct Head:               # what the scalars of every update of parameters begin with
+    double sign                 # of the gradient: -1 to go upwards; clipping and scaling multiply it
+
 cdef struct Chunk:              # elements [start, stop) of one tensor
     Py_ssize_t tensor, start, stop
 

@@ -17,13 +17,15 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, Chunk, Clock, Kernels, Row, Table, Tensor)
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, Chunk, Clock, Head, Kernels, Row,
+                     Table, Tensor)
 
 import importlib
 
 import numpy as np
 
 from cyoptim import _dispatch
+from cyoptim._engine import RULES
 from cyoptim.optimizer import Optimizer
 from cyoptim.parameter import Parameter
 
@@ -37,8 +39,6 @@ cdef struct Own:
     int streams             # arrays of an update: parameter, gradient, state; 0 before there is a rule
 
 _module = importlib.import_module(f"cyoptim._kernels_{_dispatch.chosen}")
-cdef list RULES = list(_module.RULES.values())
-cdef list RULE_NAMES = list(_module.RULES)
 cdef const Kernels *KERNELS = <const Kernels *>PyCapsule_GetPointer(
     _module.kernels(), "cyoptim.kernels")
 
@@ -134,7 +134,7 @@ cdef class Kernel:
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
             clock(row.scalars, self.steps, row.memory)
-        row.scalars[0] *= self.grad_scale   # the sign of the gradient
+        (<Head *>row.scalars).sign *= self.grad_scale
         fp_restore(mode)
 
     cdef void update_float32(self, float **arrays, Py_ssize_t size) noexcept nogil:
@@ -149,7 +149,7 @@ cdef inline Own *own(Kernel kernel) noexcept nogil:
 
 
 cdef tuple memory_names(Kernel kernel):
-    return RULES[own(kernel).options.rule][2]
+    return list(RULES.values())[own(kernel).options.rule].memory
 
 
 cdef object read(Kernel kernel, object optimizer):
@@ -159,12 +159,13 @@ cdef object read(Kernel kernel, object optimizer):
     try:
         group = optimizer.param_groups[0]
         optimizer._check_options(group)
+        rule = rule_of(optimizer, group)
         row = own(kernel).options
-        fill_row(&row, optimizer._hyper(group))
-        names, _, memory = RULES[row.rule]
+        fill_row(&row, rule, group)
         if kernel.state_names is not None:
-            check_same(kernel, names, memory)
-        first = [number(name, optimizer._initial_value(group, name)) for name in (*names, *memory)]
+            check_same(kernel, rule.states, rule.memory)
+        names = rule.states
+        first = [number(name, rule.start_of(name, group)) for name in (*names, *rule.memory)]
     finally:
         fp_restore(mode)
     kernel.initial_values = tuple(first[:len(names)])
@@ -174,21 +175,19 @@ cdef object read(Kernel kernel, object optimizer):
     return np.array(first[len(names):])
 
 
-cdef int fill_row(Row *row, object hyper) except -1:
-    """Set a row from what `_hyper` returns: (rule, scalar, ...)."""
-    cdef Py_ssize_t k, rule
-    cdef list scalars
-    if type(hyper) is not tuple or not hyper:
-        raise TypeError(f"_hyper must return a tuple (rule, scalar, ...), got {hyper!r}")
-    if type(hyper[0]) is not int or not 0 <= hyper[0] < len(RULES):
-        raise ValueError(f"_hyper must return the number of a rule first, got {hyper[0]!r}")
-    rule = hyper[0]
-    scalars = list(hyper[1:])
-    if len(scalars) != RULES[rule][1]:
-        raise TypeError(f"rule {RULE_NAMES[rule]} takes {RULES[rule][1]} scalars, got {len(scalars)}")
-    row.rule = <int>rule
-    for k in range(len(scalars)):
-        row.scalars[k] = number(f"scalar {k + 1} of rule {RULE_NAMES[rule]}", scalars[k])
+cdef object rule_of(object optimizer, dict group):
+    name = optimizer._rule_of(group)
+    if name not in RULES:
+        raise ValueError(f"there is no rule {name!r}")
+    return RULES[name]
+
+
+cdef int fill_row(Row *row, object rule, dict group) except -1:
+    cdef Py_ssize_t k
+    cdef list scalars = rule.values(group)
+    row.rule = rule.number
+    for k in range(min(len(scalars), <Py_ssize_t>MAX_SCALARS)):
+        row.scalars[k] = scalars[k]
     return 0
 
 

@@ -270,52 +270,35 @@ def test_a_step_count_keeps_all_bits(downstream: Any, step: Any) -> None:
 
 
 class Odd(cyoptim.Adam):
-    """An Adam whose scalars are what the test sets."""
+    """An Adam whose rule is what the test sets."""
 
-    hyper: Any = None
-    first: Any = 0.0
+    rule: Any = None
 
-    def _hyper(self, group: Any) -> Any:
-        usual = super()._hyper(group)
-        return self.hyper(usual) if self.hyper else usual
-
-    def _initial_value(self, group: Any, name: str) -> Any:
-        return self.first
+    def _rule_of(self, group: Any) -> Any:
+        usual = super()._rule_of(group)
+        return self.rule(usual) if self.rule else usual
 
 
-BAD_HYPERS: list[tuple[Any, type[Exception], str]] = [
-    (lambda h: None, TypeError, "_hyper must return a tuple (rule, scalar, ...), got None"),
-    (lambda h: (), TypeError, "_hyper must return a tuple (rule, scalar, ...), got ()"),
-    (lambda h: list(h), TypeError, "_hyper must return a tuple (rule, scalar, ...), got ["),
-    (lambda h: (-1, *h[1:]), ValueError, "_hyper must return the number of a rule first, got -1"),
-    (lambda h: (64, *h[1:]), ValueError, "_hyper must return the number of a rule first, got 64"),
-    (lambda h: (2**70, *h[1:]), ValueError, "_hyper must return the number of a rule first, got"),
-    (lambda h: (1.0, *h[1:]), ValueError, "_hyper must return the number of a rule first, got 1.0"),
-    (lambda h: ("adam", *h[1:]), ValueError, "the number of a rule first, got 'adam'"),
-    (lambda h: h[:-1], TypeError, "rule adam takes 7 scalars, got 6"),
-    (lambda h: (*h, 1.0), TypeError, "rule adam takes 7 scalars, got 8"),
-    (lambda h: (*h, *[1e300] * 5000), TypeError, "rule adam takes 7 scalars, got 5007"),
-    (lambda h: (*h[:-1], None), ValueError, "scalar 7 of rule adam must be a number, got None"),
-    (lambda h: (*h[:-1], "x"), ValueError, "scalar 7 of rule adam must be a number, got 'x'"),
-    (lambda h: (h[0] - 1, *[1.0] * 5), ValueError, "ask for the state ['momentum_buffer']"),
-    (lambda h: (nadam_rule(), *h[1:], 0.1), ValueError, "ask for the numbers ['mu_product']"),
+BAD_RULES: list[tuple[Any, type[Exception], str]] = [
+    (None, ValueError, "there is no rule None"),
+    (3, ValueError, "there is no rule 3"),
+    ("adamw", ValueError, "there is no rule 'adamw'"),
+    ([], TypeError, "unhashable"),
+    ("adamax", ValueError, "ask for the state ['exp_avg', 'exp_inf']"),
+    ("scale", KeyError, "coefficient"),
+    ("sgd_momentum", KeyError, "momentum"),
+    ("nadam", KeyError, "momentum_decay"),
 ]
 
 
-def nadam_rule() -> int:
-    group = cyoptim.NAdam([np.zeros(1)]).param_groups[0]
-    rule: int = cyoptim.NAdam([np.zeros(1)])._hyper(group)[0]
-    return rule
-
-
-@pytest.mark.parametrize(("hyper", "error", "message"), BAD_HYPERS)
-def test_bad_scalars_are_refused(
-    downstream: Any, hyper: Any, error: type[Exception], message: str
+@pytest.mark.parametrize(("rule", "error", "message"), BAD_RULES)
+def test_bad_rules_are_refused(
+    downstream: Any, rule: Any, error: type[Exception], message: str
 ) -> None:
     kernel: Any = Kernel(Odd, lr=0.1)
     expected = Kernel(cyoptim.Adam, lr=0.1)
     group = kernel.optimizer.param_groups[0]
-    kernel.optimizer.hyper = hyper
+    kernel.optimizer.rule = lambda usual: rule
     group["lr"] = 5.0
     for _ in range(2):
         with pytest.raises(error, match=re.escape(message)):
@@ -328,27 +311,36 @@ def test_bad_scalars_are_refused(
     assert found[0].tobytes() == found[1].tobytes()
 
 
+def test_other_numbers_are_refused() -> None:
+    kernel: Any = Kernel(Odd, lr=0.1)
+    kernel.optimizer.param_groups[0]["momentum_decay"] = 0.1
+    kernel.optimizer.rule = lambda usual: "nadam"
+    with pytest.raises(ValueError, match=re.escape("ask for the numbers ['mu_product']")):
+        kernel.read_options()
+
+
 @pytest.mark.parametrize("first", ["x", None, [1.0], 10**400])
 def test_bad_initial_values_are_refused(first: Any) -> None:
-    kernel: Any = Kernel(Odd, lr=0.1)
-    kernel.optimizer.first = first
-    with pytest.raises(ValueError, match="exp_avg must be a number, got"):
+    kernel: Any = Kernel(cyoptim.Adagrad, lr=0.1)
+    kernel.optimizer._check_options = lambda group: None
+    kernel.optimizer.param_groups[0]["initial_accumulator_value"] = first
+    with pytest.raises((TypeError, ValueError), match="must be a number, got"):
         kernel.read_options()
-    assert kernel.initial_values == (0, 0)
+    assert kernel.initial_values == (0,)
 
 
 def test_methods_that_use_the_kernel_meanwhile(downstream: Any) -> None:
     kernel: Any = Kernel(Odd, lr=0.1)
     calls: list[int] = []
 
-    def again(hyper: Any) -> Any:
+    def again(usual: Any) -> Any:
         if len(calls) < 3:
             calls.append(1)
             kernel.read_options()
             kernel.state = {"step": len(calls)}
-        return hyper
+        return usual
 
-    kernel.optimizer.hyper = again
+    kernel.optimizer.rule = again
     kernel.read_options()
     assert kernel.state == {"step": 3}
     w = np.ones(5)
@@ -441,8 +433,8 @@ def test_numbers_that_are_carried_along_keep_their_last_bits(downstream: Any) ->
 @needs_modes
 def test_the_mode_comes_back_after_an_error() -> None:
     kernel: Any = Kernel(Odd, lr=0.1)
-    kernel.optimizer.hyper = lambda hyper: None
+    kernel.optimizer.rule = lambda usual: None
     with MODES["up"]:
-        with pytest.raises(TypeError):
+        with pytest.raises(ValueError, match="there is no rule None"):
             kernel.read_options()
         assert MODES["up"].holds()

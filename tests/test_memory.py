@@ -241,11 +241,11 @@ def test_wrong_arguments_raise(call: Any) -> None:
         call()
 
 
-@pytest.mark.parametrize("hyper", [None, (), (99, 1.0), (-1, 1.0), (0,), (0, 1.0, 2.0, 3.0, 4.0)])
-def test_what_hyper_returns_is_checked(hyper: Any) -> None:
+@pytest.mark.parametrize("rule", [None, "", "sdg", -1, 99, [], "sgd_momentum ", b"sgd"])
+def test_the_name_of_a_rule_is_checked(rule: Any) -> None:
     class Strange(cyoptim.SGD):
-        def _hyper(self, group: Any) -> Any:
-            return hyper
+        def _rule_of(self, group: Any) -> Any:
+            return rule
 
     w = np.zeros(2)
     with pytest.raises((TypeError, ValueError)):

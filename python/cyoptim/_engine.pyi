@@ -6,7 +6,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-RULES: dict[str, int]
+RULES: dict[str, Rule]
+
+class Rule:
+    name: str
+    number: int
+    scalars: tuple[str, ...]
+    clocked: frozenset[str]
+    states: tuple[str, ...]
+    memory: tuple[str, ...]
+    starts: dict[str, float | str]
+    def start_of(self, name: str, group: dict[str, Any]) -> float: ...
+    def values(self, group: dict[str, Any]) -> list[float]: ...
 
 def bind(module: ModuleType) -> None: ...
 def clip_coefficient(max_norm: float, norm: float) -> float: ...

@@ -137,9 +137,3 @@ def check_undecayed(group: Group, label: str) -> None:
             "weight_decay option is not compatible with sparse gradients "
             f"(that of {label} is sparse)"
         )
-
-
-def decays(group: Group) -> tuple[float, float]:
-    """How a group with ``decoupled_weight_decay`` decays: L2 penalty, and factor of parameters."""
-    decay = group["weight_decay"]
-    return (0.0, 1.0 - group["lr"] * decay) if group["decoupled_weight_decay"] else (decay, 1.0)

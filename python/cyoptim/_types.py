@@ -26,6 +26,5 @@ Gradient: TypeAlias = SupportsArray | SupportsCoo | None
 # One for each parameter, by name, or nested as the parameters are.
 Gradients: TypeAlias = Sequence["Gradient | Gradients"] | Mapping[Any, "Gradient | Gradients"]
 Group: TypeAlias = dict[str, Any]
-Hyper: TypeAlias = tuple[float, ...]
 StateDict: TypeAlias = dict[str, Any]
 NonfinitePolicy: TypeAlias = Literal["propagate", "raise", "skip"]

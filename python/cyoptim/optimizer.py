@@ -65,7 +65,6 @@ from cyoptim._types import (
     Args,
     Gradients,
     Group,
-    Hyper,
     Kwargs,
     NonfinitePolicy,
     ParamsT,
@@ -135,6 +134,8 @@ class Optimizer(Hooked):
     OptimizerPreHook: ClassVar[Any] = GlobalOptimizerPreHook
     OptimizerPostHook: ClassVar[Any] = GlobalOptimizerPostHook
 
+    # The native rule, if it is the same whatever the options.
+    _rule: ClassVar[str | None] = None
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
     # What torch keeps the step count as: a tensor, or int.
@@ -168,7 +169,7 @@ class Optimizer(Hooked):
         if "update" in cls.__dict__:
             cls._updates_itself = True
             cls._prepares_update = "_prepare_update" in cls.__dict__
-        elif "_hyper" in cls.__dict__:
+        elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
             cls._updates_itself = False
 
     _plan: Any = None
@@ -226,16 +227,13 @@ class Optimizer(Hooked):
     def _check_options(self, group: Group) -> None:
         """Raise ValueError or TypeError for an option out of range."""
 
-    def _hyper(self, group: Group) -> Hyper:
-        """The group's rule, and its scalars in the rule's order.
+    def _rule_of(self, group: Group) -> str | None:
+        """The native rule that steps the group's parameters; None: :meth:`update` does.
 
-        Asked for when an option has changed; what depends on the step count is the rule's clock.
+        Asked for when an option has changed. What the rule needs to know of the group it takes from
+        the options of its scalars' names; what depends on the step count is its clock's.
         """
-        raise NotImplementedError
-
-    def _initial_value(self, group: Group, name: str) -> float:
-        """What a new state array is filled with."""
-        return 0.0
+        return self._rule
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         """Whether the group's rule leaves elements without a gradient alone.

@@ -56,8 +56,3 @@ def make_number(value, what, str name=None, Room room=None):
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{what} is {value!r}, expected a number") from None
     return number if room is None else room.number(name, number, np.float32)
-
-
-def memory_names() -> frozenset:
-    """Names of the numbers that rules remember in the state."""
-    return frozenset([name for names in RULE_MEMORY for name in names])

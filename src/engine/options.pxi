@@ -1,20 +1,16 @@
 # The options of a group, and the rows of scalars made of them.
 
-cdef int fill_row(Row *row, tuple hyper) except -1:
-    """Set a row from (rule, scalar, ...)."""
-    cdef Py_ssize_t k, rule
-    if hyper is None or len(hyper) == 0:
-        raise TypeError("_hyper() must return a tuple of a rule and its scalars")
-    rule = hyper[0]
-    if not 0 <= rule < len(RULE_NAMES):
-        raise ValueError(f"there is no rule {rule}")
-    if len(hyper) - 1 != RULE_SCALARS[rule]:
+cdef int fill_row(Row *row, Rule rule, values) except -1:
+    """Set a row from a rule and its scalars."""
+    cdef Py_ssize_t k = 0
+    if len(values) != len(rule.scalars):
         raise TypeError(
-            f"rule {RULE_NAMES[rule]} takes {RULE_SCALARS[rule]} scalars, got {len(hyper) - 1}"
+            f"rule {rule.name} takes {len(rule.scalars)} scalars, got {len(values)}"
         )
-    row.rule = <int>rule
-    for k in range(1, len(hyper)):
-        row.scalars[k - 1] = hyper[k]
+    row.rule = rule.number
+    for value in values:
+        row.scalars[k] = value
+        k += 1
     return 0
 
 

@@ -113,12 +113,14 @@ cdef class Plan(Inputs):
         """Bring the group's template row up to date with its options."""
         cdef dict options = self.groups[group]
         cdef list known = self.known_options[group]
+        cdef Rule rule
         if known is not None and same_options(options, known):
             return 0
         self.known_options[group] = None
         self.stirred = True
         try:
-            fill_row(&self.templates[group], optimizer._hyper(options))
+            rule = rule_of(optimizer, options)
+            fill_row(&self.templates[group], rule, rule.values(options))
         except (TypeError, ValueError, KeyError) as error:
             raise type(error)(f"options of param group {group}: {error}") from error
         self.known_options[group] = constant_options(options)
@@ -258,8 +260,8 @@ cdef class Plan(Inputs):
         """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
         cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
-        rule = self.table.rows[self.table.tensors[i].row].rule
-        names = RULE_STATES[rule]
+        cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
+        names = rule.states
         state = optimizer.state.arrays(self.objects[i])
         group = self.groups[slot.group]
         fresh = False
@@ -267,10 +269,10 @@ cdef class Plan(Inputs):
             new["step"] = self.counters.get(i)
             if new["step"] is None:
                 new["step"] = make_counter(state.get("step"), self.labels[i], room)
-        for name in RULE_MEMORY[rule]:
+        for name in rule.memory:
             value = state.get(name)
             if value is None:
-                value = optimizer._initial_value(group, name)
+                value = rule.start_of(name, group)
             if not is_number(value):
                 new[name] = make_number(
                     value, f"state {name!r} of {self.labels[i]}", name, room)
@@ -279,7 +281,7 @@ cdef class Plan(Inputs):
             if value is None:
                 fresh = True
                 new[name] = room.zeros(name, self.views[i])
-                fill(new[name], optimizer._initial_value(group, name))
+                fill(new[name], rule.start_of(name, group))
             elif not self._is_state(i, value):
                 new[name] = self._state_array(i, name, value)
         if names and not self.counts_steps:
@@ -308,19 +310,20 @@ cdef class Plan(Inputs):
         return self._dense_copy(view, value)
 
     cdef int _take_state(self, object state, Py_ssize_t i) except -1:
-        cdef int rule = self.table.rows[self.table.tensors[i].row].rule
-        cdef Py_ssize_t k = 2, m
+        cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
+        cdef Py_ssize_t k = 2, m = 0
         cdef list kept = []
         if self.counts_steps:
             counter = state["step"]
             kept.append(counter)
             self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
-        self.remembers = self.remembers or RULE_MEMORY[rule]
-        for m in range(len(RULE_MEMORY[rule])):
-            array = state[RULE_MEMORY[rule][m]]
+        self.remembers = self.remembers or len(rule.memory) > 0
+        for name in rule.memory:
+            array = state[name]
             kept.append(array)
             self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
-        for name in RULE_STATES[rule]:
+            m += 1
+        for name in rule.states:
             array = state[name]
             if not self._is_state(i, array):    # any more, after other code was called
                 self._refuse_moved_state()
@@ -328,7 +331,7 @@ cdef class Plan(Inputs):
             self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
             k += 1
         self.states[i] = kept
-        self.slots[i].rule = rule
+        self.slots[i].rule = rule.number
         return 0
 
     # --- the memory of state ------------------------------------------------------------------------
@@ -479,9 +482,8 @@ cdef class Plan(Inputs):
             self._open_copies()
             self._announce()
             self._prepare(optimizer)
-            # Each rule begins by multiplying the gradient by its first scalar, which is a sign.
             for r in range(self.n_rows):
-                self.table.rows[r].scalars[0] *= extras.coefficient / extras.scale
+                (<Head *>self.table.rows[r].scalars).sign *= extras.coefficient / extras.scale
             together = self.zeroing and not self._gradients_overlap()
             self._settle()
             self.table.zero = together

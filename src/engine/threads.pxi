@@ -11,29 +11,16 @@ cdef extern from "pool.h" nogil:
                   Py_ssize_t first, Py_ssize_t last, int threads)
 
 cdef const Kernels *KERNELS = NULL
-cdef list RULE_NAMES = []
-cdef list RULE_STATES = []
-cdef list RULE_SCALARS = []
-cdef list RULE_MEMORY = []
-RULES = {}
 
 
 def bind(module):
     """Use the kernels of this module from now on."""
     global KERNELS
     if not RULES:
-        for number, (name, (states, scalars, memory)) in enumerate(module.RULES.items()):
-            RULES[name] = number
-            RULE_NAMES.append(name)
-            RULE_STATES.append(states)
-            RULE_SCALARS.append(scalars)
-            RULE_MEMORY.append(memory)
+        for number, (name, what) in enumerate(module.RULES.items()):
+            RULES[name] = rule = Rule(name, number, *what)
+            RULE_LIST.append(rule)
     KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
-
-
-def state_names() -> frozenset:
-    """Names of the state arrays that have their parameter's shape."""
-    return frozenset([name for states in RULE_STATES for name in states])
 
 
 def compiler() -> str:

@@ -55,3 +55,16 @@ cdef inline floating least_square(floating eps, double spread) noexcept nogil:
 # Where nothing is gained, nothing is lost: 1.
 cdef inline double spread_of(double gain) noexcept nogil:
     return 1 / sqrt(gain) if gain > 0 else 1
+
+
+# The gradient, upwards or downwards, with the gradient of an L2 penalty.
+#
+# `decay`, whether l2 is not 0, guards l2 * p because 0 * inf is NaN: a parameter that is infinite must
+# not spoil its state when there is no penalty. The condition does not change inside a loop; the compiler
+# makes two loops of it.
+cdef inline floating descent(floating g, floating p, floating sign, floating l2,
+                             bint decay) noexcept nogil:
+    cdef floating d = sign * g
+    if decay:
+        d = d + l2 * p
+    return d

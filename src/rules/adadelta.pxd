@@ -1,33 +1,34 @@
 # Adadelta (Zeiler 2012, algorithm 1).
-#
-# scalars: sign (-1 to maximize), l2, lr, rho, 1 - rho, eps
-# by the clock: 1 / sqrt(1 - rho)
-#
-# `decay`: see sgd.pxd.
 from cython cimport floating
 from libc.stdint cimport int64_t
-from rules._math cimport least_square, root, spread_of
+from rules._math cimport descent, least_square, root, spread_of
 
 
-cdef inline void adadelta_clock(double *h, int64_t step, float *memory) noexcept nogil:
-    h[6] = spread_of(h[4])
+cdef struct Adadelta:
+    double sign, l2, lr, rho, eps
+    double gain, spread                     # by the clock
 
 
-cdef inline void adadelta(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+cdef inline void adadelta_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+    cdef Adadelta *h = <Adadelta *>scalars
+    h.gain = 1 - h.rho
+    h.spread = spread_of(h.gain)
+
+
+cdef inline void adadelta(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const Adadelta *h = <const Adadelta *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
     cdef floating *square = s[2]
     cdef floating *moved = s[3]
-    cdef floating sign = <floating>h[0], l2 = <floating>h[1], lr = <floating>h[2]
-    cdef floating rho = <floating>h[3], gain = <floating>h[4]
-    cdef floating eps = least_square(<floating>h[5], h[6])
+    cdef floating sign = <floating>h.sign, l2 = <floating>h.l2, lr = <floating>h.lr
+    cdef floating rho = <floating>h.rho, gain = <floating>h.gain
+    cdef floating eps = least_square(<floating>h.eps, h.spread)
     cdef bint decay = l2 != 0
     cdef floating d, second
     cdef Py_ssize_t i
     for i in range(n):
-        d = sign * g[i]
-        if decay:
-            d = d + l2 * p[i]
+        d = descent(g[i], p[i], sign, l2, decay)
         second = rho * square[i] + gain * d * d
         square[i] = second
         d = root(moved[i] + eps) / root(second + eps) * d

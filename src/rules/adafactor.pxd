@@ -71,11 +71,15 @@ cdef inline void scaled_update(floating *p, floating *g, floating row,
         p[i] = shrink * p[i] - size * _scaled(g[i], row, column[i], floor)
 
 
-# The mean squares of a vector: s[0] = v, s[1] = g; scalars: 1 - beta2.
-cdef inline void mean_square(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+cdef struct MeanSquare:
+    double weight           # 1 - beta2
+
+
+# The mean squares of a vector: s[0] = v, s[1] = g.
+cdef inline void mean_square(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
     cdef floating *v = s[0]
     cdef floating *g = s[1]
-    cdef floating weight = <floating>h[0]
+    cdef floating weight = <floating>(<const MeanSquare *>scalars).weight
     cdef Py_ssize_t i
     for i in range(n):
         v[i] = v[i] + weight * (g[i] * g[i] - v[i])

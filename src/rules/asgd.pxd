@@ -1,39 +1,42 @@
 # Averaged stochastic gradient descent (Polyak & Juditsky 1992), with the schedules of Bottou (2010).
 #
-# scalars: sign (-1 to maximize), l2, lambd, alpha, t0, lr
-# by the clock: eta and mu of this step, shrink = 1 - lambd * eta
 # memory: eta, mu of the next step
 #
 # While mu is 1 the average is the parameter itself; then, and without decay, a branch that does not
-# change inside the loop keeps it exact. `decay`: see sgd.pxd.
+# change inside the loop shrinks it exact.
 from cython cimport floating
 from libc.math cimport pow
 from libc.stdint cimport int64_t
+from rules._math cimport descent
 
 
-cdef inline void asgd_clock(double *h, int64_t step, float *memory) noexcept nogil:
-    cdef double lambd = h[2], alpha = h[3], t0 = h[4], lr = h[5]
-    h[5] = memory[0]
-    h[6] = memory[1]
-    h[7] = 1 - lambd * memory[0]
-    memory[0] = <float>(lr / pow(1 + lambd * lr * step, alpha))
-    memory[1] = <float>(1 / max(<double>1, step - t0))
+cdef struct Asgd:
+    double sign, l2, lambd, alpha, t0, lr
+    double eta, mu, shrink                  # by the clock
 
 
-cdef inline void asgd(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+cdef inline void asgd_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+    cdef Asgd *h = <Asgd *>scalars
+    h.eta = memory[0]
+    h.mu = memory[1]
+    h.shrink = 1 - h.lambd * memory[0]
+    memory[0] = <float>(h.lr / pow(1 + h.lambd * h.lr * step, h.alpha))
+    memory[1] = <float>(1 / max(<double>1, step - h.t0))
+
+
+cdef inline void asgd(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const Asgd *h = <const Asgd *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
     cdef floating *mean = s[2]
-    cdef floating sign = <floating>h[0], l2 = <floating>h[1]
-    cdef floating eta = <floating>h[5], mu = <floating>h[6], shrink = <floating>h[7]
+    cdef floating sign = <floating>h.sign, l2 = <floating>h.l2
+    cdef floating eta = <floating>h.eta, mu = <floating>h.mu, shrink = <floating>h.shrink
     cdef bint decay = l2 != 0
-    cdef bint copied = h[6] == 1
+    cdef bint copied = h.mu == 1
     cdef floating d, x
     cdef Py_ssize_t i
     for i in range(n):
-        d = sign * g[i]
-        if decay:
-            d = d + l2 * p[i]
+        d = descent(g[i], p[i], sign, l2, decay)
         x = shrink * p[i] - eta * d
         p[i] = x
         if copied:

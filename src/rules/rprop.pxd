@@ -1,10 +1,12 @@
 # Rprop (Riedmiller & Braun 1993), in the form iRprop- of Igel & Huesken (2000).
 #
-# scalars: sign (-1 to maximize), eta minus, eta plus, smallest and largest step size
-#
-# The last gradient is multiplied by the sign of this one: the product of the two underflows.
-# Selections are nested no deeper than one: see _math.pxd.
+# The last gradient is multiplied by the sign of this one: the product of the two could underflow.
+# Two selections stand in place of one with two conditions: see `greater` in _math.pxd.
 from cython cimport floating
+
+
+cdef struct Rprop:
+    double sign, eta_minus, eta_plus, least_step, most_step
 
 
 cdef inline floating _sign(floating x) noexcept nogil:
@@ -13,13 +15,15 @@ cdef inline floating _sign(floating x) noexcept nogil:
     return up - down
 
 
-cdef inline void rprop(floating **s, const double *h, Py_ssize_t n) noexcept nogil:
+cdef inline void rprop(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const Rprop *h = <const Rprop *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
     cdef floating *last = s[2]
     cdef floating *size = s[3]
-    cdef floating sign = <floating>h[0], minus = <floating>h[1], plus = <floating>h[2]
-    cdef floating low = <floating>h[3], high = <floating>h[4]
+    cdef floating sign = <floating>h.sign
+    cdef floating minus = <floating>h.eta_minus, plus = <floating>h.eta_plus
+    cdef floating low = <floating>h.least_step, high = <floating>h.most_step
     cdef floating d, side, turn, step, factor
     cdef Py_ssize_t i
     for i in range(n):

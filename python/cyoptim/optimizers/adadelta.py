@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
+from typing import ClassVar
+
 from cyoptim._options import check_interval, check_lr, check_nonnegative, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -56,6 +57,8 @@ class Adadelta(Optimizer):
     array([ 0.4, -2. ])
     """
 
+    _rule: ClassVar[str | None] = "adadelta"
+
     def __init__(
         self,
         params: ParamsT,
@@ -87,11 +90,3 @@ class Adadelta(Optimizer):
         check_interval("rho", group["rho"], 0.0, 1.0)
         check_nonnegative("epsilon", group["eps"])
         check_nonnegative("weight_decay", group["weight_decay"])
-
-    def _hyper(self, group: Group) -> Hyper:
-        rho = group["rho"]
-        sign = -1.0 if group["maximize"] else 1.0
-        return _ADADELTA, sign, group["weight_decay"], group["lr"], rho, 1.0 - rho, group["eps"]
-
-
-_ADADELTA = RULES["adadelta"]

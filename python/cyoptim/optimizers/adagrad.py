@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES, Commit, Plan
+from typing import ClassVar
+
+from cyoptim._engine import Commit, Plan
 from cyoptim._options import check_lr, check_nonnegative, check_undecayed, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -61,6 +63,8 @@ class Adagrad(Optimizer):
     array([ 0.9, -1.9])
     """
 
+    _rule: ClassVar[str | None] = "adagrad"
+
     def __init__(
         self,
         params: ParamsT,
@@ -97,22 +101,6 @@ class Adagrad(Optimizer):
         check_nonnegative("initial_accumulator_value", group["initial_accumulator_value"])
         check_nonnegative("epsilon", group["eps"])
 
-    def _initial_value(self, group: Group, name: str) -> float:
-        return float(group["initial_accumulator_value"])
-
     def _takes_spans(self, group: Group, label: str) -> bool:
         check_undecayed(group, label)
         return True
-
-    def _hyper(self, group: Group) -> Hyper:
-        return (
-            _ADAGRAD,
-            -1.0 if group["maximize"] else 1.0,
-            group["weight_decay"],
-            group["lr"],
-            group["eps"],
-            group["lr_decay"],
-        )
-
-
-_ADAGRAD = RULES["adagrad"]

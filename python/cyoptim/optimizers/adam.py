@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cyoptim._doors import is_tensor
-from cyoptim._engine import RULES
-from cyoptim._options import check_moments, decays, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._options import check_moments, execution_switches
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -108,15 +107,8 @@ class Adam(Optimizer):
         _check_tensors(group)
         check_moments(group)
 
-    def _hyper(self, group: Group) -> Hyper:
-        return (
-            _AMSGRAD if group["amsgrad"] else _ADAM,
-            -1.0 if group["maximize"] else 1.0,
-            *decays(group),
-            *group["betas"],
-            group["eps"],
-            group["lr"],
-        )
+    def _rule_of(self, group: Group) -> str:
+        return "adam_amsgrad" if group["amsgrad"] else "adam"
 
 
 def _check_tensors(group: Group) -> None:
@@ -136,7 +128,3 @@ def _check_tensors(group: Group) -> None:
             )
         if value.numel() != 1:
             raise ValueError(f"Tensor {name} must be 1-element")
-
-
-_ADAM = RULES["adam"]
-_AMSGRAD = RULES["adam_amsgrad"]

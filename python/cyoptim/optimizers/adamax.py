@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
+from typing import ClassVar
+
 from cyoptim._options import check_moments, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -55,6 +56,8 @@ class Adamax(Optimizer):
     array([ 0.9, -1.9])
     """
 
+    _rule: ClassVar[str | None] = "adamax"
+
     def __init__(
         self,
         params: ParamsT,
@@ -83,10 +86,3 @@ class Adamax(Optimizer):
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
-
-    def _hyper(self, group: Group) -> Hyper:
-        sign = -1.0 if group["maximize"] else 1.0
-        return _ADAMAX, sign, group["weight_decay"], *group["betas"], group["eps"], group["lr"]
-
-
-_ADAMAX = RULES["adamax"]

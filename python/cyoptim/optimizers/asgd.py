@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
+from typing import ClassVar
+
 from cyoptim._options import check_finite, check_lr, check_nonnegative, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -60,6 +61,8 @@ class ASGD(Optimizer):
     array([ 0.75, -1.5 ])
     """
 
+    _rule: ClassVar[str | None] = "asgd"
+
     def __init__(
         self,
         params: ParamsT,
@@ -92,20 +95,3 @@ class ASGD(Optimizer):
         check_nonnegative("weight_decay", group["weight_decay"])
         for name in ("lambd", "alpha", "t0"):
             check_finite(name, group[name])
-
-    def _initial_value(self, group: Group, name: str) -> float:
-        return {"eta": float(group["lr"]), "mu": 1.0}.get(name, 0.0)
-
-    def _hyper(self, group: Group) -> Hyper:
-        return (
-            _ASGD,
-            -1.0 if group["maximize"] else 1.0,
-            group["weight_decay"],
-            group["lambd"],
-            group["alpha"],
-            group["t0"],
-            group["lr"],
-        )
-
-
-_ASGD = RULES["asgd"]

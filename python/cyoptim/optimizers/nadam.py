@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
-from cyoptim._options import check_moments, check_nonnegative, decays, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from typing import ClassVar
+
+from cyoptim._options import check_moments, check_nonnegative, execution_switches
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -66,6 +67,8 @@ class NAdam(Optimizer):
     array([ 0.894, -1.894])
     """
 
+    _rule: ClassVar[str | None] = "nadam"
+
     def __init__(
         self,
         params: ParamsT,
@@ -99,20 +102,3 @@ class NAdam(Optimizer):
     def _check_options(self, group: Group) -> None:
         check_moments(group)
         check_nonnegative("momentum_decay", group["momentum_decay"])
-
-    def _initial_value(self, group: Group, name: str) -> float:
-        return 1.0 if name == "mu_product" else 0.0
-
-    def _hyper(self, group: Group) -> Hyper:
-        return (
-            _NADAM,
-            -1.0 if group["maximize"] else 1.0,
-            *decays(group),
-            *group["betas"],
-            group["eps"],
-            group["lr"],
-            group["momentum_decay"],
-        )
-
-
-_NADAM = RULES["nadam"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
-from cyoptim._options import check_moments, decays, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from typing import ClassVar
+
+from cyoptim._options import check_moments, execution_switches
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -68,6 +69,8 @@ class RAdam(Optimizer):
     array([ 0.8, -1.6])
     """
 
+    _rule: ClassVar[str | None] = "radam"
+
     def __init__(
         self,
         params: ParamsT,
@@ -98,16 +101,3 @@ class RAdam(Optimizer):
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
-
-    def _hyper(self, group: Group) -> Hyper:
-        return (
-            _RADAM,
-            -1.0 if group["maximize"] else 1.0,
-            *decays(group),
-            *group["betas"],
-            group["eps"],
-            group["lr"],
-        )
-
-
-_RADAM = RULES["radam"]

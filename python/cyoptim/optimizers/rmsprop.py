@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
 from cyoptim._options import check_lr, check_nonnegative, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -100,25 +99,6 @@ class RMSprop(Optimizer):
         check_nonnegative("weight_decay", group["weight_decay"])
         check_nonnegative("alpha", group["alpha"])
 
-    def _hyper(self, group: Group) -> Hyper:
-        alpha = group["alpha"]
-        momentum = group["momentum"]
-        return (
-            _RULES[momentum > 0, bool(group["centered"])],
-            -1.0 if group["maximize"] else 1.0,
-            group["weight_decay"],
-            group["lr"],
-            alpha,
-            1.0 - alpha,
-            group["eps"],
-            momentum,
-        )
-
-
-# By whether there is momentum, and whether it is centered.
-_RULES = {
-    (False, False): RULES["rmsprop"],
-    (True, False): RULES["rmsprop_momentum"],
-    (False, True): RULES["rmsprop_centered"],
-    (True, True): RULES["rmsprop_centered_momentum"],
-}
+    def _rule_of(self, group: Group) -> str:
+        centered = "_centered" if group["centered"] else ""
+        return f"rmsprop{centered}{'_momentum' if group['momentum'] > 0 else ''}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cyoptim._engine import RULES
+from typing import ClassVar
+
 from cyoptim._options import check_lr, check_number, execution_switches
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -59,6 +60,8 @@ class Rprop(Optimizer):
     array([ 0.75, -1.75])
     """
 
+    _rule: ClassVar[str | None] = "rprop"
+
     def __init__(
         self,
         params: ParamsT,
@@ -93,13 +96,3 @@ class Rprop(Optimizer):
         minus, plus = group["etas"]
         if not 0.0 < minus < 1.0 < plus:
             raise ValueError(f"Invalid eta values: {minus}, {plus}")
-
-    def _initial_value(self, group: Group, name: str) -> float:
-        return float(group["lr"]) if name == "step_size" else 0.0
-
-    def _hyper(self, group: Group) -> Hyper:
-        sign = -1.0 if group["maximize"] else 1.0
-        return _RPROP, sign, *group["etas"], *group["step_sizes"]
-
-
-_RPROP = RULES["rprop"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._engine import RULES
 from cyoptim._options import (
     check_finite,
     check_lr,
@@ -12,7 +11,7 @@ from cyoptim._options import (
     check_undecayed,
     execution_switches,
 )
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -113,16 +112,7 @@ class SGD(Optimizer):
         check_undecayed(group, label)
         return bool(group["momentum"] == 0)  # a buffer moves every element
 
-    def _hyper(self, group: Group) -> Hyper:
-        sign = -1.0 if group["maximize"] else 1.0
-        momentum = group["momentum"]
-        if momentum == 0:
-            return _PLAIN, sign, group["weight_decay"], group["lr"]
-        rule = _NESTEROV if group["nesterov"] else _MOMENTUM
-        gain = 1.0 - group["dampening"]
-        return rule, sign, group["weight_decay"], group["lr"], momentum, gain
-
-
-_PLAIN = RULES["sgd"]
-_MOMENTUM = RULES["sgd_momentum"]
-_NESTEROV = RULES["sgd_nesterov"]
+    def _rule_of(self, group: Group) -> str:
+        if group["momentum"] == 0:
+            return "sgd"
+        return "sgd_nesterov" if group["nesterov"] else "sgd_momentum"

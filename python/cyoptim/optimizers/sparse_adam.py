@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from cyoptim._doors import is_tensor
-from cyoptim._engine import RULES, Plan
+from cyoptim._engine import Plan
 from cyoptim._options import check_betas, check_lr, check_number
 from cyoptim._state import State
-from cyoptim._types import Group, Hyper, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 
@@ -79,6 +79,7 @@ class SparseAdam(Optimizer):
     _only_sparse: ClassVar[bool] = True
     _step_type: ClassVar[type | None] = int
     _takes_complex: ClassVar[bool] = False
+    _rule: ClassVar[str | None] = "sparse_adam"
 
     def __init__(
         self,
@@ -115,13 +116,6 @@ class SparseAdam(Optimizer):
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         return True
-
-    def _hyper(self, group: Group) -> Hyper:
-        sign = -1.0 if group["maximize"] else 1.0
-        return _SPARSE_ADAM, sign, *group["betas"], group["eps"], group["lr"]
-
-
-_SPARSE_ADAM = RULES["sparse_adam"]
 
 
 def _refuse(groups: list[Group], kind: str, test: Any, reason: str) -> None:

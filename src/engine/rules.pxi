@@ -1,0 +1,111 @@
+# What a rule says of itself: its scalars, its state, and what they begin with.
+
+RULES = {}                  # by name
+cdef list RULE_LIST = []    # by number
+
+# Scalars that are a part of an option; the others have an option's name, or are by the clock.
+cdef dict PARTS = {
+    "beta1": ("betas", 0), "beta2": ("betas", 1),
+    "eta_minus": ("etas", 0), "eta_plus": ("etas", 1),
+    "least_step": ("step_sizes", 0), "most_step": ("step_sizes", 1),
+}
+
+
+cdef class Rule:
+    """An update of single elements, as the table of rules has it.
+
+    Attributes
+    ----------
+    name : str
+    number : int
+        Its place in the table.
+    scalars : tuple of str
+        Names, in the order of its struct.
+    clocked : frozenset of str
+        Those of them that are not options: its clock computes them.
+    states : tuple of str
+        The state arrays, in the order of the streams.
+    memory : tuple of str
+        The numbers that it remembers in the state.
+    starts : dict
+        What arrays and numbers begin with, other than 0: a number, or the name of an option.
+    """
+
+    cdef readonly str name
+    cdef readonly int number
+    cdef readonly tuple scalars, states, memory
+    cdef readonly frozenset clocked
+    cdef readonly dict starts
+    cdef bint decouples         # weight decay may be apart from the gradient
+
+    def __init__(self, str name, int number, tuple scalars, frozenset clocked, tuple states,
+                 tuple memory):
+        self.name, self.number, self.scalars, self.clocked = name, number, scalars, clocked
+        self.starts = dict([entry for entry in states + memory if isinstance(entry, tuple)])
+        self.states = tuple([name_of(entry) for entry in states])
+        self.memory = tuple([name_of(entry) for entry in memory])
+        self.decouples = "shrink" in scalars and "shrink" not in clocked
+
+    def start_of(self, str name, dict group) -> float:
+        """What a state entry begins with in this group."""
+        start = self.starts.get(name, 0.0)
+        return option(group, start) if isinstance(start, str) else start
+
+    def values(self, dict group) -> list:
+        """The scalars that the options of a group give; NaN in the place of the clock's."""
+        return [self._value(name, group) for name in self.scalars]
+
+    cdef double _value(self, str name, dict group) except? -1:
+        if name in self.clocked:
+            return NAN
+        if name == "sign":
+            return -1.0 if group.get("maximize") else 1.0
+        if name == "l2":
+            return 0.0 if self._is_decoupled(group) else option(group, "weight_decay")
+        if name == "shrink":
+            if not self._is_decoupled(group):
+                return 1.0
+            return 1.0 - option(group, "lr") * option(group, "weight_decay")
+        if name in PARTS:
+            key, index = PARTS[name]
+            return as_double(f"{key}[{index}]", group[key][index])
+        return option(group, name)
+
+    cdef bint _is_decoupled(self, dict group) except -1:
+        return self.decouples and group["decoupled_weight_decay"]
+
+    def __repr__(self):
+        return f"<rule {self.name}>"
+
+
+cdef str name_of(entry):
+    return entry[0] if isinstance(entry, tuple) else entry
+
+
+cdef double option(dict group, str name) except? -1:
+    return as_double(name, group[name])
+
+
+cdef double as_double(str name, value) except? -1:
+    try:
+        return value
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}") from None
+
+
+cdef Rule rule_of(optimizer, dict group):
+    """The rule that steps a group."""
+    rule = RULES.get(optimizer._rule_of(group))
+    if rule is None:
+        raise ValueError(f"there is no rule {optimizer._rule_of(group)!r}")
+    return rule
+
+
+def state_names() -> frozenset:
+    """Names of the state arrays that have their parameter's shape."""
+    return frozenset([name for rule in RULE_LIST for name in rule.states])
+
+
+def memory_names() -> frozenset:
+    """Names of the numbers that rules remember in the state."""
+    return frozenset([name for rule in RULE_LIST for name in rule.memory])
