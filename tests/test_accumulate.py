@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_sums_keep_their_memory_from_step_to_step() -> None:
     rooms = []
     for _ in range(2):
         optimizer.accumulate([np.ones(5)])
-        rooms += optimizer._sums.gradients()
+        rooms += optimizer._sums.gradients([w])
         optimizer.step()
     assert rooms[0] is rooms[1]
     assert (w == -2).all()
@@ -187,12 +188,142 @@ def test_parameters_that_come_later() -> None:
     assert (v == -0.5).all()
 
 
-def test_copies_begin_without_sums() -> None:
-    optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(2))], lr=1.0)
-    optimizer.accumulate([np.ones(2)])
-    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        other.step(grads=[np.ones(2)])
-        assert (other.param_groups[0]["params"][0] == -1).all()
+def resumed(how: str, path: Path) -> tuple[Any, Any]:
+    """Parameter and optimizer of a run that was interrupted after the first of two parts."""
+
+    def fresh() -> tuple[Any, Any]:
+        w = cyoptim.Parameter(np.zeros((2, 3), np.float32))
+        return w, cyoptim.SGD([("w", w)], lr=1.0)
+
+    w, optimizer = fresh()
+    optimizer.accumulate({"w": np.full((2, 3), 1.0, np.float32)})
+    if how == "deepcopy":
+        return copy.deepcopy((w, optimizer))
+    if how == "pickle":
+        return pickle.loads(pickle.dumps((w, optimizer)))
+    other, later = fresh()
+    if how == "state_dict":
+        later.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    else:
+        cyoptim.save(path / f"run{how}", w=w, optimizer=optimizer)
+        cyoptim.load(path / f"run{how}", w=other, optimizer=later)
+    return other, later
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict", ".npz", ".safetensors"])
+def test_sums_are_kept_with_the_state(how: str, tmp_path: Path) -> None:
+    w, optimizer = resumed(how, tmp_path)
+    assert optimizer.accumulate({"w": np.full((2, 3), 3.0, np.float32)}) == 2
+    optimizer.step()
+    np.testing.assert_array_equal(w, np.full((2, 3), -2.0))
+    assert "accumulated" not in optimizer.state_dict()
+
+
+def test_a_copy_has_sums_of_its_own() -> None:
+    optimizer = cyoptim.SGD([cyoptim.Parameter(np.zeros(1))], lr=1.0)
+    optimizer.accumulate([np.ones(1)])
+    for other in (copy.deepcopy(optimizer), copy.copy(optimizer)):
+        other.accumulate([np.ones(1)])
+    assert optimizer.accumulate([np.full(1, 3.0)]) == 2
+    optimizer.step()
+    assert optimizer.param_groups[0]["params"][0].data == -2
+
+
+def test_sums_of_tensors_are_kept() -> None:
+    torch = pytest.importorskip("torch")
+    w = torch.nn.Parameter(torch.zeros(2))
+    optimizer = cyoptim.Adam([w], lr=1.0)
+    w.grad = torch.tensor([1.0, -1.0])
+    optimizer.accumulate()
+    state = optimizer.state_dict()
+    assert torch.equal(state["accumulated"]["values"][0], torch.tensor([1.0, -1.0]))
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))]).load_state_dict(state)
+    v = torch.nn.Parameter(torch.zeros(2))
+    other = cyoptim.Adam([v], lr=1.0)
+    other.load_state_dict(state)
+    other.step()
+    assert torch.equal(v.sign(), torch.tensor([-1.0, 1.0]))
+
+
+@pytest.mark.parametrize("how", ["load_state_dict", "load", "zero_grad", "zeros"])
+def test_sums_are_dropped(how: str, tmp_path: Path) -> None:
+    w = cyoptim.Parameter(np.zeros(1))
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    state = optimizer.state_dict()
+    cyoptim.save(tmp_path / "run.npz", optimizer=optimizer)
+    optimizer.accumulate([np.ones(1)])
+    if how == "load":
+        cyoptim.load(tmp_path / "run.npz", optimizer=optimizer)
+    elif how == "load_state_dict":
+        optimizer.load_state_dict(state)
+    else:
+        optimizer.zero_grad(set_to_none=how == "zero_grad")
+    assert optimizer.accumulate([np.full(1, 3.0)]) == 1
+    optimizer.step()
+    assert w.data == -3
+
+
+def test_sums_go_with_their_parameters() -> None:
+    a, b, c = np.zeros(2), np.zeros(2), np.zeros(2)
+    optimizer = cyoptim.SGD([("a", a), ("b", b)], lr=1.0)
+    optimizer.accumulate({"a": np.ones(2), "b": np.full(2, 10.0)})
+    group = optimizer.param_groups[0]
+    group["params"], group["param_names"] = [b, c], ["b", "c"]
+    optimizer.accumulate({"b": np.full(2, 20.0), "c": np.full(2, 4.0)})
+    optimizer.step()
+    assert (a[0], b[0], c[0]) == (0, -15, -2)
+
+
+def test_sums_are_found_by_name() -> None:
+    first = cyoptim.SGD([("a", np.zeros(1)), ("b", np.zeros(1))], lr=1.0)
+    first.accumulate({"a": np.ones(1), "b": np.full(1, 10.0)})
+    a, b = np.zeros(1), np.zeros(1)
+    second = cyoptim.SGD([("b", b), ("a", a)], lr=1.0)
+    second.load_state_dict(first.state_dict())
+    second.step()
+    assert (a[0], b[0]) == (-1, -10)
+
+
+class Stepping(cyoptim.Optimizer):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 1.0})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing, and no look at sums."""
+
+
+@pytest.mark.parametrize("cls", [cyoptim.LBFGS, Stepping])
+def test_sums_that_no_step_would_see_are_refused(cls: Any) -> None:
+    w = cyoptim.Parameter(np.zeros(1), grad=np.ones(1))
+    optimizer = cls([w])
+    with pytest.raises(TypeError, match="has a step of its own, which does not use what"):
+        optimizer.accumulate()
+    assert w.grad == 1
+    gathered = cyoptim.SGD([np.zeros(1)])
+    gathered.accumulate([np.ones(1)])
+    state = {**optimizer.state_dict(), "accumulated": gathered.state_dict()["accumulated"]}
+    with pytest.raises(TypeError, match="accumulate"):
+        optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("sums", "error", "message"),
+    [
+        (3, TypeError, "must be a dict with calls and values"),
+        ({"calls": -1, "values": {}}, ValueError, "calls of accumulate.* is -1"),
+        ({"calls": 1, "values": {7: np.zeros(1)}}, ValueError, "entry of 7, which is no"),
+        ({"calls": 1, "values": {0: np.zeros(2)}}, ValueError, r"loaded sum of .* shape \(2,\)"),
+        ({"calls": 1, "values": {0: "x"}}, TypeError, "is a str, expected an array"),
+    ],
+)
+def test_bad_sums_are_refused(sums: Any, error: type[Exception], message: str) -> None:
+    w = np.zeros(1)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.ones(1)])
+    with pytest.raises(error, match=message):
+        optimizer.load_state_dict({**optimizer.state_dict(), "accumulated": sums})
+    optimizer.step()
+    assert w == -1
 
 
 def test_an_interrupt_after_the_step_leaves_no_sums() -> None:

@@ -268,7 +268,7 @@ def spoil(change: Any) -> dict[str, Any]:
 
 BAD_STATE_DICTS = {
     "shape": (lambda d: d["state"][0].update(exp_avg=np.zeros(4)), ValueError, "loaded state 'exp_avg' of parameter 0 ('w') of group 0 has shape (4,), expected (3,)"),
-    "dtype": (lambda d: d["state"][0].update(exp_avg=np.zeros(3, int)), TypeError, "loaded state 'exp_avg' of parameter 0 ('w') of group 0 has dtype int64"),
+    "dtype": (lambda d: d["state"][0].update(exp_avg=np.zeros(3, complex)), TypeError, "loaded state 'exp_avg' of parameter 0 ('w') of group 0 has dtype complex128"),
     "type": (lambda d: d["state"][0].update(exp_avg=[0.0, 0.0, 0.0]), TypeError, "loaded state 'exp_avg' of parameter 0 ('w') of group 0 is a list"),
     "step": (lambda d: d["state"][0].update(step=1.5), ValueError, "state 'step' of parameter 0 ('w') of group 0 is 1.5, expected a whole number"),
     "negative step": (lambda d: d["state"][0].update(step=-1), ValueError, "is -1, expected a whole number"),

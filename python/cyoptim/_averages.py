@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array, foreign_array, type_name
+from cyoptim._doors import Array, loaded_array, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
 from cyoptim._groups import labels_of
 from cyoptim._options import check_number
 from cyoptim._state import in_kind
+from cyoptim._state_dict import array_like
 from cyoptim._types import Group
 
 NAME = "average"  # of the arrays, among those of the state
@@ -184,13 +185,11 @@ def loaded_average(
         if key not in saved["values"]:
             raise ValueError(f"the state dict has averages, but none of {label}")
         value, what = saved["values"][key], f"loaded average of {label}"
-        array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
-        if array.shape != view.shape:
-            raise ValueError(f"{what} has shape {array.shape}, expected {view.shape}")
+        array = loaded_array(value, what)
         if array.dtype.kind not in ("f", view.dtype.kind):
             raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
         mean = np.empty_like(view, subok=False)
-        mean[...] = array
+        mean[...] = array_like(array, view, what)
         entries.append((param, mean))
     return _rebuilt(saved["decay"], bool(saved["warmup"]), steps, entries)
 

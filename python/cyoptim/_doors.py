@@ -121,6 +121,18 @@ def foreign_array(value: Any, label: str) -> Array:
     return view_tensor(value, label)
 
 
+def loaded_array(value: Any, label: str) -> Array:
+    """What was loaded as an array: the values of a torch tensor, whatever its dtype, layout and
+    device."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_tensor(value):
+        raise TypeError(f"{label} is a {type_name(value)}, expected an array")
+    from cyoptim.integrations.torch import loaded_array
+
+    return loaded_array(value, label)
+
+
 def announce_update(tensors: Sequence[Any]) -> None:
     """Tell autograd that these tensors were changed in place."""
     from cyoptim.integrations.torch import increment_version

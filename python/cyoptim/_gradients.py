@@ -13,6 +13,10 @@ from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
 
 
+class EditedNames(ValueError):
+    """There are not as many names as parameters."""
+
+
 def align(grads: Gradients, groups: list[Group]) -> list[Any]:
     """The gradients as a list, one entry per parameter."""
     if isinstance(grads, dict):  # ahead of the slower look at every kind of mapping
@@ -61,7 +65,7 @@ def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
             "optimizer from the dict itself, or from (name, parameter) pairs"
         ) from None
     if len(names) != _count(groups):
-        raise ValueError(
+        raise EditedNames(
             f"the groups hold {len(names)} names in 'param_names' for {_count(groups)} parameters"
         )
     places = _places(names)

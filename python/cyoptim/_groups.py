@@ -107,6 +107,68 @@ def check_named_alike(group: Group, others: list[Group]) -> None:
             )
 
 
+class Named:
+    """The names that parameters had when the groups were last looked at."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        self._names = {}
+        self._lists = []
+        for group in groups:
+            names = [*group.get("param_names", ())]
+            self._lists.append(names)
+            for param, name in zip(group["params"], names, strict=False):
+                self._names[id(param)] = param, name  # alive, so that no other has its identity
+
+    def settle(self, groups: list[Group]) -> dict[int, list[Any]]:
+        """The names of groups whose parameters have been edited, by the group's number.
+
+        A parameter keeps its name wherever it stands; a new one takes the name at its place. Where
+        the names have been edited, too, they hold.
+
+        Raises
+        ------
+        ValueError
+            If a parameter has no name, or there are more names than parameters.
+        """
+        settled = {}
+        for number, group in enumerate(groups):
+            if "param_names" not in group:
+                continue
+            params, names = group["params"], [*group["param_names"]]
+            before = self._lists[number] if number < len(self._lists) else None
+            if names == before:
+                own = [self._names.get(id(param), (param, None))[1] for param in params]
+                taken = {name for name in own if name is not None}
+                fits = len(params) == len(names)
+                found = [
+                    names[i] if name is None and fits and names[i] not in taken else name
+                    for i, name in enumerate(own)
+                ]
+                _check_all_named(number, params, found, names)
+                if found != names:
+                    settled[number] = found
+            elif len(names) != len(params):
+                raise _unequal(number, params, names)
+        return settled
+
+
+def _check_all_named(number: int, params: list[Any], found: list[Any], names: list[Any]) -> None:
+    if None in found:
+        place = found.index(None)
+        raise ValueError(
+            f"param group {number} has {len(params)} parameters and {len(names)} names: parameter "
+            f"{place} is new and has none; edit param_groups[{number}]['param_names'] together "
+            "with 'params'"
+        )
+
+
+def _unequal(number: int, params: list[Any], names: list[Any]) -> ValueError:
+    return ValueError(
+        f"param group {number} has {len(params)} parameters and {len(names)} names in "
+        "'param_names', expected one for each"
+    )
+
+
 def check_one_group_each(groups: list[Group], labels: list[str]) -> None:
     """Refuse a parameter that is in two groups."""
     seen: dict[int, tuple[int, str]] = {}
@@ -123,9 +185,9 @@ def labels_of(groups: list[Group]) -> list[str]:
     """How errors name each parameter."""
     labels = []
     for g, group in enumerate(groups):
-        names = group.get("param_names")
+        names = group.get("param_names") or ()
         for i in range(len(group["params"])):
-            name = f" ({names[i]!r})" if names else ""
+            name = f" ({names[i]!r})" if i < len(names) else ""
             labels.append(f"parameter {i}{name} of group {g}")
     return labels
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import foreign_array, is_tensor, type_name, view_parameter
-from cyoptim._engine import Room, make_counter, make_number, memory_names, state_names
+from cyoptim._doors import Array, is_tensor, loaded_array, type_name, view_parameter
+from cyoptim._engine import Room, Rule, make_counter, make_number
 from cyoptim._state import in_kind
 
 Group = dict[str, Any]
@@ -30,16 +30,30 @@ def export_state(param: Any, values: Any, step_type: type | None) -> Any:
     }
 
 
-def import_state(param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
-    """A copy of one parameter's loaded state, as the native rules need it.
+def import_state(
+    param: Any, values: Any, label: str, room: Room, rules: Iterable[Rule]
+) -> dict[str, Any]:
+    """A copy of one parameter's loaded state, as the native rules need it that may step it.
 
-    What no rule knows stays as it is.
+    What none of them knows stays as it is.
     """
     _check_state(values, label)
-    return in_kind(
-        param,
-        {name: _import_entry(param, name, value, label, room) for name, value in values.items()},
-    )
+    arrays = {name for rule in rules for name in rule.states}
+    numbers = {name for rule in rules for name in rule.memory}
+    entries: dict[str, Any] = {}
+    for name, value in values.items():
+        what = f"loaded state {name!r} of {label}"
+        if name == "step":
+            counter = make_counter(value, label, room)
+            # Who counts with plain numbers goes on so; a native step makes a counter of one.
+            entries[name] = value if isinstance(value, (int, float)) else counter
+        elif value is None or name not in arrays | numbers:
+            entries[name] = _copied(param, value, name)
+        elif name in numbers:
+            entries[name] = make_number(value, what, name, room)
+        else:
+            entries[name] = _import_array(param, name, value, label, room)
+    return in_kind(param, entries)
 
 
 def _check_state(values: Any, label: str) -> None:
@@ -47,35 +61,42 @@ def _check_state(values: Any, label: str) -> None:
         raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
 
 
-def _import_entry(param: Any, name: str, value: Any, label: str, room: Room) -> Any:
-    if name == "step":
-        counter = make_counter(value, label, room)
-        # A number stays one for those who count themselves; a step makes a counter of it.
-        return value if isinstance(value, (int, float)) else counter
+def _import_array(param: Any, name: str, value: Any, label: str, room: Room) -> Any:
     what = f"loaded state {name!r} of {label}"
-    if value is not None and name in memory_names():
-        return make_number(value, what, name, room)
-    if value is None or name not in state_names():
-        return copy.deepcopy(value)
-    array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
     _, view = view_parameter(param, label)
-    _check_shape(array, view.shape, what)
-    _check_kind(array, view.dtype, what)
     result = room.zeros(name, view)
-    result[...] = array
+    result[...] = array_like(value, view, what)
     return result
 
 
-def _check_kind(value: Any, dtype: Any, what: str) -> None:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{what} is a {type_name(value)}, expected an array of {dtype}")
-    if value.dtype.kind not in ("f", dtype.kind):
-        raise TypeError(f"{what} has dtype {value.dtype}, expected {dtype}")
+def array_like(value: Any, view: Array, what: str) -> Array:
+    """A loaded array or tensor, to be copied into one like `view`: of its shape, and of a dtype
+    that torch would cast, too: floats of any precision, integers and booleans."""
+    array = loaded_array(value, what)
+    if array.dtype.kind not in ("f", "i", "u", "b", view.dtype.kind):
+        raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
+    _check_shape(array, view.shape, what)
+    return array
 
 
 def _check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
     if np.shape(array) != shape:
         raise ValueError(f"{what} has shape {np.shape(array)}, expected {shape}")
+
+
+def copy_state(param: Any, values: Any, label: str) -> dict[str, Any]:
+    """A copy of one parameter's loaded state for an optimizer that makes its steps by itself: as it
+    is, but that tensors of a tensor are of its dtype, as torch has it."""
+    _check_state(values, label)
+    return {name: _copied(param, value, name) for name, value in values.items()}
+
+
+def _copied(param: Any, value: Any, name: str) -> Any:
+    if not is_tensor(param):
+        return copy.deepcopy(value)
+    from cyoptim.integrations.torch import copied_state
+
+    return copied_state(param, value, name)
 
 
 def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> dict[str, Any]:
@@ -100,6 +121,13 @@ def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> 
     return in_kind(param, state)
 
 
+def _check_kind(value: Any, dtype: Any, what: str) -> None:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{what} is a {type_name(value)}, expected an array of {dtype}")
+    if value.dtype.kind not in ("f", dtype.kind):
+        raise TypeError(f"{what} has dtype {value.dtype}, expected {dtype}")
+
+
 def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
     """A copy with an array of the parameter's dtype for every array or tensor of numbers."""
     if isinstance(value, (list, tuple)):
@@ -107,92 +135,7 @@ def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
     if isinstance(value, dict):
         return {key: _as_arrays(item, dtype, label) for key, item in value.items()}
     if is_tensor(value):
-        value = foreign_array(value, label)
+        value = loaded_array(value, label)
     if not isinstance(value, np.ndarray):
         return copy.deepcopy(value)
     return np.array(value, dtype=dtype if value.dtype.kind in "fc" else None, subok=False)
-
-
-def checked_groups(
-    state_dict: Any, groups: list[Group], defaults: Mapping[str, Any]
-) -> list[Group]:
-    """The groups of a state dict, copied, with the optimizer's own parameters in them, and defaults
-    for what they lack."""
-    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
-        raise TypeError(
-            "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns"
-        )
-    if not isinstance(state_dict["state"], Mapping):
-        raise TypeError(f"'state' is a {type_name(state_dict['state'])}, expected a dict")
-    saved = state_dict["param_groups"]
-    if not isinstance(saved, (list, tuple)):
-        raise TypeError(f"'param_groups' is a {type_name(saved)}, expected a list of dicts")
-    if len(saved) != len(groups):
-        raise ValueError(
-            "loaded state dict has a different number of parameter groups: "
-            f"{len(saved)}, expected {len(groups)}"
-        )
-    for number, (old, new) in enumerate(zip(groups, saved, strict=True)):
-        _check_group(number, old, new)
-    merged = [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
-    if len({"param_names" in group for group in merged}) > 1:
-        raise ValueError(
-            "some groups of the loaded state dict have 'param_names', and some have none"
-        )
-    return merged
-
-
-def _check_group(number: int, old: Group, new: Any) -> None:
-    if not isinstance(new, dict) or not isinstance(new.get("params"), (list, tuple)):
-        raise TypeError(
-            f"loaded param group {number} must be a dict with a list of numbers under 'params'"
-        )
-    for key in new["params"]:
-        if not isinstance(key, (int, str)):
-            raise TypeError(
-                f"'params' of loaded param group {number} holds a {type_name(key)}, expected "
-                "numbers of parameters"
-            )
-    for key in new:
-        if not isinstance(key, str):
-            raise TypeError(
-                f"loaded param group {number} has an option {key!r}, expected names of options"
-            )
-    expected = len(old["params"])
-    if len(new["params"]) != expected:
-        raise ValueError(
-            "loaded state dict contains a parameter group that doesn't match the size of "
-            f"optimizer's group: group {number} has {len(new['params'])} parameters, "
-            f"expected {expected}"
-        )
-    if "param_names" in new:
-        _check_names(number, new["param_names"], expected)
-
-
-def _check_names(number: int, names: Any, expected: int) -> None:
-    if not isinstance(names, (list, tuple)):
-        raise TypeError(
-            f"'param_names' of loaded param group {number} is a {type_name(names)}, expected a "
-            f"list of {expected} names"
-        )
-    if len(names) != expected:
-        raise ValueError(
-            f"'param_names' of loaded param group {number} holds {len(names)} names, expected "
-            f"{expected}"
-        )
-    for name in names:
-        try:
-            hash(name)
-        except TypeError:
-            raise TypeError(
-                f"'param_names' of loaded param group {number} holds a {type_name(name)}, "
-                "expected names"
-            ) from None
-
-
-def _merged(old: Group, new: Group) -> Group:
-    merged = copy.deepcopy({key: value for key, value in new.items() if key != "params"})
-    merged["params"] = old["params"]
-    if "param_names" in old:
-        merged.setdefault("param_names", old["param_names"])
-    return merged

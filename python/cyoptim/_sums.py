@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import Extras, Spans, add_up, same_layout_as
+from cyoptim._doors import Array
+from cyoptim._engine import Extras, Spans, add_up, same_layout_as, whole_count
+from cyoptim._state import in_kind
+from cyoptim._state_dict import array_like
+
+NAME = "sum"  # of the arrays, among those of the state
 
 
 class Sums:
-    """One array for each parameter, made at its first gradient and kept for the next sum."""
+    """One array for each parameter, made at its first gradient and kept for the next sum.
+
+    A sum belongs to its parameter, wherever that stands in the groups; it goes when the parameter
+    goes.
+    """
 
     def __init__(self) -> None:
         self._count = 0
+        self._params: list[Any] = []
         self._arrays: list[Any] = []
         self._used: list[bool] = []
         self._steps: list[Extras] = []  # that were given the sums
@@ -29,13 +40,13 @@ class Sums:
             self._steps = []
         return self._count
 
-    def add(self, grads: list[Any], arrays: list[Any], holders: list[Any]) -> None:
+    def add(
+        self, params: list[Any], grads: list[Any], arrays: list[Any], holders: list[Any]
+    ) -> None:
         """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
         that are `holders` of their gradients drop them."""
         count = self.count
-        missing = len(arrays) - len(self._arrays)
-        sums = [*self._arrays, *[None] * missing][: len(arrays)]
-        used = [*self._used, *[False] * missing][: len(arrays)]
+        sums, used = self._of(params)
         for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
             if grad is not None and not used[i]:
                 sums[i] = _room(sums[i], array)
@@ -43,18 +54,82 @@ class Sums:
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
         spans = Spans([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
-        outcome = {"_arrays": sums, "_used": now, "_count": count + 1}
+        outcome = {"_params": params, "_arrays": sums, "_used": now, "_count": count + 1}
         add_up(self, new, spans, outcome, holders)
 
-    def gradients(self) -> list[Any]:
-        """The sums, None where there is none."""
+    def _of(self, params: list[Any]) -> tuple[list[Any], list[bool]]:
+        """The sums of these parameters, and which of them are in use."""
+        if len(params) == len(self._params) and all(map(_is, params, self._params)):
+            return [*self._arrays], [*self._used]
+        entries = zip(self._params, self._arrays, self._used, strict=True)
+        known = {id(param): (array, used) for param, array, used in entries}
+        found = [known.pop(id(param), (None, False)) for param in params]
+        return [array for array, _ in found], [used for _, used in found]
+
+    def gradients(self, params: list[Any]) -> list[Any]:
+        """The sums of these parameters, None where there is none."""
         if not self.count:
-            return [None] * len(self._arrays)
-        return [a if used else None for a, used in zip(self._arrays, self._used, strict=True)]
+            return [None] * len(params)
+        return [a if used else None for a, used in zip(*self._of(params), strict=True)]
 
     def give(self, step: Extras) -> None:
         """Begin anew as soon as this step is done; the arrays are kept."""
         self._steps = [*self._steps, step]
+
+    # --- saving and loading -----------------------------------------------------------------------
+
+    def export(self, params: Sequence[Any], numbers: dict[int, int]) -> dict[str, Any]:
+        """What state_dict() holds of it; `numbers` are those of the parameters, by identity."""
+        sums = zip(params, self.gradients([*params]), strict=True)
+        values = {numbers[id(p)]: in_kind(p, {NAME: a})[NAME] for p, a in sums if a is not None}
+        return {"calls": self.count, "values": values}
+
+    def copy(self) -> Sums:
+        """The same sums in memory of their own."""
+        pairs = zip(self._params, self.gradients(self._params), strict=True)
+        return _rebuilt(self.count, [(p, a.copy("K")) for p, a in pairs if a is not None])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.count, list(zip(self._params, self._arrays, strict=True)))
+
+
+def loaded_sums(
+    saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
+) -> Sums:
+    """Sums from the form that :meth:`Sums.export` gives; values are copied.
+
+    `keys` are the saved keys of the parameters.
+    """
+    if not (
+        isinstance(saved, dict)
+        and {"calls", "values"} <= saved.keys()
+        and isinstance(saved["values"], dict)
+    ):
+        raise TypeError("'accumulated' of the state dict must be a dict with calls and values")
+    calls = whole_count(saved["calls"], "the number of calls of accumulate()")
+    strange = [key for key in saved["values"] if key not in keys]
+    if strange:
+        raise ValueError(f"'accumulated' has an entry of {strange[0]!r}, which is no parameter's")
+    pairs = []
+    for key, param, view, label in zip(keys, params, views, labels, strict=True):
+        if key in saved["values"]:
+            array = np.empty_like(view, subok=False)
+            array[...] = array_like(saved["values"][key], view, f"loaded sum of {label}")
+            pairs.append((param, array))
+    return _rebuilt(calls, pairs)
+
+
+def _rebuilt(count: int, pairs: list[tuple[Any, Array]]) -> Sums:
+    sums = Sums()
+    sums._count = count
+    sums._params = [param for param, _ in pairs]
+    sums._arrays = [array for _, array in pairs]
+    sums._used = [True] * len(pairs)
+    return sums
+
+
+def _is(a: object, b: object) -> bool:
+    return a is b
 
 
 def _room(room: Any, array: Any) -> Any:

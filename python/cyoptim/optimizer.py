@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from itertools import chain
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -19,20 +18,23 @@ from cyoptim._doors import (
     view_parameter,
 )
 from cyoptim._engine import (
+    RULES,
     Averaged,
     Commit,
     Extras,
     Plan,
     Room,
+    Rule,
     Turn,
     Undo,
     detours,
     drop_gradients,
     make_counter,
 )
-from cyoptim._gradients import align, check_droppable, check_unrecorded, evaluate
+from cyoptim._gradients import EditedNames, align, check_droppable, check_unrecorded, evaluate
 from cyoptim._groups import (
     NOT_ITERABLE,
+    Named,
     as_groups,
     check_named_alike,
     check_one_group_each,
@@ -49,6 +51,7 @@ from cyoptim._hooks import (
     register_optimizer_step_pre_hook,
     with_hooks,
 )
+from cyoptim._loading import check_origin, checked_state_dict, keys_of
 from cyoptim._options import (
     check_switches,
     check_undifferentiated,
@@ -59,8 +62,8 @@ from cyoptim._receipt import StepReceipt, extras_of
 from cyoptim._scaler import ScalerInput, ScalesItself, has_scaler_inputs, scaler_inputs
 from cyoptim._sparse import values_to_zero
 from cyoptim._state import State
-from cyoptim._state_dict import checked_groups, export_state, import_arrays, import_state
-from cyoptim._sums import Sums
+from cyoptim._state_dict import copy_state, export_state, import_arrays, import_state
+from cyoptim._sums import Sums, loaded_sums
 from cyoptim._types import (
     Args,
     Gradients,
@@ -146,6 +149,14 @@ class Optimizer(Hooked):
     _only_sparse: ClassVar[bool] = False
     # Whether complex parameters are taken, as pairs of reals.
     _takes_complex: ClassVar[bool] = True
+    # The options that its groups always have, in a state dict, too.
+    _essential_options: ClassVar[tuple[str, ...]] = ()
+    # What the state of a parameter has that has been stepped, whatever the options.
+    _essential_state: ClassVar[tuple[str, ...]] = ()
+    # All native rules that its groups may have; by default the one.
+    _rules: ClassVar[tuple[str, ...]] = ()
+    # Whether a step goes along what accumulate() has gathered.
+    _steps_along_sums: ClassVar[bool] = True
     # What the last step was asked for beside its update, and has found.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
@@ -166,6 +177,8 @@ class Optimizer(Hooked):
         if "step" in cls.__dict__:
             averages = bool(cls.__dict__.get("_averages_itself"))
             cls.step = with_hooks(cls.step, averages)  # type: ignore[method-assign]
+        if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
+            cls._essential_state = ()  # it may keep what it likes
         if "update" in cls.__dict__:
             cls._updates_itself = True
             cls._prepares_update = "_prepare_update" in cls.__dict__
@@ -173,6 +186,7 @@ class Optimizer(Hooked):
             cls._updates_itself = False
 
     _plan: Any = None
+    _named: Named | None = None
     param_groups: list[Group]
     defaults: dict[str, Any]
     _sums: Sums
@@ -205,6 +219,7 @@ class Optimizer(Hooked):
         self._turn.write("setting the state", self._replace_state, value)
 
     def _replace_state(self, value: Mapping[Any, Any]) -> None:
+        self._settle_names()
         state = State()
         state.update(value)
         commit = Commit()
@@ -317,7 +332,11 @@ class Optimizer(Hooked):
         TypeError, ValueError
             As the constructor; the optimizer is left as it was.
         """
-        self._turn.write("add_param_group()", self._add_groups, [param_group])
+        self._turn.write("add_param_group()", self._add_param_group, param_group)
+
+    def _add_param_group(self, param_group: Group) -> None:
+        self._settle_names()
+        self._add_groups([param_group])
 
     def _add_groups(self, groups: list[Group]) -> None:
         """Check the groups and add them: all, or none and no dict is changed."""
@@ -400,6 +419,7 @@ class Optimizer(Hooked):
             average.attach(plan, groups, commit)
         differentiable = any(group.get("differentiable") for group in groups)
         commit.set(self, "_plan", plan)
+        commit.set(self, "_named", Named(groups))
         commit.set(self, "_differentiable", differentiable)
         commit.set(self, "_quick", None)  # until the next step
         commit.set(state.watch, "changed", True)
@@ -408,8 +428,22 @@ class Optimizer(Hooked):
 
     def _renew_plan(self) -> None:
         """Make the plan anew, as parameters have been replaced, moved, added or taken out."""
+        self._settle_names()
         commit = Commit()
         self._plan_for(self.param_groups, self.state, self._average, commit)
+        commit.run()
+
+    def _settle_names(self) -> None:
+        """Let names follow their parameters where the lists of the groups have been edited."""
+        settled = self._named.settle(self.param_groups) if self._named is not None else {}
+        if not settled:
+            return
+        commit = Commit()
+        groups = [*self.param_groups]
+        for number, names in settled.items():
+            commit.put(groups[number], "param_names", names)
+            groups[number] = {**groups[number], "param_names": names}
+        commit.set(self, "_named", Named(groups))
         commit.run()
 
     # --- the step ---------------------------------------------------------------------------------
@@ -487,10 +521,13 @@ class Optimizer(Hooked):
             and grad_scale is None
             and not zero_grad
             and nonfinite == "propagate"
-            and quick(self, None if grads is None else align(grads, self.param_groups))
         ):
             # The way of most steps, short because a small one takes half a microsecond in all.
-            return None
+            try:
+                if quick(self, None if grads is None else align(grads, self.param_groups)):
+                    return None
+            except EditedNames:  # which the long way settles
+                pass
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
             given = {
@@ -541,7 +578,13 @@ class Optimizer(Hooked):
         Raises
         ------
         TypeError, ValueError
-            If a gradient does not fit its parameter. Nothing has been added then.
+            If a gradient does not fit its parameter, or steps of this optimizer cannot go along
+            sums: those of L-BFGS, or a ``step`` of your own. Nothing has been added then.
+
+        Notes
+        -----
+        What was gathered is part of the optimizer: :meth:`state_dict`, :func:`cyoptim.save`, copies
+        and pickles have it. :meth:`zero_grad` drops it, as does :meth:`load_state_dict`.
 
         Examples
         --------
@@ -559,12 +602,23 @@ class Optimizer(Hooked):
         """
         return int(self._turn.write("accumulate()", self._accumulate, grads))
 
+    def _check_sums_are_of_use(self) -> None:
+        """Refuse to gather what no step would see."""
+        native = not self._updates_itself or type(self).update is not Optimizer.update
+        if not (self._steps_along_sums and native):
+            raise TypeError(
+                f"{type(self).__name__} has a step of its own, which does not use what "
+                "accumulate() gathers: add gradients up yourself"
+            )
+
     def _accumulate(self, grads: Gradients | None) -> int:
+        self._check_sums_are_of_use()
         found = self._gather(grads, first=True)
         holders = list(parameters_of(self.param_groups)) if grads is None else []
         check_droppable(holders)
         self._quick = None  # before there are sums that a quick step would not see
-        self._sums.add(found, self._plan.arrays(), holders)
+        params = list(parameters_of(self.param_groups))
+        self._sums.add(params, found, self._plan.arrays(), holders)
         return self._sums.count
 
     def _step(
@@ -601,7 +655,7 @@ class Optimizer(Hooked):
         self._check_sums(given)
         averaged = self._sums.count
         if averaged:
-            grads = self._sums.gradients()
+            grads = self._sums.gradients(list(parameters_of(self.param_groups)))
         max_norm, grad_scale, zero_grad, nonfinite = arguments
         scale, overflow = scaler_inputs(self)
         if overflow:
@@ -612,6 +666,8 @@ class Optimizer(Hooked):
         extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
+        if grads is not None:
+            self._refit()  # first, as names follow their parameters
         aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
             check_unrecorded(self.param_groups)
@@ -671,6 +727,8 @@ class Optimizer(Hooked):
     def _gather(self, grads: Gradients | None, first: bool) -> list[Any]:
         """Every parameter's checked gradient as an array, or None. At the first of several points
         of a step parameters may have been replaced; later they may not."""
+        if first and grads is not None:
+            self._refit()
         aligned = None if grads is None else align(grads, self.param_groups)
         found: list[Any] | None = self._plan.gather(self, aligned)
         if found is None and first:
@@ -754,6 +812,10 @@ class Optimizer(Hooked):
         set_to_none : bool
             Drop the gradients, rather than fill them with zeros. A dropped gradient leaves its
             parameter alone at the next step; a zero one still moves momentum and decay.
+
+        Notes
+        -----
+        What :meth:`accumulate` has gathered is dropped, too.
         """
         with recorded(self, "zero_grad"):
             self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
@@ -765,11 +827,14 @@ class Optimizer(Hooked):
             for param, label in zip(parameters_of(self.param_groups), labels, strict=True)
             if not isinstance(param, np.ndarray) and param.grad is not None
         ]
+        commit = Commit()
+        if self._sums.count:
+            commit.set(self, "_sums", Sums())
         if set_to_none:
             check_droppable([param for param, _ in holders])
+            commit.run()
             drop_gradients([param for param, _ in holders])
             return
-        commit = Commit()
         for param, label in holders:
             commit.zero(values_to_zero(param.grad, f"gradient of {label}"))
         commit.run()
@@ -841,6 +906,7 @@ class Optimizer(Hooked):
             commit.set(self._average._pace, "warmup", average.warmup)
             commit.run()
             return self._average
+        self._settle_names()
         self._plan_for(self.param_groups, self.state, average, commit)
         commit.set(self, "_average", average)
         commit.run()
@@ -900,6 +966,8 @@ class Optimizer(Hooked):
             parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
             For torch tensors, they are tensors that share memory, which torch can load.
             ``"averages"``: after :meth:`ema`, its numbers and, per parameter number, the average.
+            ``"accumulated"``: after :meth:`accumulate`, and before the step, the number of calls
+            and, per parameter number, the sum.
         """
         if self._average is not None:
             self._average.check_unswapped("call state_dict()")
@@ -912,10 +980,11 @@ class Optimizer(Hooked):
         return state_dict
 
     def _export(self) -> StateDict:
+        self._settle_names()
         if self._average is not None:
             self._average.check_unswapped("call state_dict()")
             self._refit()
-        params = parameters_of(self.param_groups)
+        params = list(parameters_of(self.param_groups))
         numbers: dict[int, int] = {}
         for i, param in enumerate(params):
             numbers.setdefault(id(param), i)
@@ -932,6 +1001,8 @@ class Optimizer(Hooked):
         state_dict: StateDict = {"state": state, "param_groups": packed}
         if self._average is not None:
             state_dict["averages"] = self._average.export(numbers)
+        if self._sums.count:
+            state_dict["accumulated"] = self._sums.export(params, numbers)
         return state_dict
 
     def load_state_dict(self, state_dict: StateDict) -> None:
@@ -939,7 +1010,11 @@ class Optimizer(Hooked):
 
         State arrays are copied, in the dtype and layout of their parameters; parameters
         themselves are not part of it. Averages continue, also where :meth:`ema` has not been
-        called; if there are none in the state, they begin anew.
+        called; if there are none in the state, they begin anew. So do sums of :meth:`accumulate`,
+        which are dropped if there are none in the state.
+
+        Parameters that have names here and in the state are matched by name, in whatever order
+        they stand; otherwise by their order. Names are taken over where there are none here.
 
         Parameters
         ----------
@@ -949,8 +1024,8 @@ class Optimizer(Hooked):
         Raises
         ------
         TypeError, ValueError
-            If it is no state dict, or one of other groups or shapes. The optimizer is left as it
-            was.
+            If it is no state dict, or one of other groups, names or shapes, or of another kind of
+            optimizer. The optimizer is left as it was.
         """
         state_dict = self._before_load(state_dict)
         self._turn.write("load_state_dict()", self._load, state_dict)
@@ -982,29 +1057,55 @@ class Optimizer(Hooked):
         """
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
-        groups = checked_groups(state_dict, self.param_groups, self.defaults)
+        self._settle_names()
+        before = state_dict
+        state_dict, groups = checked_state_dict(state_dict, self.param_groups, self.defaults)
+        check_origin(self, state_dict["param_groups"], state_dict["state"].values())
         for number, group in enumerate(groups):
             self._check_loaded_group(group, number)
-        labels = labels_of(groups)
-        params = list(parameters_of(groups))
-        keys = list(chain.from_iterable(g["params"] for g in state_dict["param_groups"]))
-        places = {key: i for i, key in reversed(list(enumerate(keys)))}
+        keys = keys_of(state_dict)
+        labels, params = labels_of(groups), list(parameters_of(groups))
         views = [view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)]
-        room = Room(views)
-        state = State()
-        for key, values in state_dict["state"].items():
+        entries = self._in_own_order(state_dict["state"], keys_of(before), keys, views)
+        twin = self._twin()
+        twin._sums = self._loaded_sums(state_dict, keys, params, views, labels)
+        average = state_dict.get("averages")
+        twin._continue_average(
+            None if average is None else loaded_average(average, keys, params, views, labels)
+        )
+        state = self._loaded_state(entries, keys, params, views, labels)
+        twin.__setstate__({"state": state, "param_groups": groups})
+        self._become(twin, commit)
+
+    def _in_own_order(
+        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Any]
+    ) -> Mapping[Any, Any]:
+        """The state of all parameters, whose keys have been put into another order by names."""
+        return state
+
+    def _loaded_state(
+        self,
+        entries: Mapping[Any, Any],
+        keys: list[Any],
+        params: list[Any],
+        views: list[Any],
+        labels: list[str],
+    ) -> State:
+        places = {key: i for i, key in reversed(list(enumerate(keys)))}
+        room, state = Room(views), State()
+        for key, values in entries.items():
             if key in places:
                 i = places[key]
                 state[params[i]] = self._import_state(params[i], values, labels[i], room)
             else:
                 state[key] = copy.deepcopy(values)
-        average = None
-        if state_dict.get("averages") is not None:
-            average = loaded_average(state_dict["averages"], keys, params, views, labels)
-        twin = self._twin()
-        twin._continue_average(average)
-        twin.__setstate__({"state": state, "param_groups": groups})
-        self._become(twin, commit)
+        return state
+
+    def _loaded_sums(self, state_dict: StateDict, *what: Any) -> Sums:
+        if state_dict.get("accumulated") is None:
+            return Sums()
+        self._check_sums_are_of_use()
+        return loaded_sums(state_dict["accumulated"], *what)
 
     def _check_loaded_options(self, group: Group) -> None:
         """As _check_options, but for what schedules may have made of options."""
@@ -1057,15 +1158,27 @@ class Optimizer(Hooked):
             ):  # which a user's update may count by itself
                 state["step"] = make_counter(values["step"], label)
             return state
-        return import_state(param, values, label, room)
+        if self._updates_itself:  # by a step of its own
+            return copy_state(param, values, label)
+        return import_state(param, values, label, room, self._possible_rules())
+
+    def _possible_rules(self) -> list[Rule]:
+        """The native rules whose entries the state of a parameter may have."""
+        names = self._rules or (self._rule,)
+        return [RULES[name] for name in names if name is not None]
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {
+        self._settle_names()
+        state: dict[str, Any] = {
             "defaults": self.defaults,
             "state": self.state,
             "param_groups": self.param_groups,
         }
-        return state if self._average is None else {**state, "_average": self._average}
+        if self._average is not None:
+            state["_average"] = self._average
+        if self._sums.count:
+            state["_sums"] = self._sums.copy()
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         commit = Commit()

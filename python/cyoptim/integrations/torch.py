@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -37,6 +38,35 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         )
     array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
     return array
+
+
+def loaded_array(tensor: torch.Tensor, label: str) -> Array:
+    """The values of a tensor that was loaded: dense or sparse, on any device; as float32 if they
+    are floats that NumPy does not have."""
+    if tensor.device.type == "meta" or tensor.is_quantized:
+        raise TypeError(f"{label} is a tensor of layout {tensor.layout} without plain values")
+    if tensor.layout is not torch.strided:
+        tensor = tensor.detach().to_dense()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.is_floating_point() and tensor.dtype not in (*_DTYPES, torch.float16):
+        tensor = tensor.to(torch.float32)
+    array: Array = tensor.numpy()
+    return array
+
+
+def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
+    """A copy of a loaded state entry, in the dtype and on the device of its parameter where torch's
+    load_state_dict takes it there."""
+    if isinstance(value, torch.Tensor):
+        if name == "step":
+            return value.detach().clone()
+        dtype = param.dtype if param.is_floating_point() else value.dtype
+        return value.detach().to(device=param.device, dtype=dtype, copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, copied_state(param, item, key)) for key, item in value.items())
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(copied_state(param, item, "") for item in value)
+    return copy.deepcopy(value)
 
 
 _DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)

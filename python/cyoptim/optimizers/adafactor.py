@@ -79,6 +79,14 @@ class Adafactor(Optimizer):
     """
 
     _takes_complex: ClassVar[bool] = False
+    _essential_options: ClassVar[tuple[str, ...]] = (
+        "lr",
+        "beta2_decay",
+        "eps",
+        "d",
+        "weight_decay",
+    )
+    _essential_state: ClassVar[tuple[str, ...]] = ("step",)
 
     def __init__(
         self,

@@ -71,6 +71,9 @@ class Adam(Optimizer):
     _no_sparse: ClassVar[str] = (
         "Adam does not support sparse gradients, please consider SparseAdam instead"
     )
+    _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
+    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
+    _rules: ClassVar[tuple[str, ...]] = ("adam", "adam_amsgrad")
 
     def __init__(
         self,

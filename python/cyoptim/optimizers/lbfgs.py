@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, ClassVar
@@ -15,8 +16,8 @@ import numpy as np
 from cyoptim._doors import (
     Array,
     announce_update,
-    foreign_array,
     is_tensor,
+    loaded_array,
     type_name,
     view_parameter,
 )
@@ -129,7 +130,17 @@ class LBFGS(Optimizer):
     """
 
     _counts_steps: ClassVar[bool] = False
+    _steps_along_sums: ClassVar[bool] = False
     _averages_itself: ClassVar[bool] = True
+    _essential_options: ClassVar[tuple[str, ...]] = (
+        "lr",
+        "max_iter",
+        "max_eval",
+        "tolerance_grad",
+        "tolerance_change",
+        "history_size",
+        "line_search_fn",
+    )
 
     def __init__(
         self,
@@ -276,6 +287,33 @@ class LBFGS(Optimizer):
         return result, grads
 
     # --- loading ----------------------------------------------------------------------------------
+
+    def _in_own_order(
+        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Array]
+    ) -> Mapping[Any, Any]:
+        """The state of the whole problem, with the parts of its vectors in the new order."""
+        values = state.get(before[0]) if before else None
+        if before == keys or not isinstance(values, dict):
+            return state
+        sizes = {
+            key: view.size * (2 if view.dtype.kind == "c" else 1)
+            for key, view in zip(keys, views, strict=True)
+        }
+        ends = list(itertools.accumulate((sizes[key] for key in before), initial=0))
+        parts = {key: slice(*ends[i : i + 2]) for i, key in enumerate(before)}
+
+        def moved(value: Any) -> Any:
+            array = loaded_array(value, "a vector of the loaded state")
+            if array.shape != (ends[-1],):
+                return value  # which is refused, with its shape
+            return np.concatenate([array[parts[key]] for key in keys])
+
+        vectors = {name: moved(values[name]) for name in _VECTORS if name in values}
+        for name in ("old_dirs", "old_stps"):
+            if name in values:
+                vectors[name] = [moved(value) for value in values[name]]
+        rest = {key: entries for key, entries in state.items() if key != before[0]}
+        return {**rest, keys[0]: {**values, **vectors}}
 
     def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         if not isinstance(values, dict):
@@ -436,8 +474,8 @@ class _Memory:
 
         def vector(name: str, value: Any) -> Array:
             what = f"state {name!r} of {label}"
-            array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
-            if array.shape != (arrays.size,) or array.dtype.kind != "f":
+            array = loaded_array(value, what)
+            if array.shape != (arrays.size,) or array.dtype.kind not in "fiub":
                 raise ValueError(
                     f"{what} has shape {array.shape} and dtype {array.dtype}, expected "
                     f"{(arrays.size,)} and {arrays.dtype}"

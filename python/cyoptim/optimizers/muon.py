@@ -93,6 +93,14 @@ class Muon(Optimizer):
     """
 
     _takes_complex: ClassVar[bool] = False
+    _essential_options: ClassVar[tuple[str, ...]] = (
+        "lr",
+        "weight_decay",
+        "momentum",
+        "ns_coefficients",
+        "eps",
+        "ns_steps",
+    )
 
     def __init__(
         self,

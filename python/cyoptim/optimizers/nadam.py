@@ -68,6 +68,14 @@ class NAdam(Optimizer):
     """
 
     _rule: ClassVar[str | None] = "nadam"
+    _essential_options: ClassVar[tuple[str, ...]] = (
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "momentum_decay",
+    )
+    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq", "mu_product")
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cyoptim._options import check_lr, check_nonnegative, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
@@ -62,6 +64,15 @@ class RMSprop(Optimizer):
     >>> w.round(6)
     array([ 0.9, -1.9])
     """
+
+    _essential_options: ClassVar[tuple[str, ...]] = ("lr", "alpha", "eps", "weight_decay")
+    _essential_state: ClassVar[tuple[str, ...]] = ("step", "square_avg")
+    _rules: ClassVar[tuple[str, ...]] = (
+        "rmsprop",
+        "rmsprop_momentum",
+        "rmsprop_centered",
+        "rmsprop_centered_momentum",
+    )
 
     def __init__(
         self,

@@ -73,6 +73,8 @@ class SGD(Optimizer):
     """
 
     _counts_steps: ClassVar[bool] = False
+    _essential_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
+    _rules: ClassVar[tuple[str, ...]] = ("sgd", "sgd_momentum", "sgd_nesterov")
 
     def __init__(
         self,
