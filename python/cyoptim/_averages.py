@@ -184,7 +184,7 @@ def loaded_average(
         if key not in saved["values"]:
             raise ValueError(f"the state dict has averages, but none of {label}")
         value, what = saved["values"][key], f"loaded average of {label}"
-        array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
+        array = foreign_array(value, what)
         if array.shape != view.shape:
             raise ValueError(f"{what} has shape {array.shape}, expected {view.shape}")
         if array.dtype.kind not in ("f", view.dtype.kind):

@@ -57,7 +57,7 @@ def _import_entry(param: Any, name: str, value: Any, label: str, room: Room) -> 
         return make_number(value, what, name, room)
     if value is None or name not in state_names():
         return copy.deepcopy(value)
-    array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
+    array = foreign_array(value, what)
     _, view = view_parameter(param, label)
     _check_shape(array, view.shape, what)
     _check_kind(array, view.dtype, what)
@@ -106,7 +106,7 @@ def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
         return type(value)(_as_arrays(item, dtype, label) for item in value)
     if isinstance(value, dict):
         return {key: _as_arrays(item, dtype, label) for key, item in value.items()}
-    if is_tensor(value):
+    if is_tensor(value) or isinstance(value, np.ndarray):
         value = foreign_array(value, label)
     if not isinstance(value, np.ndarray):
         return copy.deepcopy(value)

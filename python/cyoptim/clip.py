@@ -391,6 +391,6 @@ def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> l
 
 
 def _view(grad: Any, label: str) -> Array:
-    array = grad if isinstance(grad, np.ndarray) else foreign_array(grad, label)
+    array = foreign_array(grad, label)
     check_array(array, label)
     return array

@@ -13,6 +13,7 @@ from cyoptim._doors import (
     Array,
     arrays_of,
     check_array,
+    check_unmasked,
     foreign_array,
     is_parameter,
     is_tensor,
@@ -404,6 +405,7 @@ def _prepare_move(
 
 def _prepare_copy(average: Any, value: Any, commit: Commit) -> None:
     mean = _memory(average)
+    check_unmasked(value, "the new average")
     commit.copy(mean, np.broadcast_to(np.asarray(_memory(value), mean.dtype), mean.shape))
 
 

@@ -73,7 +73,7 @@ def vector_to_parameters(vec: Any, parameters: Iterable[Any]) -> None:
     """
     if not isinstance(vec, np.ndarray) and not is_tensor(vec):
         raise TypeError(f"expected torch.Tensor or numpy.ndarray, but got: {type_name(vec)}")
-    values = vec if isinstance(vec, np.ndarray) else foreign_array(vec, "vec")
+    values = foreign_array(vec, "vec")
     check_array(values, "vec")
     views = _views(list(parameters))
     size = sum(view.size for view in views)
@@ -100,4 +100,5 @@ def _put(values: Array, views: list[Array]) -> None:
 def _views(params: list[Any]) -> list[Array]:
     if not params:
         raise ValueError("expected at least one parameter")
-    return [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
+    views = [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
+    return [np.asarray(view) for view in views]  # without the ways of a subclass
