@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -63,6 +64,34 @@ def close_name(name: str, known: Collection[str]) -> str | None:
         return _ELSEWHERE[bare]
     best = max(known, key=score, default=None)
     return best if best is not None and score(best) >= 0.6 else None
+
+
+def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse an argument that a constructor does not take, if it is near to one that it does; all
+    other errors are Python's own."""
+    code = getattr(cls.__init__, "__code__", None)  # type: ignore[misc]
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
+        return
+    known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    for name in given:
+        if name not in known and (close := close_name(name, known)) is not None:
+            raise TypeError(
+                f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}; did you "
+                f"mean {close!r}?"
+            )
+
+
+def explain_options(options: Group, defaults: Mapping[str, Any], error: Exception) -> str:
+    """Which option it is that a step cannot use; else what Python says of it."""
+    for name, default in defaults.items():
+        if name not in options:
+            return f"{name!r} is missing"
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            try:
+                check_number(name, options[name])
+            except (TypeError, ValueError) as found:
+                return str(found)
+    return str(error)
 
 
 def check_switch(name: str, value: Any) -> None:
@@ -133,7 +162,9 @@ def check_nonnegative(name: str, value: Any, message: str = "") -> None:
     """Refuse a value that is not a number >= 0; NaN is not."""
     check_number(name, value)
     if not value >= 0.0:
-        raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+        text = message or f"Invalid {name} value: {{}}"
+        tells = "expected" in text or ">=" in text
+        raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:
@@ -147,14 +178,14 @@ def check_finite(name: str, value: Any) -> None:
     """Refuse a value that is not a finite number."""
     check_number(name, value)
     if not abs(value) < float("inf"):
-        raise ValueError(f"Invalid {name} value: {value}")
+        raise ValueError(f"Invalid {name} value: {value} (expected a finite number)")
 
 
 def check_interval(name: str, value: Any, low: float, high: float) -> None:
     """Refuse a value that is not a number in [low, high]."""
     check_number(name, value)
     if not low <= value <= high:
-        raise ValueError(f"Invalid {name} value: {value}")
+        raise ValueError(f"Invalid {name} value: {value} (expected {low} to {high})")
 
 
 def check_betas(betas: Any) -> None:
@@ -162,9 +193,12 @@ def check_betas(betas: Any) -> None:
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
     for index, beta in enumerate(betas):
-        check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
+        text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
+        check_nonnegative(f"betas[{index}]", beta, text)
         if not beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+            raise ValueError(
+                f"Invalid beta parameter at index {index}: {beta} (expected 0 <= beta < 1)"
+            )
 
 
 def check_moments(group: Group) -> None:

@@ -446,7 +446,7 @@ cdef list members_of(object group, Py_ssize_t number):
         raise TypeError(
             f"'params' of param group {number} is a {type(params).__name__}, expected a list"
         )
-    return params
+    return <list>params     # or a subclass
 
 
 cdef inline PyObject *dict_get(dict mapping, str key) noexcept:

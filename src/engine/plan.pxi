@@ -118,9 +118,12 @@ cdef class Plan(Inputs):
         self.known_options[group] = None
         self.stirred = True
         try:
+            if has_text(options):       # which is true, whatever it says
+                check_switches(options, optimizer.defaults)
             fill_row(&self.templates[group], optimizer._hyper(options))
         except (TypeError, ValueError, KeyError) as error:
-            raise type(error)(f"options of param group {group}: {error}") from error
+            text = explain_options(options, optimizer.defaults, error)
+            raise type(error)(f"options of param group {group}: {text}") from error
         self.known_options[group] = constant_options(options)
         return 0
 
