@@ -62,9 +62,9 @@ def _tensor_memory(tensor: Any, place: Place) -> Array:
 
 
 def has_methods(value: object, *names: str) -> bool:
-    return not isinstance(value, type) and all(
-        callable(getattr(value, name, None)) for name in names
-    )
+    # A list, as an interrupt at the end of a generator would be lost.
+    found = [callable(getattr(value, name, None)) for name in names]
+    return not isinstance(value, type) and all(found)
 
 
 def show(place: Place) -> str:
