@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -130,6 +131,8 @@ class LBFGS(Optimizer):
 
     _counts_steps: ClassVar[bool] = False
     _averages_itself: ClassVar[bool] = True
+    # Whether the search turns back where the loss is not finite, rather than go as torch's does.
+    _has_border: bool = False
 
     def __init__(
         self,
@@ -321,6 +324,7 @@ class _Objective:
     def __init__(self, optimizer: LBFGS, closure: Callable[[], Any]) -> None:
         self._optimizer = optimizer
         self._closure = closure
+        self.has_border = optimizer._has_border
         self._tensors = [param for param in optimizer._members() if is_tensor(param)]
         self.evaluations = 0
         self.result: Any = None  # what the closure returned first
@@ -388,7 +392,10 @@ class _Line:
         """Loss, gradient and slope at a distance from the origin."""
         self.go(length)
         loss, grad = self._objective.evaluate()
-        return Point(length, loss, dot(grad, self._direction), grad)
+        slope = dot(grad, self._direction)
+        if self._objective.has_border and not (math.isfinite(loss) and math.isfinite(slope)):
+            loss, slope = math.inf, math.nan  # higher than all else: the search walks back
+        return Point(length, loss, slope, grad)
 
 
 # --- the method -----------------------------------------------------------------------------------
@@ -436,7 +443,7 @@ class _Memory:
 
         def vector(name: str, value: Any) -> Array:
             what = f"state {name!r} of {label}"
-            array = value if isinstance(value, np.ndarray) else foreign_array(value, what)
+            array = foreign_array(value, what)
             if array.shape != (arrays.size,) or array.dtype.kind != "f":
                 raise ValueError(
                     f"{what} has shape {array.shape} and dtype {array.dtype}, expected "
