@@ -318,7 +318,7 @@ def test_replaced_by_other_shapes():
     X, y = data(MLPRegressor)
     estimator = small(MLPRegressor, max_iter=1, warm_start=True).fit(X, y)
     estimator.coefs_[0] = np.zeros((7, 4))
-    with pytest.raises(ValueError, match=r"cannot go on: there are arrays of shapes \[\(7, 4\), \(4, 1\)"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"cannot go on: the network has layers of \[7, 4, 1\]"):
         estimator.fit(X, y)
     estimator = small(LinearRegressor, max_iter=1, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match=r"there are arrays of shapes \[\(5, 1\)\], expected \[\(5, 1"):  # fmt: skip

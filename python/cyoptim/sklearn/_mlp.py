@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from sklearn import neural_network
 
 from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
@@ -50,7 +51,9 @@ class _Optimized:
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     loss_curve_: list[float]
-    validation_scores_: list[float]
+    best_loss_: float | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
     early_stopping: bool
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,13 +67,17 @@ class _Optimized:
         self._training = None
 
     def _fit_stochastic(self, *args: Any) -> None:
+        *_, layer_units, incremental = args
+        self._check_layers(layer_units)
+        if not incremental or self.early_stopping != (self.validation_scores_ is not None):
+            self._watch()
         names = [f"coefs_.{i}" for i in range(len(self.coefs_))]
         names += [f"intercepts_.{i}" for i in range(len(self.intercepts_))]
         current = [*self.coefs_, *self.intercepts_]
         if self._training is None:
             self.lr_curve_ = []
         training = training_of(self._training, Recipe.of(self), names, current)
-        training.resume(self, current)
+        training.resume(self, current, anew=not incremental)
         self._training = training
         self._optimizer = _Solver(training)
         self._show(training.arrays)
@@ -82,6 +89,29 @@ class _Optimized:
             if self.early_stopping and hasattr(self, "_best_coefs"):
                 best = [*self._best_coefs, *self._best_intercepts]
             self._show(training.show(best))
+            if self.loss_curve_ and not self.early_stopping:
+                self.best_loss_ = min(self.loss_curve_)
+
+    def _check_layers(self, layer_units: Sequence[int]) -> None:
+        """Refuse to go on with a network of other layers: scikit-learn would train the old one."""
+        found = [np.shape(coef)[:1] for coef in self.coefs_] + [np.shape(self.coefs_[-1])[1:]]
+        sizes = [n for shape in found for n in shape]
+        if sizes != list(layer_units):
+            raise ValueError(
+                f"cannot go on: the network has layers of {sizes}, but the data and "
+                f"hidden_layer_sizes are of {list(layer_units)}; fit without warm_start"
+            )
+
+    def _watch(self) -> None:
+        """Stop by the losses or scores from now on: those of other data are no measure."""
+        early = self.early_stopping
+        if early != (self.validation_scores_ is not None):
+            self.validation_scores_ = [] if early else None
+        self.best_loss_ = None if early else np.inf
+        self.best_validation_score_ = -np.inf if early else None
+        self._no_improvement_count = 0
+        self._best_coefs = [np.array(coef) for coef in self.coefs_]
+        self._best_intercepts = [np.array(intercept) for intercept in self.intercepts_]
 
     def _update_no_improvement_count(self, early_stopping: bool, *args: Any) -> None:
         training = self._training
@@ -91,7 +121,9 @@ class _Optimized:
             super()._update_no_improvement_count(early_stopping, *args)  # type: ignore[misc]
         finally:
             self._show(training.arrays)
-        metric = self.validation_scores_[-1] if early_stopping else self.loss_curve_[-1]
+        scores = self.validation_scores_ if early_stopping else self.loss_curve_
+        assert scores is not None
+        metric = scores[-1]
         self.lr_curve_.append(training.end_epoch(metric))
 
     def _show(self, arrays: Sequence[Array]) -> None:
