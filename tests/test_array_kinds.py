@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import pickle
 import warnings
@@ -319,6 +320,13 @@ def test_a_subclass_has_attributes_of_its_own() -> None:
     param.layer = 3
     for twin in (copy.copy(param), copy.deepcopy(param), pickle.loads(pickle.dumps(param))):
         assert (type(twin), twin.name, twin.layer) == (Named, "w", 3)
+
+
+def test_what_is_shown_of_a_parameter() -> None:
+    assert repr(cyoptim.Parameter(np.zeros(2))) == "Parameter([0., 0.])"
+    assert repr(cyoptim.Parameter(np.zeros(1, "f4"))) == "Parameter([0.], dtype=float32)"
+    assert str(inspect.signature(cyoptim.Parameter)) == "(data, *, grad=None)"
+    assert {"data", "grad", "shape", "T", "sum"} <= set(dir(cyoptim.Parameter(np.zeros(2))))
 
 
 @pytest.mark.parametrize(

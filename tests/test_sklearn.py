@@ -640,3 +640,10 @@ def test_partial_fit_cannot_stop_early(cls):
         estimator.partial_fit(X, y)
     for a, b in zip(shown, arrays(estimator), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["solver", "learning_rate", "momentum", "beta_1", "max_fun"])
+def test_parameters_of_scikit_learns_solvers_say_what_to_write(name):
+    for cls in (MLPClassifier, MLPRegressor):
+        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}': write .*="):
+            cls(**{name: 0.5})

@@ -171,8 +171,14 @@ class Parameter(ParameterBase, _ArrayOperators):
     def __format__(self, spec: str) -> str:
         return format(self.data, spec) if spec else str(self)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self.data) if name[:2] != "__")})
+
     def __repr__(self) -> str:
-        return f"Parameter({np.array2string(self.data, separator=', ', prefix='Parameter(')})"
+        values = np.array2string(self.data, separator=", ", prefix="Parameter(")
+        usual = self.data.dtype in (np.float64, np.complex128)  # as NumPy leaves them out
+        dtype = "" if usual else f", dtype={self.data.dtype}"
+        return f"Parameter({values}{dtype})"
 
     def __copy__(self) -> Parameter:
         state = copy.copy(getattr(self, "__dict__", None))

@@ -13,7 +13,10 @@ cdef extern from "arrays.h" nogil:
     char *array_data(PyObject *array)
 
 cdef class ParameterBase:
-    """The two slots of a Parameter, readable without an attribute look-up."""
+    """ParameterBase(data, *, grad=None)
+--
+
+The two slots of a Parameter, readable without an attribute look-up."""
 
     cdef cnp.ndarray _data
     cdef object _grad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import neural_network
@@ -16,6 +16,20 @@ REPLACED = frozenset(
     {"solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum"}
     | {"beta_1", "beta_2", "epsilon", "max_fun"}
 )
+
+
+# What to write for them.
+INSTEAD = {
+    "solver": "optimizer='adam' or 'sgd'; scikit-learn's own estimator has solver='lbfgs'",
+    "learning_rate": "lr_scheduler=, such as 'InverseSqrtLR', or optimizer's learning_rate_init=",
+    "power_t": "lr_scheduler='PolynomialLR' with lr_scheduler_params={'power': ...}",
+    "momentum": "optimizer='sgd' with optimizer_params={'momentum': ...}",
+    "nesterovs_momentum": "optimizer='sgd' with optimizer_params={'nesterov': ...}",
+    "beta_1": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
+    "beta_2": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
+    "epsilon": "optimizer='adam' with optimizer_params={'eps': ...}",
+    "max_fun": "optimizer=; scikit-learn's own estimator has solver='lbfgs'",
+}
 
 
 class _Solver:
@@ -40,6 +54,17 @@ class _Solver:
 
 class _Optimized:
     """scikit-learn's training loop around another optimizer."""
+
+    if not TYPE_CHECKING:  # the signature is that of __init__
+
+        def __new__(cls, *args, **kwargs):
+            for name in kwargs:
+                if name in INSTEAD:
+                    raise TypeError(
+                        f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}: "
+                        f"write {INSTEAD[name]}"
+                    )
+            return super().__new__(cls)
 
     # For scikit-learn's questions: whether there are epochs, and partial_fit.
     solver = "sgd"
