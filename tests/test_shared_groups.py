@@ -78,6 +78,14 @@ def test_one_dict_alone_and_groups_added() -> None:
     assert other.param_groups[1] is not one
 
 
+def test_the_groups_of_an_optimizer_given_to_another() -> None:
+    first = cyoptim.Adam(groups(), lr=0.1)
+    second = cyoptim.SGD(first.param_groups, lr=0.5)
+    assert rates(second) == [0.01, 0.5]
+    second.param_groups[1]["lr"] = 7.0
+    assert rates(first) == [0.01, 0.1]
+
+
 def test_what_the_user_writes_in_between_counts() -> None:
     given = groups()
     cyoptim.SGD(given, lr=0.1)
@@ -149,8 +157,12 @@ def test_the_options_of_a_wrapper_reach_the_inner_optimizer() -> None:
     assert rates(cyoptim.SGD(given, lr=0.2)) == [0.01, 0.2]
 
 
+class Outer(cyoptim.SGD):
+    """Of a user, who may wrap others in it."""
+
+
 def test_two_inner_optimizers_over_the_same_groups() -> None:
-    outer = cyoptim.SGD(groups(), lr=0.3)
+    outer = Outer(groups(), lr=0.3)
     inner = [cyoptim.SGD(outer.param_groups) for _ in range(2)]
     assert all(one.param_groups[1] is outer.param_groups[1] for one in inner)
 

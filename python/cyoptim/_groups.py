@@ -100,12 +100,14 @@ def check_ordered(params: Any) -> None:
 
 
 def share_groups(params: Any, optimizer: Any) -> None:
-    """Note that an optimizer is given another's very list of groups: one that wraps it, and wants
-    both to have the same dicts."""
+    """Note that an optimizer is given another's very list of groups by a class of the user's: it
+    wraps this one, and both are to have the same dicts."""
     for group in params if isinstance(params, list) else ():
         members = group.get("params") if isinstance(group, dict) else None
         if isinstance(members, Members) and any(
-            getattr(owner, "param_groups", None) is params for owner in members.living()
+            type(owner).__module__.partition(".")[0] != "cyoptim"
+            and getattr(owner, "param_groups", None) is params
+            for owner in members.living()
         ):
             members.owners.append(weakref.ref(optimizer))
 

@@ -182,7 +182,7 @@ class Parameter(ParameterBase, _ArrayOperators):
 
     def __copy__(self) -> Parameter:
         state = copy.copy(getattr(self, "__dict__", None))
-        return _rebuild(type(self), self.data.copy(order="K"), copy.copy(self.grad), state)
+        return _rebuild(type(self), self.data.copy(order="K"), copy.deepcopy(self.grad), state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.data, self.grad, getattr(self, "__dict__", None))
