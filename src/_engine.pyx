@@ -10,6 +10,7 @@
 # (d) Gradients are kept alive while the native call runs without the GIL, and let go right after.
 # (e) One module, in parts that are included below: a step calls from one to the other inline.
 cimport numpy as cnp
+from cpython.buffer cimport PyObject_GetBuffer
 from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
                            PyDict_Size, PyDict_Update)
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice

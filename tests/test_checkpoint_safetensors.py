@@ -47,6 +47,16 @@ def write(path, header, elements=b""):
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + elements)
 
 
+@pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
+def test_metadata_of_others_may_be_null_or_empty(path, metadata):
+    header = {"__metadata__": metadata, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    encoded = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + struct.pack("<f", 2.5))
+    a = np.zeros(1, "f4")
+    cyoptim.load(path, params={"a": a})
+    assert a[0] == 2.5
+
+
 # What goes in comes out ------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -343,3 +345,181 @@ def test_bad_tensor_gradients(torch: Any) -> None:
         with pytest.raises(error, match=re.escape(message)):
             optimizer.step(grads=[a.grad, grad])
     assert a.tolist() == [1.0, 1.0]
+
+
+# --- what to write instead ------------------------------------------------------------------------
+
+
+class Module:
+    def parameters(self) -> Any:
+        yield np.zeros(2)
+
+
+def generated() -> Any:
+    yield np.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("params", "hint"),
+    [
+        (np.zeros(3), "put it into a list, Adam([parameter])"),
+        (cyoptim.Parameter(np.zeros(3)), "put it into a list, Adam([parameter])"),
+        (Module(), "write Adam(model.parameters())"),
+        (Module().parameters, "call it, as in Adam(model.parameters())"),
+        (generated, "call it"),
+        ([Module()], "write model.parameters()"),
+        ({cyoptim.Parameter(np.zeros(3))}, "ordered collections"),
+        (frozenset({cyoptim.Parameter(np.zeros(3))}), "ordered collections"),
+        ([np.zeros(3, int)], "write .astype(np.float32)"),
+        ([[1.0, 2.0]], "write np.array(...)"),
+    ],
+)
+def test_params_of_another_kind(params: Any, hint: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(hint)):
+        cyoptim.Adam(params)
+
+
+def test_an_array_of_another_library() -> None:
+    class Foreign:
+        def __array__(self) -> np.ndarray:
+            return np.zeros(2)
+
+    for make in (lambda: cyoptim.Adam([Foreign()]), lambda: cyoptim.Parameter(Foreign())):
+        with pytest.raises(TypeError, match=re.escape("np.array(x) copies it")):
+            make()
+    with pytest.raises(TypeError, match=re.escape("write np.array(...) around it")):
+        cyoptim.Parameter([1.0, 2.0])  # type: ignore[arg-type]
+
+
+class Updated(cyoptim.Optimizer):
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+        param -= grad
+
+
+class Stepped(Updated):
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return super().step(closure)
+
+
+STEPPED = [case.cls for case in CASES]
+
+
+@pytest.mark.parametrize("cls", [*dict.fromkeys(STEPPED), cyoptim.LBFGS, Updated, Stepped])
+def test_gradients_in_the_place_of_the_closure(cls: Any) -> None:
+    w, called = np.ones((2, 2)), []
+    optimizer = cls([("w", w)])
+    optimizer.register_step_pre_hook(lambda *args: called.append(args))
+    for given in ([w], (w,), {"w": w}, w, 3.0):
+        for arguments, named in (((given,), {}), ((), {"closure": given})):
+            with pytest.raises(TypeError, match=re.escape("step(grads=[...])")):
+                optimizer.step(*arguments, **named)
+    np.testing.assert_array_equal(w, np.ones((2, 2)))
+    assert not any(state.get("step") for state in optimizer.state.values())
+    assert not called
+
+
+def test_a_gradient_of_another_dtype_says_what_to_write() -> None:
+    optimizer = cyoptim.SGD([np.zeros(2)])
+    hint = "write .astype(np.float64), or make the parameter float32"
+    for grad in (np.ones(2, np.float32), (np.array([0]), np.ones(1, np.float32))):
+        with pytest.raises(TypeError, match=re.escape(hint)):
+            optimizer.step(grads=[grad])
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "sparse_adam", "lbfgs"])
+def test_a_module_in_the_place_of_its_class(name: str) -> None:
+    classes = {"adam": "Adam", "sgd": "SGD", "sparse_adam": "SparseAdam", "lbfgs": "LBFGS"}
+    with pytest.raises(TypeError, match=re.escape(f"write cyoptim.{classes[name]}(...)")):
+        getattr(cyoptim, name)([np.zeros(2)])
+
+
+@pytest.mark.parametrize("cls", [case.cls for case in CASES])
+def test_an_unknown_argument_is_pythons_own_error(cls: Any) -> None:
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'$"):
+        cls([np.zeros(2)], colour=1)
+    with pytest.raises(TypeError, match="'learning_rate'; did you mean 'lr'"):
+        cls([np.zeros(2)], learning_rate=1)
+
+
+def test_an_option_written_later_is_named() -> None:
+    w = np.ones(2)
+    optimizer = cyoptim.SGD([w])
+    for name, value, message in (
+        ("lr", "x", "lr must be a number, got str: 'x'"),
+        ("momentum", None, "momentum must be a number, got NoneType"),
+        ("nesterov", "False", "nesterov must be True or False, got str: 'False'"),
+    ):
+        before = optimizer.param_groups[0][name]
+        optimizer.param_groups[0][name] = value
+        with pytest.raises(TypeError, match=f"options of param group 0: {message}"):
+            optimizer.step(grads=[np.ones(2)])
+        optimizer.param_groups[0][name] = before
+    np.testing.assert_array_equal(w, np.ones(2))
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(KeyError, match="'lr' is missing"):
+        optimizer.step(grads=[np.ones(2)])
+
+
+def test_options_are_no_attributes() -> None:
+    optimizer = cyoptim.Adam([np.ones(2)])
+    for name in ("lr", "betas", "eps", "weight_decay", "momentum"):
+        with pytest.raises(AttributeError, match=re.escape(f"param_groups[0]['{name}']")):
+            setattr(optimizer, name, 1.0)
+        assert not hasattr(optimizer, name)
+
+    class Own(Updated):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params)
+            self.lr = 0.5
+
+    own = Own([np.ones(2)])
+    own.lr += 1
+    assert own.lr == 1.5
+    del own.lr
+    assert not hasattr(own, "lr")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda o, w: o.zero_grad(set_to_none="False"),
+        lambda o, w: o.step(grads=[w], zero_grad="no"),
+        lambda o, w: o.ema(warmup="no"),
+        lambda o, w: cyoptim.SGD([{"params": [np.ones(2)], "nesterov": "False"}]),
+        lambda o, w: cyoptim.clip_grad_norm_([w], 1.0, grads=[w], error_if_nonfinite="no"),
+        lambda o, w: cyoptim.get_total_norm([w], error_if_nonfinite="no"),
+    ],
+)
+def test_switches_that_are_strings(call: Any) -> None:
+    w = np.ones(2)
+    with pytest.raises(TypeError, match="must be True or False, got str"):
+        call(cyoptim.SGD([w]), w)
+    np.testing.assert_array_equal(w, np.ones(2))
+
+
+def test_modules_are_imported_when_asked_for() -> None:
+    program = "import cyoptim; print(cyoptim.kernel.__name__, 'scipy' in dir(cyoptim))"
+    assert run_python(program) == "cyoptim.kernel True"
+
+
+@pytest.mark.parametrize(("name", "library"), [("scipy", "scipy"), ("sklearn", "sklearn")])
+def test_a_module_whose_library_is_missing(name: str, library: str) -> None:
+    program = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        "import cyoptim\n"
+        f"assert not hasattr(cyoptim, {name!r})\n"
+        f"try: cyoptim.{name}\n"
+        "except AttributeError as error: print(error)"
+    )
+    assert f'pip install "cyoptim[{name}]"' in run_python(program)
+
+
+def run_python(program: str) -> str:
+    """The last line that a new process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip().splitlines()[-1]

@@ -537,7 +537,8 @@ def test_parameter_acts_as_its_array() -> None:
     ):
         assert type(value) is np.ndarray
         np.testing.assert_array_equal(value, expected)
-    assert np.asarray(p) is a
+    assert np.shares_memory(np.asarray(p), a)
+    assert p.data is a
     assert np.array(p, dtype=np.float32).dtype == np.float32
     assert (p.shape, p.dtype, p.ndim, p.size, len(p)) == ((2, 3), a.dtype, 2, 6, 2)
     assert p in {p}
@@ -576,9 +577,17 @@ def test_parameter_copies() -> None:
     assert "Parameter([1., 1., 1.])" in repr(p)
 
 
-def test_gradients_by_a_name_that_occurs_twice() -> None:
+def test_a_name_for_two_parameters_of_a_group_is_refused() -> None:
     a, b = np.ones(2), np.ones(2)
-    optimizer = cyoptim.SGD([("w", a), ("w", b)], lr=0.1)
+    with pytest.raises(ValueError, match="two parameters of param group 0 have the name 'w'"):
+        cyoptim.SGD([("w", a), ("w", b)])
+    with pytest.warns(UserWarning, match="duplicate parameters"):
+        cyoptim.SGD([("w", a), ("w", a)])
+
+
+def test_gradients_by_a_name_that_occurs_in_two_groups() -> None:
+    a, b = np.ones(2), np.ones(2)
+    optimizer = cyoptim.SGD([{"params": [("w", a)]}, {"params": [("w", b)]}], lr=0.1)
     with pytest.raises(ValueError, match="grads is a dict, but two parameters have the name 'w'"):
         optimizer.step(grads={"w": np.ones(2)})
     optimizer.step(grads=[np.ones(2), None])

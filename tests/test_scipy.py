@@ -610,3 +610,121 @@ def test_says_what_is_missing() -> None:
     code = "import sys; sys.modules['scipy.optimize'] = None; import cyoptim.scipy"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert 'ImportError: cyoptim.scipy needs SciPy: pip install "cyoptim[scipy]"' in run.stderr
+
+
+# --- success that is none -------------------------------------------------------------------------
+
+
+def in_precision(dtype: Any, shown: Any = lambda value: value) -> Any:
+    """A loss that is computed in a dtype, with its minimum at 3 everywhere."""
+    data = np.full(8, 3, dtype)
+    return lambda x: shown(((x.astype(dtype)[:, None] - data) ** 2).mean(dtype=dtype))
+
+
+@pytest.mark.parametrize("finite_diff", ["2-point", "3-point"])
+@pytest.mark.parametrize("optimizer", ["adam", "lbfgs", "sgd"])
+@pytest.mark.parametrize("shown", [lambda v: v, float, lambda v: 1 + float(v)])
+@pytest.mark.parametrize(("dtype", "near"), [(np.float32, 0.01), (np.float16, 0.1)])
+def test_functions_of_a_lower_precision(
+    dtype: Any, near: float, shown: Any, optimizer: str, finite_diff: str
+) -> None:
+    options = {"finite_diff": finite_diff, "maxiter": 1500}
+    how = method(optimizer) if optimizer == "lbfgs" else method(optimizer, lr=0.05)
+    for x0 in ([0.0, 0.0], [0.3, 0.7]):
+        result = minimize(in_precision(dtype, shown), x0, method=how, options=options)
+        np.testing.assert_allclose(result.x, 3.0, atol=near)
+
+
+def test_steps_of_differences_follow_the_precision_of_the_values() -> None:
+    seen: dict[Any, set[float]] = {np.float32: set(), np.float64: set()}
+    for dtype, points in seen.items():
+
+        def loss(x: np.ndarray, dtype: Any = dtype, points: Any = points) -> Any:
+            points.add(float(x[0]))
+            return dtype(np.sin(x[0]) + 1.7)
+
+        minimize(loss, [0.5], method=method("sgd", lr=0.1), options={"maxiter": 0})
+        assert abs(max(points, key=lambda p: abs(p - 0.5)) - 0.5) == pytest.approx(
+            np.finfo(dtype).eps ** 0.5, rel=1e-6
+        )
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.7])
+def test_a_constant_function_is_at_its_minimum(value: float) -> None:
+    result = minimize(lambda x: value, [1.0, 2.0], method=method("adam"))
+    assert result.success
+    np.testing.assert_array_equal(result.x, [1.0, 2.0])
+
+
+def test_a_minimum_of_round_numbers_is_found_at_once() -> None:
+    for start in (0.0, 1.0):
+        result = minimize(lambda x, s=start: s + x @ x, [0.0, 0.0], method=method("adam"))
+        assert (result.success, result.nit) == (True, 0)
+
+
+@np.errstate(invalid="ignore", divide="ignore")
+def with_border(x: np.ndarray) -> float:
+    return float(np.sum(x - np.log(x)))
+
+
+@np.errstate(invalid="ignore", divide="ignore")
+def infinite_beyond(x: np.ndarray) -> float:
+    return with_border(x) if (x > 0).all() else np.inf
+
+
+@pytest.mark.parametrize("loss", [with_border, infinite_beyond])
+@pytest.mark.parametrize("jac", [lambda x: 1 - 1 / x, None], ids=["jac", "differences"])
+@pytest.mark.parametrize("start", [[5.0], [0.01], [50.0, 0.5]])
+def test_a_line_search_turns_back_at_a_border(loss: Any, jac: Any, start: Any) -> None:
+    result = minimize(loss, start, jac=jac, method=method("lbfgs"))
+    np.testing.assert_allclose(result.x, 1.0, atol=1e-4)
+    assert np.isfinite(result.fun)
+
+
+def test_the_search_outside_of_minimize_is_torchs() -> None:
+    w = np.array([5.0])
+    with np.errstate(all="ignore"):
+        optimizer = cyoptim.LBFGS([w], line_search_fn="strong_wolfe")
+        optimizer.step(lambda: (with_border(w), [1 - 1 / w]))
+    assert not optimizer._has_border
+    assert not w[0] > 0  # out of the domain, where torch's ends, too
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "rmsprop", "lbfgs"])
+def test_what_becomes_nan_is_no_success(name: str) -> None:
+    def falls_off(x: np.ndarray) -> float:  # down to a cliff
+        return float(x[0]) if x[0] > 0.25 else np.nan
+
+    how = method(name) if name == "lbfgs" else method(name, lr=0.01)
+    result = minimize(falls_off, [1.0], jac=lambda x: np.ones(1), method=how)
+    assert not result.success
+    assert 0.25 < result.x[0] < 1.0
+    assert result.fun == result.x[0]
+
+
+def test_an_average_out_of_the_domain_is_no_success() -> None:
+    def ring(x: np.ndarray) -> float:  # two valleys with a wall between them
+        return float((abs(x[0]) - 2) ** 2) if abs(x[0]) > 1 else np.nan
+
+    def slope(x: np.ndarray) -> np.ndarray:  # leaps to the other valley at each step
+        return 2 * x
+
+    options = {"average": 0.5, "maxiter": 4, "stochastic": True}
+    result = minimize(ring, [2.0], jac=slope, method=method("sgd", lr=1.0), options=options)
+    assert not result.success
+    assert abs(result.x[0]) == 2.0
+
+
+@pytest.mark.parametrize("where", ["x0", "fun", "jac"])
+def test_masked_arrays_are_refused(where: str) -> None:
+    masked = np.ma.masked_array([1.0, 99.0], mask=[0, 1])
+    fun = (lambda x: np.ma.masked) if where == "fun" else (lambda x: x @ x)
+    jac = (lambda x: masked) if where == "jac" else (lambda x: 2 * x)
+    x0 = masked if where == "x0" else np.ones(2)
+    with pytest.raises(TypeError, match=f"{where}.* a masked array"):
+        method("adam")(fun, x0, jac=jac)  # minimize itself makes a plain array of x0
+
+
+def test_a_complex_value_is_refused() -> None:
+    with pytest.raises(TypeError, match="fun returned a complex number"):
+        minimize(lambda x: 1j * x[0], [1.0], method=method("adam"))

@@ -318,7 +318,7 @@ def test_replaced_by_other_shapes():
     X, y = data(MLPRegressor)
     estimator = small(MLPRegressor, max_iter=1, warm_start=True).fit(X, y)
     estimator.coefs_[0] = np.zeros((7, 4))
-    with pytest.raises(ValueError, match=r"cannot go on: there are arrays of shapes \[\(7, 4\), \(4, 1\)"):  # fmt: skip
+    with pytest.raises(ValueError, match=r"cannot go on: the network has layers of \[7, 4, 1\]"):
         estimator.fit(X, y)
     estimator = small(LinearRegressor, max_iter=1, warm_start=True).fit(X, y)
     with pytest.raises(ValueError, match=r"there are arrays of shapes \[\(5, 1\)\], expected \[\(5, 1"):  # fmt: skip
@@ -640,3 +640,10 @@ def test_partial_fit_cannot_stop_early(cls):
         estimator.partial_fit(X, y)
     for a, b in zip(shown, arrays(estimator), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["solver", "learning_rate", "momentum", "beta_1", "max_fun"])
+def test_parameters_of_scikit_learns_solvers_say_what_to_write(name):
+    for cls in (MLPClassifier, MLPRegressor):
+        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}': write .*="):
+            cls(**{name: 0.5})

@@ -304,3 +304,195 @@ def test_values_written_into_what_is_shown_count(cls: Any, kept: Any) -> None:
     trained = model._training.arrays
     for array in trained:
         assert_allclose(array, 5, rtol=1e-8)
+
+
+# --- fits that begin again ------------------------------------------------------------------------
+
+
+def two_tasks(cls: Any) -> tuple[Any, Any, Any]:
+    """Samples, easy targets, and targets that are harder to fit."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 3))
+    easy, hard = X @ [1.0, 2, 3], X @ [-3.0, 5, 1] + 2 * rng.standard_normal(300)
+    if "Classifier" in cls.__name__:
+        return X, easy > 0, hard > 0
+    return X, easy, hard
+
+
+def trainee(cls: Any, **params: Any) -> Any:
+    usual = {"learning_rate_init": 0.05, "random_state": 0, "max_iter": 200, "warm_start": True}
+    if cls.__name__.startswith("MLP"):
+        usual["hidden_layer_sizes"] = (8,)
+    else:
+        usual["loss"] = "log_loss" if cls is LinearClassifier else "squared_error"
+    return cls(**usual | params)
+
+
+@EVERY
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_warm_fit_is_measured_by_its_own_data(cls: Any, early_stopping: bool) -> None:
+    X, before, now = two_tasks(cls)
+    params = {"early_stopping": early_stopping, "n_iter_no_change": 5}
+    cold = trainee(cls, warm_start=False, **params).fit(X, now).score(X, now)
+    warm = trainee(cls, **params).fit(X, before)
+    old = [array.copy() for array in arrays(warm)]
+    warm.fit(X, now)
+    assert warm.n_iter_ > 5
+    assert warm.score(X, now) > cold - 0.05
+    assert not any(np.array_equal(a, b) for a, b in zip(arrays(warm), old, strict=True))
+
+
+@EVERY
+def test_a_plateau_schedule_is_measured_by_its_own_data(cls: Any) -> None:
+    X, before, now = two_tasks(cls)
+    params = {"lr_scheduler": "ReduceLROnPlateau", "lr_scheduler_params": {"patience": 3}}
+    model = trainee(cls, max_iter=4, tol=0.0, **params).fit(X, before)
+    rate = model.lr_curve_[-1]
+    model.set_params(max_iter=3).fit(X, now)  # three epochs above the old best are no plateau
+    assert model.lr_curve_[-1] == rate
+
+
+@EVERY
+def test_early_stopping_switched_between_fits(cls: Any) -> None:
+    X, y, _ = two_tasks(cls)
+    model = trainee(cls, max_iter=5).fit(X, y)
+    assert model.validation_scores_ is None
+    model.set_params(early_stopping=True).fit(X, y)
+    assert len(model.validation_scores_) == model.n_iter_
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert model.best_loss_ is None
+    model.set_params(early_stopping=False).fit(X, y)
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert model.best_validation_score_ is None
+    model.set_params(early_stopping=True).fit(X, y)
+    model.set_params(early_stopping=False).partial_fit(X, y)
+    assert model.best_loss_ == min(model.loss_curve_)
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "changed",
+    [{"learning_rate_init": 0.01}, {"tol": 0.5}, {"n_iter_no_change": 2}, {"optimizer": "sgd"}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_parameters_changed_between_fits_count(cls: Any, changed: dict[str, Any]) -> None:
+    X, y, _ = two_tasks(cls)
+    model = trainee(cls, max_iter=60).fit(X, y)
+    model.set_params(**changed).fit(X, y)
+    if "learning_rate_init" in changed:
+        assert model.lr_curve_[-1] == 0.01
+    elif "tol" in changed:
+        assert model.n_iter_ <= 15
+    model.fit(X[:, ::-1], y)  # and once more, after all that
+    assert model.score(X[:, ::-1], y) > 0.7
+
+
+@EVERY
+def test_fit_after_partial_fit_and_the_reverse(cls: Any) -> None:
+    X, before, now = two_tasks(cls)
+    model = trainee(cls)
+    known = {"classes": [False, True]} if "Classifier" in cls.__name__ else {}
+    for _ in range(30):
+        model.partial_fit(X, before, **known)
+    model.fit(X, now)
+    assert model.n_iter_ > 5
+    score = model.score(X, now)
+    for _ in range(3):
+        model.partial_fit(X, now)
+    assert model.score(X, now) > score - 0.1
+    cold = model.set_params(warm_start=False).fit(X, now)
+    other = trainee(cls, warm_start=False).fit(X, now)
+    for a, b in zip(arrays(cold), arrays(other), strict=True):
+        assert_array_equal(a, b)
+
+
+@EVERY
+def test_another_number_of_features_is_refused(cls: Any) -> None:
+    X, y, _ = two_tasks(cls)
+    model = trainee(cls, max_iter=2).fit(X, y)
+    before = [array.copy() for array in arrays(model)]
+    with pytest.raises(ValueError, match="features"):
+        model.fit(X[:, :2], y)
+    with pytest.raises(ValueError, match="features"):
+        model.partial_fit(X[:, :2], y)
+    for a, b in zip(arrays(model), before, strict=True):
+        assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cls", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("layers", [(4,), (8, 8), 9])
+def test_other_layers_are_refused_by_a_warm_fit(cls: Any, layers: Any) -> None:
+    X, y, _ = two_tasks(cls)
+    model = trainee(cls, max_iter=2).fit(X, y)
+    with pytest.raises(ValueError, match="cannot go on: the network has layers of"):
+        model.set_params(hidden_layer_sizes=layers).fit(X, y)
+    model.set_params(warm_start=False).fit(X, y)
+
+
+def test_another_number_of_targets_is_refused() -> None:
+    X, y, other = two_tasks(LinearRegressor)
+    for cls in (LinearRegressor, MLPRegressor):
+        model = trainee(cls, max_iter=2).fit(X, y)
+        with pytest.raises(ValueError, match="y has shape|cannot go on"):
+            model.fit(X, np.stack([y, other], axis=1))
+
+
+@LINEAR
+@pytest.mark.parametrize("kind", ["float32", "int", "list", "Fortran", "vector"])
+def test_coefficients_set_by_hand(cls: Any, kind: str) -> None:
+    X, y, _ = two_tasks(cls)
+    model = trainee(cls, max_iter=1, optimizer="sgd", learning_rate_init=1e-12).fit(X, y)
+    values = np.array([3.0, -1.0, 2.0]).reshape(model.coef_.shape)
+    model.coef_ = {
+        "float32": values.astype(np.float32),
+        "int": values.astype(int),
+        "list": values.tolist(),
+        "Fortran": np.asfortranarray(values),
+        "vector": values.ravel(),
+    }[kind]
+    model.intercept_ = 0.5 if kind == "vector" else [0.5]
+    model.fit(X, y)
+    assert_allclose(model.coef_, values, atol=1e-9)
+    assert_allclose(model.intercept_, [0.5], atol=1e-9)
+    assert model.coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (np.ones((3, 2)), ValueError, r"coef_ has shape \(3, 2\), expected \(2, 3\)"),
+        (np.ones(6), ValueError, "coef_ has shape"),
+        (1j * np.ones((2, 3)), TypeError, "dtype complex128"),
+        (np.ma.masked_array(np.ones((2, 3))), TypeError, "masked array"),
+        (np.full((2, 3), "a"), TypeError, "coefficients of dtype"),
+    ],
+)
+def test_bad_coefficients_set_by_hand(wrong: Any, error: Any, message: str) -> None:
+    X, y, other = two_tasks(LinearRegressor)
+    targets = np.stack([y, other], axis=1)
+    model = trainee(LinearRegressor, max_iter=1).fit(X, targets)
+    trained = [array.copy() for array in model._training.arrays]
+    model.coef_ = wrong
+    with pytest.raises(error, match=message):
+        model.fit(X, targets)
+    for a, b in zip(model._training.arrays, trained, strict=True):
+        assert_array_equal(a, b)
+
+
+def test_coefficients_before_the_first_fit_are_refused() -> None:
+    X, y, _ = two_tasks(LinearRegressor)
+    model = trainee(LinearRegressor)
+    model.coef_ = np.ones(3)
+    with pytest.raises(ValueError, match="coef_ was set before the first fit"):
+        model.fit(X, y)
+
+
+def test_classes_of_a_warm_fit() -> None:
+    X, y, _ = two_tasks(LinearClassifier)
+    three = np.where(X[:, 0] > 1, 2, y.astype(int))
+    for cls in (LinearClassifier, MLPClassifier):
+        model = trainee(cls, max_iter=2).fit(X, y.astype(int))
+        with pytest.raises(ValueError, match="class"):
+            model.fit(X, three)
+        model.set_params(warm_start=False).fit(X, three)
+        assert len(model.classes_) == 3

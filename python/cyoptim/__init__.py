@@ -20,6 +20,7 @@ Nothing is changed before everything has been checked; nothing can fail after.
 __version__ = "0.1.0"
 
 import sys as _sys
+from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
@@ -72,6 +73,10 @@ from cyoptim.parameter import Parameter
 from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 if _TYPE_CHECKING:
+    from cyoptim import checkpoint as checkpoint
+    from cyoptim import kernel as kernel
+    from cyoptim import scipy as scipy
+    from cyoptim import sklearn as sklearn
     from cyoptim.checkpoint import CheckpointError, Checkpoints, load, save
 
 __all__ = [
@@ -114,9 +119,23 @@ __all__ = [
     "vector_to_parameters",
 ]
 
+
+class _OptimizerModule(_ModuleType):
+    """The module of an optimizer, whose name differs from the class's in its case alone."""
+
+    def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
+        short = self.__name__.rpartition(".")[2]
+        names = [name for name in optimizers.__all__ if name.lower() == short.replace("_", "")]
+        raise TypeError(
+            f"'module' object is not callable: cyoptim.{short} is the module of an optimizer; "
+            f"write cyoptim.{names[0]}(...)"
+        )
+
+
 # torch has a module for each optimizer beside the package's: `from cyoptim.adam import Adam`.
 for _name in optimizers.__all__:
     _module = _sys.modules[getattr(optimizers, _name).__module__]
+    _module.__class__ = _OptimizerModule
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
 if hasattr(_sys.modules.get("torch"), "optim"):
@@ -124,16 +143,24 @@ if hasattr(_sys.modules.get("torch"), "optim"):
 
     _torch_optim.join()
 
+# What is imported when it is asked for: checkpoints need zipfile and json, which take longer to
+# import than all the rest, and some modules need a library that may not be there.
+_LAZY_MODULES = ("checkpoint", "kernel", "scipy", "sklearn", "torch")
+_LAZY_NAMES = ("CheckpointError", "Checkpoints", "load", "save")  # of checkpoint
+
 
 def __getattr__(name: str) -> _Any:
-    # Checkpoints need zipfile and json, which take longer to import than all the rest.
-    if name in ("CheckpointError", "Checkpoints", "checkpoint", "load", "save"):
-        import importlib
+    import importlib
 
-        module = importlib.import_module("cyoptim.checkpoint")
-        return module if name == "checkpoint" else getattr(module, name)
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module("cyoptim.checkpoint"), name)
+    if name in _LAZY_MODULES:
+        try:
+            return importlib.import_module(f"cyoptim.{name}")
+        except ImportError as error:  # hasattr() and dir() expect no other error
+            raise AttributeError(str(error)) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_LAZY_MODULES})

@@ -11,7 +11,7 @@ import numpy as np
 from cyoptim._doors import Array, loaded_array, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
 from cyoptim._groups import labels_of
-from cyoptim._options import check_number
+from cyoptim._options import check_number, check_switch
 from cyoptim._state import in_kind
 from cyoptim._state_dict import array_like
 from cyoptim._types import Group
@@ -49,6 +49,7 @@ class MovingAverage:
     """
 
     def __init__(self, decay: float, warmup: bool) -> None:
+        check_switch("warmup", warmup)
         self._pace = Pace(checked_decay(decay), bool(warmup), 0)
         self._names: dict[str, int] = {}
         self._entries: dict[int, tuple[Any, Array]] = {}
@@ -69,6 +70,7 @@ class MovingAverage:
 
     @warmup.setter
     def warmup(self, value: bool) -> None:
+        check_switch("warmup", value)
         self._pace.warmup = bool(value)
 
     @property

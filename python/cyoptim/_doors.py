@@ -42,6 +42,39 @@ def array_of(grad: Any) -> Any:
     return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
 
 
+def as_written(value: object) -> str:
+    """What to write for a value that is no array, in a message."""
+    if is_tensor(value):
+        return "give a tensor to the optimizer itself, or write tensor.detach().numpy()"
+    if isinstance(value, (list, tuple, int, float, np.generic)):
+        return "write np.array(...) around it"
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return "np.array(x) copies it into one that can be changed in place"
+    return "NumPy's arrays can be changed in place"
+
+
+def attribute_hint(name: str) -> str:
+    """How a message about an attribute that a Parameter has not goes on."""
+    from cyoptim._options import close_name
+
+    close = close_name(name, ("data", "grad"))
+    if close:
+        return f"; did you mean {close!r}?"
+    if name in ("lr", "weight_decay", "momentum"):
+        return f": options are those of a group, optimizer.param_groups[0][{name!r}]"
+    return ": it holds data and grad; a subclass may have attributes of its own"
+
+
+def check_unmasked(value: object, label: str) -> None:
+    """Refuse a masked array: what stands under the mask would be used."""
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(value, masked.MaskedArray):
+        raise TypeError(
+            f"{label} is a masked array, and what is hidden under its mask would be used: write "
+            ".filled(0), for a gradient that leaves these elements alone, or .data for all values"
+        )
+
+
 def arrays_of(params: Sequence[Any]) -> list[Array]:
     """The memory of parameters, as far as it can be told without a look at what it holds."""
     arrays = []
@@ -96,24 +129,39 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
     raise TypeError(
         f"optimizer can only optimize Tensors, but one of the params is {type_name(param)}: "
         f"{label}, expected an array (cyoptim.Parameter, numpy.ndarray, CPU torch tensor, or an "
-        "object with .data and .grad arrays)"
+        f"object with .data and .grad arrays){_parameter_hint(param)}"
     )
 
 
+def _parameter_hint(param: Any) -> str:
+    """What to write for a thing that is no parameter."""
+    if callable(getattr(param, "parameters", None)):
+        return "; write model.parameters()"
+    if isinstance(param, (list, tuple, float, int)) or hasattr(param, "__array__"):
+        return f"; {as_written(param)}"
+    return ""
+
+
 def check_array(array: Array, label: str) -> None:
-    """Refuse every dtype but native float32, float64, complex64 and complex128."""
+    """Refuse a masked array, and every dtype but native float32, float64, complex64, complex128."""
+    check_unmasked(array, label)
     if array.dtype.char not in "fdFD":
         raise TypeError(
-            f"{label} has dtype {array.dtype}, expected float32 or float64, or complex of these"
+            f"{label} has dtype {array.dtype}, expected float32 or float64, or complex of these: "
+            "write .astype(np.float32)"
         )
     if not array.dtype.isnative:
         raise TypeError(
-            f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's"
+            f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's: write "
+            f'.astype("{array.dtype.newbyteorder("=").str}")'
         )
 
 
 def foreign_array(value: Any, label: str) -> Array:
-    """A torch tensor's memory as an array."""
+    """The memory of a torch tensor, or of any kind of array, as a plain array."""
+    if isinstance(value, np.ndarray):
+        check_unmasked(value, label)
+        return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
     from cyoptim.integrations.torch import view_tensor
@@ -125,7 +173,8 @@ def loaded_array(value: Any, label: str) -> Array:
     """What was loaded as an array: the values of a torch tensor, whatever its dtype, layout and
     device."""
     if isinstance(value, np.ndarray):
-        return value
+        check_unmasked(value, label)
+        return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
     from cyoptim.integrations.torch import loaded_array

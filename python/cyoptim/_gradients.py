@@ -17,6 +17,15 @@ class EditedNames(ValueError):
     """There are not as many names as parameters."""
 
 
+def check_closure(closure: Any) -> None:
+    """Refuse gradients in the place of the closure."""
+    if not callable(closure):
+        raise TypeError(
+            f"step() takes a closure first, which is called, got {type_name(closure)}: pass "
+            "gradients by keyword, step(grads=[...])"
+        )
+
+
 def align(grads: Gradients, groups: list[Group]) -> list[Any]:
     """The gradients as a list, one entry per parameter."""
     if isinstance(grads, dict):  # ahead of the slower look at every kind of mapping
@@ -30,7 +39,7 @@ def align(grads: Gradients, groups: list[Group]) -> list[Any]:
         return _align_names(grads, groups)
     raise TypeError(
         "grads must be a list of gradients or a dict from parameter names, or nested as the "
-        f"parameters are, got {type_name(grads)}"
+        f"parameters are, got {type_name(grads)}: write grads=[...]"
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
 from cyoptim._doors import is_parameter, type_name
+from cyoptim._options import close_name
 from cyoptim._trees import is_branch, is_named_tuple, named_leaves
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
@@ -15,10 +17,41 @@ from cyoptim._warnings import warn
 _NOTES = frozenset({"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"})
 _NOTES |= {"base_momentum", "max_momentum", "swa_lr"}
 
-NOT_ITERABLE = (
-    "params argument given to the optimizer should be an iterable of Tensors or dicts, or of "
-    "arrays, but got {}"
-)
+
+class Members(list[Any]):
+    """The parameters of a group, in the user's own dict, with what the dict held when it was given.
+
+    The defaults of an optimizer are put into the dict, too. Where it is given to another optimizer,
+    they are not the user's options. Copies and pickles are plain lists.
+    """
+
+    def __init__(self, members: Iterable[Any], given: frozenset[str], owners: list[Any]) -> None:
+        super().__init__(members)
+        self.given = given
+        self.owners = owners  # weak references to the optimizers that have the dict as a group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (), None, iter(self)
+
+    def living(self) -> list[Any]:
+        """The optimizers that are still there."""
+        return [owner for ref in self.owners if (owner := ref()) is not None]
+
+
+def not_iterable(params: Any, optimizer: str) -> TypeError:
+    """The error for what holds no parameters, in torch's words, and what to write instead."""
+    if is_parameter(params):
+        hint = f": put it into a list, {optimizer}([parameter])"
+    elif callable(getattr(params, "parameters", None)):
+        hint = f": write {optimizer}(model.parameters())"
+    elif callable(params):
+        hint = f": call it, as in {optimizer}(model.parameters())"
+    else:
+        hint = f": write {optimizer}([parameter, ...])"
+    return TypeError(
+        "params argument given to the optimizer should be an iterable of Tensors or dicts, or of "
+        f"arrays, but got {type_name(params)}{hint}"
+    )
 
 
 def parameters_of(groups: list[Group]) -> Iterator[Any]:
@@ -26,11 +59,14 @@ def parameters_of(groups: list[Group]) -> Iterator[Any]:
     return chain.from_iterable(group["params"] for group in groups)
 
 
-def as_groups(params: ParamsT) -> list[Any]:
+def as_groups(params: ParamsT, optimizer: str) -> list[Any]:
     """The groups of what a constructor was given: dicts, or parameters of one group.
 
     A dict with the key "params" is a group; every other dict holds parameters.
     """
+    if is_parameter(params):
+        raise not_iterable(params, optimizer)
+    check_ordered(params)
     if isinstance(params, Mapping):
         if not params:
             raise ValueError("optimizer got an empty dict of parameters")
@@ -38,7 +74,7 @@ def as_groups(params: ParamsT) -> list[Any]:
     try:
         entries = list(params)
     except TypeError:
-        raise TypeError(NOT_ITERABLE.format(type_name(params))) from None
+        raise not_iterable(params, optimizer) from None
     if not entries:
         raise ValueError("optimizer got an empty parameter list")
     if isinstance(entries[0], dict) and not _are_layers(entries):
@@ -52,6 +88,52 @@ def _are_layers(entries: list[Any]) -> bool:
         return False
     leaves = [leaf for _, leaf in named_leaves(entries)]
     return bool(leaves) and all(map(is_parameter, leaves))
+
+
+def check_ordered(params: Any) -> None:
+    """Refuse sets, whose order is another in every run."""
+    if isinstance(params, (set, frozenset)):
+        raise TypeError(
+            "optimizer parameters need to be organized in ordered collections, but the "
+            "ordering of tensors in sets will change between runs. Please use a list instead."
+        )
+
+
+def share_groups(params: Any, optimizer: Any) -> None:
+    """Note that an optimizer is given another's very list of groups by a class of the user's: it
+    wraps this one, and both are to have the same dicts."""
+    for group in params if isinstance(params, list) else ():
+        members = group.get("params") if isinstance(group, dict) else None
+        if isinstance(members, Members) and any(
+            type(owner).__module__.partition(".")[0] != "cyoptim"
+            and getattr(owner, "param_groups", None) is params
+            for owner in members.living()
+        ):
+            members.owners.append(weakref.ref(optimizer))
+
+
+def members_for(group: Group, members: list[Any], optimizer: Any) -> Members:
+    """The list that takes the place of the parameters in a group that an optimizer is given."""
+    before, owner = group["params"], weakref.ref(optimizer)
+    if isinstance(before, Members):
+        return Members(members, before.given, [*before.owners, owner])
+    return Members(members, frozenset(group), [owner])
+
+
+def own_group(group: Any, optimizer: Any) -> Any:
+    """The dict itself; or what the user had written, if it is a group of another optimizer that
+    does not wrap this one."""
+    members = group.get("params") if isinstance(group, dict) else None
+    if not isinstance(members, Members):
+        return group
+    for owner in members.living():
+        if owner is optimizer or any(value is optimizer for value in vars(owner).values()):
+            return group
+    own = {name: group[name] for name in group if name in {*members.given, "param_names"}}
+    own["params"] = list(members)
+    if "lr" in own and "initial_lr" in group and "initial_lr" not in own:  # a schedule moved it
+        own["lr"] = group["initial_lr"]
+    return own
 
 
 def split_names(params: Any) -> tuple[list[Any], list[str]]:
@@ -193,13 +275,28 @@ def labels_of(groups: list[Group]) -> list[str]:
 
 
 def check_option_names(group: Group, number: int, known: Mapping[str, Any], optimizer: str) -> None:
-    """Refuse misspelt options, warn of unknown ones."""
-    for name in group:
-        if name not in known and name not in _NOTES:
-            found = f"param group {number} has an option {name!r} that {optimizer} does not know"
-            import difflib  # here, because it is slow to import
+    """Refuse misspelt options, warn of unknown ones.
 
-            close = difflib.get_close_matches(str(name), known, n=1)
-            if close:
-                raise ValueError(f"{found}; did you mean {close[0]!r}?")
-            warn(f"{found}: it is kept and has no effect")
+    Names that begin with an underscore are the user's own; what another optimizer's defaults have
+    put in is that one's.
+    """
+    members = group["params"]
+    written = members.given if isinstance(members, Members) else group
+    for name in written:
+        if name in known or name in _NOTES or str(name).startswith("_"):
+            continue
+        found = f"param group {number} has an option {name!r} that {optimizer} does not know"
+        close = close_name(str(name), known)
+        if close is not None:
+            raise ValueError(
+                f"{found}; did you mean {close!r}? A key of your own begins with an underscore"
+            )
+        warn(f"{found}: it is kept and has no effect")
+
+
+def check_names(names: Any, members: list[Any], number: int) -> None:
+    """Refuse one name for two parameters of a group: gradients and checkpoints go by name."""
+    seen: dict[Any, Any] = {}
+    for name, param in zip(names, members, strict=False):
+        if seen.setdefault(name, param) is not param:
+            raise ValueError(f"two parameters of param group {number} have the name {name!r}")

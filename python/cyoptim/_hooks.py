@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from cyoptim._averages import averaging
 from cyoptim._engine import Turn, detour_by_hooks
+from cyoptim._gradients import check_closure
+from cyoptim._options import check_keywords
 
 Hook = Callable[..., Any]
 
@@ -146,11 +148,17 @@ def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[...
     `averages` tells whether it moves the averages itself.
     """
     followed = step if averages else averaging(step)
+    code = getattr(step, "__code__", None)
+    takes_closure = code is not None and code.co_varnames[1:2] == ("closure",)
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self._turn.within_step:
             return step(self, *args, **kwargs)
+        if takes_closure:
+            closure = args[0] if args else kwargs.get("closure")
+            if closure is not None:
+                check_closure(closure)
         self._opt_called = True
         return self._turn.around(call_around_step, followed, (self, *args), kwargs)
 
@@ -169,6 +177,8 @@ class Hooked:
     if not TYPE_CHECKING:  # the signature is that of a subclass's __init__
 
         def __new__(cls, *args, **kwargs):
+            if kwargs:
+                check_keywords(cls, kwargs)
             self = super().__new__(cls)
             self._make_own()
             return self

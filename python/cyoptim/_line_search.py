@@ -10,7 +10,8 @@ Two phases: the step grows until an interval holds a point that satisfies both (
 the interval shrinks around it (algorithm 3.6). New lengths come from the cubic through the values
 and slopes at two points (equation 3.59). Thresholds and safeguards, and what happens where values
 are not finite, are torch's, on which its trajectories depend: comparisons are written so that NaN
-falls where it does there.
+falls where it does there. Whoever wants the search to turn back at the border of a function's
+domain gives it infinity for every loss beyond, and no slope.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _check_size(number: int, old: Group, new: Group) -> None:
             f"optimizer's group: group {number} has {len(new['params'])} parameters, "
             f"expected {expected}"
         )
-    names = new.get("param_names", new["params"])
+    names: Any = new.get("param_names", new["params"])
     if len(names) != expected:
         raise ValueError(
             f"'param_names' of loaded param group {number} holds {len(names)} names, expected "

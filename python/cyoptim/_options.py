@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,86 @@ class _Required:
 
 
 required = _Required()
+
+
+# What other libraries call options, without underscores.
+_ELSEWHERE = {
+    "learningrate": "lr",
+    "stepsize": "lr",
+    "eta": "lr",
+    "learningrateinit": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "decay": "weight_decay",
+    "epsilon": "eps",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+    "nesterovsmomentum": "nesterov",
+}
+
+
+def close_name(name: str, known: Collection[str]) -> str | None:
+    """The known name that a misspelt one was meant to be; None if none is near.
+
+    Names are compared word by word: ``weigth_decay`` is near to ``weight_decay``, but ``no_decay``,
+    ``lr_decay`` or ``sam_eps`` are names of their own.
+    """
+    from difflib import SequenceMatcher  # here, because it is slow to import
+
+    def nearness(a: str, b: str) -> float:
+        return SequenceMatcher(None, a, b).ratio()
+
+    def score(other: str) -> float:
+        words, others = name.lower().split("_"), other.lower().split("_")
+        if len(words) == len(others):
+            return min(map(nearness, words, others))
+        joined = nearness("".join(words), "".join(others))
+        return joined if joined > 0.9 else 0.0
+
+    bare = name.lower().replace("_", "").replace("-", "")
+    if _ELSEWHERE.get(bare) in known:
+        return _ELSEWHERE[bare]
+    best = max(known, key=score, default=None)
+    return best if best is not None and score(best) >= 0.6 else None
+
+
+def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse an argument that a constructor does not take, if it is near to one that it does; all
+    other errors are Python's own."""
+    code = getattr(cls.__init__, "__code__", None)  # type: ignore[misc]
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
+        return
+    known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    for name in given:
+        if name not in known and (close := close_name(name, known)) is not None:
+            raise TypeError(
+                f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}; did you "
+                f"mean {close!r}?"
+            )
+
+
+def explain_options(options: Group, defaults: Mapping[str, Any], error: Exception) -> str:
+    """Which option it is that a step cannot use; else what Python says of it."""
+    for name, default in defaults.items():
+        if name not in options:
+            return f"{name!r} is missing"
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            try:
+                check_number(name, options[name])
+            except (TypeError, ValueError) as found:
+                return str(found)
+    return str(error)
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False, such as a string."""
+    try:
+        known = not isinstance(value, (str, bytes)) and bool(value) in (True, False)
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
+        known = False
+    if not known:
+        raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
 
 
 def execution_switches(**switches: Any) -> dict[str, Any]:
@@ -52,15 +133,8 @@ def check_undifferentiated(group: Group) -> None:
 def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
     """Refuse what is neither True nor False for an option that is one of them by default."""
     for name, default in defaults.items():
-        if not isinstance(default, bool):
-            continue
-        value = group[name]
-        try:
-            known = not isinstance(value, (str, bytes)) and bool(value) in (True, False)
-        except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
-            known = False
-        if not known:
-            raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
+        if isinstance(default, bool):
+            check_switch(name, group[name])
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
@@ -88,7 +162,9 @@ def check_nonnegative(name: str, value: Any, message: str = "") -> None:
     """Refuse a value that is not a number >= 0; NaN is not."""
     check_number(name, value)
     if not value >= 0.0:
-        raise ValueError((message or f"Invalid {name} value: {{}}").format(value))
+        text = message or f"Invalid {name} value: {{}}"
+        tells = "expected" in text or ">=" in text
+        raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:
@@ -102,14 +178,14 @@ def check_finite(name: str, value: Any) -> None:
     """Refuse a value that is not a finite number."""
     check_number(name, value)
     if not abs(value) < float("inf"):
-        raise ValueError(f"Invalid {name} value: {value}")
+        raise ValueError(f"Invalid {name} value: {value} (expected a finite number)")
 
 
 def check_interval(name: str, value: Any, low: float, high: float) -> None:
     """Refuse a value that is not a number in [low, high]."""
     check_number(name, value)
     if not low <= value <= high:
-        raise ValueError(f"Invalid {name} value: {value}")
+        raise ValueError(f"Invalid {name} value: {value} (expected {low} to {high})")
 
 
 def check_betas(betas: Any) -> None:
@@ -117,9 +193,12 @@ def check_betas(betas: Any) -> None:
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
     for index, beta in enumerate(betas):
-        check_nonnegative(f"betas[{index}]", beta, f"Invalid beta parameter at index {index}: {{}}")
+        text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
+        check_nonnegative(f"betas[{index}]", beta, text)
         if not beta < 1.0:
-            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+            raise ValueError(
+                f"Invalid beta parameter at index {index}: {beta} (expected 0 <= beta < 1)"
+            )
 
 
 def check_moments(group: Group) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyoptim._engine import Extras
-from cyoptim._options import check_finite, check_nonnegative
+from cyoptim._options import check_finite, check_nonnegative, check_switch
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def extras_of(
         check_finite("grad_scale", grad_scale)
         if grad_scale == 0:
             raise ValueError("grad_scale is 0: gradients cannot be divided by it")
+    check_switch("zero_grad", zero_grad)
     if nonfinite not in _POLICIES:
         raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
     return Extras(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cyoptim._doors import Array, is_tensor, type_name
+from cyoptim._doors import Array, check_unmasked, foreign_array, is_tensor, type_name
 
 Offsets = npt.NDArray[np.int64]
 
@@ -141,9 +141,12 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
         raise TypeError(f"{label} is a tuple of {len(grad)}, expected a pair (rows, values)")
     if view.ndim == 0:
         raise ValueError(f"{label} is a pair (rows, values), but its parameter has no rows")
+    check_unmasked(grad[0], f"rows of {label}")
     rows, values = np.asarray(grad[0]), grad[1]
     if is_tensor(values):
         values = values.detach().numpy()
+    elif isinstance(values, np.ndarray):
+        values = foreign_array(values, f"values of {label}")
     if not isinstance(values, np.ndarray):
         raise TypeError(f"values of {label} are a {type_name(values)}, expected a NumPy array")
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
@@ -161,7 +164,10 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
 
 def _check_dtype(values: Array, view: Array, label: str) -> None:
     if values.dtype != view.dtype:
-        raise TypeError(f"{label} has dtype {values.dtype}, expected {view.dtype}")
+        raise TypeError(
+            f"{label} has dtype {values.dtype}, expected {view.dtype}: write "
+            f".astype(np.{view.dtype}), or make the parameter {values.dtype}"
+        )
 
 
 def _check_range(index: Array, size: int, label: str) -> None:

@@ -134,7 +134,7 @@ def _as_arrays(value: Any, dtype: Any, label: str) -> Any:
         return type(value)(_as_arrays(item, dtype, label) for item in value)
     if isinstance(value, dict):
         return {key: _as_arrays(item, dtype, label) for key, item in value.items()}
-    if is_tensor(value):
+    if is_tensor(value) or isinstance(value, np.ndarray):
         value = loaded_array(value, label)
     if not isinstance(value, np.ndarray):
         return copy.deepcopy(value)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,22 @@ def is_branch(value: object) -> bool:
     return isinstance(value, (dict, list, tuple)) or (
         not isinstance(value, np.ndarray) and isinstance(value, Mapping)
     )
+
+
+def copied(tree: Any) -> Any:
+    """A deep copy. Mappings that cannot be written, and cannot be copied for it, become such views
+    of copies."""
+    copies: dict[int, Any] = {}
+    _copy_views(tree, copies)
+    return copy.deepcopy(tree, copies)
+
+
+def _copy_views(tree: Any, copies: dict[int, Any]) -> None:
+    if is_branch(tree):
+        for _, value in entries_of(tree):
+            _copy_views(value, copies)
+        if isinstance(tree, MappingProxyType):
+            copies[id(tree)] = MappingProxyType(copy.deepcopy(dict(tree), copies))
 
 
 def is_named_tuple(value: object) -> bool:

@@ -22,6 +22,7 @@ from cyoptim._doors import (
 from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients import align
 from cyoptim._groups import split_names
+from cyoptim._options import check_switch
 from cyoptim._trees import is_branch, named_leaves
 from cyoptim._types import Gradients
 from cyoptim._warnings import warn
@@ -89,6 +90,7 @@ def clip_grad_norm_(
     array([0.6, 0.8])
     """
     limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
+    check_switch("error_if_nonfinite", error_if_nonfinite)
 
     def clip(found: list[Any]) -> Any:
         targets = _Gradients(found)
@@ -138,6 +140,7 @@ def get_total_norm(
     5.0
     """
     order = _number("norm_type", norm_type)
+    check_switch("error_if_nonfinite", error_if_nonfinite)
     targets = _Gradients(_arrays_in(tensors), writable=False)
     return plainly(lambda: targets.scalar(_total_norm(targets, order, error_if_nonfinite)))
 
@@ -391,6 +394,6 @@ def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> l
 
 
 def _view(grad: Any, label: str) -> Array:
-    array = grad if isinstance(grad, np.ndarray) else foreign_array(grad, label)
+    array = foreign_array(grad, label)
     check_array(array, label)
     return array

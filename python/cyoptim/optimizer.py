@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from cyoptim._doors import (
     UnsupportedError,
     check_disjoint,
     is_parameter,
-    type_name,
     view_parameter,
 )
 from cyoptim._engine import (
@@ -31,16 +30,27 @@ from cyoptim._engine import (
     drop_gradients,
     make_counter,
 )
-from cyoptim._gradients import EditedNames, align, check_droppable, check_unrecorded, evaluate
+from cyoptim._gradients import (
+    EditedNames,
+    align,
+    check_closure,
+    check_droppable,
+    check_unrecorded,
+    evaluate,
+)
 from cyoptim._groups import (
-    NOT_ITERABLE,
     Named,
     as_groups,
     check_named_alike,
+    check_names,
     check_one_group_each,
     check_option_names,
+    check_ordered,
     labels_of,
+    members_for,
+    own_group,
     parameters_of,
+    share_groups,
     split_names,
 )
 from cyoptim._hooks import (
@@ -53,6 +63,7 @@ from cyoptim._hooks import (
 )
 from cyoptim._loading import check_origin, checked_state_dict, keys_of
 from cyoptim._options import (
+    check_switch,
     check_switches,
     check_undifferentiated,
     execution_switches,
@@ -88,6 +99,33 @@ GlobalOptimizerPreHook: TypeAlias = Callable[
     ["Optimizer", Args, Kwargs], tuple[Args, Kwargs] | None
 ]
 GlobalOptimizerPostHook: TypeAlias = Callable[["Optimizer", Args, Kwargs], None]
+
+
+class _OptionOfGroups:
+    """In the place of an attribute that an optimizer of this package has not. What subclasses of
+    users put there is theirs."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, owner: Any = None) -> Any:
+        if optimizer is None or self._name not in vars(optimizer):
+            raise self._refusal(owner)
+        return vars(optimizer)[self._name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if type(optimizer).__module__.partition(".")[0] == "cyoptim":
+            raise self._refusal(type(optimizer))
+        vars(optimizer)[self._name] = value
+
+    def __delete__(self, optimizer: Any) -> None:
+        del vars(optimizer)[self._name]
+
+    def _refusal(self, owner: type) -> AttributeError:
+        return AttributeError(
+            f"{owner.__name__} has no attribute {self._name!r}: options are those of the groups, "
+            f"optimizer.param_groups[0][{self._name!r}]"
+        )
 
 
 class Optimizer(Hooked):
@@ -185,6 +223,10 @@ class Optimizer(Hooked):
         elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
             cls._updates_itself = False
 
+    if not TYPE_CHECKING:
+        lr, momentum, weight_decay = _OptionOfGroups(), _OptionOfGroups(), _OptionOfGroups()
+        betas, eps = _OptionOfGroups(), _OptionOfGroups()
+
     _plan: Any = None
     _named: Named | None = None
     param_groups: list[Group]
@@ -197,12 +239,11 @@ class Optimizer(Hooked):
         self._sums, self._state = Sums(), State()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        if is_parameter(params):
-            raise TypeError(NOT_ITERABLE.format(type_name(params)))
         self.defaults = defaults
         self._state = State()
         self.param_groups = []
-        groups = as_groups(params)
+        share_groups(params, self)
+        groups = [own_group(group, self) for group in as_groups(params, type(self).__name__)]
         if type(self).add_param_group is Optimizer.add_param_group:
             self._add_groups(groups)
         else:  # a subclass wants to see each
@@ -322,6 +363,9 @@ class Optimizer(Hooked):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group of parameters, for instance layers that are to be trained from now on.
 
+        The dict itself becomes the group; of one that is another optimizer's group, a copy without
+        what that one's defaults have put in.
+
         Parameters
         ----------
         param_group : dict
@@ -332,7 +376,8 @@ class Optimizer(Hooked):
         TypeError, ValueError
             As the constructor; the optimizer is left as it was.
         """
-        self._turn.write("add_param_group()", self._add_param_group, param_group)
+        group = own_group(param_group, self)
+        self._turn.write("add_param_group()", self._add_param_group, group)
 
     def _add_param_group(self, param_group: Group) -> None:
         self._settle_names()
@@ -366,14 +411,10 @@ class Optimizer(Hooked):
         if "params" not in param_group:
             raise ValueError(f"param group {number} has no 'params'")
         params = param_group["params"]
-        if isinstance(params, (set, frozenset)):
-            raise TypeError(
-                "optimizer parameters need to be organized in ordered collections, but the "
-                "ordering of tensors in sets will change between runs. Please use a list instead."
-            )
+        check_ordered(params)
         members, names = split_names(params)
         check_option_names(param_group, number, self.defaults, type(self).__name__)
-        group = {**self.defaults, **param_group, "params": members}
+        group = {**self.defaults, **param_group, "params": members_for(param_group, members, self)}
         for name, value in group.items():
             if value is required:
                 raise ValueError(
@@ -382,6 +423,7 @@ class Optimizer(Hooked):
                 )
         if names:
             group["param_names"] = names
+        check_names(group.get("param_names", ()), members, number)
         check_switches(group, self.defaults)
         self._check_options(group)
         execution_switches(**group)
@@ -528,6 +570,8 @@ class Optimizer(Hooked):
                     return None
             except EditedNames:  # which the long way settles
                 pass
+        if closure is not None:
+            check_closure(closure)
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
             given = {
@@ -817,6 +861,7 @@ class Optimizer(Hooked):
         -----
         What :meth:`accumulate` has gathered is dropped, too.
         """
+        check_switch("set_to_none", set_to_none)
         with recorded(self, "zero_grad"):
             self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,12 +13,57 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from cyoptim._engine import ParameterBase
 
+# Asked for on the object, not on its type; all other names with underscores are Python's own.
+_PROTOCOLS = frozenset(
+    {"__array_interface__", "__array_struct__", "__dlpack__", "__dlpack_device__"}
+)
+
 
 def _plain(value: Any) -> Any:
-    return value.data if isinstance(value, Parameter) else value
+    return value.data if isinstance(value, ParameterBase) else value
 
 
-class Parameter(ParameterBase, NDArrayOperatorsMixin):
+class _ArrayOperators(NDArrayOperatorsMixin):
+    """The operators of the array, which leaves an operand its own way where it has one.
+
+    The mixin's, which are here for their types, ask for ``__array_ufunc__`` alone; SciPy's sparse
+    arrays have ``__array_priority__``.
+    """
+
+    __slots__ = ()
+
+
+def _forward(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *others: function(self.data, *map(_plain, others))
+
+
+def _reflected(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda self, other: function(_plain(other), self.data)
+
+
+def _in_place(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def change(self: Any, other: Any) -> Any:
+        result = function(self.data, _plain(other))
+        if result is not self.data:  # the operand's own; W must stay the Parameter that it was
+            self.data[...] = result.toarray() if hasattr(result, "toarray") else result
+        return self
+
+    return change
+
+
+for _name in ("lt", "le", "eq", "ne", "gt", "ge", "neg", "pos", "abs", "invert"):
+    setattr(_ArrayOperators, f"__{_name}__", _forward(getattr(operator, _name)))
+for _name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift",
+              "rshift", "and_", "xor", "or_"):  # fmt: skip
+    _bare = _name.rstrip("_")
+    setattr(_ArrayOperators, f"__{_bare}__", _forward(getattr(operator, _name)))
+    setattr(_ArrayOperators, f"__r{_bare}__", _reflected(getattr(operator, _name)))
+    setattr(_ArrayOperators, f"__i{_bare}__", _in_place(getattr(operator, f"i{_bare}")))
+setattr(_ArrayOperators, "__divmod__", _forward(divmod))  # noqa: B010
+setattr(_ArrayOperators, "__rdivmod__", _reflected(divmod))  # noqa: B010
+
+
+class Parameter(ParameterBase, _ArrayOperators):
     """An array to be optimized, with a slot for its gradient.
 
     The array is not copied: optimizers change it in place. In NumPy expressions a Parameter acts
@@ -25,8 +73,9 @@ class Parameter(ParameterBase, NDArrayOperatorsMixin):
     Parameters
     ----------
     data : ndarray
-        The values, float32 or float64 to be optimized. A Parameter gives its own array.
-    grad : ndarray, optional
+        The values; to be optimized float32 or float64, or complex of these. A Parameter gives its
+        own array.
+    grad : ndarray or sparse gradient, optional
         The gradient, of the same shape and dtype.
 
     Attributes
@@ -39,7 +88,10 @@ class Parameter(ParameterBase, NDArrayOperatorsMixin):
     Raises
     ------
     TypeError
-        If `data` is not an ndarray, or `grad` neither an ndarray nor None.
+        If `data` is not an ndarray, or `grad` neither an ndarray, a sparse gradient nor None; a
+        masked array is refused, as what is under its mask would be used.
+    AttributeError
+        If an attribute is set that there is not, such as ``gard``. A subclass may have its own.
 
     Examples
     --------
@@ -51,6 +103,8 @@ class Parameter(ParameterBase, NDArrayOperatorsMixin):
     >>> W.shape
     (2, 2)
     """
+
+    __slots__ = ()
 
     data: npt.NDArray[Any]
     grad: npt.NDArray[Any] | None
@@ -69,41 +123,76 @@ class Parameter(ParameterBase, NDArrayOperatorsMixin):
     ) -> Any:
         if out is not None:
             kwargs["out"] = tuple(_plain(o) for o in out)
+        kwargs = {name: _plain(value) for name, value in kwargs.items()}
         result = getattr(ufunc, method)(*(_plain(x) for x in inputs), **kwargs)
         # `W += x` must leave W the Parameter that it was.
         if out is not None and len(out) == 1:
             return out[0]
         return result
 
-    # The mixin's element-wise == takes hashing away; parameters are keys by identity.
+    # The element-wise == takes hashing away; parameters are keys by identity.
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__") and name not in _PROTOCOLS:
             raise AttributeError(name)
         return getattr(self.data, name)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.data[index]
+        return self.data[_plain(index)]
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.data[index] = _plain(value)
+        self.data[_plain(index)] = _plain(value)
 
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+    def __contains__(self, value: object) -> bool:
+        return _plain(value) in self.data
+
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __index__(self) -> int:
+        return operator.index(self.data)
+
     def __float__(self) -> float:
         return float(self.data)
+
+    def __complex__(self) -> complex:
+        return complex(self.data)
 
     def __bool__(self) -> bool:
         return bool(self.data)
 
+    def __format__(self, spec: str) -> str:
+        return format(self.data, spec) if spec else str(self)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(name for name in dir(self.data) if name[:2] != "__")})
+
     def __repr__(self) -> str:
-        return f"Parameter({np.array2string(self.data, separator=', ', prefix='Parameter(')})"
+        values = np.array2string(self.data, separator=", ", prefix="Parameter(")
+        usual = self.data.dtype in (np.float64, np.complex128)  # as NumPy leaves them out
+        dtype = "" if usual else f", dtype={self.data.dtype}"
+        return f"Parameter({values}{dtype})"
+
+    def __copy__(self) -> Parameter:
+        state = copy.copy(getattr(self, "__dict__", None))
+        return _rebuild(type(self), self.data.copy(order="K"), copy.deepcopy(self.grad), state)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.data, self.grad)
+        return _rebuild, (type(self), self.data, self.grad, getattr(self, "__dict__", None))
 
 
-def _rebuild(cls: type[Parameter], data: Any, grad: Any) -> Parameter:
-    return cls(data, grad=grad)
+def _rebuild(
+    cls: type[Parameter], data: Any, grad: Any, state: dict[str, Any] | None = None
+) -> Parameter:
+    param = cls.__new__(cls)  # the constructor of a subclass may take other arguments
+    param.data, param.grad = data, grad
+    if state:
+        vars(param).update(state)
+    return param

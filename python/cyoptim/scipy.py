@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cyoptim import lr_scheduler as schedulers
 from cyoptim import optimizers
-from cyoptim._doors import view_parameter
+from cyoptim._doors import check_unmasked, view_parameter
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim._options import check_number
 from cyoptim.optimizer import Optimizer
@@ -107,7 +107,8 @@ def method(
         ``Adafactor`` saves memory for them. `fun` and `jac` see vectors, whatever the shape.
     finite_diff : {"2-point", "3-point"}
         How gradients are computed if there is no `jac`: from that many values of the function for
-        each element. Points are within the bounds.
+        each element. Points are within the bounds, and as far apart as the precision of the
+        values wants, which may be lower than that of `x0`.
     disp : bool
         Print how it ended.
 
@@ -118,7 +119,8 @@ def method(
     learning rates of all iterations.
 
     Bounds are kept by projection: the start and every iterate are clipped to the box. ``LBFGS``
-    refuses bounds, since its line search would leave them. It is given
+    refuses bounds, since its line search would leave them; where the function is not finite, the
+    search turns back. It is given
     ``line_search_fn="strong_wolfe"`` and one iteration a step, unless you say otherwise.
     ``SparseAdam`` updates the elements whose gradient is not zero.
 
@@ -207,8 +209,10 @@ class Method:
             raise ValueError(
                 f"{self._name} returned an optimizer of other arrays than it was given"
             )
-        if self.clip_norm is not None and isinstance(optimizer, optimizers.LBFGS):
-            raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
+        if isinstance(optimizer, optimizers.LBFGS):
+            if self.clip_norm is not None:
+                raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
+            optimizer._has_border = True
         return optimizer
 
     def _schedule(self, optimizer: Optimizer) -> Any:
@@ -315,6 +319,7 @@ def _warn_of_unused(name: str, hess: Any, hessp: Any, constraints: Any, unknown:
 
 def _start(x0: Any) -> Array:
     """A copy of the start, float32 or float64."""
+    check_unmasked(x0, "x0")
     given = np.asarray(x0)
     if given.dtype.kind not in "fiub":
         raise TypeError(f"x0 has dtype {given.dtype}, expected real numbers")
@@ -457,6 +462,7 @@ class _Problem:
         self._fun, self._jac, self._args = fun, jac, args
         self.box = box
         self._finite_diff = finite_diff
+        self._coarse: Any = None  # the dtype in which the values are computed, if not that of x
         self.nfev = self.njev = 0
 
     def at(self, x: Array) -> _Point:
@@ -467,23 +473,46 @@ class _Problem:
         self.njev += 1
         if self._jac is None:
             return _Point(x.copy(), fun, self._differences(x, fun))
-        gradient = _cast(self._jac(x.copy(), *self._args), x.dtype).ravel()
+        returned = self._jac(x.copy(), *self._args)
+        check_unmasked(returned, "what jac returned")
+        gradient = _cast(returned, x.dtype).ravel()
         if gradient.size != x.size:
             raise ValueError(f"jac returned {gradient.size} elements, expected {x.size}")
         return _Point(x.copy(), fun, gradient)
 
     def _value(self, x: Array) -> float:
         self.nfev += 1
-        value = np.asarray(self._fun(x.copy(), *self._args))
+        returned = self._fun(x.copy(), *self._args)
+        check_unmasked(returned, "what fun returned")
+        value = np.asarray(returned)
         if value.size != 1:
             raise ValueError(f"fun returned an array of shape {value.shape}, expected one number")
+        if value.dtype.kind == "c":
+            raise TypeError(f"fun returned a complex number, {value.item()}, expected a real one")
+        if value.dtype.kind == "f" and value.dtype.itemsize < _precision(self._coarse, x).itemsize:
+            self._coarse = value.dtype
         return float(value.item())
 
     def _differences(self, x: Array, fun: float) -> Array:
-        """The gradient by differences of values within the box; 0 along a side of no length."""
+        """The gradient by differences of values, over steps as long as their precision wants."""
+        dtype = _precision(self._coarse, x)
+        gradient, values = self._slopes(x, fun, dtype)
+        # A function may compute in a lower precision than that of the number that it returns.
+        for coarser in (np.dtype(np.float32), np.dtype(np.float16)):
+            if coarser.itemsize < dtype.itemsize and fun != 0 and _are_of(coarser, values):
+                trial, others = self._slopes(x, fun, coarser)
+                if trial.any() and _are_of(coarser, others):
+                    self._coarse, gradient = coarser, trial
+        return _cast(gradient, x.dtype)
+
+    def _slopes(self, x: Array, fun: float, dtype: Any) -> tuple[Array, list[float]]:
+        """Differences within the box, 0 along a side of no length; and the values that they are
+        made of."""
         central = self._finite_diff == "3-point"
-        width = np.finfo(x.dtype).eps ** (1 / 3 if central else 1 / 2) * np.maximum(1, abs(x))
+        # As SciPy's own, which looks at the dtypes of x and of the value.
+        width = np.finfo(dtype).eps ** (1 / 3 if central else 1 / 2) * np.maximum(1, abs(x))
         gradient = np.zeros(x.shape)
+        values = [fun]
         for i in range(x.size):
             above, below = x.copy(), x.copy()
             above[i] = min(x[i] + width[i], self.box.upper[i])
@@ -496,7 +525,20 @@ class _Problem:
             if above[i] > below[i]:
                 ends = [fun if end[i] == x[i] else self._value(end) for end in (above, below)]
                 gradient[i] = (ends[0] - ends[1]) / (float(above[i]) - float(below[i]))
-        return _cast(gradient, x.dtype)
+                values += ends
+        return gradient, values
+
+
+def _precision(coarse: Any, x: Array) -> np.dtype[Any]:
+    return x.dtype if coarse is None else coarse
+
+
+def _are_of(dtype: np.dtype[Any], values: list[float]) -> bool:
+    """Whether all values are finite numbers of a lower precision: those computed in a higher one
+    seldom are."""
+    with np.errstate(over="ignore"):
+        rounded = np.array(values).astype(dtype)
+    return bool(np.isfinite(rounded).all() and (rounded == np.array(values)).all())
 
 
 # --- iterations -----------------------------------------------------------------------------------
@@ -600,6 +642,8 @@ def _minimize(
         x = (mean / weight).astype(last.x.dtype)
         problem.box.project(x)
         chosen = problem.at(x)
+        if not chosen.is_finite():
+            chosen, status, message = best, NONFINITE, MESSAGES[NONFINITE]
     return OptimizeResult(
         x=chosen.x,
         fun=chosen.fun,

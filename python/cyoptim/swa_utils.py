@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +12,7 @@ from cyoptim._doors import (
     Array,
     arrays_of,
     check_array,
+    check_unmasked,
     foreign_array,
     is_parameter,
     is_tensor,
@@ -29,6 +29,7 @@ from cyoptim._engine import (
     whole_count,
 )
 from cyoptim._schedulers.swa import SWALR
+from cyoptim._trees import copied, named_leaves
 
 __all__ = [
     "SWALR",
@@ -277,7 +278,7 @@ class AveragedModel:
     ) -> None:
         check_functions(avg_fn, multi_avg_fn)
         list(_leaves(model))
-        self.module = copy.deepcopy(model)
+        self.module = copied(model)
         self.n_averaged = 0
         self.avg_fn = avg_fn
         self.multi_avg_fn = multi_avg_fn
@@ -404,24 +405,19 @@ def _prepare_move(
 
 def _prepare_copy(average: Any, value: Any, commit: Commit) -> None:
     mean = _memory(average)
+    check_unmasked(value, "the new average")
     commit.copy(mean, np.broadcast_to(np.asarray(_memory(value), mean.dtype), mean.shape))
 
 
 def _leaves(model: Any) -> Iterator[Any]:
-    if isinstance(model, dict):
-        for value in model.values():
-            yield from _leaves(value)
-    elif isinstance(model, (list, tuple)):
-        for value in model:
-            yield from _leaves(value)
-    elif is_parameter(model):
-        check_array(_memory(model), "a parameter")
-        yield model
-    else:
-        raise TypeError(
-            "a model is a torch module, or a list or dict of parameters; found "
-            f"a {type_name(model)}"
-        )
+    for _, leaf in named_leaves(model):
+        if not is_parameter(leaf):
+            raise TypeError(
+                "a model is a torch module, or a list or dict of parameters; found "
+                f"a {type_name(leaf)}"
+            )
+        check_array(_memory(leaf), "a parameter")
+        yield leaf
 
 
 def _is_module(model: Any) -> bool:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from cyoptim._doors import Array, check_array, foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import Commit, together
+from cyoptim._groups import split_names
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
 
 
-def parameters_to_vector(parameters: Iterable[Any]) -> Any:
+def parameters_to_vector(parameters: Any) -> Any:
     """Copy parameters, one after the other and each in C order, into one vector.
 
     Parameters
     ----------
-    parameters : iterable of parameters
-        What :class:`cyoptim.Optimizer` takes, at least one.
+    parameters : parameter, iterable of parameters, or tree
+        What :class:`cyoptim.Optimizer` takes, without groups, at least one.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def parameters_to_vector(parameters: Iterable[Any]) -> Any:
     >>> parameters_to_vector([np.ones((2, 1)), np.zeros(1)])
     array([1., 1., 0.])
     """
-    params = list(parameters)
+    params = split_names(parameters)[0]
     views = _views(params)
     vector = together("read", "parameters_to_vector()", [], views, _joined, views)
     if not is_tensor(params[0]):
@@ -47,14 +47,14 @@ def parameters_to_vector(parameters: Iterable[Any]) -> Any:
     return as_tensor(vector)
 
 
-def vector_to_parameters(vec: Any, parameters: Iterable[Any]) -> None:
+def vector_to_parameters(vec: Any, parameters: Any) -> None:
     """Copy the elements of a vector into parameters, in place.
 
     Parameters
     ----------
     vec : ndarray or torch.Tensor
         As :func:`parameters_to_vector` makes it.
-    parameters : iterable of parameters
+    parameters : parameter, iterable of parameters, or tree
         What takes its elements, in order.
 
     Raises
@@ -73,9 +73,9 @@ def vector_to_parameters(vec: Any, parameters: Iterable[Any]) -> None:
     """
     if not isinstance(vec, np.ndarray) and not is_tensor(vec):
         raise TypeError(f"expected torch.Tensor or numpy.ndarray, but got: {type_name(vec)}")
-    values = vec if isinstance(vec, np.ndarray) else foreign_array(vec, "vec")
+    values = foreign_array(vec, "vec")
     check_array(values, "vec")
-    views = _views(list(parameters))
+    views = _views(split_names(parameters)[0])
     size = sum(view.size for view in views)
     if values.shape != (size,):
         raise ValueError(f"vec has shape {values.shape}, expected ({size},)")
@@ -100,4 +100,5 @@ def _put(values: Array, views: list[Array]) -> None:
 def _views(params: list[Any]) -> list[Array]:
     if not params:
         raise ValueError("expected at least one parameter")
-    return [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
+    views = [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
+    return [np.asarray(view) for view in views]  # without the ways of a subclass

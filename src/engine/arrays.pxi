@@ -13,7 +13,10 @@ cdef extern from "arrays.h" nogil:
     char *array_data(PyObject *array)
 
 cdef class ParameterBase:
-    """The two slots of a Parameter, readable without an attribute look-up."""
+    """ParameterBase(data, *, grad=None)
+--
+
+The two slots of a Parameter, readable without an attribute look-up."""
 
     cdef cnp.ndarray _data
     cdef object _grad
@@ -32,8 +35,8 @@ cdef class ParameterBase:
     def data(self, value):
         if isinstance(value, ParameterBase):
             value = (<ParameterBase>value)._data
-        if not isinstance(value, np.ndarray):
-            raise TypeError(f"Parameter holds a NumPy array, got {type(value).__name__}")
+        if not cnp.PyArray_CheckExact(value):
+            check_kind(value, "Parameter")
         self._data = value
 
     @property
@@ -43,15 +46,59 @@ cdef class ParameterBase:
 
     @grad.setter
     def grad(self, value):
-        if value is not None and not isinstance(value, np.ndarray):
-            if isinstance(value, np.generic):
-                value = np.asarray(value)
-            elif not is_sparse(value):
-                raise TypeError(
-                    "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
-                    f"None, got {type(value).__name__}"
-                )
+        if value is not None and not cnp.PyArray_CheckExact(value):
+            value = checked_gradient(value)
         self._grad = value
+
+    def __setattr__(self, name, value):
+        try:
+            PyObject_GenericSetAttr(self, name, value)
+        except AttributeError as error:
+            refuse_attribute(self, name, error)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        # The array's own, which it takes back itself.
+        PyObject_GetBuffer(self._data, buffer, flags)
+
+
+cdef int check_kind(object value, str what) except -1:
+    """Refuse what is no array, or a masked one."""
+    from cyoptim._doors import as_written, check_unmasked
+    if not cnp.PyArray_Check(value):
+        raise TypeError(
+            f"{what} holds a NumPy array, got {type(value).__name__}: {as_written(value)}"
+        )
+    check_unmasked(value, what)
+    return 0
+
+
+cdef object checked_gradient(object value):
+    """What is kept as a gradient."""
+    if cnp.PyArray_Check(value):
+        check_kind(value, "the gradient of a Parameter")
+    elif isinstance(value, np.generic):
+        value = np.asarray(value)
+    elif not is_sparse(value):
+        from cyoptim._doors import as_written
+        raise TypeError(
+            "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
+            f"None, got {type(value).__name__}: {as_written(value)}"
+        )
+    return value
+
+
+cdef int refuse_attribute(object param, object name, object error) except -1:
+    """Tell the name that was meant, if it is near; an option is one of a group."""
+    from cyoptim._doors import attribute_hint
+    hint = attribute_hint(name)
+    if hint and not hasattr(type(param), name):
+        raise AttributeError(f"a {type(param).__name__} has no attribute {name!r}{hint}") from None
+    raise error
+
+
+cdef inline object as_base(cnp.ndarray array):
+    """The array without the arithmetic of a subclass, such as a matrix's."""
+    return array if cnp.PyArray_CheckExact(array) else np.asarray(array)
 
 
 cdef class Watch:

@@ -248,7 +248,8 @@ cdef class Inputs(Work):
             return array
         if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view):
             raise TypeError(
-                f"gradient of {self.labels[i]} has dtype {array.dtype}, expected {view.dtype}"
+                f"gradient of {self.labels[i]} has dtype {array.dtype}, expected {view.dtype}: "
+                f"write .astype(np.{view.dtype}), or make the parameter {array.dtype}"
             )
         if not cnp.PyArray_SAMESHAPE(array, view):
             raise ValueError(
@@ -258,8 +259,12 @@ cdef class Inputs(Work):
         return self._dense_copy(view, array)
 
     cdef object _as_array(self, Py_ssize_t i, object grad):
-        if cnp.PyArray_Check(grad):
+        if cnp.PyArray_CheckExact(grad):
             return grad
+        if cnp.PyArray_Check(grad):
+            from cyoptim._doors import check_unmasked
+            check_unmasked(grad, f"gradient of {self.labels[i]}")
+            return as_base(grad)
         if isinstance(grad, np.generic) and self.views[i].ndim == 0:
             return np.asarray(grad)
         if self.slots[i].door == TENSOR:
@@ -441,7 +446,7 @@ cdef list members_of(object group, Py_ssize_t number):
         raise TypeError(
             f"'params' of param group {number} is a {type(params).__name__}, expected a list"
         )
-    return params
+    return <list>params     # or a subclass
 
 
 cdef inline PyObject *dict_get(dict mapping, str key) noexcept:

@@ -27,6 +27,26 @@ cdef bint _is_constant(object value):
     return value is None or type(value) in (float, int, bool, str)
 
 
+cdef bint has_text(dict options) noexcept:
+    cdef Py_ssize_t position = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    while PyDict_Next(options, &position, &key, &value):
+        if isinstance(<object>value, str):
+            return True
+    return False
+
+
+cdef object check_switches(object options, object defaults):
+    from cyoptim import _options
+    _options.check_switches(options, defaults)
+
+
+cdef str explain_options(object options, object defaults, object error):
+    from cyoptim import _options
+    return _options.explain_options(options, defaults, error)
+
+
 cdef object ANY_VALUE = object()    # in the place of one that is no option
 
 

@@ -119,10 +119,13 @@ cdef class Plan(Inputs):
         self.known_options[group] = None
         self.stirred = True
         try:
+            if has_text(options):       # which is true, whatever it says
+                check_switches(options, optimizer.defaults)
             rule = rule_of(optimizer, options)
             fill_row(&self.templates[group], rule, rule.values(options))
         except (TypeError, ValueError, KeyError) as error:
-            raise type(error)(f"options of param group {group}: {error}") from error
+            text = explain_options(options, optimizer.defaults, error)
+            raise type(error)(f"options of param group {group}: {text}") from error
         self.known_options[group] = constant_options(options)
         return 0
 
@@ -294,8 +297,16 @@ cdef class Plan(Inputs):
         cdef cnp.ndarray view = self.views[i]
         if not self.slots[i].direct:
             view = np.empty_like(view, subok=False)
+        self._check_unmasked(i, value)
         return (cnp.PyArray_Check(value) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value)
                 and same_layout(view, <cnp.ndarray>value))
+
+    cdef int _check_unmasked(self, Py_ssize_t i, object value) except -1:
+        """Refuse masked arrays in the state."""
+        if cnp.PyArray_Check(value) and not cnp.PyArray_CheckExact(value):
+            from cyoptim._doors import check_unmasked
+            check_unmasked(value, f"state of {self.labels[i]}")
+        return 0
 
     cdef object _state_array(self, Py_ssize_t i, str name, object value):
         view = self.views[i]
@@ -624,7 +635,7 @@ cdef class Plan(Inputs):
         cdef Commit commit
         cdef Undo undo = self.undo
         cdef Py_ssize_t i
-        found = [(i, self.views[i], grad) for i, grad in self._held_arrays()]
+        found = [(i, as_base(self.views[i]), grad) for i, grad in self._held_arrays()]
         self.updated.extend([self.objects[i] for i, _, _ in found if self.slots[i].door == TENSOR])
         try:
             commit = update(found, undo)
@@ -649,6 +660,8 @@ cdef class Plan(Inputs):
         for i in range(self.n_tensors):
             entries = optimizer.state.arrays(self.objects[i])
             self.states[i] = [value for value in entries.values() if cnp.PyArray_Check(value)]
+            for value in self.states[i]:
+                self._check_unmasked(i, value)
         self._build_walls()
         self._part_from_state()
         self.watch.changed = False
@@ -673,8 +686,8 @@ cdef class Plan(Inputs):
         return found
 
     def arrays(self) -> list:
-        """The memory of every parameter."""
-        return list(self.views)
+        """The memory of every parameter, as plain arrays."""
+        return [as_base(view) for view in self.views]
 
     cdef void begin_life(self, Plan old) noexcept:
         """Become the plan of the optimizer, in the place of another or None."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from cyoptim._checkpoints.places import listed, show
 from cyoptim._doors import Array, type_name
+from cyoptim._trees import is_branch
 
 Rename = Mapping[str, str] | Callable[[str], str]
 
@@ -44,11 +45,11 @@ class Difference:
 Difference.__module__ = "cyoptim.checkpoint"
 
 
-def in_short(value: object, dtype: object = None) -> str:
+def in_short(value: Any, dtype: object = None) -> str:
     """As in a cell of a table."""
     if isinstance(value, np.ndarray):
         return f"{dtype or value.dtype} {value.shape}"
-    if isinstance(value, (dict, list, tuple)):
+    if is_branch(value):
         return f"{type(value).__name__} of {len(value)}"
     return type_name(value)
 

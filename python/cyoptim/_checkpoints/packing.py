@@ -15,7 +15,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from types import NoneType
 from typing import IO, Any
 
@@ -33,6 +33,8 @@ from cyoptim._checkpoints.places import (
     text,
 )
 from cyoptim._doors import Array, is_tensor, type_name
+from cyoptim._trees import entries_of, is_branch, is_named_tuple
+from cyoptim.swa_utils import AveragedModel
 
 FORMAT = "cyoptim checkpoint"
 VERSION = 1
@@ -171,6 +173,7 @@ class Packing:
     def __init__(self, form: Format) -> None:
         self.arrays: dict[str, Array] = {}
         self._format = form
+        self._exact = False  # whether containers are to come back as of the types that they are
         self._taken: Counter[str] = Counter([form.folded(STRUCTURE)])
 
     def structure(self, objects: dict[str, object]) -> str:
@@ -201,8 +204,31 @@ class Packing:
         if isinstance(value, np.random.Generator):
             return self.pack(value.bit_generator.state, place)
         if has_methods(value, "state_dict"):
-            return self.pack(value.state_dict(), place)
+            return self._pack_state(value, place)
+        if self._is_tree(value, place):
+            return self._pack_tree(value, place)
         raise TypeError(f"{show(place)}: cannot save an object of type {type_name(value)}")
+
+    def _pack_state(self, value: Any, place: Place) -> Any:
+        outer, self._exact = self._exact, not isinstance(value, AveragedModel)
+        node = self.pack(value.state_dict(), place)
+        self._exact = outer
+        return node
+
+    def _is_tree(self, value: Any, place: Place) -> bool:
+        """Whether a container of a type that is not kept holds arrays alone, which are restored in
+        place, whatever it is; a state would get back a container of another type."""
+        if self._exact or not is_branch(value) or len(place) > MAX_DEPTH:
+            return False
+        items = [item for _, item in entries_of(value) if item is not None]
+        return bool(items) and all(
+            memory(item, place) is not None or self._is_tree(item, (*place, "")) for item in items
+        )
+
+    def _pack_tree(self, value: Any, place: Place) -> Any:
+        if is_named_tuple(value) or isinstance(value, Mapping):
+            return self._pack_dict(dict(entries_of(value)), place)
+        return self.pack(list(value) if isinstance(value, list) else tuple(value), place)
 
     def _pack_dict(self, value: dict[Any, Any], place: Place) -> Any:
         if _is_crowded(value):

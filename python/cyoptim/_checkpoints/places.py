@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cyoptim._doors import Array, is_tensor, type_name
+from cyoptim._trees import entries_of, is_named_tuple
 
 Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
 
@@ -61,9 +62,9 @@ def _tensor_memory(tensor: Any, place: Place) -> Array:
 
 
 def has_methods(value: object, *names: str) -> bool:
-    return not isinstance(value, type) and all(
-        callable(getattr(value, name, None)) for name in names
-    )
+    # A list, as an interrupt at the end of a generator would be lost.
+    found = [callable(getattr(value, name, None)) for name in names]
+    return not isinstance(value, type) and all(found)
 
 
 def show(place: Place) -> str:
@@ -97,8 +98,9 @@ def listed(every: list[str], most: int) -> str:
 def describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of dtype {value.dtype} and shape {value.shape}"
-    if isinstance(value, dict):
-        return f"a dict with the keys {names(value)}"
+    if isinstance(value, Mapping) or is_named_tuple(value):
+        keys = [key for key, _ in entries_of(value)]
+        return f"a {type(value).__name__} with the keys {names(keys)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of length {len(value)}"
     return f"a value of type {type_name(value)}"

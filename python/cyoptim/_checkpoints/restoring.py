@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ from cyoptim._checkpoints.matching import (
 )
 from cyoptim._checkpoints.packing import Unpacking, is_plain
 from cyoptim._checkpoints.places import (
-    DICT_TYPES,
     Place,
     describe,
     has_methods,
@@ -31,6 +30,7 @@ from cyoptim._checkpoints.places import (
 from cyoptim._checkpoints.turns import in_turns
 from cyoptim._doors import Array, announce_update, is_tensor, type_name
 from cyoptim._engine import Commit, is_self_overlapping
+from cyoptim._trees import entries_of, is_named_tuple
 from cyoptim.optimizer import Optimizer
 
 
@@ -84,14 +84,16 @@ class Restore:
         elements = memory(target, place)
         if elements is not None:
             self._fit_array(target, elements, saved, place)
-        elif isinstance(target, DICT_TYPES):
+        elif isinstance(target, dict):
             self._fit_dict(target, saved, place)
-        elif isinstance(target, (list, tuple)):
-            self._fit_sequence(target, saved, place)
         elif isinstance(target, np.random.Generator):
             self._fit_generator(target, saved, place)
         elif has_methods(target, "load_state_dict", "state_dict"):
             self._fit_state(target, saved, place)
+        elif (is_named_tuple(target) and isinstance(saved, dict)) or isinstance(target, Mapping):
+            self._fit_dict(target, saved, place)
+        elif isinstance(target, (list, tuple)):
+            self._fit_sequence(target, saved, place)
         elif is_plain(target) and holder is not None:
             self._fit_plain(target, saved, place, holder)
         elif target is None and saved is None and len(place) > 1:
@@ -157,13 +159,16 @@ class Restore:
         self._commit.copy(elements, saved)
         self.loaded.append(show(place))
 
-    def _fit_dict(self, target: dict[Any, Any], saved: Any, place: Place) -> None:
+    def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
+        """`target` may be any mapping, or a named tuple; plain values are put into dicts alone."""
         if not isinstance(saved, dict):
             self._misfit("type", place, saved, target)
             return
         saved = self._renaming.arrays(saved, place)
-        for key in self._common_keys(target, saved, place):
-            self._fit(target[key], saved[key], (*place, key), target)
+        entries = dict(entries_of(target))
+        holder = target if isinstance(target, dict) else None
+        for key in self._common_keys(entries, saved, place):
+            self._fit(entries[key], saved[key], (*place, key), holder)
 
     def _common_keys(
         self, target: dict[Any, Any], saved: dict[Any, Any], place: Place

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from cyoptim._checkpoints.packing import MAX_DEPTH
-from cyoptim._checkpoints.places import DICT_TYPES, memory
+from cyoptim._checkpoints.places import memory
 from cyoptim._doors import Array
 from cyoptim._engine import together
+from cyoptim._trees import entries_of, is_branch
 from cyoptim.optimizer import Optimizer
 
 
@@ -34,11 +35,8 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
         return
     if isinstance(value, Optimizer):
         yield value
-    elif type(value) in DICT_TYPES:
-        for item in value.values():
-            yield from _leaves(item, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
+    elif is_branch(value):
+        for _, item in entries_of(value):
             yield from _leaves(item, depth + 1)
     elif hasattr(value, "state_dict"):
         yield from _members(value, depth)

@@ -352,7 +352,10 @@ def _collect(
 def check_optimizer(optimizer: object) -> None:
     """Refuse what is no optimizer."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        raise TypeError(
+            f"{type(optimizer).__name__} is not an Optimizer: expected one of cyoptim, got a "
+            f"{type_name(optimizer)}"
+        )
 
 
 def check_count(name: str, value: Any, least: int = 0) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -141,6 +142,8 @@ class LBFGS(Optimizer):
         "history_size",
         "line_search_fn",
     )
+    # Whether the search turns back where the loss is not finite, rather than go as torch's does.
+    _has_border: bool = False
 
     def __init__(
         self,
@@ -359,6 +362,7 @@ class _Objective:
     def __init__(self, optimizer: LBFGS, closure: Callable[[], Any]) -> None:
         self._optimizer = optimizer
         self._closure = closure
+        self.has_border = optimizer._has_border
         self._tensors = [param for param in optimizer._members() if is_tensor(param)]
         self.evaluations = 0
         self.result: Any = None  # what the closure returned first
@@ -426,7 +430,10 @@ class _Line:
         """Loss, gradient and slope at a distance from the origin."""
         self.go(length)
         loss, grad = self._objective.evaluate()
-        return Point(length, loss, dot(grad, self._direction), grad)
+        slope = dot(grad, self._direction)
+        if self._objective.has_border and not (math.isfinite(loss) and math.isfinite(slope)):
+            loss, slope = math.inf, math.nan  # higher than all else: the search walks back
+        return Point(length, loss, slope, grad)
 
 
 # --- the method -----------------------------------------------------------------------------------

@@ -75,7 +75,13 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         return recipe
 
     def _goes_on(self, incremental: bool) -> bool:
-        return hasattr(self, "coef_") and (incremental or self.warm_start)
+        goes_on = hasattr(self, "coef_") and (incremental or self.warm_start)
+        if goes_on and not hasattr(self, "n_features_in_"):
+            raise ValueError(
+                "coef_ was set before the first fit, which knows no intercept_ and no classes yet: "
+                "fit once, with max_iter=1, and set it then"
+            )
+        return goes_on
 
     def _relative(self, sample_weight: Any, X: Any) -> Array:
         """Weights of mean 1."""
@@ -103,11 +109,12 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
         if not self._goes_on(incremental):
             self._begin(X, n_columns)
-        if self.early_stopping != (self.validation_scores_ is not None):
-            self._watch_score() if self.early_stopping else self._watch_loss()
+        if not incremental or self.early_stopping != (self.validation_scores_ is not None):
+            self._watch()
         names, current = self._named_arrays(n_columns)
         training = training_of(self._training, recipe, names, current)
-        training.resume(self, current)
+        training.resume(self, current, anew=not incremental)
+        self._show(*self._pair(training.arrays))
         self._training = training
         self.n_iter_ = 0
         try:
@@ -129,24 +136,31 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         self.t_ = 0
         self.loss_curve_: list[float] = []
         self.lr_curve_: list[float | list[float]] = []
-        self._watch_loss()
-
-    def _watch_loss(self) -> None:
         self.validation_scores_: list[float] | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Stop by the losses or scores from now on: those of other data are no measure."""
+        if not self.early_stopping:
+            self.validation_scores_ = None
+        elif self.validation_scores_ is None:
+            self.validation_scores_ = []
         self.best_validation_score_: float | None = None
-        self.best_loss_: float | None = np.inf
+        self.best_loss_: float | None = None
         self._best: list[Array] = []
         self._to_improve, self._no_improvement_count = np.inf, 0
 
-    def _watch_score(self) -> None:
-        self._watch_loss()
-        self.validation_scores_, self.best_loss_ = [], None
-
     def _named_arrays(self, n_columns: int) -> tuple[list[str], list[Array]]:
-        weights = self.coef_.reshape(n_columns, -1).T
+        """The arrays to go on from, which may have been set by hand."""
+        coef, intercept = np.asanyarray(self.coef_), np.atleast_1d(self.intercept_)
+        expected = (n_columns, self.n_features_in_)
+        # Of one column, a vector will do; other shapes of that size may be transposed.
+        if coef.shape != expected and not (n_columns == 1 and coef.shape == expected[1:]):
+            raise ValueError(f"cannot go on: coef_ has shape {coef.shape}, expected {expected}")
+        weights = coef.reshape(n_columns, -1).T
         if not self.fit_intercept:
             return ["coef_"], [weights]
-        return ["coef_", "intercept_"], [weights, self.intercept_]
+        return ["coef_", "intercept_"], [weights, intercept]
 
     def _pair(self, arrays: list[Array]) -> tuple[Array, Array]:
         """Weights and intercepts, which are zero where there are none."""
@@ -221,8 +235,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             worse = -metric
         else:
             metric = worse = self.loss_
-            assert self.best_loss_ is not None
-            self.best_loss_ = min(metric, self.best_loss_)
+            self.best_loss_ = min(self.loss_curve_)
         self._no_improvement_count += 1
         # Small improvements of several epochs add up.
         if worse < self._to_improve - (self.tol or 0.0):
@@ -240,7 +253,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         if self.verbose:
             print(f"validation score = {score:.8f}")
         assert self.validation_scores_ is not None
-        if not self.validation_scores_ or score > max(self.validation_scores_):
+        if self.best_validation_score_ is None or score > self.best_validation_score_:
             self.best_validation_score_ = score
             self._best = [array.copy() for array in training.result()]
         self.validation_scores_.append(score)

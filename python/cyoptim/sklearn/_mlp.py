@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sklearn import neural_network
 
 from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
@@ -15,6 +16,20 @@ REPLACED = frozenset(
     {"solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum"}
     | {"beta_1", "beta_2", "epsilon", "max_fun"}
 )
+
+
+# What to write for them.
+INSTEAD = {
+    "solver": "optimizer='adam' or 'sgd'; scikit-learn's own estimator has solver='lbfgs'",
+    "learning_rate": "lr_scheduler=, such as 'InverseSqrtLR', or optimizer's learning_rate_init=",
+    "power_t": "lr_scheduler='PolynomialLR' with lr_scheduler_params={'power': ...}",
+    "momentum": "optimizer='sgd' with optimizer_params={'momentum': ...}",
+    "nesterovs_momentum": "optimizer='sgd' with optimizer_params={'nesterov': ...}",
+    "beta_1": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
+    "beta_2": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
+    "epsilon": "optimizer='adam' with optimizer_params={'eps': ...}",
+    "max_fun": "optimizer=; scikit-learn's own estimator has solver='lbfgs'",
+}
 
 
 class _Solver:
@@ -40,6 +55,17 @@ class _Solver:
 class _Optimized:
     """scikit-learn's training loop around another optimizer."""
 
+    if not TYPE_CHECKING:  # the signature is that of __init__
+
+        def __new__(cls, *args, **kwargs):
+            for name in kwargs:
+                if name in INSTEAD:
+                    raise TypeError(
+                        f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}: "
+                        f"write {INSTEAD[name]}"
+                    )
+            return super().__new__(cls)
+
     # For scikit-learn's questions: whether there are epochs, and partial_fit.
     solver = "sgd"
 
@@ -50,7 +76,9 @@ class _Optimized:
     _best_coefs: list[Array]
     _best_intercepts: list[Array]
     loss_curve_: list[float]
-    validation_scores_: list[float]
+    best_loss_: float | None
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
     early_stopping: bool
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -64,13 +92,17 @@ class _Optimized:
         self._training = None
 
     def _fit_stochastic(self, *args: Any) -> None:
+        *_, layer_units, incremental = args
+        self._check_layers(layer_units)
+        if not incremental or self.early_stopping != (self.validation_scores_ is not None):
+            self._watch()
         names = [f"coefs_.{i}" for i in range(len(self.coefs_))]
         names += [f"intercepts_.{i}" for i in range(len(self.intercepts_))]
         current = [*self.coefs_, *self.intercepts_]
         if self._training is None:
             self.lr_curve_ = []
         training = training_of(self._training, Recipe.of(self), names, current)
-        training.resume(self, current)
+        training.resume(self, current, anew=not incremental)
         self._training = training
         self._optimizer = _Solver(training)
         self._show(training.arrays)
@@ -82,6 +114,29 @@ class _Optimized:
             if self.early_stopping and hasattr(self, "_best_coefs"):
                 best = [*self._best_coefs, *self._best_intercepts]
             self._show(training.show(best))
+            if self.loss_curve_ and not self.early_stopping:
+                self.best_loss_ = min(self.loss_curve_)
+
+    def _check_layers(self, layer_units: Sequence[int]) -> None:
+        """Refuse to go on with a network of other layers: scikit-learn would train the old one."""
+        found = [np.shape(coef)[:1] for coef in self.coefs_] + [np.shape(self.coefs_[-1])[1:]]
+        sizes = [n for shape in found for n in shape]
+        if sizes != list(layer_units):
+            raise ValueError(
+                f"cannot go on: the network has layers of {sizes}, but the data and "
+                f"hidden_layer_sizes are of {list(layer_units)}; fit without warm_start"
+            )
+
+    def _watch(self) -> None:
+        """Stop by the losses or scores from now on: those of other data are no measure."""
+        early = self.early_stopping
+        if early != (self.validation_scores_ is not None):
+            self.validation_scores_ = [] if early else None
+        self.best_loss_ = None if early else np.inf
+        self.best_validation_score_ = -np.inf if early else None
+        self._no_improvement_count = 0
+        self._best_coefs = [np.array(coef) for coef in self.coefs_]
+        self._best_intercepts = [np.array(intercept) for intercept in self.intercepts_]
 
     def _update_no_improvement_count(self, early_stopping: bool, *args: Any) -> None:
         training = self._training
@@ -91,7 +146,9 @@ class _Optimized:
             super()._update_no_improvement_count(early_stopping, *args)  # type: ignore[misc]
         finally:
             self._show(training.arrays)
-        metric = self.validation_scores_[-1] if early_stopping else self.loss_curve_[-1]
+        scores = self.validation_scores_ if early_stopping else self.loss_curve_
+        assert scores is not None
+        metric = scores[-1]
         self.lr_curve_.append(training.end_epoch(metric))
 
     def _show(self, arrays: Sequence[Array]) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from cyoptim import optimizers
-from cyoptim._doors import type_name
+from cyoptim._doors import check_unmasked, type_name
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer
@@ -202,16 +202,29 @@ class Training:
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         return lrs if len(lrs) > 1 else lrs[0]
 
-    def resume(self, estimator: Any, current: Sequence[Array]) -> None:
-        """Begin a fit: take the estimator's settings, and values put in place of those shown."""
+    def resume(self, estimator: Any, current: Sequence[Array], anew: bool) -> None:
+        """Begin a fit: take the estimator's settings, and values put in place of those shown.
+
+        `anew`: of data that may be others, whose losses the last ones are no measure of.
+        """
+        if anew and isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler._reset()
         self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
         if self.decay is None:
             self.count = 0
-        shapes = [[array.shape for array in arrays] for arrays in (self.shown, current)]
+        shapes = [[np.shape(array) for array in arrays] for arrays in (self.shown, current)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"cannot go on: there are arrays of shapes {shapes[1]}, expected {shapes[0]}"
+                f"cannot go on: there are arrays of shapes {shapes[1]}, expected {shapes[0]}; "
+                "another model needs a fit without warm_start"
             )
+        for array in current:
+            check_unmasked(array, "an array of coefficients")
+            if np.asarray(array).dtype.kind not in "fiub":
+                raise TypeError(
+                    f"cannot go on: coefficients of dtype {np.asarray(array).dtype}, expected real "
+                    "numbers"
+                )
         pairs = list(zip(current, self.shown, strict=True))
         if not all(now is shown or np.array_equal(now, shown) for now, shown in pairs):
             for array, now in zip(self.arrays, current, strict=True):
