@@ -66,8 +66,9 @@ class Sums:
         found = [known.pop(id(param), (None, False)) for param in params]
         return [array for array, _ in found], [used for _, used in found]
 
-    def gradients(self, params: list[Any]) -> list[Any]:
-        """The sums of these parameters, None where there is none."""
+    def gradients(self, params: list[Any] | None = None) -> list[Any]:
+        """The sums of these parameters, or of all that have been added; None where there is none."""
+        params = self._params if params is None else params
         if not self.count:
             return [None] * len(params)
         return [a if used else None for a, used in zip(*self._of(params), strict=True)]
