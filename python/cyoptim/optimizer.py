@@ -53,6 +53,7 @@ from cyoptim._options import (
     check_switches,
     check_undifferentiated,
     execution_switches,
+    plain_options,
     required,
 )
 from cyoptim._receipt import StepReceipt, extras_of
@@ -180,7 +181,7 @@ class Optimizer(Hooked):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
             raise TypeError(NOT_ITERABLE.format(type_name(params)))
-        self.defaults = defaults
+        self.defaults = self._plain(defaults)
         self._state = State()
         self.param_groups = []
         groups = as_groups(params)
@@ -352,7 +353,7 @@ class Optimizer(Hooked):
             )
         members, names = split_names(params)
         check_option_names(param_group, number, self.defaults, type(self).__name__)
-        group = {**self.defaults, **param_group, "params": members}
+        group = self._plain({**self.defaults, **param_group, "params": members})
         for name, value in group.items():
             if value is required:
                 raise ValueError(
@@ -373,6 +374,11 @@ class Optimizer(Hooked):
             )
         check_named_alike(group, others)
         return group
+
+    def _plain(self, group: Group) -> Group:
+        """A copy of a group with Python's numbers."""
+        own = type(self)._check_options is not Optimizer._check_options
+        return plain_options(group, rules=own)
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         """A plan for these groups and state, after all checks of parameters."""
@@ -917,7 +923,7 @@ class Optimizer(Hooked):
         for i, param in enumerate(params):
             numbers.setdefault(id(param), i)
         packed = [
-            {**group, "params": [numbers[id(param)] for param in group["params"]]}
+            {**self._plain(group), "params": [numbers[id(param)] for param in group["params"]]}
             for group in self.param_groups
         ]
         state = {
@@ -980,6 +986,7 @@ class Optimizer(Hooked):
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         groups = checked_groups(state_dict, self.param_groups, self.defaults)
+        groups = [self._plain(group) for group in groups]
         for number, group in enumerate(groups):
             self._check_loaded_group(group, number)
         labels = labels_of(groups)

@@ -1,5 +1,12 @@
 # The options of a group, and the rows of scalars made of them.
 
+cdef inline double as_double(object value) except? -1:
+    """A number, or an array of one element."""
+    if cnp.PyArray_Check(value) and cnp.PyArray_NDIM(<cnp.ndarray>value) != 0:
+        value = value.item()
+    return value
+
+
 cdef int fill_row(Row *row, tuple hyper) except -1:
     """Set a row from (rule, scalar, ...)."""
     cdef Py_ssize_t k, rule
@@ -14,7 +21,7 @@ cdef int fill_row(Row *row, tuple hyper) except -1:
         )
     row.rule = <int>rule
     for k in range(1, len(hyper)):
-        row.scalars[k - 1] = hyper[k]
+        row.scalars[k - 1] = as_double(hyper[k])
     return 0
 
 

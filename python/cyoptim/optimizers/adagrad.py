@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES, Commit, Plan
-from cyoptim._options import check_lr, check_nonnegative, check_undecayed, execution_switches
+from cyoptim._options import as_float, check_lr, check_nonnegative, check_undecayed, execution_switches
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -98,7 +98,7 @@ class Adagrad(Optimizer):
         check_nonnegative("epsilon", group["eps"])
 
     def _initial_value(self, group: Group, name: str) -> float:
-        return float(group["initial_accumulator_value"])
+        return as_float(group["initial_accumulator_value"])
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         check_undecayed(group, label)

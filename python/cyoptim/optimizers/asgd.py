@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES
-from cyoptim._options import check_finite, check_lr, check_nonnegative, execution_switches
+from cyoptim._options import as_float, check_finite, check_lr, check_nonnegative, execution_switches
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -94,7 +94,7 @@ class ASGD(Optimizer):
             check_finite(name, group[name])
 
     def _initial_value(self, group: Group, name: str) -> float:
-        return {"eta": float(group["lr"]), "mu": 1.0}.get(name, 0.0)
+        return {"eta": as_float(group["lr"]), "mu": 1.0}.get(name, 0.0)
 
     def _hyper(self, group: Group) -> Hyper:
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES
-from cyoptim._options import check_lr, check_number, execution_switches
+from cyoptim._options import as_float, check_lr, check_number, check_pair, execution_switches
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -86,8 +86,7 @@ class Rprop(Optimizer):
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"])
         for name in ("etas", "step_sizes"):
-            if not isinstance(group[name], (tuple, list)) or len(group[name]) != 2:
-                raise TypeError(f"{name} must be a pair of numbers, got {group[name]!r}")
+            check_pair(name, group[name])
             for index, value in enumerate(group[name]):
                 check_number(f"{name}[{index}]", value)
         minus, plus = group["etas"]
@@ -95,7 +94,7 @@ class Rprop(Optimizer):
             raise ValueError(f"Invalid eta values: {minus}, {plus}")
 
     def _initial_value(self, group: Group, name: str) -> float:
-        return float(group["lr"]) if name == "step_size" else 0.0
+        return as_float(group["lr"]) if name == "step_size" else 0.0
 
     def _hyper(self, group: Group) -> Hyper:
         sign = -1.0 if group["maximize"] else 1.0
