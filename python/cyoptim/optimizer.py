@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, ClassVar, TypeAlias
@@ -352,6 +352,11 @@ class Optimizer(Hooked):
                 "ordering of tensors in sets will change between runs. Please use a list instead."
             )
         members, names = split_names(params)
+        if not members and isinstance(params, Iterator):
+            warn(
+                f"'params' of param group {number} is an empty {type_name(params)}: has it been "
+                "used up before?"
+            )
         check_option_names(param_group, number, self.defaults, type(self).__name__)
         group = self._plain({**self.defaults, **param_group, "params": members})
         for name, value in group.items():
