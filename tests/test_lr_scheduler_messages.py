@@ -455,23 +455,24 @@ def test_bad_arguments(make: Any, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_only_an_optimizer_can_be_driven(case: Any) -> None:
-    message = (
-        "^str is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a str$"
-    )
+    message = "^str is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a str$"
     with pytest.raises(TypeError, match=message):
         getattr(lr_scheduler, case.name)("SGD", **case.variants[0])
 
 
-@pytest.mark.parametrize("make", [
-    ReduceLROnPlateau,
-    lambda o: swa_utils.SWALR(o, 0.1),
-    lambda o: lr_scheduler.SequentialLR(o, [StepLR(sgd(), 3)], []),
-    lambda o: lr_scheduler.ChainedScheduler([StepLR(sgd(), 3)], optimizer=o),
-    LRScheduler,
-    lambda o: lr_scheduler.WarmupCosineLR(o, 1, 3),
-    lambda o: lr_scheduler.WarmupStableDecayLR(o, 1, 1, 3),
-    lambda o: lr_scheduler.InverseSqrtLR(o, 1),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        ReduceLROnPlateau,
+        lambda o: swa_utils.SWALR(o, 0.1),
+        lambda o: lr_scheduler.SequentialLR(o, [StepLR(sgd(), 3)], []),
+        lambda o: lr_scheduler.ChainedScheduler([StepLR(sgd(), 3)], optimizer=o),
+        LRScheduler,
+        lambda o: lr_scheduler.WarmupCosineLR(o, 1, 3),
+        lambda o: lr_scheduler.WarmupStableDecayLR(o, 1, 1, 3),
+        lambda o: lr_scheduler.InverseSqrtLR(o, 1),
+    ],
+)
 def test_only_an_optimizer_can_be_driven_by_others(make: Any) -> None:
     with pytest.raises(TypeError, match="^list is not an Optimizer: .*found a list$"):
         make([])

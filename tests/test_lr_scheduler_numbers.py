@@ -241,7 +241,10 @@ def test_what_a_function_returns_is_checked(result: Any) -> None:
     optimizer = sgd(0.5, 0.25)
     for build, message in (
         (lambda: LambdaLR(optimizer, lambda e: results[-1]), "result of lr_lambda .* group 0 at 1"),
-        (lambda: MultiplicativeLR(optimizer, lambda e: results[-1]), "of lr_lambda .* group 0 at 1"),
+        (
+            lambda: MultiplicativeLR(optimizer, lambda e: results[-1]),
+            "of lr_lambda .* group 0 at 1",
+        ),
         (
             lambda: lr_scheduler.CyclicLR(
                 optimizer, 0.1, 1.0, cycle_momentum=False, scale_fn=lambda x: results[-1]
@@ -272,17 +275,17 @@ def test_what_a_function_returns_is_checked(result: Any) -> None:
     ],
 )
 def test_what_get_lr_returns_is_checked(result: Any, error: Any, message: str) -> None:
-    class Own(LRScheduler):
-        result: Any = [0.25, 0.125]
+    results: list[Any] = [[0.25, 0.125]]
 
+    class Own(LRScheduler):
         def get_lr(self) -> Any:
-            return self.result
+            return results[-1]
 
     optimizer = sgd(0.5, 0.25)
     scheduler = Own(optimizer)
     optimizer.step()
     before = scheduler.state_dict()
-    Own.result = result
+    results.append(result)
     with pytest.raises(error, match=message):
         scheduler.step()
     assert lrs_of(optimizer) == [0.25, 0.125]

@@ -269,8 +269,11 @@ TWINS = {"LambdaLR", "MultiplicativeLR"}
 
 
 def test_every_schedule_has_a_builder() -> None:
-    names = {cls.__name__ for cls in map(lr_scheduler.__dict__.get, lr_scheduler.__all__)
-             if isinstance(cls, type)}
+    names = {
+        cls.__name__
+        for cls in map(lr_scheduler.__dict__.get, lr_scheduler.__all__)
+        if isinstance(cls, type)
+    }
     assert names - {"LRScheduler", "_LRScheduler"} | {"SWALR"} == set(BUILDERS)
 
 
@@ -288,7 +291,9 @@ def test_a_state_of_another_schedule_is_refused(saved: str, wanted: str) -> None
         scheduler.load_state_dict(state)
         assert scheduler.state_dict().keys() == before.keys()
         return
-    with pytest.raises(ValueError, match=f"this is not the state of a {wanted}, but looks like") as e:
+    with pytest.raises(
+        ValueError, match=f"this is not the state of a {wanted}, but looks like"
+    ) as e:
         scheduler.load_state_dict(state)
     assert saved in str(e.value)
     assert isinstance(e.value, KeyError)  # as torch raises where an entry is missing

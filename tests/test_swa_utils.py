@@ -243,7 +243,10 @@ def test_a_module_of_other_shapes_changes_nothing(torch: Any) -> None:
     [
         (None, "'module' and 'n_averaged', as state_dict.* found NoneType"),
         ({"module": [np.zeros(2)]}, "'module' and 'n_averaged'"),
-        ({"module": [np.zeros(2) * 1j], "n_averaged": 1}, "loaded average of parameter 0 .*complex"),
+        (
+            {"module": [np.zeros(2) * 1j], "n_averaged": 1},
+            "loaded average of parameter 0 .*complex",
+        ),
     ],
 )
 def test_a_state_that_is_none(state: Any, message: str) -> None:

@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -133,7 +133,7 @@ class _Averaging:
         _average(averaged, current, self._weight(num_averaged), commit)
 
 
-def is_ours(multi_avg_fn: Any) -> bool:
+def is_ours(multi_avg_fn: Any) -> TypeGuard[_Averaging]:
     """Whether the function is one of this module's, which never fails half way."""
     return isinstance(multi_avg_fn, _Averaging)
 

@@ -313,18 +313,8 @@ class LRScheduler:
             for name, marks in _MARKS.items()
             if marks <= state.keys() and (missing or not marks <= vars(self).keys())
         }
-        if not missing and not foreign:
-            return
-        own = type(self).__name__
-        most = max(map(len, foreign.values()), default=0)
-        others = [name for name, marks in foreign.items() if len(marks) == most]
-        whose = f", but looks like that of a {' or '.join(others)}" if others else ""
-        found = ", ".join(sorted(frozenset().union(*map(foreign.get, others)))) if others else ""
-        raise StateError(
-            f"this is not the state of a {own}{whose} (found {found or 'none of its entries'}, "
-            f"expected {', '.join(sorted(self._marks)) or 'no more than every schedule has'}): "
-            f"load it into one of the class that saved it, or begin with a new {own}"
-        )
+        if missing or foreign:
+            raise StateError(_another_state(type(self).__name__, self._marks, foreign))
 
     def _check_entry(self, name: Any, value: Any) -> None:
         """Refuse an entry of a state that cannot be one of this schedule's."""
@@ -469,6 +459,20 @@ def plain_state(attributes: Mapping[str, Any]) -> StateDict:
         for name, value in attributes.items()
         if name != "optimizer" and not _holds_functions(value)
     }
+
+
+def _another_state(own: str, marks: frozenset[str], foreign: Mapping[str, frozenset[str]]) -> str:
+    """What to say of a state that has the marks of other classes, or not those of its own."""
+    most = max(map(len, foreign.values()), default=0)
+    others = [name for name in foreign if len(foreign[name]) == most]
+    whose = f", but looks like that of a {' or '.join(others)}" if others else ""
+    found = ", ".join(sorted({mark for name in others for mark in foreign[name]}))
+    expected = ", ".join(sorted(marks))
+    return (
+        f"this is not the state of a {own}{whose} (found {found or 'none of its entries'}, "
+        f"expected {expected or 'no more than every schedule has'}): "
+        f"load it into one of the class that saved it, or begin with a new {own}"
+    )
 
 
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial, ReferenceType)

@@ -294,8 +294,8 @@ class CyclicLR(_MomentumLR):
                 "step_size_up must be positive and step_size_down not negative, "
                 f"got {up} and {down}"
             )
-        self.total_size = float(up) + float(down)
-        self.step_ratio = float(up) / self.total_size
+        self.total_size: float = float(up) + float(down)
+        self.step_ratio: float = float(up) / self.total_size
 
     _scale_fn_ref: Callable[[float], float]
 
@@ -317,8 +317,8 @@ class CyclicLR(_MomentumLR):
             A factor of the distance between the bounds.
         """
         if self._scale_fn_custom is not None:
-            scale: float = returned(self._scale_fn_custom(x), "scale_fn", x)
-            return scale
+            factor: float = returned(self._scale_fn_custom(x), "scale_fn", x)
+            return factor
         return self._scale_fn_ref(x)
 
     def _height(self) -> float:

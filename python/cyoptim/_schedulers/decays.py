@@ -131,7 +131,7 @@ class StepLR(_PowerLR):
     def __init__(
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        self.step_size = check_positive("step_size", step_size)
+        self.step_size: int = check_positive("step_size", step_size)
         self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 

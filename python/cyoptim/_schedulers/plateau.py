@@ -85,17 +85,17 @@ class ReduceLROnPlateau(LRScheduler):
         *,
         nan_policy: NanPolicy = "bad",
     ) -> None:
-        self.factor = number("factor", factor)
+        self.factor: float = number("factor", factor)
         if self.factor >= 1.0:
             raise ValueError("Factor should be < 1.0.")
         check_optimizer(optimizer, self)
         _check_modes(mode, threshold_mode, nan_policy)
         self.optimizer = optimizer
-        self.patience = number("patience", patience)
-        self.cooldown = number("cooldown", cooldown)
-        self.eps = number("eps", eps)
+        self.patience: int = number("patience", patience)
+        self.cooldown: int = number("cooldown", cooldown)
+        self.eps: float = number("eps", eps)
         self.mode = mode
-        self.threshold = number("threshold", threshold)
+        self.threshold: float = number("threshold", threshold)
         self.threshold_mode = threshold_mode
         self.nan_policy = nan_policy
         self.mode_worse = math.inf if mode == "min" else -math.inf

@@ -71,8 +71,8 @@ class WarmupCosineLR(ChainableLR):
     ) -> None:
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.total_steps = check_count("total_steps", total_steps, self.warmup_steps + 1)
-        self.start_factor = check_fraction("start_factor", start_factor)
-        self.end_factor = check_fraction("end_factor", end_factor)
+        self.start_factor: float = check_fraction("start_factor", start_factor)
+        self.end_factor: float = check_fraction("end_factor", end_factor)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -162,8 +162,8 @@ class WarmupStableDecayLR(ChainableLR):
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.stable_steps = check_count("stable_steps", stable_steps)
         self.decay_steps = check_count("decay_steps", decay_steps, 1)
-        self.start_factor = check_fraction("start_factor", start_factor)
-        self.end_factor = check_fraction("end_factor", end_factor)
+        self.start_factor: float = check_fraction("start_factor", start_factor)
+        self.end_factor: float = check_fraction("end_factor", end_factor)
         if decay not in _DECAY_SHAPES:
             raise ValueError(f"decay must be one of {', '.join(_DECAY_SHAPES)}, got {decay!r}")
         self.decay = decay

@@ -63,7 +63,9 @@ class AveragedModule(AveragedModel, torch.nn.Module):  # type: ignore[misc]
         averaged = averaged[: len(current)]
         for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
             _check_like(c, a, f"parameter {i} of the model")
-        copied = [] if self.use_buffers else [*zip(self.module.buffers(), model.buffers(), strict=True)]
+        copied = (
+            [] if self.use_buffers else [*zip(self.module.buffers(), model.buffers(), strict=True)]
+        )
         for i, (mine, theirs) in enumerate(copied):
             _check_like(theirs, mine, f"buffer {i} of the model")
         if self.n_averaged == 0:
@@ -88,10 +90,11 @@ class AveragedModule(AveragedModel, torch.nn.Module):  # type: ignore[misc]
 
     def _returned(self, averaged: list[torch.Tensor], current: list[torch.Tensor]) -> list[Any]:
         """The new averages that `avg_fn` returns."""
+        avg_fn: Any = self.avg_fn
         values = []
         with _undone(averaged):  # it may change an average itself
             for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
-                value = self.avg_fn(a, c, self.n_averaged.to(a.device))
+                value = avg_fn(a, c, self.n_averaged.to(a.device))
                 check_returned_average(value, i)
                 _check_like(value, a, f"the average of parameter {i} that avg_fn returned")
                 values.append(value)
@@ -110,9 +113,7 @@ def _check_like(value: Any, average: torch.Tensor, what: str) -> None:
     if value.is_complex() and not average.is_complex():
         raise TypeError(f"{what} has dtype {value.dtype}, expected {average.dtype}")
     if value.shape != average.shape:
-        raise ValueError(
-            f"{what} has shape {tuple(value.shape)}, expected {tuple(average.shape)}"
-        )
+        raise ValueError(f"{what} has shape {tuple(value.shape)}, expected {tuple(average.shape)}")
 
 
 @contextmanager

@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Factored, Spans, make_counter, next_count, whole_count
-from cyoptim._options import as_float, check_at_least, check_lr, check_number, check_pair, execution_switches
+from cyoptim._options import (
+    as_float,
+    check_at_least,
+    check_lr,
+    check_number,
+    check_pair,
+    execution_switches,
+)
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -152,7 +159,10 @@ class Adafactor(Optimizer):
         size = max(as_float(eps2), scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
         if not math.isfinite(norm) or math.isnan(scale):
             size = math.nan  # where max() would have dropped it
-        size, shrink = -size if group["maximize"] else size, 1 - lr * as_float(group["weight_decay"])
+        size, shrink = (
+            -size if group["maximize"] else size,
+            1 - lr * as_float(group["weight_decay"]),
+        )
         if target is param:
             commit.scale(matrices, shrink, size)
         else:

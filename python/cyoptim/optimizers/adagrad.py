@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from cyoptim._engine import RULES, Commit, Plan
-from cyoptim._options import as_float, check_lr, check_nonnegative, check_undecayed, execution_switches
+from cyoptim._options import (
+    as_float,
+    check_lr,
+    check_nonnegative,
+    check_undecayed,
+    execution_switches,
+)
 from cyoptim._types import Group, Hyper, ParamsT
 from cyoptim.optimizer import Optimizer
 

@@ -165,7 +165,10 @@ class Muon(Optimizer):
         moved += (1 - momentum) * (grad - moved)
         direction = grad + momentum * (moved - grad) if group["nesterov"] else moved
         direction = orthogonalize(
-            direction, group["ns_coefficients"], int(as_float(group["ns_steps"])), as_float(group["eps"])
+            direction,
+            group["ns_coefficients"],
+            int(as_float(group["ns_steps"])),
+            as_float(group["eps"]),
         )
         direction *= lr * _ratio(param.shape, group["adjust_lr_fn"])
         target = param * (1 - lr * as_float(group["weight_decay"]))

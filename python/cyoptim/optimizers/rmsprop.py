@@ -104,7 +104,7 @@ class RMSprop(Optimizer):
         alpha = group["alpha"]
         momentum = group["momentum"]
         return (
-            _RULES[momentum > 0, bool(group["centered"])],
+            _RULES[bool(momentum > 0), bool(group["centered"])],
             -1.0 if group["maximize"] else 1.0,
             group["weight_decay"],
             group["lr"],
