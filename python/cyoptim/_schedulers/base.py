@@ -139,7 +139,7 @@ class LRScheduler:
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         check_optimizer(optimizer, self)
         self.optimizer = optimizer
-        self.last_epoch = number("last_epoch", last_epoch)
+        self.last_epoch: int = number("last_epoch", last_epoch)
         self.base_lrs = _initial_lrs(optimizer, self.last_epoch)
         _watch_step(optimizer)
         self._initial_step()
