@@ -403,3 +403,21 @@ def test_lists_of_several_tensors_are_one_a_group(torch: Any) -> None:
     optimizer = sgd(*LRS)
     swa_utils.SWALR(optimizer, torch.tensor([0.25, 0.5]), 0)
     assert lrs_of(optimizer) == [0.25, 0.5]
+
+
+def test_arrays_of_functions_are_lists() -> None:
+    optimizer = sgd(*LRS)
+    functions = np.array([lambda epoch: 0.5, lambda epoch: 0.25], dtype=object)
+    LambdaLR(optimizer, functions)
+    np.testing.assert_allclose(lrs_of(optimizer), [LRS[0] / 2, LRS[1] / 4])
+
+
+def test_numbers_of_other_libraries() -> None:
+    class Foreign:
+        """An array that NumPy can read."""
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array([4])
+
+    assert StepLR(sgd(), Foreign()).step_size == 4
+    assert StepLR(sgd(), 4, Fraction(1, 2)).gamma == 0.5

@@ -40,13 +40,15 @@ def is_masked(value: Any) -> bool:
 def number(name: str, value: Any) -> Any:
     """An argument that is to be one real number, as Python's int, float or bool."""
     found = plain(value)
+    if hasattr(found, "__array__") and not isinstance(found, np.ndarray) and not is_tensor(found):
+        found = plain(np.asarray(found))  # of another library
     if isinstance(found, bool):
         return found
     for kind in (int, float):
         if isinstance(found, kind):
             return kind(found)
-    if isinstance(found, np.ndarray) and not is_masked(found):
-        raise TypeError(f"{name} is an array of shape {found.shape}, expected one number")
+    if getattr(found, "shape", ()):
+        raise TypeError(f"{name} is an array of shape {tuple(found.shape)}, expected one number")
     if hasattr(found, "__float__") and not isinstance(found, np.ndarray):
         try:
             return float(found)

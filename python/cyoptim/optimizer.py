@@ -181,7 +181,7 @@ class Optimizer(Hooked):
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
         if is_parameter(params):
             raise TypeError(NOT_ITERABLE.format(type_name(params)))
-        self.defaults = self._plain(defaults)
+        self.defaults = self._plain_group(defaults)
         self._state = State()
         self.param_groups = []
         groups = as_groups(params)
@@ -358,7 +358,7 @@ class Optimizer(Hooked):
                 "used up before?"
             )
         check_option_names(param_group, number, self.defaults, type(self).__name__)
-        group = self._plain({**self.defaults, **param_group, "params": members})
+        group = self._plain_group({**self.defaults, **param_group, "params": members})
         for name, value in group.items():
             if value is required:
                 raise ValueError(
@@ -380,7 +380,7 @@ class Optimizer(Hooked):
         check_named_alike(group, others)
         return group
 
-    def _plain(self, group: Group) -> Group:
+    def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python's numbers."""
         own = type(self)._check_options is not Optimizer._check_options
         return plain_options(group, rules=own)
@@ -928,7 +928,10 @@ class Optimizer(Hooked):
         for i, param in enumerate(params):
             numbers.setdefault(id(param), i)
         packed = [
-            {**self._plain(group), "params": [numbers[id(param)] for param in group["params"]]}
+            {
+                **self._plain_group(group),
+                "params": [numbers[id(param)] for param in group["params"]],
+            }
             for group in self.param_groups
         ]
         state = {
@@ -991,7 +994,7 @@ class Optimizer(Hooked):
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         groups = checked_groups(state_dict, self.param_groups, self.defaults)
-        groups = [self._plain(group) for group in groups]
+        groups = [self._plain_group(group) for group in groups]
         for number, group in enumerate(groups):
             self._check_loaded_group(group, number)
         labels = labels_of(groups)

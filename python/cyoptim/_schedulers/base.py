@@ -124,7 +124,7 @@ class LRScheduler:
 
     # What a state of this class has had in every version, here and in torch. Nothing else tells
     # states of two classes apart.
-    _marks: ClassVar[frozenset[str]] = frozenset()
+    _marks: ClassVar[frozenset[str]] = frozenset({"last_epoch"})
 
     _get_lr_called_within_step: bool = False
     _is_initial: bool = False
@@ -467,10 +467,10 @@ def _another_state(own: str, marks: frozenset[str], foreign: Mapping[str, frozen
     others = [name for name in foreign if len(foreign[name]) == most]
     whose = f", but looks like that of a {' or '.join(others)}" if others else ""
     found = ", ".join(sorted({mark for name in others for mark in foreign[name]}))
-    expected = ", ".join(sorted(marks))
+    expected = ", ".join(sorted(marks - {"last_epoch"}))
     return (
         f"this is not the state of a {own}{whose} (found {found or 'none of its entries'}, "
-        f"expected {expected or 'no more than every schedule has'}): "
+        f"expected {expected or 'what every schedule has'}): "
         f"load it into one of the class that saved it, or begin with a new {own}"
     )
 

@@ -15,7 +15,7 @@ from cyoptim._schedulers.base import (
     plain_state,
     warn_outside_step,
 )
-from cyoptim._schedulers.values import Scalar, group_values, shared
+from cyoptim._schedulers.values import Scalar, group_values, listed, shared
 from cyoptim.optimizer import Optimizer
 
 EpochFunction: TypeAlias = Callable[[int], float]
@@ -99,6 +99,7 @@ def _one_per_group(
     optimizer: Optimizer, lr_lambda: EpochFunction | Sequence[EpochFunction]
 ) -> list[EpochFunction]:
     count = len(optimizer.param_groups)
+    lr_lambda = listed(lr_lambda)
     if isinstance(lr_lambda, (list, tuple)):
         if len(lr_lambda) != count:
             raise ValueError(f"Expected {count} lr_lambdas, but got {len(lr_lambda)}")

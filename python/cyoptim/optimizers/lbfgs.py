@@ -198,7 +198,7 @@ class LBFGS(Optimizer):
                 raise type(error)(f"options of param group {number}: {error}") from error
         _check_agreement(self.param_groups, self.defaults)
         group = self.param_groups[0]
-        return {**self._plain(group), "lr": as_float(group["lr"])}
+        return {**self._plain_group(group), "lr": as_float(group["lr"])}
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         return False  # a sparse gradient is part of a dense vector
