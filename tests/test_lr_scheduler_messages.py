@@ -500,6 +500,10 @@ def test_resuming_needs_initial_lr() -> None:
         "scheduler with last_epoch >= 0",
     ):
         StepLR(sgd(), 3, last_epoch=1)
+    optimizer = sgd()
+    with pytest.raises(KeyError, match="param 'initial_lr' is not specified"):
+        swa_utils.SWALR(optimizer, 0.1, last_epoch=1)
+    assert "swa_lr" not in optimizer.param_groups[0]
 
 
 @pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])

@@ -506,15 +506,20 @@ def _is_like(value: Any, own: Any) -> bool:
     return True
 
 
-def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
+def check_resumable(optimizer: Optimizer, last_epoch: int) -> None:
+    """Refuse to resume over groups that have never been driven."""
     for i, group in enumerate(optimizer.param_groups):
-        if last_epoch == -1:
-            group.setdefault("initial_lr", copied(group["lr"]))
-        elif "initial_lr" not in group:
+        if last_epoch != -1 and "initial_lr" not in group:
             raise KeyError(
                 f"param 'initial_lr' is not specified in param_groups[{i}] when resuming "
                 "scheduler with last_epoch >= 0: load the optimizer's state first"
             )
+
+
+def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
+    check_resumable(optimizer, last_epoch)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", copied(group["lr"]))
     return group_values(optimizer, "initial_lr")
 
 

@@ -6,7 +6,13 @@ import math
 from collections.abc import Sequence
 
 from cyoptim._numbers import number, plain
-from cyoptim._schedulers.base import LRScheduler, StateDict, check_optimizer, warn_outside_step
+from cyoptim._schedulers.base import (
+    LRScheduler,
+    StateDict,
+    check_optimizer,
+    check_resumable,
+    warn_outside_step,
+)
 from cyoptim._schedulers.curves import strategy_of
 from cyoptim._schedulers.values import Scalar, group_values, per_group
 from cyoptim.optimizer import Optimizer
@@ -74,6 +80,7 @@ class SWALR(LRScheduler):
         if not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
         last_epoch = number("last_epoch", last_epoch)
+        check_resumable(optimizer, last_epoch)
         values = per_group("swa_lr", optimizer, swa_lr)
         for group, value in zip(optimizer.param_groups, values, strict=True):
             group["swa_lr"] = value
