@@ -368,6 +368,26 @@ def test_a_schedule_of_ones_own_keeps_its_attributes() -> None:
     StepLR(sgd(), 9).load_state_dict(later.state_dict())  # and the other way round
 
 
+def test_a_subclass_may_save_less() -> None:
+    class Short(StepLR):
+        def state_dict(self) -> dict[str, Any]:
+            return {"last_epoch": self.last_epoch}
+
+    scheduler = Short(sgd(), 3)
+    scheduler.load_state_dict({"last_epoch": 7})
+    assert scheduler.last_epoch == 7
+    with pytest.raises(ValueError, match="not the state of a Short, but .* of a PolynomialLR"):
+        scheduler.load_state_dict(lr_scheduler.PolynomialLR(sgd()).state_dict())
+
+
+@pytest.mark.parametrize("build", [step_lr, build_own])
+def test_the_state_of_an_optimizer_is_refused(build: Any) -> None:
+    optimizer = sgd()
+    scheduler = build(optimizer)
+    with pytest.raises(ValueError, match="looks like that of a Optimizer .found param_groups, st"):
+        scheduler.load_state_dict(optimizer.state_dict())
+
+
 def test_functions_that_one_keeps_are_left_out() -> None:
     class Own(StepLR):
         def __init__(self, optimizer: Any) -> None:

@@ -30,7 +30,7 @@ StateDict = dict[str, Any]
 Self = TypeVar("Self", bound="LRScheduler")
 
 # By which entries the states of our classes are known; see LRScheduler._marks.
-_MARKS: dict[str, frozenset[str]] = {}
+_MARKS = {"Optimizer": frozenset({"state", "param_groups"})}
 
 EPOCH_DEPRECATION_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being "
@@ -124,7 +124,7 @@ class LRScheduler:
 
     # What a state of this class has had in every version, here and in torch. Nothing else tells
     # states of two classes apart.
-    _marks: ClassVar[frozenset[str]] = frozenset({"last_epoch"})
+    _marks: ClassVar[frozenset[str]] = frozenset()
 
     _get_lr_called_within_step: bool = False
     _is_initial: bool = False
@@ -308,6 +308,8 @@ class LRScheduler:
     def _check_marks(self, state: StateDict) -> None:
         """Refuse a state that is one of another class."""
         missing = self._marks - state.keys()
+        if missing:  # a subclass may save less
+            missing &= self.state_dict().keys()
         foreign = {
             name: marks
             for name, marks in _MARKS.items()
@@ -467,7 +469,7 @@ def _another_state(own: str, marks: frozenset[str], foreign: Mapping[str, frozen
     others = [name for name in foreign if len(foreign[name]) == most]
     whose = f", but looks like that of a {' or '.join(others)}" if others else ""
     found = ", ".join(sorted({mark for name in others for mark in foreign[name]}))
-    expected = ", ".join(sorted(marks - {"last_epoch"}))
+    expected = ", ".join(sorted(marks))
     return (
         f"this is not the state of a {own}{whose} (found {found or 'none of its entries'}, "
         f"expected {expected or 'what every schedule has'}): "
