@@ -2,6 +2,8 @@
 #ifndef CYOPTIM_BUILD_H
 #define CYOPTIM_BUILD_H
 
+#include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "threads.h"
@@ -21,14 +23,22 @@ static inline int most_processors(void) {
 #else
 static inline int openmp_version(void) { return 0; }
 static inline int most_processors(void) { return thread_processors(); }
+/* The number in this text, or the first in a list; 0 if there is none from 1 to INT_MAX. */
+static inline int parsed_threads(const char *text) {
+    char *end;
+    long number;
+    if (text == NULL) return 0;
+    errno = 0;
+    number = strtol(text, &end, 10);
+    if (end == text || errno != 0 || number < 1 || number > INT_MAX) return 0;
+    while (*end == ' ' || *end == '\t') end++;
+    return *end == '\0' || *end == ',' ? (int)number : 0;
+}
+
 /* As OpenMP does: what the variable said when the first was asked for, or all processors. */
 static inline int most_threads(void) {
     static int chosen = -1;
-    if (chosen < 0) {
-        const char *text = getenv("OMP_NUM_THREADS");
-        int number = text != NULL ? atoi(text) : 0;
-        chosen = number > 0 ? number : 0;
-    }
+    if (chosen < 0) chosen = parsed_threads(getenv("OMP_NUM_THREADS"));
     return chosen > 0 ? chosen : thread_processors();
 }
 #endif

@@ -26,11 +26,12 @@ def use_isa(name: str) -> None:
 def digests_on_threads(module: str, threads: int) -> dict[str, str]:
     """What the all_digests() of a test module gives on so many threads.
 
-    In a process of its own: OpenMP reads the limit once, and it may exceed the processors.
+    In a process of its own: OpenMP reads the limit once.
     """
     code = f"""
         import json
         from cyoptim import _engine
+        _engine.set_limits(0, False)  # on however few processors
         from {module} import all_digests
         _engine.set_least_share(1)
         assert cyoptim.get_num_threads() == {threads}

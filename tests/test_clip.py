@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -150,6 +152,95 @@ def test_single_parameter_and_empty() -> None:
     with pytest.warns(UserWarning, match="empty generator") as record:
         cyoptim.clip_grad_norm_((x for x in ()), 1.0)
     assert record[0].filename == __file__
+
+
+USED_UP: dict[str, Any] = {
+    "filter": lambda items: filter(lambda item: True, items),
+    "map": lambda items: map(lambda item: item, items),
+    "itertools.chain": lambda items: itertools.chain(items),
+    "itertools.islice": lambda items: itertools.islice(items, 5),
+    "list_iterator": iter,
+    "dict_valueiterator": lambda items: iter(dict(enumerate(items)).values()),
+    "zip": lambda items: zip("abc", items, strict=False),
+}
+
+
+@pytest.mark.parametrize("kind", USED_UP)
+def test_an_iterator_that_is_used_up_is_told(kind: str) -> None:
+    w = cyoptim.Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
+    for call, argument in (
+        (lambda it: cyoptim.clip_grad_norm_(it, 1.0), "parameters"),
+        (lambda it: cyoptim.clip_grad_value_(it, 1.0), "parameters"),
+        (lambda it: cyoptim.clip_grads_with_norm_(it, 1.0, 5.0), "parameters"),
+        (cyoptim.get_total_norm, "tensors"),
+    ):
+        iterator = USED_UP[kind]([w])
+        list(iterator)
+        with pytest.warns(UserWarning, match=f"`{argument}` is an empty {kind}") as record:
+            call(iterator)
+        assert record[0].filename == __file__
+    assert w.grad.tolist() == [3.0, 4.0]
+    if kind != "zip":
+        assert float(cyoptim.get_total_norm(USED_UP[kind]([w.grad]))) == 5.0
+    assert float(cyoptim.clip_grad_norm_(USED_UP[kind]([w]), 1.0)) == 5.0
+    assert abs(w.grad[0] - 0.6) < 1e-6
+
+
+def test_what_is_empty_and_no_iterator_is_not_told() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for empty in ([], (), {}, {}.values(), cyoptim.Adam([np.zeros(1)]).state.values()):
+            assert float(cyoptim.clip_grad_norm_(empty, 1.0)) == 0.0
+        assert float(cyoptim.get_total_norm([])) == 0.0
+
+
+def test_a_group_of_an_iterator_that_is_used_up_is_told() -> None:
+    used = filter(None, [])
+    message = "'params' of param group 1 is an empty filter: has it been used up before"
+    with pytest.warns(UserWarning, match=message):
+        cyoptim.SGD([{"params": [np.zeros(1)]}, {"params": used}])
+    optimizer = cyoptim.SGD([np.zeros(1)])
+    with pytest.warns(UserWarning, match=message):
+        optimizer.add_param_group({"params": used})
+    for call in (
+        cyoptim.SGD,
+        cyoptim.param_groups,
+        cyoptim.parameters_to_vector,
+        lambda it: cyoptim.vector_to_parameters(np.zeros(0), it),
+    ):
+        with pytest.raises(ValueError, match=r"empty|no parameters|at least one parameter"):
+            call(used)
+
+
+@pytest.mark.parametrize("make", [np.float32, np.array, lambda v: np.array([v]), np.int64])
+def test_numbers_of_numpy(make: Any) -> None:
+    for call in (
+        lambda w: cyoptim.clip_grad_norm_(w, make(1), make(2)),
+        lambda w: cyoptim.clip_grads_with_norm_(w, make(1), make(5)),
+    ):
+        w = cyoptim.Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
+        call(w)
+        np.testing.assert_allclose(w.grad, [0.6, 0.8], rtol=1e-6)
+    w = cyoptim.Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
+    cyoptim.clip_grad_value_(w, make(1))
+    assert w.grad.tolist() == [1.0, 1.0]
+    assert float(cyoptim.get_total_norm([np.array([3.0, 4.0])], make(1))) == 7.0
+
+
+def test_limits_that_would_turn_gradients_round() -> None:
+    # torch multiplies the gradients by a negative number.
+    w = cyoptim.Parameter(np.zeros(2), grad=np.array([3.0, 4.0]))
+    for call, name in (
+        (lambda: cyoptim.clip_grad_norm_(w, -1.0), "max_norm"),
+        (lambda: cyoptim.clip_grad_value_(w, -1.0), "clip_value"),
+        (lambda: cyoptim.clip_grads_with_norm_(w, -1.0, 5.0), "max_norm"),
+        (lambda: cyoptim.clip_grads_with_norm_(w, 1.0, -5.0), "total_norm"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} is -\d.0, expected a number >= 0"):
+            call()
+    assert w.grad.tolist() == [3.0, 4.0]
+    cyoptim.clip_grad_norm_(w, 0)
+    assert w.grad.tolist() == [0.0, 0.0]
 
 
 def test_shared_gradient_is_scaled_once() -> None:

@@ -93,10 +93,51 @@ def test_bad_number_of_threads(n: Any, error: Any) -> None:
         pass
 
 
-def test_omp_num_threads_is_honoured() -> None:
+def threads_with(**env: str) -> int:
     code = "import cyoptim; print(cyoptim.get_num_threads())"
-    for n in ("1", "3"):
-        assert run_python(code, OMP_NUM_THREADS=n).stdout.splitlines()[-1] == n
+    return int(run_python(code, **env).stdout.splitlines()[-1])
+
+
+def test_omp_num_threads_is_honoured() -> None:
+    assert threads_with(OMP_NUM_THREADS="1") == 1
+
+
+@pytest.mark.parametrize("n", ["64", "300", "2147483647", "99999999999", "9" * 30])
+def test_omp_num_threads_above_the_processors_is_not_taken(n: str) -> None:
+    # A container often inherits it from a larger machine.
+    assert threads_with(OMP_NUM_THREADS=n) == threads_with(OMP_NUM_THREADS="")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
+def test_more_threads_than_processors_are_never_used() -> None:
+    code = """
+        import os, cyoptim
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        cyoptim.set_num_threads(10**30)
+        print(cyoptim.get_num_threads())
+    """
+    assert run_python(code, OMP_NUM_THREADS="8").stdout.splitlines()[-1] == "1"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs control groups")
+def test_the_quota_counts_also_where_omp_num_threads_is_more() -> None:
+    code = """
+        import builtins, io, os
+        quota, opened, exists = "/sys/fs/cgroup/cpu.max", builtins.open, os.path.exists
+        os.path.exists = lambda path: path == quota or exists(path)
+        builtins.open = lambda path, *args, **options: (
+            io.BytesIO(b"100000 100000") if path == quota else opened(path, *args, **options)
+        )
+        import cyoptim
+        print(cyoptim.get_num_threads())
+    """
+    assert run_python(code, OMP_NUM_THREADS="64").stdout.splitlines()[-1] == "1"
+
+
+def test_the_number_of_threads_may_be_numpys() -> None:
+    for n in (np.int64(1), np.array(1), np.array([1])):
+        with cyoptim.threads(n):
+            assert cyoptim.get_num_threads() == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")

@@ -191,3 +191,14 @@ def test_infinity_is_refused(arguments: Any) -> None:
 def test_what_schedulers_note_in_a_group_gives_no_warning(note: str, recwarn: Any) -> None:
     cyoptim.SGD([{"params": [np.ones(1)], note: 0.5}], lr=0.1)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("make", [np.float64, np.array, lambda v: np.array([v])])
+def test_numbers_of_numpy(make: Any) -> None:
+    expected = param_groups(NET, lr=0.5, layer_decay=0.5, lr_scale={"head": 0.25})
+    found = (
+        param_groups(NET, lr=make(0.5), layer_decay=make(0.5), lr_scale=lambda name, p: make(1.0)),
+        param_groups(NET, lr=make(0.5), layer_decay=make(0.5), lr_scale={"head": make(0.25)}),
+    )
+    assert [group["lr"] for group in found[1]] == [group["lr"] for group in expected]
+    assert {type(group["lr"]) for groups in found for group in groups} == {float}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -158,3 +159,18 @@ def test_types_of_hooks() -> None:
     assert cyoptim.Optimizer.OptimizerPostHook is optimizer.GlobalOptimizerPostHook
     for name in ("Args", "Kwargs", "StateDict", "ParamsT"):
         assert hasattr(optimizer, name)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_handles_can_be_copied(clone: Any) -> None:
+    # A copy of an optimizer has no hooks: the copy of the handle has nothing to take out.
+    calls: list[int] = []
+    w = np.zeros(1)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    handle = optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    clone(handle).remove()
+    optimizer.step(grads=[np.ones(1)])
+    assert calls == [1]
+    handle.remove()
+    optimizer.step(grads=[np.ones(1)])
+    assert calls == [1]

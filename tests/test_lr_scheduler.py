@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import importlib
 import json
@@ -36,6 +37,7 @@ from cyoptim.lr_scheduler import (
 )
 from scheduler_cases import (
     LRS,
+    Scenario,
     advance,
     decline,
     hyperbola,
@@ -111,11 +113,11 @@ def test_one_array_for_all_groups_is_stepped_once() -> None:
 
 
 def test_a_narrow_tensor_keeps_its_dtype(torch: Any) -> None:
-    optimizer = sgd(torch.tensor([0.5]), np.float32(0.5))
+    optimizer = sgd(torch.tensor([0.5]), np.array(0.5, np.float32))
     step(optimizer, CosineAnnealingLR(optimizer, 10), times=3)
-    tensor, number = (group["lr"] for group in optimizer.param_groups)
+    tensor, array = (group["lr"] for group in optimizer.param_groups)
     assert (tensor.dtype, tensor.shape) == (torch.float32, (1,))
-    assert type(number) is np.float32
+    assert (array.dtype, array.shape) == (np.float32, ())
     close(lrs_of(optimizer), [0.5 * cosine_of(0.3)] * 2, 1e-7)
 
 
@@ -366,6 +368,45 @@ def test_last_lr_of_composed_schedules_is_the_optimizers() -> None:
     assert scheduler.get_last_lr() == lrs_of(optimizer) == [0.5]
 
 
+class Resuming:
+    """The library, with `last_epoch` given to every scheduler that can be resumed so."""
+
+    def __init__(self, last_epoch: int, parts: bool = True) -> None:
+        self.last_epoch, self.parts = last_epoch, parts
+
+    def __getattr__(self, name: str) -> Any:
+        cls = getattr(lr_scheduler, name, None) or getattr(cyoptim.swa_utils, name)
+        if name == "ChainedScheduler" or not (self.parts or name == "SequentialLR"):
+            return cls
+        return functools.partial(cls, last_epoch=self.last_epoch)
+
+
+RESUMABLE = ALL_SCENARIOS | {
+    f"SWALR-{strategy}-{epochs}": Scenario(
+        lambda lib, o, strategy=strategy, epochs=epochs: [
+            lib.SWALR(o, [0.05, 0.2], epochs, strategy)
+        ]
+    )
+    for strategy in ("cos", "linear")
+    for epochs in (0, 1, 8)
+}
+
+
+@pytest.mark.parametrize("name", RESUMABLE)
+def test_every_schedule_resumes_from_last_epoch(name: str) -> None:
+    scenario = RESUMABLE[name]
+    for last_epoch in (0, 1, 3, 5, 6, 9, 12, 24):
+        straight, resumed = ours(scenario.optimizer), ours(scenario.optimizer)
+        schedulers = scenario.build(Resuming(-1), straight)
+        step(straight, *schedulers, times=last_epoch + 1)
+        resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+        # The parts of a sequence are run through again; those of a chain are resumed themselves.
+        parts = not isinstance(schedulers[0], SequentialLR)
+        later = scenario.build(Resuming(last_epoch, parts), resumed)
+        assert row(resumed) == row(straight)
+        close(advance(resumed, later, 25), advance(straight, schedulers, 25), 1e-14)
+
+
 @pytest.mark.parametrize("last_epoch", range(0, 40))
 @pytest.mark.parametrize("growth", [1, 2, 3])
 def test_warm_restarts_resume_from_any_epoch(last_epoch: int, growth: int) -> None:
@@ -456,12 +497,14 @@ def test_bounds_may_be_an_array() -> None:
     assert [float(lr) for lr in scheduler.max_lrs] == [1.0, 1.0]
 
 
-def test_bounds_are_copied_for_each_group() -> None:
+def test_bounds_are_numbers_of_their_own() -> None:
     high = np.array(1.0)
     optimizer = sgd(1.0, 1.0, momentum=0.9)
     scheduler = CyclicLR(optimizer, 0.1, high, 4)
     grown(optimizer, scheduler)
-    assert len({id(bound) for bound in (high, *scheduler.max_lrs)}) == 4
+    high[...] = 7.0
+    assert scheduler.max_lrs == [1.0, 1.0, 1.0]
+    assert {type(bound) for bound in scheduler.max_lrs} == {float}
 
 
 @pytest.mark.parametrize(

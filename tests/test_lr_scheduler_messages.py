@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import lr_scheduler
+from cyoptim import lr_scheduler, swa_utils
 from cyoptim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from scheduler_cases import CASES, hyperbola
 from scheduler_runs import ALL_SCENARIOS, ours, recorded, sgd, step, theirs
@@ -455,15 +455,42 @@ def test_bad_arguments(make: Any, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_only_an_optimizer_can_be_driven(case: Any) -> None:
-    with pytest.raises(TypeError, match="^str is not an Optimizer: expected one of cyoptim, got"):
+    message = "^str is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a str$"
+    with pytest.raises(TypeError, match=message):
         getattr(lr_scheduler, case.name)("SGD", **case.variants[0])
-    with pytest.raises(TypeError, match="^str is not an Optimizer: expected one of cyoptim, got"):
-        ReduceLROnPlateau("SGD")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ReduceLROnPlateau,
+        lambda o: swa_utils.SWALR(o, 0.1),
+        lambda o: lr_scheduler.SequentialLR(o, [StepLR(sgd(), 3)], []),
+        lambda o: lr_scheduler.ChainedScheduler([StepLR(sgd(), 3)], optimizer=o),
+        LRScheduler,
+        lambda o: lr_scheduler.WarmupCosineLR(o, 1, 3),
+        lambda o: lr_scheduler.WarmupStableDecayLR(o, 1, 1, 3),
+        lambda o: lr_scheduler.InverseSqrtLR(o, 1),
+    ],
+)
+def test_only_an_optimizer_can_be_driven_by_others(make: Any) -> None:
+    with pytest.raises(TypeError, match="^list is not an Optimizer: .*found a list$"):
+        make([])
 
 
 def test_torchs_optimizers_are_none_of_ours(torch: Any) -> None:
-    with pytest.raises(TypeError, match="^SGD is not an Optimizer: expected one of cyoptim, got"):
+    found = "is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a "
+    with pytest.raises(TypeError) as raised:
         StepLR(theirs(torch), 3)
+    assert str(raised.value) == (
+        f"SGD {found}torch.optim.sgd.SGD: use cyoptim.SGD, or torch.optim.lr_scheduler.StepLR"
+    )
+
+    class Own(torch.optim.SGD):
+        """Whose name is none of ours, as is that of the scheduler none of torch's."""
+
+    with pytest.raises(TypeError, match="use cyoptim.Optimizer, or .*lr_scheduler.LRScheduler$"):
+        lr_scheduler.InverseSqrtLR(Own([torch.zeros(2)]), 1)
 
 
 def test_resuming_needs_initial_lr() -> None:
@@ -473,6 +500,10 @@ def test_resuming_needs_initial_lr() -> None:
         "scheduler with last_epoch >= 0",
     ):
         StepLR(sgd(), 3, last_epoch=1)
+    optimizer = sgd()
+    with pytest.raises(KeyError, match="param 'initial_lr' is not specified"):
+        swa_utils.SWALR(optimizer, 0.1, last_epoch=1)
+    assert "swa_lr" not in optimizer.param_groups[0]
 
 
 @pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])

@@ -145,12 +145,14 @@ def test_states_travel(torch: Any, name: str, direction: str) -> None:
     ],
 )
 def test_resumes_from_last_epoch_as_torch(torch: Any, name: str, last_epoch: int) -> None:
-    # The optimizer's state is from another epoch: what each makes of that must be the same.
+    # The optimizer's state is that of the epoch before: what each makes of it must be the same.
     scenario = SCENARIOS[name]
+    before = trajectory(ours(), scenario, lr_scheduler, last_epoch)[-1]
 
     def resume(optimizer: Any, lib: Any) -> list[list[float]]:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = 2 * group["lr"]
+        for group, lr in zip(optimizer.param_groups, before, strict=False):
+            group["initial_lr"] = group["lr"]
+            group["lr"] = lr
         build = functools.partial(_with_last_epoch, lib, last_epoch)
         return trajectory(optimizer, scenario, build(), 60)
 

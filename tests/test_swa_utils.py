@@ -69,6 +69,193 @@ def test_arrays(rule: str, dtype: Any, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(twin.module["W"].data, average.module["W"].data)
 
 
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("rule", RULES)
+def test_copies_go_on_with_the_same_rule(rule: str, clone: Any) -> None:
+    average = AveragedModel({"w": np.zeros(1)}, **RULES[rule])
+    average.update_parameters({"w": np.full(1, 1.0)})
+    twin = clone(average)
+    twin.update_parameters({"w": np.full(1, 2.0)})
+    expected = 1.1 if "ema" in rule else 1.5
+    np.testing.assert_allclose(twin.module["w"], expected)
+    assert average.module["w"] == 1.0
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("rule", RULES)
+def test_copies_of_module_averages_go_on(torch: Any, rule: str, clone: Any) -> None:
+    net = torch.nn.Linear(1, 1, bias=False)
+    average = AveragedModel(net, **RULES[rule])
+    for value in (1.0, 2.0):
+        torch.nn.init.constant_(net.weight, value)
+        average.update_parameters(net)
+        average = clone(average)
+    np.testing.assert_allclose(average.module.weight.item(), 1.1 if "ema" in rule else 1.5)
+
+
+@pytest.mark.parametrize("make", [np.float32, np.array, lambda v: np.array([v])])
+def test_a_decay_of_numpys(make: Any) -> None:
+    value = get_ema_avg_fn(make(0.5))(np.zeros(1), np.ones(1), 1)
+    average = [np.zeros(1)]
+    get_ema_multi_avg_fn(make(0.5))(average, [np.ones(1)], 1)
+    assert (value[0], average[0][0]) == (0.5, 0.5)
+    for make_rule in (get_ema_avg_fn, get_ema_multi_avg_fn):
+        with pytest.raises(TypeError, match="decay must be a number, got str: 'much'"):
+            make_rule("much")
+
+
+def in_place(averaged: Any, current: Any, n: Any) -> None:
+    averaged += 0.1 * (current - averaged)
+
+
+def fails_at_the_second(averaged: Any, current: Any, n: Any) -> Any:
+    averaged += 1
+    if averaged.shape == (3,):
+        raise ZeroDivisionError("the user's")
+    return averaged
+
+
+WRONG_AVERAGES: list[tuple[Any, type[Exception], str]] = [
+    (in_place, TypeError, "avg_fn returned None for parameter 0: it has to return the new average"),
+    (lambda a, c, n: c[:1], ValueError, r"parameter 0 that avg_fn returned has shape \(1,\), exp"),
+    (lambda a, c, n: "0.5", TypeError, "parameter 0 that avg_fn returned is a str"),
+    (lambda a, c, n: c * 1j, TypeError, "parameter 0 that avg_fn returned .* ?complex128"),
+    (lambda a, c, n: c * 1j if len(c) == 3 else c, TypeError, "the average of parameter 1 "),
+    (fails_at_the_second, ZeroDivisionError, "the user's"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        *WRONG_AVERAGES,
+        (
+            lambda a, c, n: np.array([None] * len(c)),
+            TypeError,
+            "parameter 0 that avg_fn returned is a numpy.ndarray of object, expected .* float64",
+        ),
+        (lambda a, c, n: 0.5, ValueError, r"avg_fn returned has shape \(\), expected \(2,\)"),
+    ],
+)
+def test_what_avg_fn_returns_is_checked(rule: Any, error: Any, message: str) -> None:
+    model = [np.ones(2), np.ones(3)]
+    average = AveragedModel(model, avg_fn=rule)
+    average.update_parameters(model)
+    model[0][...] = 2.0
+    with pytest.raises(error, match=message):
+        average.update_parameters(model)
+    assert [array.tolist() for array in average.module] == [[1.0] * 2, [1.0] * 3]
+    assert average.n_averaged == 1
+
+
+def two_sizes(torch: Any) -> Any:
+    net = torch.nn.ParameterList([torch.ones(2).double(), torch.ones(3).double()])
+    net.register_buffer("seen", torch.zeros(1))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("rule", "error", "message"),
+    [
+        *WRONG_AVERAGES,
+        (lambda a, c, n: 0.5, TypeError, "parameter 0 that avg_fn returned is a float, expected a"),
+        (lambda a, c, n: c.numpy(), TypeError, "avg_fn returned is a numpy.ndarray, expected a"),
+    ],
+)
+def test_what_avg_fn_returns_for_a_module_is_checked(
+    torch: Any, rule: Any, error: Any, message: str
+) -> None:
+    net = two_sizes(torch)
+    average = AveragedModel(net, avg_fn=rule)
+    average.update_parameters(net)
+    torch.nn.init.constant_(net[0], 2.0)
+    net.seen += 1
+    with pytest.raises(error, match=message):
+        average.update_parameters(net)
+    assert [p.tolist() for p in average.module.parameters()] == [[1.0] * 2, [1.0] * 3]
+    assert (average.n_averaged, average.module.seen) == (1, 0)
+
+
+def moves_and_returns(averaged: Any, current: Any, n: Any) -> Any:
+    for a, c in zip(averaged, current, strict=True):
+        a += 0.5 * (c - a)
+    return averaged
+
+
+def moves_and_fails(averaged: Any, current: Any, n: Any) -> Any:
+    moves_and_returns(averaged, current, n)
+    raise ZeroDivisionError("the user's")
+
+
+@pytest.mark.parametrize("over", ["arrays", "module"])
+def test_what_multi_avg_fn_returns_is_checked(request: Any, over: str) -> None:
+    def model_of(value: float) -> Any:
+        if over == "arrays":
+            return [np.full(2, value), np.full(3, value)]
+        torch = request.getfixturevalue("torch")
+        net = two_sizes(torch)
+        for parameter in net.parameters():
+            torch.nn.init.constant_(parameter, value)
+        return net
+
+    def values(average: Any) -> Any:
+        module = average.module
+        return [a.tolist() for a in (module if over == "arrays" else module.parameters())]
+
+    wrong = "multi_avg_fn returned a .*: it has to change the averages in place and return None"
+    for rule, error, message in (
+        (lambda a, c, n: [x + y for x, y in zip(a, c, strict=True)], TypeError, wrong),
+        (lambda a, c, n: c, TypeError, wrong),
+        (lambda a, c, n: (x for x in a), TypeError, wrong),
+        (lambda a, c, n: 0.5, TypeError, wrong),
+        (moves_and_fails, ZeroDivisionError, "the user's"),
+    ):
+        average = AveragedModel(model_of(1.0), multi_avg_fn=rule)
+        average.update_parameters(model_of(1.0))
+        with pytest.raises(error, match=message):
+            average.update_parameters(model_of(2.0))
+        assert values(average) == [[1.0] * 2, [1.0] * 3]
+        assert average.n_averaged == 1
+    for rule in (moves_and_returns, lambda a, c, n: tuple(moves_and_returns(a, c, n))):
+        average = AveragedModel(model_of(1.0), multi_avg_fn=rule)
+        average.update_parameters(model_of(1.0))
+        average.update_parameters(model_of(2.0))
+        assert values(average) == [[1.5] * 2, [1.5] * 3]
+
+
+def test_a_module_of_other_shapes_changes_nothing(torch: Any) -> None:
+    average = AveragedModel(two_sizes(torch))
+    for value in (1.0, 2.0):
+        other = two_sizes(torch)
+        torch.nn.init.constant_(other[0], value)
+        other[1] = torch.nn.Parameter(torch.ones(1).double())
+        with pytest.raises(ValueError, match=r"parameter 1 of the model has shape \(1,\), exp"):
+            average.update_parameters(other)
+        assert (average.n_averaged, average.module[0].tolist()) == (0, [1.0, 1.0])
+    other = two_sizes(torch)
+    other.seen = torch.zeros(2)
+    with pytest.raises(ValueError, match="buffer 0 of the model has shape"):
+        average.update_parameters(other)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "'module' and 'n_averaged', as state_dict.* found NoneType"),
+        ({"module": [np.zeros(2)]}, "'module' and 'n_averaged'"),
+        (
+            {"module": [np.zeros(2) * 1j], "n_averaged": 1},
+            "loaded average of parameter 0 .*complex",
+        ),
+    ],
+)
+def test_a_state_that_is_none(state: Any, message: str) -> None:
+    average = AveragedModel([np.ones(2)])
+    with pytest.raises(TypeError, match=message):
+        average.load_state_dict(state)
+    assert (average.n_averaged, average.module[0].tolist()) == (0, [1.0, 1.0])
+
+
 def test_bad_arguments() -> None:
     for make in (get_ema_avg_fn, get_ema_multi_avg_fn):
         for decay in (-0.1, 1.1, float("nan")):

@@ -11,7 +11,7 @@ import numpy as np
 from cyoptim._doors import Array, loaded_array, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
 from cyoptim._groups import labels_of
-from cyoptim._options import check_number, check_switch
+from cyoptim._options import as_float, check_number, check_switch
 from cyoptim._state import in_kind
 from cyoptim._state_dict import array_like
 from cyoptim._types import Group
@@ -210,7 +210,7 @@ def checked_decay(decay: Any) -> float:
     check_number("decay", decay)
     if not 0.0 <= decay <= 1.0:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
-    return float(decay)
+    return as_float(decay)
 
 
 def averaging(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from cyoptim import _cpu, _dispatch, _engine
+from cyoptim._numbers import plain
 
 __all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
 
@@ -21,8 +22,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. More than OpenMP allows (``OMP_NUM_THREADS``, the processors this process may
-        run on, threadpoolctl's limits) is never used, and small steps run on one thread.
+        At least 1. More than ``OMP_NUM_THREADS``, the processors this process may run on, the
+        quota of its control group, or threadpoolctl's limit is never used, and small steps run
+        on one thread.
 
     Raises
     ------
@@ -59,11 +61,12 @@ def threads(n: int) -> AbstractContextManager[None]:
 
 
 def _checked(n: int) -> int:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+    n = plain(n)
+    if isinstance(n, bool) or not isinstance(n, int):
         raise TypeError(f"the number of threads must be an integer, got {n!r}")
     if n < 1:
         raise ValueError(f"the number of threads must be at least 1, got {n}")
-    return int(n)
+    return n
 
 
 def _set_limit(n: int) -> None:
@@ -119,10 +122,9 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
             yield os.path.join(base, *parts[:depth])
 
 
-# Whoever sets OMP_NUM_THREADS has chosen.
-_CHOSEN = bool(os.environ.get("OMP_NUM_THREADS"))
-_QUOTA = 0 if _CHOSEN else _quota()
-_engine.set_limits(_QUOTA, not _CHOSEN)
+# Also if OMP_NUM_THREADS is more: containers often inherit it from a larger machine.
+_QUOTA = _quota()
+_engine.set_limits(_QUOTA, True)
 
 
 def show_config() -> None:

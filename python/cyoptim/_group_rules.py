@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from cyoptim._doors import is_parameter, type_name, view_parameter
 from cyoptim._groups import is_tree
+from cyoptim._numbers import plain
 from cyoptim._trees import is_named_tuple, named_leaves
 from cyoptim._types import Group
 
@@ -82,8 +81,8 @@ def param_groups(
     ['1.W'] 0.1 0.01
     """
     named = _named(named_params)
-    _check_scales(lr, layer_decay, lr_scale)
-    undecayed = _undecayed(named, no_decay)
+    lr, layer_decay = _checked_scales(lr, layer_decay, lr_scale)
+    exempt = _undecayed(named, no_decay)
     scales = [1.0] * len(named)
     if layer_decay is not None:
         layers = _layers([name for name, _ in named])
@@ -91,13 +90,13 @@ def param_groups(
     if lr_scale is not None:
         scales = [a * b for a, b in zip(scales, _scales(named, lr_scale), strict=True)]
     groups: dict[tuple[bool, float], Group] = {}
-    for pair, plain, scale in zip(named, undecayed, scales, strict=True):
+    for pair, undecayed, scale in zip(named, exempt, scales, strict=True):
         options: Group = {"params": []}
         if lr is not None:
             options["lr"] = lr * scale
-        if plain:
+        if undecayed:
             options["weight_decay"] = 0.0
-        groups.setdefault((plain, scale), options)["params"].append(pair)
+        groups.setdefault((undecayed, scale), options)["params"].append(pair)
     return list(groups.values())
 
 
@@ -127,23 +126,26 @@ def _named(params: Any) -> list[tuple[str, Any]]:
     return named
 
 
-def _check_scales(lr: Any, layer_decay: Any, lr_scale: Any) -> None:
+def _checked_scales(lr: Any, layer_decay: Any, lr_scale: Any) -> tuple[Any, Any]:
     if lr is None and (layer_decay is not None or lr_scale is not None):
         given = "layer_decay" if layer_decay is not None else "lr_scale"
         raise ValueError(f"{given} needs lr, the learning rate that it scales")
     if lr is not None:
-        _check_factor("lr", lr)
+        lr = _factor("lr", lr)
     if layer_decay is not None:
-        _check_factor("layer_decay", layer_decay)
+        layer_decay = _factor("layer_decay", layer_decay)
         if layer_decay == 0:
             raise ValueError("layer_decay must be greater than 0, got 0")
+    return lr, layer_decay
 
 
-def _check_factor(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+def _factor(name: str, value: Any) -> Any:
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type_name(value)}")
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    return value
 
 
 def _undecayed(named: list[tuple[str, Any]], rules: Rule | Iterable[Rule]) -> list[bool]:
@@ -172,13 +174,10 @@ def _scales(named: list[tuple[str, Any]], rules: Any) -> list[float]:
     if not isinstance(rules, Mapping):
         if not callable(rules):
             raise TypeError(f"lr_scale must be a mapping or a function, got {type_name(rules)}")
-        scales = [rules(name, param) for name, param in named]
-        for (name, _), scale in zip(named, scales, strict=True):
-            _check_factor(f"lr_scale of {name!r}", scale)
-        return scales
+        return [_factor(f"lr_scale of {name!r}", rules(name, param)) for name, param in named]
     scales = [1.0] * len(named)
     for piece, factor in rules.items():
-        _check_factor(f"lr_scale[{piece!r}]", factor)
+        factor = _factor(f"lr_scale[{piece!r}]", factor)
         matches = [_matches(str(piece), name, param) for name, param in named]
         if not any(matches):
             raise _nowhere("lr_scale", str(piece), named)

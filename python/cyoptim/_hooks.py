@@ -45,6 +45,10 @@ class RemovableHandle:
         if table is not None:
             table.pop(self.id, None)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies of an optimizer have no hooks: a copy of the handle has nothing to take out.
+        return RemovableHandle, (HookTable(),)
+
     def __enter__(self) -> RemovableHandle:
         return self
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._doors import UnsupportedError, is_tensor, type_name
+from cyoptim._numbers import is_masked, of_numpy
 from cyoptim._types import Group
 
 MOST = int(np.finfo(float).max)
@@ -104,6 +105,45 @@ def check_switch(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
 
 
+# Learning rates that may be arrays without axes or tensors, which are filled in place.
+_FILLED = frozenset({"lr", "initial_lr"})
+
+
+def plain_options(options: Group, rules: bool) -> Group:
+    """A copy of a group in which NumPy's numbers are Python's, so that JSON and torch can load it.
+
+    `rules` tells whether all options are those of our own rules, where an array of one element is a
+    number, and one of several a tuple.
+    """
+    return {
+        name: value
+        if name in ("params", "param_names")
+        or (name in _FILLED and isinstance(value, np.ndarray) and not value.ndim)
+        else _plain_option(value, rules)
+        for name, value in options.items()
+    }
+
+
+def _plain_option(value: Any, arrays: bool) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(_plain_option(item, arrays) for item in value)
+    if isinstance(value, np.generic):
+        return of_numpy(value)
+    if not arrays or not isinstance(value, np.ndarray):
+        return value
+    return of_numpy(value) if value.size == 1 else tuple(value.tolist())
+
+
+def as_float(value: Any) -> float:
+    """An option that was checked to be one number, which may be an array or a tensor of one."""
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def as_sequence(value: Any) -> Any:
+    """A list of an array's elements; all else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
 def execution_switches(**switches: Any) -> dict[str, Any]:
     """torch's switches that choose how a step is executed.
 
@@ -138,22 +178,50 @@ def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
-    """Refuse a learning rate that is not one number >= 0."""
-    if getattr(lr, "ndim", 0) and not is_tensor(lr):
-        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    """Refuse a learning rate that is not one number >= 0, or that cannot hold one."""
     if is_tensor(lr) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
+    if isinstance(lr, np.ndarray) and lr.size != 1:
+        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    check_holds_rates("lr", lr)
     check_nonnegative("learning rate", lr, message)
+
+
+def check_holds_rates(name: str, value: Any) -> None:
+    """Refuse an array without axes or a tensor into which schedules would write whole numbers."""
+    if is_tensor(value):
+        kind, holds = "a tensor", value.is_floating_point() or value.is_complex()
+    elif isinstance(value, np.ndarray) and not value.ndim:
+        kind, holds = "an array", value.dtype.kind not in "biu"
+    else:
+        return
+    if not holds:
+        raise TypeError(
+            f"{name} is {kind} of {value.dtype}, in which a schedule's numbers would be truncated: "
+            f"write {name}={float(value)!r}, or give {kind} of floats"
+        )
+
+
+def check_fillable(name: str, value: Any) -> None:
+    """Refuse an array or a tensor into which a schedule cannot write numbers."""
+    check_holds_rates(name, value)
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        raise ValueError(
+            f"{name} is a read-only array, into which a schedule cannot write: "
+            f"write {name}={float(value.item())!r}, or give a copy of it"
+        )
 
 
 def check_number(name: str, value: Any) -> None:
     """Refuse a value that is not one number."""
+    if isinstance(value, np.ndarray) and value.size != 1:
+        raise TypeError(f"{name} is an array of shape {value.shape}, expected one number")
     try:
         bool(value >= 0.0)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
-    if isinstance(value, np.ndarray) and value.ndim:
-        raise TypeError(f"{name} is an array of shape {value.shape}, expected one number")
+    if is_masked(value):
+        raise TypeError(f"{name} is masked, expected a number")
     if isinstance(value, int) and abs(value) > MOST:
         raise ValueError(f"{name} is a whole number of {value.bit_length()} bits, expected a float")
 
@@ -190,8 +258,7 @@ def check_interval(name: str, value: Any, low: float, high: float) -> None:
 
 def check_betas(betas: Any) -> None:
     """Refuse averaging factors that are not two numbers in [0, 1)."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be a pair of numbers, got {betas!r}")
+    check_pair("betas", betas)
     for index, beta in enumerate(betas):
         text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
         check_nonnegative(f"betas[{index}]", beta, text)
@@ -199,6 +266,12 @@ def check_betas(betas: Any) -> None:
             raise ValueError(
                 f"Invalid beta parameter at index {index}: {beta} (expected 0 <= beta < 1)"
             )
+
+
+def check_pair(name: str, value: Any) -> None:
+    """Refuse what is not two values in a tuple, a list or an array."""
+    if not isinstance(as_sequence(value), (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
 
 
 def check_moments(group: Group) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyoptim._engine import Extras
-from cyoptim._options import check_finite, check_nonnegative, check_switch
+from cyoptim._options import as_float, check_finite, check_nonnegative, check_switch
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def extras_of(
     max_norm: Any, grad_scale: Any, zero_grad: bool, nonfinite: str, averaged: int
 ) -> Extras | None:
     """The arguments of a step beside its gradients, checked; None if there are none."""
-    plain = (max_norm, grad_scale, nonfinite) == (None, None, "propagate")
+    plain = max_norm is None and grad_scale is None and nonfinite == "propagate"
     if plain and not zero_grad and not averaged:
         return None
     if max_norm is not None:
@@ -63,8 +63,8 @@ def extras_of(
     if nonfinite not in _POLICIES:
         raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
     return Extras(
-        float("inf") if max_norm is None else float(max_norm),
-        (1.0 if grad_scale is None else float(grad_scale)) * max(averaged, 1),
+        float("inf") if max_norm is None else as_float(max_norm),
+        (1.0 if grad_scale is None else as_float(grad_scale)) * max(averaged, 1),
         bool(zero_grad),
         _POLICIES.index(nonfinite),
     )

@@ -67,7 +67,7 @@ class Sums:
         return [array for array, _ in found], [used for _, used in found]
 
     def gradients(self, params: list[Any] | None = None) -> list[Any]:
-        """The sums of these parameters, or of all that have been added; None where there is none."""
+        """The sums of these parameters, or of all that have any; None where there is none."""
         params = self._params if params is None else params
         if not self.count:
             return [None] * len(params)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from cyoptim._doors import (
 from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients import align
 from cyoptim._groups import split_names
+from cyoptim._numbers import number
 from cyoptim._options import check_switch
 from cyoptim._trees import is_branch, named_leaves
 from cyoptim._types import Gradients
@@ -89,7 +90,7 @@ def clip_grad_norm_(
     >>> gradient.round(3)
     array([0.6, 0.8])
     """
-    limit, order = _number("max_norm", max_norm), _number("norm_type", norm_type)
+    limit, order = _limit("max_norm", max_norm), _number("norm_type", norm_type)
     check_switch("error_if_nonfinite", error_if_nonfinite)
 
     def clip(found: list[Any]) -> Any:
@@ -183,7 +184,7 @@ def clip_grads_with_norm_(
     >>> gradient.round(3)
     array([0.6, 0.8])
     """
-    limit, total = _number("max_norm", max_norm), _number("total_norm", total_norm)
+    limit, total = _limit("max_norm", max_norm), _limit("total_norm", total_norm)
 
     def clip(found: list[Any]) -> None:
         _scale_down(_Gradients(found), limit, total)
@@ -224,7 +225,7 @@ def clip_grad_value_(
     >>> gradient
     array([-1. ,  0.5])
     """
-    limit = _number("clip_value", clip_value)
+    limit = _limit("clip_value", clip_value)
 
     def clip(found: list[Any]) -> None:
         targets = _Gradients(found)
@@ -254,10 +255,20 @@ def _scale_down(targets: _Gradients, limit: float, total: float) -> None:
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if isinstance(value, str):  # "inf", as in torch
+        try:
+            return float(value)
+        except ValueError:
+            raise TypeError(f"{name} must be a number, got {value!r}") from None
+    return float(number(name, value))
+
+
+def _limit(name: str, value: Any) -> float:
+    """A number that would turn gradients round if it were negative."""
+    limit = _number(name, value)
+    if limit < 0:
+        raise ValueError(f"{name} is {limit}, expected a number >= 0")
+    return limit
 
 
 class _Gradients:
@@ -334,6 +345,8 @@ def _arrays_in(tensors: Any) -> list[Any]:
     if isinstance(tensors, Mapping) or not hasattr(tensors, "__iter__"):
         tensors = [tensors]
     entries = list(tensors)
+    if not entries and isinstance(tensors, Iterator):
+        warn(f"`tensors` is an empty {_kind_of(tensors)}, of which the norm is 0.")
     if any(map(is_branch, entries)):
         entries = [leaf for _, leaf in named_leaves(entries)]
     return list(map(array_of, entries))
@@ -359,13 +372,17 @@ def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:
             f"parameters must be a parameter or an iterable of them, got {type_name(parameters)}"
         )
     params, names = split_names(parameters)
-    if not params and isinstance(parameters, types.GeneratorType):
-        warn("`parameters` is an empty generator, no gradient clipping will occur.")
+    if not params and isinstance(parameters, Iterator):
+        warn(f"`parameters` is an empty {_kind_of(parameters)}, no gradient clipping will occur.")
     for i, param in enumerate(params):
         if not is_parameter(param):
             label = f" ({names[i]!r})" if names else ""
             raise TypeError(f"parameter {i}{label} is a {type_name(param)}, expected an array")
     return params, names
+
+
+def _kind_of(iterator: Iterator[Any]) -> str:
+    return "generator" if isinstance(iterator, GeneratorType) else type_name(iterator)
 
 
 def _own_gradients(params: list[Any]) -> list[Any]:

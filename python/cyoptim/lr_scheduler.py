@@ -103,7 +103,7 @@ def plot(scheduler: LRScheduler, n: int, ax: Any = None) -> Any:
     lrs = [now if len(now) > 1 else now[0], *scheduler.preview(n)]
     if ax is None:
         ax = _new_axes()
-    lines = ax.plot(range(n + 1), lrs)
+    lines = ax.plot(range(len(lrs)), lrs)
     ax.set_xlabel("step")
     ax.set_ylabel("learning rate")
     if len(lines) > 1:

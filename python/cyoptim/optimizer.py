@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -14,6 +14,7 @@ from cyoptim._doors import (
     UnsupportedError,
     check_disjoint,
     is_parameter,
+    type_name,
     view_parameter,
 )
 from cyoptim._engine import (
@@ -67,6 +68,7 @@ from cyoptim._options import (
     check_switches,
     check_undifferentiated,
     execution_switches,
+    plain_options,
     required,
 )
 from cyoptim._receipt import StepReceipt, extras_of
@@ -239,7 +241,7 @@ class Optimizer(Hooked):
         self._sums, self._state = Sums(), State()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self.defaults = defaults
+        self.defaults = self._plain_group(defaults)
         self._state = State()
         self.param_groups = []
         share_groups(params, self)
@@ -413,8 +415,14 @@ class Optimizer(Hooked):
         params = param_group["params"]
         check_ordered(params)
         members, names = split_names(params)
+        if not members and isinstance(params, Iterator):
+            warn(
+                f"'params' of param group {number} is an empty {type_name(params)}: has it been "
+                "used up before?"
+            )
         check_option_names(param_group, number, self.defaults, type(self).__name__)
-        group = {**self.defaults, **param_group, "params": members_for(param_group, members, self)}
+        members = members_for(param_group, members, self)
+        group = self._plain_group({**self.defaults, **param_group, "params": members})
         for name, value in group.items():
             if value is required:
                 raise ValueError(
@@ -436,6 +444,11 @@ class Optimizer(Hooked):
             )
         check_named_alike(group, others)
         return group
+
+    def _plain_group(self, group: Group) -> Group:
+        """A copy of a group with Python's numbers."""
+        own = type(self)._check_options is not Optimizer._check_options
+        return plain_options(group, rules=own)
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         """A plan for these groups and state, after all checks of parameters."""
@@ -1034,7 +1047,10 @@ class Optimizer(Hooked):
         for i, param in enumerate(params):
             numbers.setdefault(id(param), i)
         packed = [
-            {**group, "params": [numbers[id(param)] for param in group["params"]]}
+            {
+                **self._plain_group(group),
+                "params": [numbers[id(param)] for param in group["params"]],
+            }
             for group in self.param_groups
         ]
         state = {
@@ -1106,6 +1122,7 @@ class Optimizer(Hooked):
         before = state_dict
         state_dict, groups = checked_state_dict(state_dict, self.param_groups, self.defaults)
         check_origin(self, state_dict["param_groups"], state_dict["state"].values())
+        groups = [self._plain_group(group) for group in groups]
         for number, group in enumerate(groups):
             self._check_loaded_group(group, number)
         keys = keys_of(state_dict)

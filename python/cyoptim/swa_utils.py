@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from cyoptim._engine import (
     together,
     whole_count,
 )
+from cyoptim._numbers import number
 from cyoptim._schedulers.swa import SWALR
 from cyoptim._trees import copied, named_leaves
 
@@ -72,9 +74,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverageFunction:
     >>> average
     array([0.25, 0.25])
     """
-    _check_decay(decay)
-
-    return _Averaging(lambda _: 1.0 - decay)
+    return _Averaging(partial(_ema_weight, _checked_decay(decay)))
 
 
 def get_swa_multi_avg_fn() -> MultiAverageFunction:
@@ -94,8 +94,26 @@ def get_swa_multi_avg_fn() -> MultiAverageFunction:
     >>> average
     array([0.5, 0.5])
     """
+    return _Averaging(_swa_weight)
 
-    return _Averaging(lambda n: 1.0 / (float(n) + 1.0))
+
+# Functions of the module, as a function within another cannot be pickled.
+
+
+def _ema_weight(decay: float, num_averaged: Any) -> float:
+    return 1.0 - decay
+
+
+def _swa_weight(num_averaged: Any) -> float:
+    return 1.0 / (float(num_averaged) + 1.0)
+
+
+def _ema_update(decay: float, averaged: Any, current: Any, num_averaged: Any) -> Any:
+    return decay * averaged + (1 - decay) * current
+
+
+def _swa_update(averaged: Any, current: Any, num_averaged: Any) -> Any:
+    return averaged + (current - averaged) / (num_averaged + 1)
 
 
 class _Averaging:
@@ -114,6 +132,11 @@ class _Averaging:
     ) -> None:
         """Let `commit` move the averages; those that lie elsewhere than in arrays move now."""
         _average(averaged, current, self._weight(num_averaged), commit)
+
+
+def is_ours(multi_avg_fn: Any) -> TypeGuard[_Averaging]:
+    """Whether the function is one of this module's, which never fails half way."""
+    return isinstance(multi_avg_fn, _Averaging)
 
 
 def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
@@ -139,12 +162,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
     >>> get_ema_avg_fn(0.75)(0.0, 1.0, 1)
     0.25
     """
-    _check_decay(decay)
-
-    def ema_update(averaged: Any, current: Any, _: Any) -> Any:
-        return decay * averaged + (1 - decay) * current
-
-    return ema_update
+    return partial(_ema_update, _checked_decay(decay))
 
 
 def get_swa_avg_fn() -> AverageFunction:
@@ -160,18 +178,16 @@ def get_swa_avg_fn() -> AverageFunction:
     >>> get_swa_avg_fn()(0.0, 1.0, 1)
     0.5
     """
-
-    def swa_update(averaged: Any, current: Any, num_averaged: Any) -> Any:
-        return averaged + (current - averaged) / (num_averaged + 1)
-
-    return swa_update
+    return _swa_update
 
 
-def _check_decay(decay: float) -> None:
-    if not 0.0 <= decay <= 1.0:
+def _checked_decay(decay: Any) -> float:
+    found: float = number("decay", decay)
+    if not 0.0 <= found <= 1.0:
         raise ValueError(
-            f"Invalid decay value {decay} provided. Please provide a value in [0,1] range."
+            f"Invalid decay value {found} provided. Please provide a value in [0,1] range."
         )
+    return found
 
 
 def _memory(value: Any) -> Array:
@@ -293,8 +309,9 @@ class AveragedModel:
 
         Raises
         ------
-        ValueError
-            If its parameters are not as many, or not of the same shapes.
+        TypeError, ValueError
+            If its parameters are not as many, or not of the same shapes, or a function of the
+            user's returns something else than it has to. The average is left as it was.
         """
         averaged, current = list(_leaves(self.module)), list(_leaves(model))
         shapes = [np.shape(a) for a in averaged], [np.shape(c) for c in current]
@@ -335,8 +352,8 @@ class AveragedModel:
 
         Raises
         ------
-        ValueError
-            If its parameters are not as many, or not of the same shapes.
+        TypeError, ValueError
+            If it is no such state, or its parameters are not as many, or not of the same shapes.
         """
         commit = Commit()
         self._prepare_load(state_dict, commit)
@@ -344,12 +361,17 @@ class AveragedModel:
 
     def _prepare_load(self, state_dict: dict[str, Any], commit: Commit) -> None:
         """Check a state and convert what it holds; `commit` will put it in."""
+        if not isinstance(state_dict, Mapping) or not {"module", "n_averaged"} <= state_dict.keys():
+            raise TypeError(
+                "the state of an average must be a dict with 'module' and 'n_averaged', as "
+                f"state_dict() returns; found {type_name(state_dict)}"
+            )
         own, loaded = list(_leaves(self.module)), list(_leaves(state_dict["module"]))
         if [np.shape(a) for a in own] != [np.shape(b) for b in loaded]:
             raise ValueError("the loaded average has parameters of other shapes")
         count = whole_count(state_dict["n_averaged"], "n_averaged")
-        for mine, theirs in zip(own, loaded, strict=True):
-            commit.copy(_memory(mine), _memory(theirs).astype(_memory(mine).dtype))
+        for i, (mine, theirs) in enumerate(zip(own, loaded, strict=True)):
+            _prepare_copy(mine, theirs, f"the loaded average of parameter {i}", commit)
         commit.update(vars(self), {"n_averaged": count})
 
 
@@ -388,25 +410,55 @@ def _prepare_move(
 ) -> None:
     """Let `commit` move the averages, or move them by a user's function and tell `undo` before."""
     if n == 0:
-        for a, c in zip(averaged, current, strict=True):
-            _prepare_copy(a, c, commit)
+        for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
+            _prepare_copy(a, c, f"parameter {i} of the model", commit)
         return
     if avg_fn is not None:
-        for a, c in zip(averaged, current, strict=True):
-            _prepare_copy(a, avg_fn(a, c, n), commit)
+        undo.keep([_memory(a) for a in averaged])  # it may change the average itself
+        for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
+            value = avg_fn(a, c, n)
+            check_returned_average(value, i)
+            _prepare_copy(a, value, f"the average of parameter {i} that avg_fn returned", commit)
         return
     multi_avg_fn = multi_avg_fn or get_swa_multi_avg_fn()
-    if isinstance(multi_avg_fn, _Averaging):
+    if is_ours(multi_avg_fn):
         multi_avg_fn.prepare(averaged, current, n, commit)
     else:
         undo.keep([_memory(a) for a in averaged])
-        multi_avg_fn(averaged, current, n)
+        check_returned_nothing(multi_avg_fn(averaged, current, n), averaged)
 
 
-def _prepare_copy(average: Any, value: Any, commit: Commit) -> None:
-    mean = _memory(average)
-    check_unmasked(value, "the new average")
-    commit.copy(mean, np.broadcast_to(np.asarray(_memory(value), mean.dtype), mean.shape))
+def check_returned_average(value: Any, i: int) -> None:
+    """Refuse an `avg_fn` that works in place."""
+    if value is None:
+        raise TypeError(
+            f"avg_fn returned None for parameter {i}: it has to return the new average (a function "
+            "that changes averages in place, all at once, is given as multi_avg_fn)"
+        )
+
+
+def check_returned_nothing(result: Any, averaged: Sequence[Any]) -> None:
+    """Refuse a `multi_avg_fn` that does not work in place; some return what they have changed."""
+    if result is None:
+        return
+    own = set(map(id, averaged))
+    if not isinstance(result, (list, tuple)) or not all(id(value) in own for value in result):
+        raise TypeError(
+            f"multi_avg_fn returned a {type_name(result)}: it has to change the averages in place "
+            "and return None (a function that returns a new average is given as avg_fn)"
+        )
+
+
+def _prepare_copy(average: Any, value: Any, what: str, commit: Commit) -> None:
+    check_unmasked(value, what)
+    mean, array = _memory(average), np.asarray(_memory(value))
+    if array.dtype.kind not in ("biufc" if mean.dtype.kind == "c" else "biuf"):
+        raise TypeError(
+            f"{what} is a {type_name(value)} of {array.dtype}, expected an array of {mean.dtype}"
+        )
+    if array.shape != mean.shape:
+        raise ValueError(f"{what} has shape {array.shape}, expected {mean.shape}")
+    commit.copy(mean, array.astype(mean.dtype, copy=False))
 
 
 def _leaves(model: Any) -> Iterator[Any]:

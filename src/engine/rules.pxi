@@ -88,6 +88,8 @@ cdef double option(dict group, str name) except? -1:
 
 cdef double as_double(str name, value) except? -1:
     try:
+        if cnp.PyArray_Check(value) and cnp.PyArray_NDIM(<cnp.ndarray>value) != 0:
+            value = value.item()    # of an array of one element
         return value
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}") from None

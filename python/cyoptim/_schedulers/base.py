@@ -6,17 +6,20 @@ import copy
 import functools
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, ClassVar, TypeVar
+from weakref import ReferenceType
 
 from cyoptim._doors import type_name
 from cyoptim._engine import Commit, step_whole
+from cyoptim._numbers import number, plain
+from cyoptim._options import check_fillable
 from cyoptim._schedulers.values import (
     Scalar,
     copied,
     group_values,
-    plain,
     set_value,
     tensor_values,
 )
@@ -25,6 +28,9 @@ from cyoptim.optimizer import Optimizer
 
 StateDict = dict[str, Any]
 Self = TypeVar("Self", bound="LRScheduler")
+
+# By which entries the states of our classes are known; see LRScheduler._marks.
+_MARKS = {"Optimizer": frozenset({"state", "param_groups"})}
 
 EPOCH_DEPRECATION_WARNING = (
     "The epoch parameter in `scheduler.step()` was not necessary and is being "
@@ -61,6 +67,15 @@ def _whole(step: Callable[..., None]) -> Callable[..., None]:
         step_whole(self.optimizer, attributes, tensors, call, self, *args)
 
     return wrapper
+
+
+class StateError(ValueError, KeyError):
+    """A state is not one of this schedule's.
+
+    A ValueError, as for all that is out of range, and a KeyError, as in torch.
+    """
+
+    __str__ = Exception.__str__
 
 
 class _Root:
@@ -112,19 +127,25 @@ class LRScheduler(_Root):
     [0.5, 0.25, 0.125]
     """
 
+    # What a state of this class has had in every version, here and in torch. Nothing else tells
+    # states of two classes apart.
+    _marks: ClassVar[frozenset[str]] = frozenset()
+
     _get_lr_called_within_step: bool = False
     _is_initial: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "_marks" in cls.__dict__:
+            _MARKS[cls.__name__] = cls._marks
         if "step" in cls.__dict__:
             cls.step = _whole(cls.step)  # type: ignore[method-assign]
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, self)
         self.optimizer = optimizer
-        self.base_lrs = _initial_lrs(optimizer, last_epoch)
-        self.last_epoch = last_epoch
+        self.last_epoch: int = number("last_epoch", last_epoch)
+        self.base_lrs = _initial_lrs(optimizer, self.last_epoch)
         _watch_step(optimizer)
         self._initial_step()
 
@@ -171,6 +192,7 @@ class LRScheduler(_Root):
             _check_order(self.optimizer)
         self._step_count += 1
         if epoch is not None:
+            epoch = number("epoch", epoch)
             warn(EPOCH_DEPRECATION_WARNING)
         self._update_lr(epoch)
 
@@ -195,15 +217,25 @@ class LRScheduler(_Root):
             self._get_lr_called_within_step = False
         self._set_lrs(values)
 
-    def _set_lrs(self, values: list[Scalar]) -> None:
+    def _set_lrs(self, values: Iterable[Scalar]) -> None:
         groups = self.optimizer.param_groups
+        name = type(self).__name__
+        try:
+            values = list(values)
+        except TypeError:
+            raise TypeError(
+                f"get_lr() of {name} returned {values!r}, expected a list of {len(groups)} "
+                "learning rates, one for each parameter group"
+            ) from None
         if len(values) != len(groups):
             raise ValueError(
-                f"{type(self).__name__} has {len(values)} learning rates for {len(groups)} "
-                "parameter groups"
+                f"{name} has {len(values)} learning rates for {len(groups)} parameter groups"
             )
-        for group, value in zip(groups, values, strict=True):
-            set_value(group, "lr", value)
+        for i, (group, value) in enumerate(zip(groups, values, strict=True)):
+            try:
+                set_value(group, "lr", value)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name}, parameter group {i}: {error}") from error
         self._last_lr = group_values(self.optimizer, "lr")
 
     def _adopt_groups(self) -> None:
@@ -241,7 +273,7 @@ class LRScheduler(_Root):
             JSON can hold it; numbers that are arrays or tensors are given as Python's. Of
             functions that the user gave, only those that are objects with attributes are in it.
         """
-        return {name: plain(value) for name, value in vars(self).items() if name != "optimizer"}
+        return plain_state(vars(self))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what :meth:`state_dict`, here or in torch, has returned.
@@ -252,7 +284,13 @@ class LRScheduler(_Root):
         Parameters
         ----------
         state_dict : dict
-            The state; copied.
+            The state; copied. Functions in it, as torch kept them before 2.1, are left out.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is the state of another schedule, or an entry cannot be one of this schedule's.
+            Nothing has been changed then.
         """
         commit = Commit()
         self._prepare_load(state_dict, commit)
@@ -260,10 +298,30 @@ class LRScheduler(_Root):
 
     def _prepare_load(self, state_dict: Mapping[str, Any], commit: Commit) -> None:
         """Check a state; `commit` will put it in."""
-        state = check_state(state_dict)
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
+        state = plain_state(self._modern(dict(state_dict)))
+        self._check_marks(state)
         for name, value in state.items():
             self._check_entry(name, value)
         self._load(state, commit)
+
+    def _modern(self, state: StateDict) -> StateDict:
+        """A state of an older version of torch in the words of today; `state` may be changed."""
+        return state
+
+    def _check_marks(self, state: StateDict) -> None:
+        """Refuse a state that is one of another class."""
+        missing = self._marks - state.keys()
+        if missing:  # a subclass may save less
+            missing &= self.state_dict().keys()
+        foreign = {
+            name: marks
+            for name, marks in _MARKS.items()
+            if marks <= state.keys() and (missing or not marks <= vars(self).keys())
+        }
+        if missing or foreign:
+            raise StateError(_another_state(type(self).__name__, self._marks, foreign))
 
     def _check_entry(self, name: Any, value: Any) -> None:
         """Refuse an entry of a state that cannot be one of this schedule's."""
@@ -349,47 +407,96 @@ def _collect(
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def check_optimizer(optimizer: object) -> None:
-    """Refuse what is no optimizer."""
+def check_optimizer(optimizer: Any, scheduler: LRScheduler) -> None:
+    """Refuse what is no optimizer of ours, or one whose rates cannot be written."""
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"{type(optimizer).__name__} is not an Optimizer: expected one of cyoptim, got a "
-            f"{type_name(optimizer)}"
-        )
+        raise TypeError(_no_optimizer(optimizer, type(scheduler).__name__))
+    for i, group in enumerate(optimizer.param_groups):
+        try:
+            check_fillable("lr", group["lr"])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"parameter group {i}: {error}") from error
+
+
+def _no_optimizer(found: object, scheduler: str) -> str:
+    name = type(found).__name__
+    message = (
+        f"{name} is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, "
+        f"found a {type_name(found)}"
+    )
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(found, torch.optim.Optimizer):
+        return message
+    ours = name if hasattr(sys.modules["cyoptim"], name) else "Optimizer"
+    theirs = scheduler if hasattr(torch.optim.lr_scheduler, scheduler) else "LRScheduler"
+    return f"{message}: use cyoptim.{ours}, or torch.optim.lr_scheduler.{theirs}"
 
 
 def check_count(name: str, value: Any, least: int = 0) -> int:
-    """Refuse what is no integer of at least so much."""
-    count = operator.index(value)
+    """An integer; refuse what is none, or less than so much."""
+    try:
+        count = operator.index(plain(value))
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}, got {value!r}") from None
     if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, got {count}")
     return count
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuse a number that is not > 0."""
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+def check_positive(name: str, value: Any) -> Any:
+    """A number; refuse one that is not > 0."""
+    found = number(name, value)
+    if not found > 0:
+        raise ValueError(f"{name} must be positive, got {found}")
+    return found
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Refuse a factor outside of [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+def check_fraction(name: str, value: Any) -> Any:
+    """A number; refuse one outside of [0, 1]."""
+    found = number(name, value)
+    if not 0 <= found <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {found}")
+    return found
 
 
-def check_state(state_dict: Any) -> StateDict:
-    """A copy of a scheduler's state."""
-    if not isinstance(state_dict, Mapping):
-        raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
-    return {name: plain(value) for name, value in state_dict.items() if name != "optimizer"}
+def plain_state(attributes: Mapping[str, Any]) -> StateDict:
+    """A copy of attributes without the optimizer and functions, in Python's numbers."""
+    return {
+        name: plain(value)
+        for name, value in attributes.items()
+        if name != "optimizer" and not _holds_functions(value)
+    }
+
+
+def _another_state(own: str, marks: frozenset[str], foreign: Mapping[str, frozenset[str]]) -> str:
+    """What to say of a state that has the marks of other classes, or not those of its own."""
+    most = max(map(len, foreign.values()), default=0)
+    others = [name for name in foreign if len(foreign[name]) == most]
+    whose = f", but looks like that of a {' or '.join(others)}" if others else ""
+    found = ", ".join(sorted({mark for name in others for mark in foreign[name]}))
+    expected = ", ".join(sorted(marks))
+    return (
+        f"this is not the state of a {own}{whose} (found {found or 'none of its entries'}, "
+        f"expected {expected or 'what every schedule has'}): "
+        f"load it into one of the class that saved it, or begin with a new {own}"
+    )
+
+
+_FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, functools.partial, ReferenceType)
+
+
+def _holds_functions(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_functions, value))
+    if isinstance(value, dict):
+        return any(map(_holds_functions, value.values()))
+    return isinstance(value, _FUNCTIONS)
 
 
 _DIVISORS = frozenset({"step_size", "total_iters", "T_max", "T_0", "T_i", "total_size"})
 _DIVISORS |= {"step_ratio", "total_steps", "timescale", "decay_steps"}
-_OF_GROUPS = frozenset(
-    {"base_lrs", "_last_lr", "min_lrs", "max_lrs", "base_momentums", "max_momentums"}
-)
+_OF_GROUPS = frozenset({"base_lrs", "_last_lr", "min_lrs", "max_lrs", "lr_lambdas"})
+_OF_GROUPS |= {"base_momentums", "max_momentums"}
 _KINDS: tuple[tuple[type, ...], ...] = ((bool, int, float), (list, tuple), (str,), (dict,))
 
 
@@ -406,22 +513,20 @@ def _is_like(value: Any, own: Any) -> bool:
     return True
 
 
-def take(state: StateDict, key: str, scheduler: LRScheduler) -> Any:
-    """Take an entry out of a state that must have it."""
-    if key not in state:
-        raise KeyError(f"{key!r} is missing: this is not the state of a {type(scheduler).__name__}")
-    return state.pop(key)
-
-
-def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
+def check_resumable(optimizer: Optimizer, last_epoch: int) -> None:
+    """Refuse to resume over groups that have never been driven."""
     for i, group in enumerate(optimizer.param_groups):
-        if last_epoch == -1:
-            group.setdefault("initial_lr", copied(group["lr"]))
-        elif "initial_lr" not in group:
+        if last_epoch != -1 and "initial_lr" not in group:
             raise KeyError(
                 f"param 'initial_lr' is not specified in param_groups[{i}] when resuming "
                 "scheduler with last_epoch >= 0: load the optimizer's state first"
             )
+
+
+def _initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
+    check_resumable(optimizer, last_epoch)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", copied(group["lr"]))
     return group_values(optimizer, "initial_lr")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from cyoptim._doors import type_name
 from cyoptim._engine import Commit
-from cyoptim._schedulers.base import LRScheduler, StateDict, take
+from cyoptim._numbers import number
+from cyoptim._schedulers.base import LRScheduler, StateDict, check_optimizer, plain_state
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
 from cyoptim._schedulers.values import Scalar, copied, group_values
 from cyoptim.optimizer import Optimizer
@@ -48,14 +49,26 @@ class _Composed(LRScheduler):
         states = [scheduler.state_dict() for scheduler in self._schedulers]
         return {**super().state_dict(), "_schedulers": states}
 
+    def _modern(self, state: StateDict) -> StateDict:
+        saved = state.get("_schedulers")
+        if isinstance(saved, (list, tuple)) and all(isinstance(own, Mapping) for own in saved):
+            pairs = zip(self._schedulers, saved, strict=False)
+            parts = [plain_state(scheduler._modern(dict(own))) for scheduler, own in pairs]
+            state["_schedulers"] = [*parts, *saved[len(parts) :]]
+        return state
+
     def _load(self, state: StateDict, commit: Commit) -> None:
-        saved = take(state, "_schedulers", self)
+        saved = state.pop("_schedulers")
         if len(saved) != len(self._schedulers):
             raise ValueError(
                 f"the state is one of {len(saved)} schedulers, expected {len(self._schedulers)}"
             )
-        for scheduler, own in zip(self._schedulers, saved, strict=True):
-            scheduler._prepare_load(own, commit)
+        for i, (scheduler, own) in enumerate(zip(self._schedulers, saved, strict=True)):
+            try:
+                scheduler._prepare_load(own, commit)
+            except (TypeError, ValueError) as error:
+                name = type(self).__name__
+                raise type(error)(f"scheduler {i} of the {name}: {error}") from error
         super()._load(state, commit)
 
 
@@ -113,6 +126,8 @@ class SequentialLR(_Composed):
     [0.75, 1.0, 0.5, 0.25]
     """
 
+    _marks = frozenset({"_schedulers", "_milestones"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -121,8 +136,11 @@ class SequentialLR(_Composed):
         last_epoch: int = -1,
     ) -> None:
         name = type(self).__name__
+        check_optimizer(optimizer, self)
         if len(schedulers) < 1:
             raise ValueError(f"{name} expects at least one scheduler, but got no scheduler.")
+        milestones = [number(f"milestones[{i}]", epoch) for i, epoch in enumerate(milestones)]
+        last_epoch = number("last_epoch", last_epoch)
         _check_schedulers(name, schedulers, optimizer)
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
@@ -131,9 +149,9 @@ class SequentialLR(_Composed):
                 f"{len(schedulers)} and the number of milestones to be equal to {len(milestones)}"
             )
         if any(later < earlier for earlier, later in pairwise(milestones)):
-            raise ValueError(f"milestones must not decrease, got {list(milestones)}")
+            raise ValueError(f"milestones must not decrease, got {milestones}")
         self._schedulers = list(schedulers)
-        self._milestones = list(milestones)
+        self._milestones = milestones
         self.optimizer = optimizer
         self._initial_step()
         self._fast_forward(last_epoch + 1)
@@ -200,6 +218,8 @@ class ChainedScheduler(_Composed):
     [0.25, 0.25, 0.125]
     """
 
+    _marks = frozenset({"_schedulers"})
+
     def __init__(
         self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None
     ) -> None:
@@ -208,7 +228,10 @@ class ChainedScheduler(_Composed):
             raise ValueError(
                 f"{name} expects at least one scheduler to be chained, but got no scheduler."
             )
-        optimizer = optimizer or getattr(schedulers[0], "optimizer", None)
+        if optimizer is None:
+            optimizer = getattr(schedulers[0], "optimizer", None)
+        else:
+            check_optimizer(optimizer, self)
         _check_schedulers(name, schedulers, optimizer)
         self._schedulers = list(schedulers)
         self.optimizer = self._schedulers[0].optimizer

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 from cyoptim._schedulers.values import Scalar
+
+
+def strategy_of(function: Any) -> Literal["cos", "linear"] | None:
+    """Which curve a function is that older versions of torch kept in a state."""
+    name = getattr(function, "__name__", str(function))
+    return "linear" if "linear" in name else "cos" if "cos" in name else None
 
 
 def ramp(epoch: float, length: float, start: float, end: float = 1.0) -> float:

@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 
 from cyoptim._engine import Commit
+from cyoptim._numbers import number, plain
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
     _enable_get_lr_call,
     check_optimizer,
-    take,
     warn_outside_step,
 )
-from cyoptim._schedulers.curves import cosine
-from cyoptim._schedulers.lambdas import callable_state, restore_callable
+from cyoptim._schedulers.curves import cosine, strategy_of
+from cyoptim._schedulers.lambdas import callable_state, restore_callable, returned, saved_callable
 from cyoptim._schedulers.values import Scalar, copied, per_group, set_value, shared
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
@@ -66,6 +66,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     [0.5, 1.0, 0.5, 1.0]
     """
 
+    _marks = frozenset({"T_0", "T_i", "T_mult", "T_cur", "eta_min"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -74,17 +76,16 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         eta_min: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        if T_0 <= 0 or not isinstance(T_0, int):
+        self.T_0, self.T_mult, self.eta_min = plain(T_0), plain(T_mult), plain(eta_min)
+        if not isinstance(self.T_0, int) or self.T_0 <= 0:
             raise ValueError(f"Expected positive integer T_0, but got {T_0}")
-        if T_mult < 1 or not isinstance(T_mult, int):
+        if not isinstance(self.T_mult, int) or self.T_mult < 1:
             raise ValueError(f"Expected integer T_mult >= 1, but got {T_mult}")
-        if not isinstance(eta_min, (float, int)):
+        if not isinstance(self.eta_min, (float, int)):
             raise ValueError(
                 f"Expected float or int eta_min, but got {eta_min} of type {type(eta_min)}"
             )
-        self.T_0 = T_0
-        self.T_mult = T_mult
-        self.eta_min = eta_min
+        last_epoch = number("last_epoch", last_epoch)
         self._locate(last_epoch)
         super().__init__(optimizer, last_epoch)
 
@@ -107,8 +108,10 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         ValueError
             If `epoch` is negative.
         """
-        if epoch is not None and epoch < 0:
-            raise ValueError(f"Expected non-negative epoch, but got {epoch}")
+        if epoch is not None:
+            epoch = number("epoch", epoch)
+            if epoch < 0:
+                raise ValueError(f"Expected non-negative epoch, but got {epoch}")
         self._update_lr(epoch)
 
     def _update_lr(self, epoch: float | None = None) -> None:
@@ -169,6 +172,7 @@ class _MomentumLR(LRScheduler):
                 self._set_momentum(group, momentum)
 
     def _set_momentum(self, group: Group, momentum: Scalar) -> None:
+        momentum = number("momentum", momentum)
         if self.use_beta1:
             group["betas"] = (momentum, *group["betas"][1:])
         else:
@@ -240,6 +244,8 @@ class CyclicLR(_MomentumLR):
     [0.5, 1.0, 0.5, 0.0, 0.5]
     """
 
+    _marks = frozenset({"total_size", "step_ratio", "mode"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -256,15 +262,16 @@ class CyclicLR(_MomentumLR):
         max_momentum: float | Sequence[float] = 0.9,
         last_epoch: int = -1,
     ) -> None:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, self)
         self.optimizer = optimizer
+        last_epoch = number("last_epoch", last_epoch)
         base_lrs = per_group("base_lr", optimizer, base_lr)
         self.max_lrs = per_group("max_lr", optimizer, max_lr)
         self._init_sizes(step_size_up, step_size_up if step_size_down is None else step_size_down)
         if mode not in _SCALES and scale_fn is None:
             raise ValueError("mode is invalid and scale_fn is None")
         self.mode = mode
-        self.gamma = gamma
+        self.gamma = number("gamma", gamma)
         self._scale_fn_custom = scale_fn
         self.scale_mode = scale_mode
         self._init_scale_fn()
@@ -281,13 +288,14 @@ class CyclicLR(_MomentumLR):
         self.base_lrs = base_lrs
 
     def _init_sizes(self, up: float, down: float) -> None:
+        up, down = number("step_size_up", up), number("step_size_down", down)
         if not up > 0 or not down >= 0:
             raise ValueError(
                 "step_size_up must be positive and step_size_down not negative, "
                 f"got {up} and {down}"
             )
-        self.total_size = float(up) + float(down)
-        self.step_ratio = float(up) / self.total_size
+        self.total_size: float = float(up) + float(down)
+        self.step_ratio: float = float(up) / self.total_size
 
     _scale_fn_ref: Callable[[float], float]
 
@@ -309,7 +317,8 @@ class CyclicLR(_MomentumLR):
             A factor of the distance between the bounds.
         """
         if self._scale_fn_custom is not None:
-            return self._scale_fn_custom(x)
+            factor: float = returned(self._scale_fn_custom(x), "scale_fn", x)
+            return factor
         return self._scale_fn_ref(x)
 
     def _height(self) -> float:
@@ -345,13 +354,17 @@ class CyclicLR(_MomentumLR):
 
     def state_dict(self) -> StateDict:
         """Everything but the optimizer and `scale_fn`; see :meth:`LRScheduler.state_dict`."""
-        state = super().state_dict()
+        return {**super().state_dict(), "_scale_fn_custom": callable_state(self._scale_fn_custom)}
+
+    def _modern(self, state: StateDict) -> StateDict:
+        # Once the function itself, the user's or the one that the mode tells.
+        saved = state.pop("scale_fn", None)
         state.pop("_scale_fn_ref", None)
-        state["_scale_fn_custom"] = callable_state(self._scale_fn_custom)
+        state["_scale_fn_custom"] = saved_callable(state.get("_scale_fn_custom", saved))
         return state
 
     def _load(self, state: StateDict, commit: Commit) -> None:
-        saved = take(state, "_scale_fn_custom", self)
+        saved = state.pop("_scale_fn_custom")
         if saved is not None and self._scale_fn_custom is None:
             raise ValueError("the state was saved with a scale_fn; construct with one to load it")
         super()._load(state, commit)
@@ -457,6 +470,8 @@ class OneCycleLR(_MomentumLR):
     [1.0, 0.667, 0.333, 0.0]
     """
 
+    _marks = frozenset({"total_steps", "_schedule_phases"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -474,11 +489,15 @@ class OneCycleLR(_MomentumLR):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, self)
         self.optimizer = optimizer
+        last_epoch = number("last_epoch", last_epoch)
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
-        if pct_start < 0 or pct_start > 1 or not isinstance(pct_start, float):
+        pct_start = plain(pct_start)
+        if not isinstance(pct_start, float) or pct_start < 0 or pct_start > 1:
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+        div_factor = number("div_factor", div_factor)
+        final_div_factor = number("final_div_factor", final_div_factor)
         self._schedule_phases = _phases(self.total_steps, pct_start, three_phase)
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
@@ -506,11 +525,13 @@ class OneCycleLR(_MomentumLR):
     def _annealing_linear(start: Scalar, end: Scalar, pct: float) -> Scalar:
         return (end - start) * pct + start
 
+    def _modern(self, state: StateDict) -> StateDict:
+        strategy = strategy_of(state.pop("anneal_func", None))
+        if strategy is not None:
+            state.setdefault("_anneal_func_type", strategy)
+        return state
+
     def _anneal_func(self, start: Scalar, end: Scalar, pct: float) -> Scalar:
-        if not hasattr(self, "_anneal_func_type"):
-            # A state that torch 1 saved has the function itself.
-            value: Scalar = vars(self)["anneal_func"](start, end, pct)
-            return value
         if self._anneal_func_type == "cos":
             return self._annealing_cos(start, end, pct)
         return self._annealing_linear(start, end, pct)
@@ -568,9 +589,10 @@ def _total_steps(total: int | None, epochs: int | None, steps_per_epoch: int | N
 
 
 def _positive(name: str, value: Any) -> int:
-    if not isinstance(value, int) or value <= 0:
+    found = plain(value)
+    if not isinstance(found, int) or found <= 0:
         raise ValueError(f"Expected positive integer {name}, but got {value}")
-    return value
+    return found
 
 
 def _phases(total_steps: int, pct_start: float, three_phase: bool) -> list[_Phase]:

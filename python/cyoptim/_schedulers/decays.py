@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from cyoptim._doors import type_name
 from cyoptim._engine import Commit
+from cyoptim._numbers import number
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
     check_positive,
-    take,
     warn_outside_step,
 )
 from cyoptim._schedulers.curves import cosine, ramp
@@ -70,10 +71,11 @@ class ChainableLR(LRScheduler):
         return self._chained(base, lr, epoch)
 
     def _resumed(self, base: Scalar, lr: Scalar, epoch: int) -> Scalar:
-        """With last_epoch >= 0 the optimizer's state, loaded before, has the right rate already."""
-        if self._decays_on_resume and lr != self._closed(base, epoch):
-            return self._chained(base, lr, epoch)
-        return lr
+        """With last_epoch >= 0 the optimizer's state, loaded before, has the right rate already,
+        unless it is recognized as that of the epoch before."""
+        if self._decays_on_resume and lr == self._closed(base, epoch - 1):
+            return self._closed(base, epoch)
+        return copied(lr)
 
     def _get_closed_form_lr(self) -> list[Scalar]:
         return [self._closed(base, self.last_epoch) for base in self.base_lrs]
@@ -123,14 +125,14 @@ class StepLR(_PowerLR):
     [0.5, 0.25, 0.25, 0.125, 0.125]
     """
 
+    _marks = frozenset({"step_size", "gamma"})
     _decays_on_resume = True
 
     def __init__(
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
-        check_positive("step_size", step_size)
-        self.step_size = step_size
-        self.gamma = gamma
+        self.step_size: int = check_positive("step_size", step_size)
+        self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -161,6 +163,7 @@ class MultiStepLR(_PowerLR):
     [0.5, 0.25, 0.125, 0.125]
     """
 
+    _marks = frozenset({"milestones", "gamma"})
     _decays_on_resume = True
 
     def __init__(
@@ -170,8 +173,8 @@ class MultiStepLR(_PowerLR):
         gamma: float = 0.1,
         last_epoch: int = -1,
     ) -> None:
-        self.milestones = Counter(milestones)
-        self.gamma = gamma
+        self.milestones = Counter(_epochs(milestones))
+        self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -179,9 +182,19 @@ class MultiStepLR(_PowerLR):
 
     def _load(self, state: StateDict, commit: Commit) -> None:
         # JSON turns the milestones, which are keys, into strings.
-        saved = take(state, "milestones", self).items()
+        saved = state["milestones"].items()
         milestones = Counter({_epoch(key): n for key, n in saved})
         super()._load({**state, "milestones": milestones}, commit)
+
+
+def _epochs(milestones: Any) -> list[float]:
+    try:
+        given = list(milestones)
+    except TypeError:
+        raise TypeError(
+            f"milestones must be a list of epochs, got {type_name(milestones)}: {milestones!r}"
+        ) from None
+    return [number(f"milestones[{i}]", epoch) for i, epoch in enumerate(given)]
 
 
 def _epoch(key: Any) -> float:
@@ -211,8 +224,10 @@ class ExponentialLR(_PowerLR):
     [0.5, 0.25, 0.125]
     """
 
+    _marks = frozenset({"gamma"})
+
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = gamma
+        self.gamma = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -248,6 +263,7 @@ class ConstantLR(ChainableLR):
     [0.5, 0.5, 1.0, 1.0]
     """
 
+    _marks = frozenset({"factor", "total_iters"})
     _decays_on_resume = True
 
     def __init__(
@@ -257,10 +273,10 @@ class ConstantLR(ChainableLR):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        if factor > 1.0 or factor < 0:
+        self.factor = number("factor", factor)
+        self.total_iters = number("total_iters", total_iters)
+        if self.factor > 1.0 or self.factor < 0:
             raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
-        self.factor = factor
-        self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -298,6 +314,8 @@ class LinearLR(ChainableLR):
     [0.625, 0.75, 0.875, 1.0, 1.0]
     """
 
+    _marks = frozenset({"start_factor", "end_factor", "total_iters"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -306,16 +324,16 @@ class LinearLR(ChainableLR):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        if start_factor > 1.0 or start_factor <= 0:
+        self.start_factor = number("start_factor", start_factor)
+        self.end_factor = number("end_factor", end_factor)
+        self.total_iters = number("total_iters", total_iters)
+        if self.start_factor > 1.0 or self.start_factor <= 0:
             raise ValueError(
                 "Starting multiplicative factor expected to be greater than 0 and less or "
                 "equal to 1."
             )
-        if end_factor > 1.0 or end_factor < 0:
+        if self.end_factor > 1.0 or self.end_factor < 0:
             raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
-        self.start_factor = start_factor
-        self.end_factor = end_factor
-        self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -351,6 +369,8 @@ class PolynomialLR(ChainableLR):
     [0.5625, 0.25, 0.0625, 0.0, 0.0]
     """
 
+    _marks = frozenset({"total_iters", "power"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -358,9 +378,8 @@ class PolynomialLR(ChainableLR):
         power: float = 1.0,
         last_epoch: int = -1,
     ) -> None:
-        check_positive("total_iters", total_iters)
-        self.total_iters = total_iters
-        self.power = power
+        self.total_iters = check_positive("total_iters", total_iters)
+        self.power = number("power", power)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -408,12 +427,13 @@ class CosineAnnealingLR(ChainableLR):
     [0.8536, 0.5, 0.1464, 0.0, 0.1464]
     """
 
+    _marks = frozenset({"T_max", "eta_min"})
+
     def __init__(
         self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        check_positive("T_max", T_max)
-        self.T_max = T_max
-        self.eta_min = eta_min
+        self.T_max = check_positive("T_max", T_max)
+        self.eta_min = number("eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
     def _closed(self, base: Scalar, epoch: int) -> Scalar:

@@ -7,17 +7,23 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeAlias
 
 from cyoptim._engine import Commit
+from cyoptim._numbers import number, plain
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,
     check_optimizer,
-    take,
+    plain_state,
     warn_outside_step,
 )
-from cyoptim._schedulers.values import Scalar, group_values, shared
+from cyoptim._schedulers.values import Scalar, group_values, listed, shared
 from cyoptim.optimizer import Optimizer
 
 EpochFunction: TypeAlias = Callable[[int], float]
+
+
+def returned(value: Any, what: str, epoch: float) -> Any:
+    """What a function of the user's returned, as a number."""
+    return value if type(value) is float else number(f"the result of {what} at {epoch}", value)
 
 
 def callable_state(function: Any) -> dict[str, Any] | None:
@@ -25,13 +31,24 @@ def callable_state(function: Any) -> dict[str, Any] | None:
     functions = (FunctionType, MethodType, BuiltinFunctionType)
     if isinstance(function, functions) or not hasattr(function, "__dict__"):
         return None
-    return dict(vars(function))
+    return plain_state(vars(function))
 
 
-def restore_callable(function: Any, state: dict[str, Any] | None, commit: Commit) -> None:
+def saved_callable(saved: Any) -> Any:
+    """What a state holds of a callable, also where that is the callable itself."""
+    return callable_state(saved) if callable(saved) else plain(saved)
+
+
+def restore_callable(function: Any, state: Any, commit: Commit) -> None:
     """Let `commit` give a user's callable the attributes that were saved of it."""
-    if state is not None:
-        commit.update(vars(function), state)
+    if state is None:
+        return
+    if not isinstance(state, dict) or not hasattr(function, "__dict__"):
+        raise TypeError(
+            f"the state holds {state!r} of a function, expected a dict of attributes for "
+            f"{function!r}"
+        )
+    commit.update(vars(function), state)
 
 
 class _LambdasLR(LRScheduler):
@@ -43,9 +60,17 @@ class _LambdasLR(LRScheduler):
         lr_lambda: EpochFunction | Sequence[EpochFunction],
         last_epoch: int = -1,
     ) -> None:
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, self)
         self.lr_lambdas = _one_per_group(optimizer, lr_lambda)
         super().__init__(optimizer, last_epoch)
+
+    def _factors(self) -> list[float]:
+        """What the functions return for the present epoch."""
+        epoch = self.last_epoch
+        return [
+            returned(function(epoch), f"lr_lambda of parameter group {i}", epoch)
+            for i, function in enumerate(self.lr_lambdas)
+        ]
 
     def _adopt_groups(self) -> None:
         super()._adopt_groups()
@@ -57,8 +82,14 @@ class _LambdasLR(LRScheduler):
         states = [callable_state(function) for function in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": states}
 
+    def _modern(self, state: StateDict) -> StateDict:
+        functions = state.get("lr_lambdas")
+        if isinstance(functions, (list, tuple)):
+            state["lr_lambdas"] = [saved_callable(function) for function in functions]
+        return state
+
     def _load(self, state: StateDict, commit: Commit) -> None:
-        saved = take(state, "lr_lambdas", self)
+        saved = state.pop("lr_lambdas")
         super()._load(state, commit)
         for function, attributes in zip(self.lr_lambdas, saved, strict=False):
             restore_callable(function, attributes, commit)
@@ -68,6 +99,7 @@ def _one_per_group(
     optimizer: Optimizer, lr_lambda: EpochFunction | Sequence[EpochFunction]
 ) -> list[EpochFunction]:
     count = len(optimizer.param_groups)
+    lr_lambda = listed(lr_lambda)
     if isinstance(lr_lambda, (list, tuple)):
         if len(lr_lambda) != count:
             raise ValueError(f"Expected {count} lr_lambdas, but got {len(lr_lambda)}")
@@ -113,11 +145,13 @@ class LambdaLR(_LambdasLR):
     [0.5, 0.3333333333333333, 0.25]
     """
 
+    _marks = frozenset({"lr_lambdas"})
+
     def get_lr(self) -> list[Scalar]:
         """The learning rates at ``last_epoch``."""
         warn_outside_step(self)
-        pairs = zip(self.base_lrs, self.lr_lambdas, strict=True)
-        return [base * function(self.last_epoch) for base, function in pairs]
+        pairs = zip(self.base_lrs, self._factors(), strict=True)
+        return [base * factor for base, factor in pairs]
 
 
 class MultiplicativeLR(_LambdasLR):
@@ -153,10 +187,12 @@ class MultiplicativeLR(_LambdasLR):
     [0.5, 0.25, 0.125]
     """
 
+    _marks = frozenset({"lr_lambdas"})
+
     def get_lr(self) -> list[Scalar]:
         """The learning rates at ``last_epoch``, from those at the epoch before it."""
         warn_outside_step(self)
         if self._is_initial:
             return group_values(self.optimizer, "lr")
-        pairs = zip(self.optimizer.param_groups, self.lr_lambdas, strict=True)
-        return [group["lr"] * function(self.last_epoch) for group, function in pairs]
+        pairs = zip(self.optimizer.param_groups, self._factors(), strict=True)
+        return [group["lr"] * factor for group, factor in pairs]

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Literal, SupportsFloat
 
 from cyoptim._engine import Commit
+from cyoptim._numbers import is_masked, number
 from cyoptim._schedulers.base import (
     EPOCH_DEPRECATION_WARNING,
     LRScheduler,
@@ -16,7 +17,7 @@ from cyoptim._schedulers.base import (
     check_count,
     check_optimizer,
 )
-from cyoptim._schedulers.values import group_values, set_value
+from cyoptim._schedulers.values import group_values, listed, set_value
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
 
@@ -68,6 +69,8 @@ class ReduceLROnPlateau(LRScheduler):
     [1.0, 1.0, 1.0, 0.5, 0.5]
     """
 
+    _marks = frozenset({"patience", "num_bad_epochs", "best"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -82,17 +85,17 @@ class ReduceLROnPlateau(LRScheduler):
         *,
         nan_policy: NanPolicy = "bad",
     ) -> None:
-        if factor >= 1.0:
+        self.factor: float = number("factor", factor)
+        if self.factor >= 1.0:
             raise ValueError("Factor should be < 1.0.")
-        check_optimizer(optimizer)
+        check_optimizer(optimizer, self)
         _check_modes(mode, threshold_mode, nan_policy)
         self.optimizer = optimizer
-        self.factor = factor
-        self.patience = patience
-        self.cooldown = cooldown
-        self.eps = eps
+        self.patience: int = number("patience", patience)
+        self.cooldown: int = number("cooldown", cooldown)
+        self.eps: float = number("eps", eps)
         self.mode = mode
-        self.threshold = threshold
+        self.threshold: float = number("threshold", threshold)
         self.threshold_mode = threshold_mode
         self.nan_policy = nan_policy
         self.mode_worse = math.inf if mode == "min" else -math.inf
@@ -103,13 +106,14 @@ class ReduceLROnPlateau(LRScheduler):
 
     def _init_min_lrs(self, min_lr: Any) -> None:
         count = len(self.optimizer.param_groups)
+        min_lr = listed(min_lr)
         self.default_min_lr: float | None = None
         if not isinstance(min_lr, (list, tuple)):
-            self.default_min_lr = min_lr
-            min_lr = [min_lr] * count
+            self.default_min_lr = number("min_lr", min_lr)
+            min_lr = [self.default_min_lr] * count
         if len(min_lr) != count:
             raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")
-        self.min_lrs = list(min_lr)
+        self.min_lrs = [number(f"min_lr[{i}]", least) for i, least in enumerate(min_lr)]
 
     def _reset(self) -> None:
         """Forget the metrics seen so far."""
@@ -139,12 +143,13 @@ class ReduceLROnPlateau(LRScheduler):
         RuntimeError
             If there are other groups than there were, and `min_lr` was one bound for each.
         """
-        current = float(metrics)
+        current = _as_float(metrics)
         if math.isnan(current) and self.nan_policy == "raise":
             raise ValueError("the metric is NaN, and nan_policy is 'raise'")
         if epoch is None:
             epoch = self.last_epoch + 1
         else:
+            epoch = number("epoch", epoch)
             warn(EPOCH_DEPRECATION_WARNING)
         self.last_epoch = epoch
         if not (math.isnan(current) and self.nan_policy == "ignore"):
@@ -175,9 +180,9 @@ class ReduceLROnPlateau(LRScheduler):
         groups = self.optimizer.param_groups
         if len(groups) != len(self.min_lrs):
             self._adopt_groups()
-        old_lrs = [float(group["lr"]) for group in groups]
+        old_lrs = [float(number("lr", group["lr"])) for group in groups]
         for group, old, least in zip(groups, old_lrs, self.min_lrs, strict=True):
-            new = max(old * self.factor, least)
+            new = max(old * self.factor, number("min_lrs", least))
             if old - new > self.eps:
                 set_value(group, "lr", new)
 
@@ -229,11 +234,21 @@ class ReduceLROnPlateau(LRScheduler):
                 "ReduceLROnPlateau follows a metric: give preview(n, metrics=...), one for each "
                 "step or one for all"
             )
+        metrics = listed(metrics)
         given = list(metrics) if isinstance(metrics, Iterable) else [metrics] * count
         if len(given) != count:
             raise ValueError(f"metrics has {len(given)} values for {count} steps")
         shadow = self._shadow()
         return _collect(shadow.optimizer, [partial(shadow.step, metric) for metric in given])
+
+
+def _as_float(metric: Any) -> float:
+    """A metric; one that is masked is missing, which is to be NaN."""
+    if is_masked(metric) and metric.size == 1:
+        return math.nan
+    if isinstance(metric, str):
+        return float(metric)
+    return float(number("the metric", metric))
 
 
 def _check_modes(mode: str, threshold_mode: str, nan_policy: str) -> None:

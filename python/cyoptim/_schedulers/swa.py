@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cyoptim._schedulers.base import LRScheduler, warn_outside_step
-from cyoptim._schedulers.values import Scalar, per_group
+from cyoptim._numbers import number, plain
+from cyoptim._schedulers.base import (
+    LRScheduler,
+    StateDict,
+    check_optimizer,
+    check_resumable,
+    warn_outside_step,
+)
+from cyoptim._schedulers.curves import strategy_of
+from cyoptim._schedulers.values import Scalar, group_values, per_group
 from cyoptim.optimizer import Optimizer
 
 
@@ -52,6 +60,8 @@ class SWALR(LRScheduler):
     [0.3, 0.1, 0.1, 0.1]
     """
 
+    _marks = frozenset({"anneal_epochs"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -60,17 +70,20 @@ class SWALR(LRScheduler):
         anneal_strategy: str = "cos",
         last_epoch: int = -1,
     ) -> None:
+        check_optimizer(optimizer, self)
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
-        if not isinstance(anneal_epochs, int) or anneal_epochs < 0:
+        self._anneal_strategy = anneal_strategy
+        self.anneal_epochs = plain(anneal_epochs)
+        if not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
+        last_epoch = number("last_epoch", last_epoch)
+        check_resumable(optimizer, last_epoch)
         values = per_group("swa_lr", optimizer, swa_lr)
         for group, value in zip(optimizer.param_groups, values, strict=True):
             group["swa_lr"] = value
-        self._anneal_strategy = anneal_strategy
-        self.anneal_epochs = anneal_epochs
         super().__init__(optimizer, last_epoch)
 
     def anneal_func(self, progress: float) -> float:
@@ -79,21 +92,28 @@ class SWALR(LRScheduler):
             return progress
         return (1 - math.cos(math.pi * progress)) / 2
 
+    def _modern(self, state: StateDict) -> StateDict:
+        strategy = strategy_of(state.pop("anneal_func", None))
+        if strategy is not None:
+            state.setdefault("_anneal_strategy", strategy)
+        return state
+
     def get_lr(self) -> list[Scalar]:
         """The learning rates of the epoch that begins."""
         warn_outside_step(self)
-        step = self._step_count - 1
-        before, now = self._alpha(step - 1), self._alpha(step)
+        if self._is_initial and self.last_epoch > 0:
+            return group_values(self.optimizer, "lr")  # the loaded state has the right rates
+        before, now = self._alpha(self.last_epoch - 1), self._alpha(self.last_epoch)
         return [
             _moved(group["lr"], group["swa_lr"], before, now)
             for group in self.optimizer.param_groups
         ]
 
-    def _alpha(self, step: int) -> float:
+    def _alpha(self, epoch: int) -> float:
         if self.anneal_epochs == 0:
-            # torch sets the last rate at once, and takes it for reached one step before.
-            return 1.0 if step >= 0 else 0.0
-        return self.anneal_func(max(0.0, min(1.0, step / self.anneal_epochs)))
+            # torch sets the last rate at once, and takes it for reached one epoch before.
+            return 1.0 if epoch >= 0 else 0.0
+        return self.anneal_func(max(0.0, min(1.0, epoch / self.anneal_epochs)))
 
 
 def _moved(lr: Scalar, end: Scalar, before: float, now: float) -> Scalar:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from cyoptim._doors import is_tensor
+from cyoptim._numbers import number, of_numpy
+from cyoptim._options import check_fillable
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
-# A number, a NumPy scalar, an array without axes, or a torch tensor of one element.
+# A number of Python's, or an array without axes or a torch tensor of one element, which the user
+# gave as a learning rate.
 Scalar: TypeAlias = Any
 
 
@@ -22,6 +25,8 @@ def copied(value: Scalar) -> Scalar:
         return value
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, np.generic):
+        return of_numpy(value)
     return value.clone() if is_tensor(value) else value
 
 
@@ -31,16 +36,18 @@ def group_values(optimizer: Optimizer, key: str) -> list[Scalar]:
 
 
 def set_value(group: Group, key: str, value: Scalar) -> None:
-    """Write an option; one that is an array or a tensor keeps its identity."""
+    """Write a number as an option; one that is an array or a tensor keeps its identity."""
     current = group[key]
-    if type(current) is float:
+    if type(current) is float and type(value) is float:
         group[key] = value
     elif isinstance(current, np.ndarray):
-        current[...] = float(value)
+        check_fillable(key, current)
+        current[...] = number(key, value)
     elif is_tensor(current):
-        current.fill_(float(value))
+        check_fillable(key, current)
+        current.fill_(number(key, value))
     else:
-        group[key] = value
+        group[key] = number(key, value)
 
 
 def tensor_values(optimizer: Optimizer) -> list[Any]:
@@ -49,19 +56,25 @@ def tensor_values(optimizer: Optimizer) -> list[Any]:
     return [value.detach().numpy() for value in values if is_tensor(value)]
 
 
-def per_group(name: str, optimizer: Optimizer, value: Scalar | Sequence[Scalar]) -> list[Scalar]:
-    """One value for each group, from one for all or a list."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        value = value.tolist()
+def listed(value: Any) -> Any:
+    """A list of the elements of an array or a tensor of several; all else as it is."""
+    if isinstance(value, np.ndarray) or is_tensor(value):
+        return value.tolist() if math.prod(value.shape) != 1 else value
+    return value
+
+
+def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
+    """One number for each group, from one for all or a list or array of them."""
+    value = listed(value)
     count = len(optimizer.param_groups)
     if not isinstance(value, (list, tuple)):
-        return [copied(value) for _ in range(count)]
+        return [number(name, value)] * count
     if len(value) != count:
         raise ValueError(
             f"{name} must have the same length as optimizer.param_groups. "
             f"{name} has {len(value)} values, param_groups has {count}."
         )
-    return [copied(item) for item in value]
+    return [number(f"{name}[{i}]", item) for i, item in enumerate(value)]
 
 
 def shared(values: Sequence[Any], name: str) -> Any:
@@ -73,16 +86,3 @@ def shared(values: Sequence[Any], name: str) -> Any:
             f"append its value to the scheduler's {name}, or give it in the group"
         )
     return copied(first)
-
-
-def plain(value: Any) -> Any:
-    """State in the types of Python that JSON knows, as far as it consists of numbers."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) or is_tensor(value):
-        return value.item() if value.ndim == 0 or value.shape == (1,) else value
-    if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
-    if type(value) in (dict, Counter):
-        return type(value)({plain(key): plain(item) for key, item in value.items()})
-    return value

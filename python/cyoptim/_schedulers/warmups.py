@@ -58,6 +58,8 @@ class WarmupCosineLR(ChainableLR):
     [0.5, 1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
     """
 
+    _marks = frozenset({"warmup_steps", "total_steps", "start_factor", "end_factor"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -69,10 +71,8 @@ class WarmupCosineLR(ChainableLR):
     ) -> None:
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.total_steps = check_count("total_steps", total_steps, self.warmup_steps + 1)
-        check_fraction("start_factor", start_factor)
-        check_fraction("end_factor", end_factor)
-        self.start_factor = start_factor
-        self.end_factor = end_factor
+        self.start_factor: float = check_fraction("start_factor", start_factor)
+        self.end_factor: float = check_fraction("end_factor", end_factor)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -146,6 +146,8 @@ class WarmupStableDecayLR(ChainableLR):
     [0.5, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
 
+    _marks = frozenset({"warmup_steps", "stable_steps", "decay_steps", "decay"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -160,12 +162,10 @@ class WarmupStableDecayLR(ChainableLR):
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
         self.stable_steps = check_count("stable_steps", stable_steps)
         self.decay_steps = check_count("decay_steps", decay_steps, 1)
-        check_fraction("start_factor", start_factor)
-        check_fraction("end_factor", end_factor)
+        self.start_factor: float = check_fraction("start_factor", start_factor)
+        self.end_factor: float = check_fraction("end_factor", end_factor)
         if decay not in _DECAY_SHAPES:
             raise ValueError(f"decay must be one of {', '.join(_DECAY_SHAPES)}, got {decay!r}")
-        self.start_factor = start_factor
-        self.end_factor = end_factor
         self.decay = decay
         super().__init__(optimizer, last_epoch)
 
@@ -217,6 +217,8 @@ class InverseSqrtLR(ChainableLR):
     0.5
     """
 
+    _marks = frozenset({"warmup_steps", "timescale", "start_factor"})
+
     def __init__(
         self,
         optimizer: Optimizer,
@@ -226,10 +228,9 @@ class InverseSqrtLR(ChainableLR):
         last_epoch: int = -1,
     ) -> None:
         self.warmup_steps = check_count("warmup_steps", warmup_steps)
-        self.timescale = self.warmup_steps or 10_000 if timescale is None else timescale
-        check_positive("timescale", self.timescale)
-        check_fraction("start_factor", start_factor)
-        self.start_factor = start_factor
+        default = self.warmup_steps or 10_000
+        self.timescale = check_positive("timescale", default if timescale is None else timescale)
+        self.start_factor = check_fraction("start_factor", start_factor)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 
-from cyoptim.swa_utils import AveragedModel, check_functions, get_swa_multi_avg_fn
+from cyoptim._doors import type_name
+from cyoptim.swa_utils import (
+    AveragedModel,
+    check_functions,
+    check_returned_average,
+    check_returned_nothing,
+    get_swa_multi_avg_fn,
+    is_ours,
+)
 
 
 class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # type: ignore[misc]
@@ -52,26 +61,71 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
         averaged, current = self._averaged(self.module), self._averaged(model)
         current = [c.to(a.device) for a, c in zip(averaged, current, strict=False)]
         averaged = averaged[: len(current)]
+        for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
+            _check_like(c, a, f"parameter {i} of the model")
+        copied = (
+            [] if self.use_buffers else [*zip(self.module.buffers(), model.buffers(), strict=True)]
+        )
+        for i, (mine, theirs) in enumerate(copied):
+            _check_like(theirs, mine, f"buffer {i} of the model")
         if self.n_averaged == 0:
-            for a, c in zip(averaged, current, strict=True):
-                a.copy_(c)
+            copied += zip(averaged, current, strict=True)
         elif self.avg_fn is None:
-            move = self.multi_avg_fn or get_swa_multi_avg_fn()
+            self._move(averaged, current)
+        else:
+            copied += zip(averaged, self._returned(averaged, current), strict=True)
+        for mine, theirs in copied:
+            mine.copy_(theirs)
+        self.n_averaged += 1
+
+    def _move(self, averaged: list[torch.Tensor], current: list[torch.Tensor]) -> None:
+        """Move averages in place, those of one precision at a time."""
+        move = self.multi_avg_fn or get_swa_multi_avg_fn()
+        with _undone(() if is_ours(move) else averaged):
             for dtype in dict.fromkeys(a.dtype for a in averaged):
                 chosen = [k for k, a in enumerate(averaged) if a.dtype == dtype]
-                move([averaged[k] for k in chosen], [current[k] for k in chosen], self.n_averaged)
-        else:
-            for a, c in zip(averaged, current, strict=True):
-                a.copy_(self.avg_fn(a, c, self.n_averaged.to(a.device)))
-        if not self.use_buffers:
-            for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
-                mine.copy_(theirs)
-        self.n_averaged += 1
+                means = [averaged[k] for k in chosen]
+                result = move(means, [current[k] for k in chosen], self.n_averaged)
+                check_returned_nothing(result, means)
+
+    def _returned(self, averaged: list[torch.Tensor], current: list[torch.Tensor]) -> list[Any]:
+        """The new averages that `avg_fn` returns."""
+        avg_fn: Any = self.avg_fn
+        values = []
+        with _undone(averaged):  # it may change an average itself
+            for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
+                value = avg_fn(a, c, self.n_averaged.to(a.device))
+                check_returned_average(value, i)
+                _check_like(value, a, f"the average of parameter {i} that avg_fn returned")
+                values.append(value)
+        return values
 
     def _averaged(self, model: torch.nn.Module) -> list[torch.Tensor]:
         tensors = model.parameters()
         both = chain(tensors, model.buffers()) if self.use_buffers else tensors
         return [tensor.detach() for tensor in both]
+
+
+def _check_like(value: Any, average: torch.Tensor, what: str) -> None:
+    """Refuse what cannot be copied into an average as it is."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{what} is a {type_name(value)}, expected a tensor")
+    if value.is_complex() and not average.is_complex():
+        raise TypeError(f"{what} has dtype {value.dtype}, expected {average.dtype}")
+    if value.shape != average.shape:
+        raise ValueError(f"{what} has shape {tuple(value.shape)}, expected {tuple(average.shape)}")
+
+
+@contextmanager
+def _undone(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Give tensors back their values if anything is raised inside the block."""
+    kept = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    except BaseException:
+        for tensor, value in zip(tensors, kept, strict=True):
+            tensor.copy_(value)
+        raise
 
 
 def over_module(cls: Any) -> Any:

@@ -8,7 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Factored, Spans, make_counter, next_count, whole_count
-from cyoptim._options import check_at_least, check_lr, check_number, execution_switches
+from cyoptim._options import (
+    as_float,
+    check_at_least,
+    check_lr,
+    check_number,
+    check_pair,
+    execution_switches,
+)
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -118,8 +125,7 @@ class Adafactor(Optimizer):
         if not group["beta2_decay"] <= 0.0:
             raise ValueError(f"beta2_decay should be <= 0 but is: {group['beta2_decay']}")
         eps = group["eps"]
-        if not isinstance(eps, (tuple, list)) or len(eps) != 2:
-            raise TypeError(f"eps must be a pair of numbers, got {eps!r}")
+        check_pair("eps", eps)
         if eps[0] is not None:
             check_at_least("epsilon1", eps[0], 0)
         check_at_least("epsilon2", eps[1], 0)
@@ -148,20 +154,23 @@ class Adafactor(Optimizer):
         commit.copy(state["step"], np.array(t, np.int64))
         if param.size == 0:
             return new
-        lr, (eps1, eps2) = float(group["lr"]), group["eps"]
-        eps1 = float(np.finfo(param.dtype).eps if eps1 is None else eps1)
-        weight = t ** float(group["beta2_decay"])
+        lr, (eps1, eps2) = as_float(group["lr"]), group["eps"]
+        eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else as_float(eps1)
+        weight = t ** as_float(group["beta2_decay"])
         target = param if param.flags.c_contiguous else param.copy(order="C")
         grad = grad if grad.flags.c_contiguous else grad.copy(order="C")
         root = math.sqrt(param.size)
         scale = Spans([target]).norm(2) / root
         matrices = Factored(target, grad)
         row, column = self._factors(matrices, grad, state, weight, eps1, commit)
-        norm = matrices.scale(row, column, eps1 * eps1) / (root * group["d"])
-        size = max(eps2, scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
+        norm = matrices.scale(row, column, eps1 * eps1) / (root * as_float(group["d"]))
+        size = max(as_float(eps2), scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
         if not math.isfinite(norm) or math.isnan(scale):
             size = math.nan  # where max() would have dropped it
-        size, shrink = -size if group["maximize"] else size, 1 - lr * group["weight_decay"]
+        size, shrink = (
+            -size if group["maximize"] else size,
+            1 - lr * as_float(group["weight_decay"]),
+        )
         if target is param:
             commit.scale(matrices, shrink, size)
         else:

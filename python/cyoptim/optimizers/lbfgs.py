@@ -25,7 +25,8 @@ from cyoptim._doors import (
 from cyoptim._engine import Commit, Plan, Room, TwoLoop, Undo, whole_count
 from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
-from cyoptim._options import check_lr, check_nonnegative, check_number
+from cyoptim._numbers import plain
+from cyoptim._options import as_float, check_lr, check_nonnegative, check_number
 from cyoptim._types import Gradients, Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -210,7 +211,8 @@ class LBFGS(Optimizer):
             except (TypeError, ValueError, RuntimeError) as error:
                 raise type(error)(f"options of param group {number}: {error}") from error
         _check_agreement(self.param_groups, self.defaults)
-        return {**self.param_groups[0], "lr": float(self.param_groups[0]["lr"])}
+        group = self.param_groups[0]
+        return {**self._plain_group(group), "lr": as_float(group["lr"])}
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         return False  # a sparse gradient is part of a dense vector
@@ -334,7 +336,7 @@ class LBFGS(Optimizer):
 
 def _check_history_size(size: Any) -> None:
     try:
-        valid = 1 <= operator.index(size) <= sys.maxsize
+        valid = 1 <= operator.index(plain(size)) <= sys.maxsize
     except TypeError:
         raise TypeError(f"history_size must be a whole number, got {size!r}") from None
     if not valid:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Plan, Spans
-from cyoptim._options import check_at_least, check_lr, check_number
+from cyoptim._options import as_float, check_at_least, check_lr, check_number
 from cyoptim._state import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
@@ -167,16 +167,19 @@ class Muon(Optimizer):
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        lr, momentum = float(group["lr"]), float(group["momentum"])
+        lr, momentum = as_float(group["lr"]), as_float(group["momentum"])
         buffer = state.get("momentum_buffer")
         moved = np.zeros_like(param, subok=False) if buffer is None else buffer.copy(order="K")
         moved += (1 - momentum) * (grad - moved)
         direction = grad + momentum * (moved - grad) if group["nesterov"] else moved
         direction = orthogonalize(
-            direction, group["ns_coefficients"], int(group["ns_steps"]), float(group["eps"])
+            direction,
+            group["ns_coefficients"],
+            int(as_float(group["ns_steps"])),
+            as_float(group["eps"]),
         )
         direction *= lr * _ratio(param.shape, group["adjust_lr_fn"])
-        target = param * (1 - lr * float(group["weight_decay"]))
+        target = param * (1 - lr * as_float(group["weight_decay"]))
         target -= direction
         commit.copy(param, target)
         if buffer is None:
@@ -195,7 +198,7 @@ def _ratio(shape: tuple[int, int], adjustment: str | None) -> float:
 
 def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any:
     """The matrix with its singular values drawn towards 1, by Newton-Schulz iterations."""
-    a, b, c = (float(value) for value in coefficients)
+    a, b, c = (as_float(value) for value in coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
     x = np.array(matrix.T if tall else matrix, order="C")
     norm = Spans([x]).norm(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._options import check_lr, check_number, execution_switches
+from cyoptim._options import check_lr, check_number, check_pair, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -91,8 +91,7 @@ class Rprop(Optimizer):
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"])
         for name in ("etas", "step_sizes"):
-            if not isinstance(group[name], (tuple, list)) or len(group[name]) != 2:
-                raise TypeError(f"{name} must be a pair of numbers, got {group[name]!r}")
+            check_pair(name, group[name])
             for index, value in enumerate(group[name]):
                 check_number(f"{name}[{index}]", value)
         minus, plus = group["etas"]
