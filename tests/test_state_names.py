@@ -240,3 +240,116 @@ def test_averages_of_edited_lists_keep_their_names() -> None:
     optimizer.step(grads={})
     for n in params:
         assert average[n][0] == -ord(n)
+
+
+def test_a_parameter_that_comes_back_has_its_name_again() -> None:
+    params, optimizer = named()
+    group = optimizer.param_groups[0]
+    group["params"] = [params["b"], params["c"]]
+    optimizer.step(grads={"b": np.ones(2)})
+    group["params"].append(params["a"])
+    optimizer.step(grads={"a": np.full(2, 5.0)})
+    assert [params[n][0] for n in "abc"] == [-5, -1, 0]
+
+
+def test_parameters_that_are_gone_are_let_go() -> None:
+    import gc
+    import weakref
+
+    params, optimizer = named()
+    gone = weakref.ref(params.pop("a"))
+    del optimizer.param_groups[0]["params"][0]
+    optimizer.step(grads={"b": np.ones(2)})
+    gc.collect()
+    assert gone() is None
+
+
+# --- averages by call -----------------------------------------------------------------------------
+
+
+def tree(order: str, scale: float) -> dict[str, Any]:
+    return {n: {"w": np.full(2, ord(n) * scale)} for n in order}
+
+
+def test_averaged_models_are_matched_by_name() -> None:
+    average = cyoptim.swa_utils.AveragedModel(tree("ab", 0.0))
+    average.update_parameters(tree("ba", 1.0))
+    average.update_parameters(tree("ba", 3.0))
+    for n in "ab":
+        assert average.module[n]["w"].tolist() == [2.0 * ord(n)] * 2
+    other = cyoptim.swa_utils.AveragedModel(tree("ba", 0.0))
+    other.load_state_dict(average.state_dict())
+    assert other.module["a"]["w"][0] == 2.0 * ord("a")
+
+
+@pytest.mark.parametrize("order", ["a", "abc", "ac"])
+def test_averaged_models_of_other_names_are_refused(order: str) -> None:
+    average = cyoptim.swa_utils.AveragedModel(tree("ab", 1.0))
+    other = cyoptim.swa_utils.AveragedModel(tree(order, 2.0))
+    for call in (
+        lambda: average.update_parameters(tree(order, 2.0)),
+        lambda: average.load_state_dict(other.state_dict()),
+    ):
+        with pytest.raises(ValueError, match="has no parameter|which the average does not have"):
+            call()
+    assert average.module["a"]["w"][0] == ord("a")
+    assert average.n_averaged == 0
+
+
+def test_averages_of_modules_are_matched_by_name() -> None:
+    torch = pytest.importorskip("torch")
+
+    def module(order: str, scale: float) -> Any:
+        found = torch.nn.Module()
+        for n in order:
+            found.register_parameter(n, torch.nn.Parameter(torch.full((2,), ord(n) * scale)))
+        found.register_buffer("count" + order[0], torch.full((1,), scale))
+        return found
+
+    average = cyoptim.swa_utils.AveragedModel(module("ab", 0.0))
+    with pytest.raises(
+        ValueError, match="has 'countb', which the average does not have|no parameter"
+    ):
+        average.update_parameters(module("ba", 1.0))
+    other = module("ba", 1.0)
+    del other.countb
+    other.register_buffer("counta", torch.ones(1))
+    average.update_parameters(other)
+    assert average.module.a.tolist() == [97.0, 97.0]
+    wrapped = torch.nn.Module()
+    wrapped.add_module("inner", module("ab", 3.0))
+    average.update_parameters(wrapped)
+    assert average.module.a.tolist() == [194.0, 194.0]
+    with pytest.raises(ValueError, match="'c', which the average does not have"):
+        average.update_parameters(module("ac", 1.0))
+
+
+def test_files_restore_torchs_optimizers_by_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def build(order: str) -> tuple[dict[str, Any], Any]:
+        params = {n: torch.nn.Parameter(torch.zeros(2)) for n in order}
+        return params, torch.optim.SGD([*params.items()], lr=0.1, momentum=0.9)
+
+    params, first = build("ab")
+    for n, p in params.items():
+        p.grad = torch.full((2,), float(ord(n)))
+    first.step()
+    cyoptim.save(tmp_path / "run.npz", optimizer=first)
+    params, second = build("ba")
+    cyoptim.load(tmp_path / "run.npz", optimizer=second)
+    assert second.state[params["a"]]["momentum_buffer"][0] == ord("a")
+
+
+def test_rename_reaches_names_in_trees(tmp_path: Path) -> None:
+    def build(name: str) -> tuple[Any, Any]:
+        params = {"dense": {name: np.zeros(2)}, "other": {"b": np.zeros(2)}}
+        return params, cyoptim.SGD(params, lr=1.0, momentum=0.5)
+
+    params, optimizer = build("W")
+    optimizer.step(grads={"dense": {"W": np.ones(2)}})
+    cyoptim.save(tmp_path / "run.npz", params=params, optimizer=optimizer)
+    params, optimizer = build("weight")
+    cyoptim.load(tmp_path / "run.npz", params=params, optimizer=optimizer, rename={"W": "weight"})
+    assert params["dense"]["weight"][0] == -1
+    assert optimizer.state[params["dense"]["weight"]]["momentum_buffer"][0] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -190,16 +190,24 @@ def check_named_alike(group: Group, others: list[Group]) -> None:
 
 
 class Named:
-    """The names that parameters had when the groups were last looked at."""
+    """The names that parameters had when the groups were last looked at; those of parameters that
+    have been taken out, too, as they may come back."""
 
-    def __init__(self, groups: list[Group]) -> None:
-        self._names = {}
-        self._lists = []
+    def __init__(self, groups: list[Group], before: Named | None = None) -> None:
+        # A reference to each parameter, by its identity, and its name.
+        self._names: dict[int, tuple[Callable[[], Any], Any]] = {}
+        if before is not None:
+            self._names = {i: entry for i, entry in before._names.items() if entry[0]() is not None}
+        self._lists: list[list[Any]] = []
         for group in groups:
             names = [*group.get("param_names", ())]
             self._lists.append(names)
             for param, name in zip(group["params"], names, strict=False):
-                self._names[id(param)] = param, name  # alive, so that no other has its identity
+                self._names[id(param)] = _reference(param), name
+
+    def _name_of(self, param: Any) -> Any:
+        reference, name = self._names.get(id(param), (None, None))
+        return name if reference is not None and reference() is param else None
 
     def settle(self, groups: list[Group]) -> dict[int, list[Any]]:
         """The names of groups whose parameters have been edited, by the group's number.
@@ -219,7 +227,7 @@ class Named:
             params, names = group["params"], [*group["param_names"]]
             before = self._lists[number] if number < len(self._lists) else None
             if names == before:
-                own = [self._names.get(id(param), (param, None))[1] for param in params]
+                own = [self._name_of(param) for param in params]
                 taken = {name for name in own if name is not None}
                 fits = len(params) == len(names)
                 found = [
@@ -232,6 +240,13 @@ class Named:
             elif len(names) != len(params):
                 raise _unequal(number, params, names)
         return settled
+
+
+def _reference(param: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(param)
+    except TypeError:
+        return lambda: param
 
 
 def _check_all_named(number: int, params: list[Any], found: list[Any], names: list[Any]) -> None:

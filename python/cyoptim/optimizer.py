@@ -474,7 +474,7 @@ class Optimizer(Hooked):
             average.attach(plan, groups, commit)
         differentiable = any(group.get("differentiable") for group in groups)
         commit.set(self, "_plan", plan)
-        commit.set(self, "_named", Named(groups))
+        commit.set(self, "_named", Named(groups, self._named))
         commit.set(self, "_differentiable", differentiable)
         commit.set(self, "_quick", None)  # until the next step
         commit.set(state.watch, "changed", True)
@@ -498,7 +498,7 @@ class Optimizer(Hooked):
         for number, names in settled.items():
             commit.put(groups[number], "param_names", names)
             groups[number] = {**groups[number], "param_names": names}
-        commit.set(self, "_named", Named(groups))
+        commit.set(self, "_named", Named(groups, self._named))
         commit.run()
 
     # --- the step ---------------------------------------------------------------------------------

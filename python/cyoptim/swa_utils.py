@@ -31,7 +31,7 @@ from cyoptim._engine import (
 )
 from cyoptim._numbers import number
 from cyoptim._schedulers.swa import SWALR
-from cyoptim._trees import copied, named_leaves
+from cyoptim._trees import copied, named_leaves, shown
 
 __all__ = [
     "SWALR",
@@ -305,18 +305,16 @@ class AveragedModel:
         Parameters
         ----------
         model : object
-            Of the same structure as the first one.
+            Of the same structure as the first one; what has names is matched by name, in whatever
+            order it stands.
 
         Raises
         ------
         TypeError, ValueError
-            If its parameters are not as many, or not of the same shapes, or a function of the
-            user's returns something else than it has to. The average is left as it was.
+            If its parameters have other names, or other shapes, or are not as many, or a function
+            of the user's returns something else than it has to. The average is left as it was.
         """
-        averaged, current = list(_leaves(self.module)), list(_leaves(model))
-        shapes = [np.shape(a) for a in averaged], [np.shape(c) for c in current]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"model has parameters of shapes {shapes[1]}, expected {shapes[0]}")
+        averaged, current = _matched(self.module, model, "model")
         undo = Undo()
         arrays = arrays_of(current)
         together(
@@ -353,7 +351,8 @@ class AveragedModel:
         Raises
         ------
         TypeError, ValueError
-            If it is no such state, or its parameters are not as many, or not of the same shapes.
+            If it is no such state, or its parameters have other names, or other shapes, or are not
+            as many.
         """
         commit = Commit()
         self._prepare_load(state_dict, commit)
@@ -366,9 +365,7 @@ class AveragedModel:
                 "the state of an average must be a dict with 'module' and 'n_averaged', as "
                 f"state_dict() returns; found {type_name(state_dict)}"
             )
-        own, loaded = list(_leaves(self.module)), list(_leaves(state_dict["module"]))
-        if [np.shape(a) for a in own] != [np.shape(b) for b in loaded]:
-            raise ValueError("the loaded average has parameters of other shapes")
+        own, loaded = _matched(self.module, state_dict["module"], "the loaded average")
         count = whole_count(state_dict["n_averaged"], "n_averaged")
         for i, (mine, theirs) in enumerate(zip(own, loaded, strict=True)):
             _prepare_copy(mine, theirs, f"the loaded average of parameter {i}", commit)
@@ -461,15 +458,36 @@ def _prepare_copy(average: Any, value: Any, what: str, commit: Commit) -> None:
     commit.copy(mean, array.astype(mean.dtype, copy=False))
 
 
-def _leaves(model: Any) -> Iterator[Any]:
-    for _, leaf in named_leaves(model):
+def _matched(own: Any, other: Any, what: str) -> tuple[list[Any], list[Any]]:
+    """The parameters of a model, and those of another that have the same places in it."""
+    mine, theirs = dict(_leaves(own)), dict(_leaves(other))
+    check_same_names(theirs, mine, what)
+    found = [theirs[path] for path in mine]
+    shapes = [np.shape(a) for a in mine.values()], [np.shape(b) for b in found]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{what} has parameters of shapes {shapes[1]}, expected {shapes[0]}")
+    return list(mine.values()), found
+
+
+def check_same_names(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    """Refuse names, or places in lists, other than those that are expected."""
+    missing = [repr(name) for name in expected if name not in found]
+    extra = [repr(name) for name in found if name not in expected]
+    parts = [f"has no parameter {shown(missing)}"] if missing else []
+    parts += [f"has {shown(extra)}, which the average does not have"] if extra else []
+    if parts:
+        raise ValueError(f"{what} {' and '.join(parts)}")
+
+
+def _leaves(model: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in named_leaves(model):
         if not is_parameter(leaf):
             raise TypeError(
                 "a model is a torch module, or a list or dict of parameters; found "
                 f"a {type_name(leaf)}"
             )
         check_array(_memory(leaf), "a parameter")
-        yield leaf
+        yield path, leaf
 
 
 def _is_module(model: Any) -> bool:

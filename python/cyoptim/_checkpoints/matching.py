@@ -16,6 +16,7 @@ Rename = Mapping[str, str] | Callable[[str], str]
 
 KINDS = ("missing", "unexpected", "shape", "dtype", "length", "type", "refused")
 MOST_OF_A_KIND = 8
+AVERAGE = {"module", "n_averaged"}  # what the state of an AveragedModel holds
 
 
 @dataclass(frozen=True)
@@ -175,17 +176,43 @@ class Renaming:
             renamed[new] = item
         return renamed
 
-    def groups(self, saved: Any) -> Any:
-        """An optimizer's state with the new names of its parameters."""
-        if self._function is None or not isinstance(saved, dict) or "param_groups" not in saved:
+    def state(self, saved: Any, target: Any) -> Any:
+        """The state of an object with the new names of its parameters: those of an optimizer, or of
+        the arrays in an average."""
+        if self._function is None or not isinstance(saved, dict):
             return saved
-        groups = [
-            {**group, "param_names": [self.name(name) for name in group["param_names"]]}
-            if "param_names" in group
-            else group
-            for group in saved["param_groups"]
-        ]
-        return {**saved, "param_groups": groups}
+        if "param_groups" in saved:
+            groups = getattr(target, "param_groups", ())
+            own = {name for group in groups for name in group.get("param_names", ())}
+            return {**saved, "param_groups": [self._group(g, own) for g in saved["param_groups"]]}
+        if saved.keys() == AVERAGE:
+            return {**saved, "module": self._tree(saved["module"], ("module",))}
+        return saved
+
+    def _group(self, group: Any, own: set[Any]) -> Any:
+        if not isinstance(group, dict) or "param_names" not in group:
+            return group
+        return {**group, "param_names": [self._path(name, own) for name in group["param_names"]]}
+
+    def _path(self, name: Any, own: set[Any]) -> Any:
+        """The new name of a parameter. It may be the path to an array in a tree, whose last part is
+        the array's own name."""
+        if not isinstance(name, str):
+            return name
+        new = self.name(name)
+        branch, dot, leaf = name.rpartition(".")
+        if new in own or not dot:
+            return new
+        inside = f"{branch}.{self.name(leaf)}"
+        return inside if inside in own else new
+
+    def _tree(self, saved: Any, place: tuple[Any, ...]) -> Any:
+        if isinstance(saved, dict):
+            renamed = self.arrays(saved, place)
+            return {key: self._tree(item, (*place, key)) for key, item in renamed.items()}
+        if type(saved) in (list, tuple):
+            return type(saved)(self._tree(item, (*place, k)) for k, item in enumerate(saved))
+        return saved
 
     def unused(self) -> list[str]:
         return [name for name in self._map or () if name not in self._used]

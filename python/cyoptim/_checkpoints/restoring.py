@@ -30,6 +30,7 @@ from cyoptim._checkpoints.places import (
 from cyoptim._checkpoints.turns import in_turns
 from cyoptim._doors import Array, announce_update, is_tensor, type_name
 from cyoptim._engine import Commit, is_self_overlapping
+from cyoptim._loading import in_order_of_names
 from cyoptim._trees import entries_of, is_named_tuple
 from cyoptim.optimizer import Optimizer
 
@@ -211,7 +212,7 @@ class Restore:
             return
         commit = Commit()
         try:
-            saved = self._renaming.groups(saved)
+            saved = self._renaming.state(saved, target)
             if isinstance(target, Optimizer):
                 saved = target._before_load(saved)
             target._prepare_load(saved, commit)
@@ -230,7 +231,7 @@ class Restore:
             if of_module:
                 saved = self._fit_module(state, saved, place)
             else:
-                saved = self._renaming.groups(saved)
+                saved = _by_name(self._renaming.state(saved, target), target)
             new = self._state_for(target, saved)
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             self._refused(place, error)
@@ -287,6 +288,15 @@ class Restore:
             raise misfit(self._path, self.differences) from error
         prefix = show(place)
         self.loaded = [p for p in self.loaded if p != prefix and not p.startswith(f"{prefix}[")]
+
+
+def _by_name(saved: Any, target: Any) -> Any:
+    """The state of another library's optimizer in the order of the parameters' names."""
+    own = getattr(target, "param_groups", None)
+    groups = saved.get("param_groups") if isinstance(saved, dict) else None
+    if not isinstance(own, list) or not isinstance(groups, list) or len(own) != len(groups):
+        return saved
+    return {**saved, "param_groups": in_order_of_names(groups, own)}
 
 
 def _elements(value: Any) -> Any:

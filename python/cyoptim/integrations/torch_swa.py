@@ -16,6 +16,7 @@ from cyoptim.swa_utils import (
     check_functions,
     check_returned_average,
     check_returned_nothing,
+    check_same_names,
     get_swa_multi_avg_fn,
     is_ours,
 )
@@ -58,14 +59,13 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
             self._update(model)
 
     def _update(self, model: torch.nn.Module) -> None:
-        averaged, current = self._averaged(self.module), self._averaged(model)
-        current = [c.to(a.device) for a, c in zip(averaged, current, strict=False)]
-        averaged = averaged[: len(current)]
+        pairs = _pairs(self._averaged(self.module), self._averaged(model))
+        averaged = [mine for mine, _ in pairs]
+        current = [theirs.to(mine.device) for mine, theirs in pairs]
         for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
             _check_like(c, a, f"parameter {i} of the model")
-        copied = (
-            [] if self.use_buffers else [*zip(self.module.buffers(), model.buffers(), strict=True)]
-        )
+        buffers = dict(self.module.named_buffers()), dict(model.named_buffers())
+        copied = [] if self.use_buffers else _pairs(*buffers, whole=True)
         for i, (mine, theirs) in enumerate(copied):
             _check_like(theirs, mine, f"buffer {i} of the model")
         if self.n_averaged == 0:
@@ -100,10 +100,30 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
                 values.append(value)
         return values
 
-    def _averaged(self, model: torch.nn.Module) -> list[torch.Tensor]:
-        tensors = model.parameters()
-        both = chain(tensors, model.buffers()) if self.use_buffers else tensors
-        return [tensor.detach() for tensor in both]
+    def _averaged(self, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+        tensors = model.named_parameters()
+        both = chain(tensors, model.named_buffers()) if self.use_buffers else tensors
+        return {name: tensor.detach() for name, tensor in both}
+
+
+def _pairs(
+    own: dict[str, torch.Tensor], other: dict[str, torch.Tensor], whole: bool = False
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The tensors of an average, each with that of the module that belongs to it: of the same name,
+    but for what a wrapper puts before all names of one of the two.
+
+    As in torch, a module may have a part of the tensors, unless it must have the `whole`.
+    """
+    if not own.keys() & other.keys() and all(map(_is_wrapped, own, other)):
+        other = dict(zip(own, other.values(), strict=False))
+    expected = own if whole else {name: own[name] for name in own if name in other}
+    check_same_names(other, expected, "model")
+    return [(own[name], other[name]) for name in expected]
+
+
+def _is_wrapped(name: str, other: str) -> bool:
+    """Whether two names are one, but for something before one of them."""
+    return other.endswith(f".{name}") or name.endswith(f".{other}")
 
 
 def _check_like(value: Any, average: torch.Tensor, what: str) -> None:
