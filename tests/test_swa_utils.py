@@ -273,7 +273,7 @@ def test_bad_arguments() -> None:
             average.update_parameters(other)
         with pytest.raises(
             ValueError,
-            match="the loaded average has parameters of shapes \[\(3,\)\], expected \[\(2,\)\]",
+            match=r"the loaded average has parameters of shapes \[\(3,\)\], expected \[\(2,\)\]",
         ):
             average.load_state_dict({"module": other, "n_averaged": 3})
     assert average.n_averaged == 0
