@@ -275,6 +275,17 @@ def test_step_after_fork() -> None:
 # --- import ---------------------------------------------------------------------------------------
 
 
+def test_masked_arrays_are_looked_for_without_their_module() -> None:
+    code = """
+        import sys
+        import numpy, cyoptim
+        before = "numpy.ma" in sys.modules
+        cyoptim.lr_scheduler.StepLR(cyoptim.SGD([numpy.zeros(1)], lr=numpy.float64(0.5)), 3)
+        print(("numpy.ma" in sys.modules) == before)
+    """
+    assert run_python(code).stdout.splitlines()[-1] == "True"
+
+
 def test_import_brings_in_numpy_alone() -> None:
     code = (
         "import sys, cyoptim; "

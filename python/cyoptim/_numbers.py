@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -34,7 +35,12 @@ def of_numpy(value: Any) -> Any:
 
 def is_masked(value: Any) -> bool:
     """Whether this is an array with an element that is masked."""
-    return isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any())
+    masked = sys.modules.get("numpy.ma")  # which takes time to import
+    return (
+        masked is not None
+        and isinstance(value, masked.MaskedArray)
+        and bool(masked.getmaskarray(value).any())
+    )
 
 
 def number(name: str, value: Any) -> Any:
