@@ -176,7 +176,9 @@ def test_averages() -> None:
 def test_namespace() -> None:
     import cyoptim.torch as optim
 
-    assert {*optimizers.__all__, "Optimizer", "lr_scheduler", "swa_utils"} == {*optim.__all__}
+    bases = {"Optimizer", "LRScheduler", "AveragedModel", "SWALR", "lr_scheduler", "swa_utils"}
+    assert {*optimizers.__all__} | bases == {*optim.__all__}
+    assert issubclass(optim.LRScheduler, torch.optim.lr_scheduler.LRScheduler)
     assert optim.AdamW is cyoptim.AdamW
     for ours, mirror in ((lr_scheduler, optim.lr_scheduler), (cyoptim.swa_utils, optim.swa_utils)):
         public = {n for n in ours.__all__ if n[0] != "_" and n != "EPOCH_DEPRECATION_WARNING"}

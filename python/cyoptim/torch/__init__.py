@@ -42,6 +42,8 @@ from cyoptim.optimizers import (
     SparseAdam,
 )
 from cyoptim.torch import lr_scheduler, swa_utils
+from cyoptim.torch.lr_scheduler import LRScheduler
+from cyoptim.torch.swa_utils import SWALR, AveragedModel
 
 _torch_optim.join()
 
@@ -49,12 +51,15 @@ __all__ = [
     "ASGD",
     "LBFGS",
     "SGD",
+    "SWALR",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "AveragedModel",
+    "LRScheduler",
     "Muon",
     "NAdam",
     "Optimizer",

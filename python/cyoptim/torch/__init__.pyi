@@ -4,6 +4,9 @@ from cyoptim import optimizers
 from cyoptim.optimizer import Optimizer as _Optimizer
 from cyoptim.torch import lr_scheduler as lr_scheduler
 from cyoptim.torch import swa_utils as swa_utils
+from cyoptim.torch.lr_scheduler import LRScheduler as LRScheduler
+from cyoptim.torch.swa_utils import SWALR as SWALR
+from cyoptim.torch.swa_utils import AveragedModel as AveragedModel
 
 class Optimizer(_Optimizer, torch.optim.Optimizer): ...  # type: ignore[misc]
 class ASGD(optimizers.ASGD, Optimizer): ...
