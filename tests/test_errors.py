@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import subprocess
 import sys
@@ -461,6 +462,24 @@ def test_an_option_written_later_is_named() -> None:
     del optimizer.param_groups[0]["lr"]
     with pytest.raises(KeyError, match="'lr' is missing"):
         optimizer.step(grads=[np.ones(2)])
+
+
+SWITCHES = [
+    (name, option)
+    for name in cyoptim.optimizers.__all__
+    for option, parameter in inspect.signature(getattr(cyoptim, name)).parameters.items()
+    if isinstance(parameter.default, bool) or option in ("foreach", "fused")
+]
+
+
+@pytest.mark.parametrize("value", ["False", "", b"no", [1], (), np.array([True, False])])
+@pytest.mark.parametrize(("name", "option"), SWITCHES)
+def test_switches_are_true_or_false(name: str, option: str, value: Any) -> None:
+    w = np.zeros((2, 2))
+    with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
+        getattr(cyoptim, name)([w], **{option: value})
+    with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
+        getattr(cyoptim, name)([{"params": [w], option: value}])
 
 
 def test_options_are_no_attributes() -> None:

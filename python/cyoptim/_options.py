@@ -95,15 +95,22 @@ def explain_options(options: Group, defaults: Mapping[str, Any], error: Exceptio
     return str(error)
 
 
+_TEXT_AND_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
+
+
 def check_switch(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False, such as a string."""
+    """Refuse what is neither True nor False, such as a string or a list."""
     try:
-        known = not isinstance(value, (str, bytes)) and bool(value) in (True, False)
+        known = not isinstance(value, _TEXT_AND_CONTAINERS) and bool(value) in (True, False)
     except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
         known = False
     if not known:
         raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
 
+
+_SWITCHES = frozenset({"amsgrad", "capturable", "centered", "decoupled_weight_decay"})
+_SWITCHES |= {"differentiable", "maximize", "nesterov"}
+_HINTS = frozenset({"foreach", "fused"})  # or None
 
 # Learning rates that may be arrays without axes or tensors, which are filled in place.
 _FILLED = frozenset({"lr", "initial_lr"})
@@ -151,6 +158,9 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
     ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
     :func:`check_undifferentiated`. Combinations that torch refuses are refused.
     """
+    for name in ("capturable", "differentiable", "fused", "foreach"):
+        if switches.get(name) is not None:
+            check_switch(name, switches[name])
     if switches.get("capturable"):
         raise ValueError("capturable=True is not supported: steps run on the CPU")
     if switches.get("fused"):
@@ -171,10 +181,12 @@ def check_undifferentiated(group: Group) -> None:
 
 
 def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
-    """Refuse what is neither True nor False for an option that is one of them by default."""
+    """Refuse what is neither True nor False for an option that is one of them by its name, or by
+    default."""
     for name, default in defaults.items():
-        if isinstance(default, bool):
-            check_switch(name, group[name])
+        value = group[name]
+        if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
+            check_switch(name, value)
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:

@@ -8,6 +8,7 @@ from cyoptim._options import (
     check_finite,
     check_lr,
     check_nonnegative,
+    check_switch,
     check_undecayed,
     execution_switches,
 )
@@ -107,6 +108,7 @@ class SGD(Optimizer):
         check_nonnegative("momentum", group["momentum"])
         check_nonnegative("weight_decay", group["weight_decay"])
         check_finite("dampening", group["dampening"])
+        check_switch("nesterov", group["nesterov"])
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 
