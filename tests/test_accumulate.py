@@ -363,3 +363,92 @@ def test_a_step_that_failed_leaves_the_sums_to_the_next() -> None:
     assert optimizer.accumulate([np.ones(2)]) == 2
     optimizer.step()
     assert (w == -np.inf).all()
+
+
+class OwnSGD(cyoptim.SGD):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing, and not its parent's."""
+
+
+class ByAnother(cyoptim.SGD):
+    def step(self, closure: Any = None, **kwargs: Any) -> Any:
+        return self.inner(closure, kwargs)
+
+    def inner(self, closure: Any, kwargs: Any) -> Any:
+        return super().step(closure, **kwargs)
+
+
+def test_a_step_that_does_not_call_its_parents() -> None:
+    with pytest.raises(TypeError, match="OwnSGD has a step of its own"):
+        OwnSGD([np.zeros(1)]).accumulate([np.ones(1)])
+    w = np.zeros(1)
+    optimizer = ByAnother([w], lr=1.0)
+    optimizer.accumulate([np.ones(1)])
+    optimizer.accumulate([np.full(1, 3.0)])
+    optimizer.step()
+    assert w == -2
+
+
+def test_sums_wait_for_parameters_that_come_back() -> None:
+    a, b, c = (np.zeros(2) for _ in range(3))
+    optimizer = cyoptim.SGD([a, b], lr=1.0)
+    optimizer.accumulate([np.full(2, 2.0), np.full(2, 4.0)])
+    group = optimizer.param_groups[0]["params"]
+    del group[0]
+    group[0] = c  # in the place of b
+    optimizer.accumulate([np.full(2, 8.0)])
+    group.append(a)
+    optimizer.step()
+    assert [w[0] for w in (a, b, c)] == [-1, 0, -4]
+
+
+def test_sums_of_a_parameter_that_occurs_twice() -> None:
+    found = []
+    for resumed in (False, True):
+        w = np.zeros(2)
+        with pytest.warns(UserWarning, match="duplicate parameters"):
+            optimizer = cyoptim.SGD([w, w], lr=1.0, momentum=0.5)
+        optimizer.accumulate([np.full(2, 2.0), np.full(2, 4.0)])
+        if resumed:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        optimizer.accumulate([np.full(2, 6.0), None])
+        optimizer.step()
+        found.append(w[0])
+    assert found == [-8, -8]
+
+
+def test_a_state_dict_keeps_the_sums_that_there_were() -> None:
+    w = np.zeros(2)
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.ones(2)])
+    state = optimizer.state_dict()
+    optimizer.step()
+    optimizer.accumulate([np.full(2, 5.0)])
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert (w == -2).all()
+
+
+@pytest.mark.parametrize("data", [np.zeros(3), np.zeros(2, np.float32)])
+def test_a_parameter_of_another_shape_between_two_parts(data: np.ndarray) -> None:
+    w = cyoptim.Parameter(np.zeros(2))
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    optimizer.accumulate([np.ones(2)])
+    w.data = data.copy()
+    with pytest.raises(ValueError, match=r"gradients of shape \(2,\) and dtype float64 have been"):
+        optimizer.accumulate([np.ones_like(data)])
+    optimizer.zero_grad()
+    optimizer.accumulate([np.ones_like(data)])
+    optimizer.step()
+    assert (w.data == -1).all()
+
+
+def test_another_layout_between_two_parts() -> None:
+    w = cyoptim.Parameter(np.zeros((3, 2)))
+    optimizer = cyoptim.SGD([w], lr=1.0)
+    grad = np.arange(6.0).reshape(3, 2)
+    optimizer.accumulate([grad])
+    w.data = np.zeros((3, 2), order="F")
+    optimizer.accumulate([grad])
+    optimizer.step()
+    np.testing.assert_array_equal(w.data, -grad)

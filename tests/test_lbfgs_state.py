@@ -319,3 +319,43 @@ def test_a_smaller_history_from_now_on() -> None:
     run.steps(1)
     for name in ("old_dirs", "old_stps", "ro", "al"):
         assert len(run.state()[name]) == 2
+
+
+@pytest.mark.parametrize("order", ["acb", "cab", "bc"])
+def test_another_order_of_the_parameters_begins_anew(order: str) -> None:
+    # The parts of the directions that are remembered would reach other parameters.
+    def problem() -> tuple[dict[str, np.ndarray], Any]:
+        params = {n: np.full(2, 1.0 + k) for k, n in enumerate("abc")}
+        scale = {"a": 1.0, "b": 4.0, "c": 9.0}
+
+        def closure(names: str) -> Any:
+            loss = sum(float(scale[n] * (params[n] ** 2).sum()) for n in names)
+            return loss, [2 * scale[n] * params[n] for n in names]
+
+        return params, closure
+
+    params, closure = problem()
+    edited = cyoptim.LBFGS([params[n] for n in "abc"], lr=0.05, max_iter=3)
+    edited.step(lambda: closure("abc"))
+    edited.param_groups[0]["params"] = [params[n] for n in order]
+    others, closure_of_others = problem()
+    for n in "abc":
+        others[n][...] = params[n]
+    fresh = cyoptim.LBFGS([others[n] for n in order], lr=0.05, max_iter=3)
+    edited.step(lambda: closure(order))
+    fresh.step(lambda: closure_of_others(order))
+    for n in "abc":
+        np.testing.assert_array_equal(params[n], others[n])
+
+
+def test_notes_stay_when_names_put_the_vectors_into_another_order() -> None:
+    w = {n: np.full(2, 1.0 + k) for k, n in enumerate("ab")}
+    first = cyoptim.LBFGS(w.items(), max_iter=2)
+    first.step(lambda: (float(sum((p**2).sum() for p in w.values())), [2 * p for p in w.values()]))
+    first.state[w["a"]]["note"] = "a's"
+    first.state[w["b"]]["note"] = "b's"
+    second = cyoptim.LBFGS([("b", w["b"]), ("a", w["a"])], max_iter=2)
+    second.load_state_dict(first.state_dict())
+    assert second.state[w["a"]]["note"] == "a's"
+    assert second.state[w["b"]]["note"] == "b's"
+    np.testing.assert_array_equal(second.state[w["b"]]["d"], np.roll(first.state[w["a"]]["d"], 2))

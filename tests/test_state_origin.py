@@ -281,3 +281,66 @@ def test_a_step_of_ones_own_over_tensors_is_cast_as_torch_does() -> None:
         found.append(dict(optimizer.state[w]))
     assert repr(found[0]) == repr(found[1])
     assert found[0]["whole"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("count", [2.5, [1.0, 2.0]])
+def test_counts_of_a_step_of_ones_own_stay_as_they_are(count: Any) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Own(cyoptim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for p in self.param_groups[0]["params"]:
+                self.state[p]["step"] = torch.tensor(count)
+                self.state[p]["exp_avg_sq"] = torch.zeros(())
+
+    w = torch.ones(3)
+    first, second = Own([w]), Own([w])
+    first.step()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert torch.equal(second.state[w]["step"], torch.tensor(count))
+    assert second.state[w]["exp_avg_sq"].shape == ()
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_state_of_ones_own_in_files_comes_back_as_tensors(ending: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Own(cyoptim.Optimizer):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {"lr": 0.1})
+
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            for p in self.param_groups[0]["params"]:
+                state = self.state[p]
+                state.setdefault("buffers", {0.9: torch.zeros(2), "deep": [torch.ones(1)]})
+                state["buffers"][0.9].add_(1)
+
+    w = torch.ones(3)
+    first, second = Own([w]), Own([w])
+    first.step()
+    cyoptim.save(tmp_path / f"run.{ending}", optimizer=first)
+    cyoptim.load(tmp_path / f"run.{ending}", optimizer=second)
+    second.step()
+    assert torch.equal(second.state[w]["buffers"][0.9], torch.full((2,), 2.0))
+    assert torch.equal(second.state[w]["buffers"]["deep"][0], torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
+def test_matrices_of_integers_are_cast(name: str) -> None:
+    optimizer = of_arrays(name)
+    state = copy.deepcopy(optimizer.state_dict())
+    entries = state["state"][0]
+    for key, value in entries.items():
+        if key != "step":
+            entries[key] = np.ones(value.shape, np.int32)
+    optimizer.load_state_dict(state)
+    optimizer.step(grads=[np.ones((3, 2))])
+
+
+def test_any_mapping_is_a_state_dict() -> None:
+    from collections import UserDict
+
+    optimizer = of_arrays("Adam")
+    state = copy.deepcopy(optimizer.state_dict())
+    state["param_groups"][0]["params"] = np.arange(1)
+    optimizer.load_state_dict(UserDict(state))  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cyoptim._doors import type_name
 from cyoptim._engine import memory_names, state_names
 from cyoptim._trees import shown
@@ -25,8 +27,7 @@ def checked_state_dict(
             "loaded state dict has a different number of parameter groups: "
             f"{len(saved)}, expected {len(groups)}"
         )
-    for number, new in enumerate(saved):
-        _check_group(number, new)
+    saved = [_checked_group(number, new) for number, new in enumerate(saved)]
     if len({"param_names" in group for group in saved}) > 1:
         raise ValueError(
             "some groups of the loaded state dict have 'param_names', and some have none"
@@ -44,7 +45,7 @@ def keys_of(state_dict: StateDict) -> list[Any]:
 
 
 def _check_form(state_dict: Any) -> None:
-    if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns"
         )
@@ -55,14 +56,17 @@ def _check_form(state_dict: Any) -> None:
         raise TypeError(f"'param_groups' is a {type_name(saved)}, expected a list of dicts")
 
 
-def _check_group(number: int, new: Any) -> None:
+def _checked_group(number: int, new: Any) -> Group:
+    """A copy of a saved group, with its keys in a list."""
     keys = new.get("params") if isinstance(new, dict) else None
+    if isinstance(keys, np.ndarray):
+        keys = keys.tolist()
     if not isinstance(keys, Sequence) or isinstance(keys, (str, bytes)):
         raise TypeError(
             f"loaded param group {number} must be a dict with a list of numbers under 'params'"
         )
     for key in keys:
-        if not isinstance(key, (int, str)):
+        if not isinstance(key, (int, str, np.integer)):
             raise TypeError(
                 f"'params' of loaded param group {number} holds a {type_name(key)}, expected "
                 "numbers of parameters"
@@ -74,6 +78,7 @@ def _check_group(number: int, new: Any) -> None:
             )
     if "param_names" in new:
         _check_names(number, new["param_names"])
+    return {**new, "params": list(keys)}
 
 
 def _check_size(number: int, old: Group, new: Group) -> None:

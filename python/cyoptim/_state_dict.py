@@ -16,8 +16,11 @@ Group = dict[str, Any]
 StateShape = Callable[[str, tuple[int, ...]], "tuple[int, ...] | None"]
 
 
-def export_state(param: Any, values: Any, step_type: type | None) -> Any:
-    """One parameter's state as state_dict() returns it: tensors where the parameter is one."""
+def export_state(param: Any, values: Any, step_type: type | None, counts: bool) -> Any:
+    """One parameter's state as state_dict() returns it: tensors where the parameter is one.
+
+    `counts` tells whether "step" is our own count, which torch has as a float.
+    """
     if not isinstance(values, dict):
         return values
     if not is_tensor(param):
@@ -25,7 +28,9 @@ def export_state(param: Any, values: Any, step_type: type | None) -> Any:
     from cyoptim.integrations.torch import export_state
 
     return {
-        name: step_type(value) if step_type and name == "step" else export_state(name, value)
+        name: step_type(value)
+        if step_type and name == "step"
+        else export_state(name if counts else "", value)
         for name, value in values.items()
     }
 
@@ -84,10 +89,11 @@ def _check_shape(array: Any, shape: tuple[int, ...], what: str) -> None:
         raise ValueError(f"{what} has shape {np.shape(array)}, expected {shape}")
 
 
-def copy_state(param: Any, values: Any, label: str) -> dict[str, Any]:
+def copy_state(param: Any, values: Any) -> Any:
     """A copy of one parameter's loaded state for an optimizer that makes its steps by itself: as it
     is, but that tensors of a tensor are of its dtype, as torch has it."""
-    _check_state(values, label)
+    if not isinstance(values, dict):
+        return _copied(param, values, "")
     return {name: _copied(param, value, name) for name, value in values.items()}
 
 
@@ -113,18 +119,19 @@ def import_arrays(param: Any, values: Any, label: str, shape_of: StateShape) -> 
         if name == "step" and array_like and value.ndim == 0:
             state[name] = make_counter(value, label)
             continue
-        state[name] = _as_arrays(value, view.dtype, what)
         expected = shape_of(name, view.shape)
+        state[name] = _as_arrays(value, view.dtype, what)
         if expected is not None:
             _check_kind(state[name], view.dtype, what)
             _check_shape(state[name], expected, what)
+            state[name] = state[name].astype(view.dtype, copy=False)
     return in_kind(param, state)
 
 
 def _check_kind(value: Any, dtype: Any, what: str) -> None:
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{what} is a {type_name(value)}, expected an array of {dtype}")
-    if value.dtype.kind not in ("f", dtype.kind):
+    if value.dtype.kind not in ("f", "i", "u", "b", dtype.kind):
         raise TypeError(f"{what} has dtype {value.dtype}, expected {dtype}")
 
 

@@ -46,32 +46,48 @@ class Sums:
         """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
         that are `holders` of their gradients drop them."""
         count = self.count
-        sums, used = self._of(params)
+        entries, rest = self._of(params)
+        sums, used = [array for array, _ in entries], [used for _, used in entries]
         for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
-            if grad is not None and not used[i]:
+            if used[i]:
+                sums[i] = _in_place_of(sums[i], array, i)
+            elif grad is not None:
                 sums[i] = _room(sums[i], array)
         new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
         spans = Spans([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
-        outcome = {"_params": params, "_arrays": sums, "_used": now, "_count": count + 1}
+        outcome = {
+            "_params": [*params, *(param for param, _ in rest)],
+            "_arrays": [*sums, *(array for _, array in rest)],
+            "_used": [*now, *(True for _ in rest)],
+            "_count": count + 1,
+        }
         add_up(self, new, spans, outcome, holders)
 
-    def _of(self, params: list[Any]) -> tuple[list[Any], list[bool]]:
-        """The sums of these parameters, and which of them are in use."""
-        if len(params) == len(self._params) and all(map(_is, params, self._params)):
-            return [*self._arrays], [*self._used]
-        entries = zip(self._params, self._arrays, self._used, strict=True)
-        known = {id(param): (array, used) for param, array, used in entries}
-        found = [known.pop(id(param), (None, False)) for param in params]
-        return [array for array, _ in found], [used for _, used in found]
+    def _of(self, params: list[Any]) -> tuple[list[tuple[Any, bool]], list[tuple[Any, Any]]]:
+        """The sum of each of these parameters, and whether it is in use; and those in use of
+        others, which may come back before the step."""
+        own = list(zip(self._params, self._arrays, self._used, strict=True))
+        if len(params) == len(own) and all(map(_is, params, self._params)):
+            return [(array, used) for _, array, used in own], []
+        known: dict[int, list[tuple[Any, Any, bool]]] = {}
+        for entry in own:
+            known.setdefault(id(entry[0]), []).append(entry)
+        found = []
+        for param in params:
+            entries = known.get(id(param))
+            _, array, used = entries.pop(0) if entries else (None, None, False)
+            found.append((array, used))
+        rest = [(p, array) for entries in known.values() for p, array, used in entries if used]
+        return found, rest
 
     def gradients(self, params: list[Any] | None = None) -> list[Any]:
         """The sums of these parameters, or of all that have any; None where there is none."""
         params = self._params if params is None else params
         if not self.count:
             return [None] * len(params)
-        return [a if used else None for a, used in zip(*self._of(params), strict=True)]
+        return [array if used else None for array, used in self._of(params)[0]]
 
     def give(self, step: Extras) -> None:
         """Begin anew as soon as this step is done; the arrays are kept."""
@@ -80,10 +96,20 @@ class Sums:
     # --- saving and loading -----------------------------------------------------------------------
 
     def export(self, params: Sequence[Any], numbers: dict[int, int]) -> dict[str, Any]:
-        """What state_dict() holds of it; `numbers` are those of the parameters, by identity."""
-        sums = zip(params, self.gradients([*params]), strict=True)
-        values = {numbers[id(p)]: in_kind(p, {NAME: a})[NAME] for p, a in sums if a is not None}
-        return {"calls": self.count, "values": values}
+        """What state_dict() holds of it; `numbers` are those of the parameters, by identity.
+
+        Copies, as the arrays serve the next sum. Where a parameter occurs again, a list of all of
+        its sums, with None where there is none.
+        """
+        values: dict[int, list[Any]] = {}
+        for param, array in zip(params, self.gradients([*params]), strict=True):
+            kept = None if array is None else in_kind(param, {NAME: array.copy("K")})[NAME]
+            values.setdefault(numbers[id(param)], []).append(kept)
+        found = {n: sums for n, sums in values.items() if any(one is not None for one in sums)}
+        return {
+            "calls": self.count,
+            "values": {n: sums[0] if len(sums) == 1 else sums for n, sums in found.items()},
+        }
 
     def copy(self) -> Sums:
         """The same sums in memory of their own."""
@@ -111,11 +137,16 @@ def loaded_sums(
     strange = [key for key in saved["values"] if key not in keys]
     if strange:
         raise ValueError(f"'accumulated' has an entry of {strange[0]!r}, which is no parameter's")
+    waiting = {
+        key: [*value] if isinstance(value, list) else [value]
+        for key, value in saved["values"].items()
+    }
     pairs = []
     for key, param, view, label in zip(keys, params, views, labels, strict=True):
-        if key in saved["values"]:
+        value = waiting[key].pop(0) if waiting.get(key) else None
+        if value is not None:
             array = np.empty_like(view, subok=False)
-            array[...] = array_like(saved["values"][key], view, f"loaded sum of {label}")
+            array[...] = array_like(value, view, f"loaded sum of {label}")
             pairs.append((param, array))
     return _rebuilt(calls, pairs)
 
@@ -137,3 +168,17 @@ def _room(room: Any, array: Any) -> Any:
     """An array laid out as the parameter's state: the one at hand, if it fits."""
     new = np.empty_like(array, subok=False)
     return room if room is not None and same_layout_as(room, new) else new
+
+
+def _in_place_of(total: Any, array: Any, i: int) -> Any:
+    """A sum that is in use, laid out as the parameter's state."""
+    new = np.empty_like(array, subok=False)
+    if same_layout_as(total, new):
+        return total
+    if total.shape != new.shape or total.dtype != new.dtype:
+        raise ValueError(
+            f"gradients of shape {total.shape} and dtype {total.dtype} have been accumulated for "
+            f"parameter {i}, which now has {new.shape} and {new.dtype}: zero_grad() drops them"
+        )
+    new[...] = total
+    return new

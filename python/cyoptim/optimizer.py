@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -197,6 +198,8 @@ class Optimizer(Hooked):
     _rules: ClassVar[tuple[str, ...]] = ()
     # Whether a step goes along what accumulate() has gathered.
     _steps_along_sums: ClassVar[bool] = True
+    # Whether a step() of a user's own keeps the state as it likes.
+    _steps_itself: ClassVar[bool] = False
     # What the last step was asked for beside its update, and has found.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
@@ -215,15 +218,26 @@ class Optimizer(Hooked):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
-            averages = bool(cls.__dict__.get("_averages_itself"))
-            cls.step = with_hooks(cls.step, averages)  # type: ignore[method-assign]
+            cls._take_step(cls.__dict__["step"])
         if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
             cls._essential_state = ()  # it may keep what it likes
         if "update" in cls.__dict__:
-            cls._updates_itself = True
+            cls._updates_itself, cls._steps_itself = True, False
             cls._prepares_update = "_prepare_update" in cls.__dict__
         elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
             cls._updates_itself = False
+
+    @classmethod
+    def _take_step(cls, step: Callable[..., Any]) -> None:
+        """See what a step() of a class's own does, and have hooks and averages around it."""
+        if "_steps_along_sums" not in cls.__dict__:
+            cls._steps_itself = True
+            # One that calls its parent's, be it by another method, steps along sums as that does.
+            methods = [inspect.unwrap(f) for f in vars(cls).values() if callable(f)]
+            names = [f.__code__.co_names for f in methods if hasattr(f, "__code__")]
+            cls._steps_along_sums = cls._steps_along_sums and any("step" in n for n in names)
+        averages = bool(cls.__dict__.get("_averages_itself"))
+        cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
 
     if not TYPE_CHECKING:
         lr, momentum, weight_decay = _OptionOfGroups(), _OptionOfGroups(), _OptionOfGroups()
@@ -1054,7 +1068,9 @@ class Optimizer(Hooked):
             for group in self.param_groups
         ]
         state = {
-            numbers.get(id(param), param): export_state(param, values, self._step_type)
+            numbers.get(id(param), param): export_state(
+                param, values, self._step_type, counts=not self._steps_itself
+            )
             for param, values in self.state.items()
             # Not of parameters that have been taken out of their group.
             if id(param) in numbers or not is_parameter(param)
@@ -1211,7 +1227,7 @@ class Optimizer(Hooked):
         else:
             self._average.adopt(loaded)
 
-    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
+    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> Any:
         """A copy of one parameter's loaded state, as this optimizer keeps it."""
         if type(self).update is not Optimizer.update:
             state = import_arrays(param, values, label, self._state_shape)
@@ -1220,8 +1236,8 @@ class Optimizer(Hooked):
             ):  # which a user's update may count by itself
                 state["step"] = make_counter(values["step"], label)
             return state
-        if self._updates_itself:  # by a step of its own
-            return copy_state(param, values, label)
+        if self._steps_itself:
+            return copy_state(param, values)
         return import_state(param, values, label, room, self._possible_rules())
 
     def _possible_rules(self) -> list[Rule]:

@@ -57,6 +57,8 @@ def loaded_array(tensor: torch.Tensor, label: str) -> Array:
 def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
     """A copy of a loaded state entry, in the dtype and on the device of its parameter where torch's
     load_state_dict takes it there."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":  # of a file
+        value = torch.from_numpy(np.array(value))
     if isinstance(value, torch.Tensor):
         if name == "step":
             return value.detach().clone()

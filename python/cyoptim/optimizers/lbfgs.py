@@ -27,7 +27,7 @@ from cyoptim._flat import FlatArrays, dot, largest, norm
 from cyoptim._line_search import Point, strong_wolfe
 from cyoptim._numbers import plain
 from cyoptim._options import as_float, check_lr, check_nonnegative, check_number
-from cyoptim._types import Gradients, Group, ParamsT
+from cyoptim._types import Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
 
 # A pair of step and change of gradient with a smaller product is not remembered.
@@ -143,6 +143,8 @@ class LBFGS(Optimizer):
         "history_size",
         "line_search_fn",
     )
+    # The parameters, in the order of the last step's vectors.
+    _ordered: list[Any] | None = None
     # Whether the search turns back where the loss is not finite, rather than go as torch's does.
     _has_border: bool = False
 
@@ -194,8 +196,7 @@ class LBFGS(Optimizer):
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         state = self.state.get(self._first(), {})
         if state:
-            kept = {k: v for k, v in state.items() if k == "func_evals" or k not in _STATE_NAMES}
-            commit.become(state, {**kept, "n_iter": 0})
+            commit.become(state, _anew(state))
 
     def _first(self) -> Any:
         """The parameter whose state is that of the whole problem; None if there is none."""
@@ -270,14 +271,17 @@ class LBFGS(Optimizer):
     def _search(self, objective: _Objective, start: tuple[float, Array], options: Group) -> Commit:
         """Move the parameters; the result is what then changes with them."""
         state = self.state
-        memory = _Memory.of_state(
-            state.get(self._first(), {}), objective.arrays, "the first parameter"
-        )
+        known = state.get(self._first(), {})
+        members = list(self._members())
+        if self._ordered is not None and not _are_the_same(members, self._ordered):
+            known = _anew(known)  # the parts of its vectors are of other parameters
+        memory = _Memory.of_state(known, objective.arrays, "the first parameter")
         _minimize(objective, start, memory, options)
         memory.func_evals += objective.evaluations
         state.staged = []
         state.stage(self._first(), memory.as_state())
         commit = Commit()
+        commit.set(self, "_ordered", members)
         for target, entries in state.staged:
             commit.update(target, entries)
         if self._average is not None:
@@ -313,12 +317,18 @@ class LBFGS(Optimizer):
                 return value  # which is refused, with its shape
             return np.concatenate([array[parts[key]] for key in keys])
 
-        vectors = {name: moved(values[name]) for name in _VECTORS if name in values}
-        for name in ("old_dirs", "old_stps"):
-            if name in values:
-                vectors[name] = [moved(value) for value in values[name]]
-        rest = {key: entries for key, entries in state.items() if key != before[0]}
-        return {**rest, keys[0]: {**values, **vectors}}
+        entries = {name: value for name, value in values.items() if name in _STATE_NAMES}
+        for name in entries.keys() & {*_VECTORS}:
+            entries[name] = moved(entries[name])
+        for name in entries.keys() & {"old_dirs", "old_stps"}:
+            entries[name] = [moved(value) for value in entries[name]]
+        notes = {name: value for name, value in values.items() if name not in _STATE_NAMES}
+        ordered = {**state, before[0]: notes}
+        return {**ordered, keys[0]: {**ordered.get(keys[0], {}), **entries}}
+
+    def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
+        super()._prepare_load(state_dict, commit)
+        commit.set(self, "_ordered", None)
 
     def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
         if not isinstance(values, dict):
@@ -329,6 +339,16 @@ class LBFGS(Optimizer):
             return notes
         memory = _Memory.of_state(copy.deepcopy(values), FlatArrays(views), label)
         return {**memory.as_state(), **notes}
+
+
+def _anew(state: dict[str, Any]) -> dict[str, Any]:
+    """A state that begins anew, with what does not depend on the problem."""
+    kept = {k: v for k, v in state.items() if k == "func_evals" or k not in _STATE_NAMES}
+    return {**kept, "n_iter": 0}
+
+
+def _are_the_same(members: list[Any], others: list[Any]) -> bool:
+    return len(members) == len(others) and all(map(operator.is_, members, others))
 
 
 # --- options --------------------------------------------------------------------------------------
