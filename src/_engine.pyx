@@ -16,6 +16,7 @@ from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Nex
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr
+from cpython.tuple cimport PyTuple_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, NAN, fabs, isfinite, pow, sqrt
@@ -31,7 +32,7 @@ import numpy as np
 
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, GRADIENT_SQUARES, MAX_ABS, MIN_ABS, SUM_ABS,
                       SUM_POWER, SUM_SQUARES, combine)
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
                      Chunk, Clock, Head, Kernels, Matrices, Row, Table, Tensor)
 
 cnp.import_array()

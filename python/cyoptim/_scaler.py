@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+NAMES = ("grad_scale", "found_inf")
+
 
 class ScalerInput:
     """An attribute that a scaler sets for one step, and deletes.
@@ -28,10 +30,12 @@ class ScalerInput:
     def __set__(self, optimizer: Any, value: Any) -> None:
         optimizer._quick = None
         setattr(optimizer, self._kept, value)
+        optimizer._has_scaler_inputs = True
 
     def __delete__(self, optimizer: Any) -> None:
         self.__get__(optimizer, type(optimizer))
         delattr(optimizer, self._kept)
+        optimizer._has_scaler_inputs = any(hasattr(optimizer, name) for name in NAMES)
 
 
 class ScalesItself:
@@ -50,8 +54,3 @@ def scaler_inputs(optimizer: Any) -> tuple[float, bool]:
         return 1.0, False
     scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
     return 1.0 if scale is None else float(scale), found is not None and bool(found)
-
-
-def has_scaler_inputs(optimizer: Any) -> bool:
-    """Whether a scaler has set either."""
-    return hasattr(optimizer, "_scaler_grad_scale") or hasattr(optimizer, "_scaler_found_inf")

@@ -73,7 +73,7 @@ from cyoptim._options import (
     required,
 )
 from cyoptim._receipt import StepReceipt, extras_of
-from cyoptim._scaler import ScalerInput, ScalesItself, has_scaler_inputs, scaler_inputs
+from cyoptim._scaler import ScalerInput, ScalesItself, scaler_inputs
 from cyoptim._sparse import values_to_zero
 from cyoptim._state import State
 from cyoptim._state_dict import copy_state, export_state, import_arrays, import_state
@@ -214,6 +214,7 @@ class Optimizer(Hooked):
     # For torch.amp.GradScaler.
     grad_scale, found_inf = ScalerInput(), ScalerInput()
     _step_supports_amp_scaling = ScalesItself()
+    _has_scaler_inputs: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -728,12 +729,13 @@ class Optimizer(Hooked):
         if averaged:
             grads = self._sums.gradients(list(parameters_of(self.param_groups)))
         max_norm, grad_scale, zero_grad, nonfinite = arguments
-        scale, overflow = scaler_inputs(self)
-        if overflow:
-            self._opt_called = True
-            return
-        if scale != 1:
-            grad_scale = scale if grad_scale is None else scale * grad_scale
+        if self._has_scaler_inputs:
+            scale, overflow = scaler_inputs(self)
+            if overflow:
+                self._opt_called = True
+                return
+            if scale != 1:
+                grad_scale = scale if grad_scale is None else scale * grad_scale
         extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
@@ -766,7 +768,7 @@ class Optimizer(Hooked):
             or self._differentiable
             or self._sums.count
             or self._extras is not None
-            or has_scaler_inputs(self)
+            or self._has_scaler_inputs
         )
         self._quick = None if detour else self._plan.step
 

@@ -14,6 +14,15 @@ cdef int fill_row(Row *row, Rule rule, values) except -1:
     return 0
 
 
+cdef int fill_template(Row *row, Rule rule, dict group) except -1:
+    """Set a row from a rule and the options of a group."""
+    cdef Py_ssize_t k
+    row.rule = rule.number
+    for k in range(PyTuple_GET_SIZE(rule.scalars)):
+        row.scalars[k] = rule.value(k, group)
+    return 0
+
+
 cdef inline bint same_memory(const Row *row, const float *memory) noexcept:
     return memcmp(row.before, memory, MAX_MEMORY * sizeof(float)) == 0
 

@@ -122,7 +122,7 @@ cdef class Plan(Inputs):
             if has_text(options):       # which is true, whatever it says
                 check_switches(options, optimizer.defaults)
             rule = rule_of(optimizer, options)
-            fill_row(&self.templates[group], rule, rule.values(options))
+            fill_template(&self.templates[group], rule, options)
         except (TypeError, ValueError, KeyError) as error:
             text = explain_options(options, optimizer.defaults, error)
             raise type(error)(f"options of param group {group}: {text}") from error

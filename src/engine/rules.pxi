@@ -11,6 +11,24 @@ cdef dict PARTS = {
 }
 
 
+# Where a scalar comes from.
+cdef enum:
+    OPTION
+    PART
+    SIGN
+    L2
+    SHRINK
+    CLOCK
+
+
+cdef int source_of(str scalar, frozenset clocked) except -1:
+    if scalar in clocked:
+        return CLOCK
+    if scalar in PARTS:
+        return PART
+    return {"sign": SIGN, "l2": L2, "shrink": SHRINK}.get(scalar, OPTION)
+
+
 cdef class Rule:
     """An update of single elements, as the table of rules has it.
 
@@ -37,6 +55,7 @@ cdef class Rule:
     cdef readonly frozenset clocked
     cdef readonly dict starts
     cdef bint decouples         # weight decay may be apart from the gradient
+    cdef int sources[MAX_SCALARS]
 
     def __init__(self, str name, int number, tuple scalars, frozenset clocked, tuple states,
                  tuple memory):
@@ -45,6 +64,8 @@ cdef class Rule:
         self.states = tuple([name_of(entry) for entry in states])
         self.memory = tuple([name_of(entry) for entry in memory])
         self.decouples = "shrink" in scalars and "shrink" not in clocked
+        for k, scalar in enumerate(scalars):
+            self.sources[k] = source_of(scalar, clocked)
 
     def start_of(self, str name, dict group) -> float:
         """What a state entry begins with in this group."""
@@ -53,23 +74,25 @@ cdef class Rule:
 
     def values(self, dict group) -> list:
         """The scalars that the options of a group give; NaN in the place of the clock's."""
-        return [self._value(name, group) for name in self.scalars]
+        cdef Py_ssize_t k
+        return [self.value(k, group) for k in range(len(self.scalars))]
 
-    cdef double _value(self, str name, dict group) except? -1:
-        if name in self.clocked:
+    cdef double value(self, Py_ssize_t k, dict group) except? -1:
+        """The k-th scalar."""
+        cdef int source = self.sources[k]
+        if source == CLOCK:
             return NAN
-        if name == "sign":
+        if source == OPTION:
+            return option(group, self.scalars[k])
+        if source == PART:
+            return part(group, <tuple>PARTS[self.scalars[k]])
+        if source == SIGN:
             return -1.0 if group.get("maximize") else 1.0
-        if name == "l2":
+        if source == L2:
             return 0.0 if self._is_decoupled(group) else option(group, "weight_decay")
-        if name == "shrink":
-            if not self._is_decoupled(group):
-                return 1.0
-            return 1.0 - option(group, "lr") * option(group, "weight_decay")
-        if name in PARTS:
-            key, index = PARTS[name]
-            return as_double(f"{key}[{index}]", group[key][index])
-        return option(group, name)
+        if not self._is_decoupled(group):
+            return 1.0
+        return 1.0 - option(group, "lr") * option(group, "weight_decay")
 
     cdef bint _is_decoupled(self, dict group) except -1:
         return self.decouples and group["decoupled_weight_decay"]
@@ -82,8 +105,16 @@ cdef str name_of(entry):
     return entry[0] if isinstance(entry, tuple) else entry
 
 
-cdef double option(dict group, str name) except? -1:
-    return as_double(name, group[name])
+cdef inline double option(dict group, str name) except? -1:
+    value = group[name]
+    if type(value) is float or (type(value) is int and 0 <= value < 1_000_000):
+        return <double>value
+    return as_double(name, value)
+
+
+cdef inline double part(dict group, tuple place) except? -1:
+    value = group[place[0]][<int>place[1]]
+    return <double>value if type(value) is float else as_double(f"{place[0]}[{place[1]}]", value)
 
 
 cdef double as_double(str name, value) except? -1:
@@ -97,9 +128,10 @@ cdef double as_double(str name, value) except? -1:
 
 cdef Rule rule_of(optimizer, dict group):
     """The rule that steps a group."""
-    rule = RULES.get(optimizer._rule_of(group))
+    name = optimizer._rule_of(group)
+    rule = (<dict>RULES).get(name)
     if rule is None:
-        raise ValueError(f"there is no rule {optimizer._rule_of(group)!r}")
+        raise ValueError(f"there is no rule {name!r}")
     return rule
 
 
