@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,11 @@ class Sums:
         """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
         that are `holders` of their gradients drop them."""
         count = self.count
-        entries, rest = self._of(params)
-        sums, used = [array for array, _ in entries], [used for _, used in entries]
+        sums, used, rest = self._of(params)
         for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
             if used[i]:
-                sums[i] = _in_place_of(sums[i], array, i)
+                if not same_layout_as(sums[i], array):
+                    sums[i] = _in_place_of(sums[i], array, i)
             elif grad is not None:
                 sums[i] = _room(sums[i], array)
         new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
@@ -65,29 +66,30 @@ class Sums:
         }
         add_up(self, new, spans, outcome, holders)
 
-    def _of(self, params: list[Any]) -> tuple[list[tuple[Any, bool]], list[tuple[Any, Any]]]:
+    def _of(self, params: list[Any]) -> tuple[list[Any], list[bool], list[tuple[Any, Any]]]:
         """The sum of each of these parameters, and whether it is in use; and those in use of
         others, which may come back before the step."""
-        own = list(zip(self._params, self._arrays, self._used, strict=True))
-        if len(params) == len(own) and all(map(_is, params, self._params)):
-            return [(array, used) for _, array, used in own], []
+        if len(params) == len(self._params) and all(map(is_, params, self._params)):
+            return [*self._arrays], [*self._used], []
         known: dict[int, list[tuple[Any, Any, bool]]] = {}
-        for entry in own:
+        for entry in zip(self._params, self._arrays, self._used, strict=True):
             known.setdefault(id(entry[0]), []).append(entry)
-        found = []
+        sums, uses = [], []
         for param in params:
             entries = known.get(id(param))
             _, array, used = entries.pop(0) if entries else (None, None, False)
-            found.append((array, used))
+            sums.append(array)
+            uses.append(used)
         rest = [(p, array) for entries in known.values() for p, array, used in entries if used]
-        return found, rest
+        return sums, uses, rest
 
     def gradients(self, params: list[Any] | None = None) -> list[Any]:
         """The sums of these parameters, or of all that have any; None where there is none."""
         params = self._params if params is None else params
         if not self.count:
             return [None] * len(params)
-        return [array if used else None for array, used in self._of(params)[0]]
+        sums, uses, _ = self._of(params)
+        return [array if used else None for array, used in zip(sums, uses, strict=True)]
 
     def give(self, step: Extras) -> None:
         """Begin anew as soon as this step is done; the arrays are kept."""
@@ -160,10 +162,6 @@ def _rebuilt(count: int, pairs: list[tuple[Any, Array]]) -> Sums:
     return sums
 
 
-def _is(a: object, b: object) -> bool:
-    return a is b
-
-
 def _room(room: Any, array: Any) -> Any:
     """An array laid out as the parameter's state: the one at hand, if it fits."""
     new = np.empty_like(array, subok=False)
@@ -172,9 +170,6 @@ def _room(room: Any, array: Any) -> Any:
 
 def _in_place_of(total: Any, array: Any, i: int) -> Any:
     """A sum that is in use, laid out as the parameter's state."""
-    like = total.shape == array.shape and total.strides == array.strides
-    if like and total.dtype == array.dtype:
-        return total
     new = np.empty_like(array, subok=False)
     if same_layout_as(total, new):
         return total
