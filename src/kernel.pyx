@@ -25,7 +25,7 @@ import importlib
 import numpy as np
 
 from cyoptim import _dispatch
-from cyoptim._engine import RULES
+from cyoptim._engine import rule_named
 from cyoptim.optimizer import Optimizer
 from cyoptim.parameter import Parameter
 
@@ -39,6 +39,7 @@ cdef struct Own:
     int streams             # arrays of an update: parameter, gradient, state; 0 before there is a rule
 
 _module = importlib.import_module(f"cyoptim._kernels_{_dispatch.chosen}")
+cdef list TABLE = [rule_named(name) for name in _module.RULES]
 cdef const Kernels *KERNELS = <const Kernels *>PyCapsule_GetPointer(
     _module.kernels(), "cyoptim.kernels")
 
@@ -149,7 +150,7 @@ cdef inline Own *own(Kernel kernel) noexcept nogil:
 
 
 cdef tuple memory_names(Kernel kernel):
-    return list(RULES.values())[own(kernel).options.rule].memory
+    return TABLE[own(kernel).options.rule].memory
 
 
 cdef object read(Kernel kernel, object optimizer):
@@ -176,10 +177,10 @@ cdef object read(Kernel kernel, object optimizer):
 
 
 cdef object rule_of(object optimizer, dict group):
-    name = optimizer._rule_of(group)
-    if name not in RULES:
-        raise ValueError(f"there is no rule {name!r}")
-    return RULES[name]
+    rule = rule_named(optimizer._rule_of(group))
+    if rule not in TABLE:       # by identity: numbers of others are not in the kernels' table
+        raise ValueError(f"{rule!r} is not in the table of rules")
+    return rule
 
 
 cdef int fill_row(Row *row, object rule, dict group) except -1:

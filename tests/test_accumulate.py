@@ -378,15 +378,43 @@ class ByAnother(cyoptim.SGD):
         return super().step(closure, **kwargs)
 
 
+class ByAFunctionInside(cyoptim.SGD):
+    def step(self, closure: Any = None, **kwargs: Any) -> Any:
+        parent = super()
+
+        def inner() -> Any:
+            return parent.step(closure, **kwargs)
+
+        return inner()
+
+
 def test_a_step_that_does_not_call_its_parents() -> None:
     with pytest.raises(TypeError, match="OwnSGD has a step of its own"):
         OwnSGD([np.zeros(1)]).accumulate([np.ones(1)])
+
+
+@pytest.mark.parametrize("cls", [ByAnother, ByAFunctionInside])
+def test_a_step_that_calls_its_parents_some_other_way(cls: Any) -> None:
     w = np.zeros(1)
-    optimizer = ByAnother([w], lr=1.0)
+    optimizer = cls([w], lr=1.0)
     optimizer.accumulate([np.ones(1)])
     optimizer.accumulate([np.full(1, 3.0)])
     optimizer.step()
     assert w == -2
+
+
+def test_sums_of_before_are_not_taken_for_new_ones() -> None:
+    a, b = np.zeros(1), np.zeros(1)
+    optimizer = cyoptim.SGD([a, b], lr=1.0)
+    optimizer.accumulate([np.ones(1), np.ones(1)])
+    rooms = optimizer._sums.gradients()
+    optimizer.zero_grad()
+    optimizer.accumulate([np.full(1, 2.0), None])
+    assert optimizer._sums.gradients()[0] is rooms[0]  # made once
+    for sums in (optimizer._sums, copy.deepcopy(optimizer._sums), optimizer._sums.copy()):
+        assert [s for s in sums.gradients() if s is not None] == [2.0]
+    optimizer.step()
+    assert (a[0], b[0]) == (-3 + 1, 0)
 
 
 def test_sums_wait_for_parameters_that_come_back() -> None:

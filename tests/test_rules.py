@@ -9,7 +9,9 @@ import pytest
 
 import cyoptim
 from cases import CASES, VARIANT_IDS, VARIANTS
+from cyoptim import _engine
 from cyoptim._engine import RULES
+from cyoptim.kernel import Kernel
 
 
 def test_scalars_are_named() -> None:
@@ -63,3 +65,27 @@ def test_what_state_begins_with() -> None:
     assert RULES["rprop"].start_of("prev", {"lr": 0.25}) == 0.0
     assert RULES["nadam"].start_of("mu_product", {}) == 1.0
     assert RULES["adagrad"].start_of("sum", {"initial_accumulator_value": 2}) == 2.0
+
+
+def test_a_forged_rule_reaches_no_kernel() -> None:
+    with pytest.raises(ValueError, match="has 17 scalars, expected 16 or fewer"):
+        _engine.Rule("long", 0, ("x",) * 17, frozenset(), (), ())  # type: ignore[call-arg]
+    forged = _engine.Rule("forged", 99_999, ("sign",), frozenset(), (), ())  # type: ignore[call-arg]
+
+    class Strange(cyoptim.SGD):
+        def _rule_of(self, group: Any) -> str:
+            return "forged"
+
+    w = np.zeros(2)
+    RULES["forged"] = forged
+    try:
+        with pytest.raises(ValueError, match="there is no rule 'forged'"):
+            Strange([w]).step(grads=[np.ones(2)])
+        with pytest.raises(ValueError, match="there is no rule 'forged'"):
+            Kernel(Strange)
+    finally:
+        del RULES["forged"]
+    assert not w.any()
+    adam = RULES["adam"]
+    adam.__init__("adam", 99_999, (), frozenset(), (), ())  # type: ignore[misc, call-arg]
+    assert adam.number == list(RULES).index("adam")

@@ -314,4 +314,7 @@ def check_names(names: Any, members: list[Any], number: int) -> None:
     seen: dict[Any, Any] = {}
     for name, param in zip(names, members, strict=False):
         if seen.setdefault(name, param) is not param:
-            raise ValueError(f"two parameters of param group {number} have the name {name!r}")
+            raise ValueError(
+                f"two parameters of param group {number} have the name {name!r}: "
+                "give each a name of its own"
+            )

@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,8 @@ def add_recorder(record: Recorder) -> None:
 
 def recorded(optimizer: object, method: str) -> AbstractContextManager[Any]:
     """A block in which a method of the optimizer is called, as profilers see it."""
+    if not _recorders:
+        return nullcontext()
     stack = ExitStack()
     for record in _recorders:
         stack.enter_context(record(optimizer, method))

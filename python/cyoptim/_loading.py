@@ -159,7 +159,8 @@ def _check_told_apart(names: list[list[Any]], whose: str) -> None:
     if count > 1:
         raise ValueError(
             f"{whose} has {count} parameters of the name {name!r}, and its names stand in another "
-            "order than those they are to be matched with"
+            "order than those they are to be matched with: delete 'param_names' from the loaded "
+            "groups to go by the order of the parameters"
         )
 
 
@@ -187,14 +188,20 @@ def _scattered(number: int, own: list[list[Any]], theirs: list[list[Any]]) -> Va
     other = next((name for name in others if homes[name] != homes[first]), None)
     if other is not None:
         what = f"{first!r} and {other!r} are in groups {homes[first]} and {homes[other]}"
-        return ValueError(f"{what} of the loaded state dict, and both in group {number} here")
+        return ValueError(
+            f"{what} of the loaded state dict, and both in group {number} here: make the optimizer "
+            "with the same groups"
+        )
     return ValueError(
         f"group {homes[first]} of the loaded state dict has other parameters beside {first!r} than "
-        f"group {number} here"
+        f"group {number} here: make the optimizer with the same groups"
     )
 
 
 # --- whose state it is ----------------------------------------------------------------------------
+
+
+_ADVICE = ". Load it into an optimizer of the kind that saved it"
 
 
 def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
@@ -206,7 +213,7 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
         if missing:
             raise ValueError(
                 f"the loaded state dict is not that of {name}: param group {number} has no "
-                f"{_listed(missing)}{_resemblance(group, states)}"
+                f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
             )
     known = state_names() | memory_names() | {"step"}
     for entries in states:
@@ -217,7 +224,7 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
             found = _listed([entry for entry in entries if entry in known])
             raise ValueError(
                 f"the loaded state dict is not that of {name}: the state of a parameter has "
-                f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}"
+                f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
             )
 
 

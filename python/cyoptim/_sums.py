@@ -19,8 +19,8 @@ NAME = "sum"  # of the arrays, among those of the state
 class Sums:
     """One array for each parameter, made at its first gradient and kept for the next sum.
 
-    A sum belongs to its parameter, wherever that stands in the groups; it goes when the parameter
-    goes.
+    A sum belongs to its parameter, wherever that stands in the groups. A parameter that is taken
+    out finds its sum again if it comes back before the step.
     """
 
     def __init__(self) -> None:
@@ -91,6 +91,14 @@ class Sums:
         sums, uses, _ = self._of(params)
         return [array if used else None for array, used in zip(sums, uses, strict=True)]
 
+    def drop(self, holders: list[Any]) -> None:
+        """Forget the sums, and let `holders` drop their gradients: both, or neither."""
+        add_up(self, [], Spans([], []), self.forgotten(), holders)
+
+    def forgotten(self) -> dict[str, Any]:
+        """The attributes that it has without sums; the arrays are kept."""
+        return {"_count": 0, "_used": [False] * len(self._used), "_steps": []}
+
     def give(self, step: Extras) -> None:
         """Begin anew as soon as this step is done; the arrays are kept."""
         self._steps = [*self._steps, step]
@@ -115,11 +123,14 @@ class Sums:
 
     def copy(self) -> Sums:
         """The same sums in memory of their own."""
-        pairs = zip(self._params, self.gradients(self._params), strict=True)
-        return _rebuilt(self.count, [(p, a.copy("K")) for p, a in pairs if a is not None])
+        return _rebuilt(self.count, [(param, array.copy("K")) for param, array in self._in_use()])
+
+    def _in_use(self) -> list[tuple[Any, Array]]:
+        pairs = zip(self._params, self.gradients(), strict=True)
+        return [(param, array) for param, array in pairs if array is not None]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (self.count, list(zip(self._params, self._arrays, strict=True)))
+        return _rebuilt, (self.count, self._in_use())
 
 
 def loaded_sums(

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -29,7 +30,6 @@ from cyoptim._engine import (
     Turn,
     Undo,
     detours,
-    drop_gradients,
     make_counter,
 )
 from cyoptim._gradients import (
@@ -234,9 +234,10 @@ class Optimizer(Hooked):
         if "_steps_along_sums" not in cls.__dict__:
             cls._steps_itself = True
             # One that calls its parent's, be it by another method, steps along sums as that does.
-            methods = [inspect.unwrap(f) for f in vars(cls).values() if callable(f)]
-            names = [f.__code__.co_names for f in methods if hasattr(f, "__code__")]
-            cls._steps_along_sums = cls._steps_along_sums and any("step" in n for n in names)
+            functions: list[Any] = [step, *filter(inspect.isfunction, vars(cls).values())]
+            codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions]
+            leads_on = any(code is not None and _mentions_step(code) for code in codes)
+            cls._steps_along_sums = cls._steps_along_sums and leads_on
         averages = bool(cls.__dict__.get("_averages_itself"))
         cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
 
@@ -901,14 +902,12 @@ class Optimizer(Hooked):
             for param, label in zip(parameters_of(self.param_groups), labels, strict=True)
             if not isinstance(param, np.ndarray) and param.grad is not None
         ]
-        commit = Commit()
-        if self._sums.count:
-            commit.set(self, "_sums", Sums())
         if set_to_none:
             check_droppable([param for param, _ in holders])
-            commit.run()
-            drop_gradients([param for param, _ in holders])
+            self._sums.drop([param for param, _ in holders])
             return
+        commit = Commit()
+        commit.update(vars(self._sums), self._sums.forgotten())
         for param, label in holders:
             commit.zero(values_to_zero(param.grad, f"gradient of {label}"))
         commit.run()
@@ -1291,3 +1290,10 @@ class Optimizer(Hooked):
             options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
             groups.append(f"\nParameter Group {number}\n" + "".join(options))
         return f"{type(self).__name__} ({''.join(groups)})"
+
+
+def _mentions_step(code: CodeType) -> bool:
+    """Whether the code of a function, or one inside of it, asks anything for its step."""
+    inside = [const for const in code.co_consts if isinstance(const, CodeType)]
+    asks = "step" in code.co_names or "step" in code.co_consts
+    return asks or any(map(_mentions_step, inside))

@@ -1,7 +1,8 @@
 # What a rule says of itself: its scalars, its state, and what they begin with.
 
-RULES = {}                  # by name
-cdef list RULE_LIST = []    # by number
+RULES = {}                      # by name, to be read from Python
+cdef dict RULE_BY_NAME = {}     # the same, which Python cannot change
+cdef list RULE_LIST = []        # by number
 
 # Scalars that are a part of an option; the others have an option's name, or are by the clock.
 cdef dict PARTS = {
@@ -57,8 +58,10 @@ cdef class Rule:
     cdef bint decouples         # weight decay may be apart from the gradient
     cdef int sources[MAX_SCALARS]
 
-    def __init__(self, str name, int number, tuple scalars, frozenset clocked, tuple states,
-                 tuple memory):
+    def __cinit__(self, str name not None, int number, tuple scalars not None,
+                  frozenset clocked not None, tuple states not None, tuple memory not None):
+        if len(scalars) > MAX_SCALARS:
+            raise ValueError(f"rule {name} has {len(scalars)} scalars, expected {MAX_SCALARS} or fewer")
         self.name, self.number, self.scalars, self.clocked = name, number, scalars, clocked
         self.starts = dict([entry for entry in states + memory if isinstance(entry, tuple)])
         self.states = tuple([name_of(entry) for entry in states])
@@ -128,8 +131,12 @@ cdef double as_double(str name, value) except? -1:
 
 cdef Rule rule_of(optimizer, dict group):
     """The rule that steps a group."""
-    name = optimizer._rule_of(group)
-    rule = (<dict>RULES).get(name)
+    return rule_named(optimizer._rule_of(group))
+
+
+cpdef Rule rule_named(name):
+    """The rule of this name in the table."""
+    rule = RULE_BY_NAME.get(name)
     if rule is None:
         raise ValueError(f"there is no rule {name!r}")
     return rule

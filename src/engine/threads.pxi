@@ -16,9 +16,9 @@ cdef const Kernels *KERNELS = NULL
 def bind(module):
     """Use the kernels of this module from now on."""
     global KERNELS
-    if not RULES:
+    if not RULE_LIST:
         for number, (name, what) in enumerate(module.RULES.items()):
-            RULES[name] = rule = Rule(name, number, *what)
+            RULES[name] = RULE_BY_NAME[name] = rule = Rule(name, number, *what)
             RULE_LIST.append(rule)
     KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
 

@@ -183,12 +183,12 @@ cdef class Spans(Work):
         for array in self.arrays:
             if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
                 raise ValueError("an array that is to be changed is read-only")
-        if rule not in RULES or RULES[rule].states:
+        if rule not in RULE_BY_NAME or (<Rule>RULE_BY_NAME[rule]).states:
             raise ValueError(f"{rule!r} is no rule without state")
         if self.others is None and rule not in ("scale", "clamp"):
             raise ValueError(f"rule {rule!r} needs a second list of arrays")
         self.n_rows = 0
-        fill_row(self.new_row(), RULES[rule], scalars)
+        fill_row(self.new_row(), rule_named(rule), scalars)
         return 0
 
     cdef bint still(self) noexcept:

@@ -65,7 +65,7 @@ def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
         dtype = param.dtype if param.is_floating_point() else value.dtype
         return value.detach().to(device=param.device, dtype=dtype, copy=True)
     if isinstance(value, dict):
-        return type(value)((key, copied_state(param, item, key)) for key, item in value.items())
+        return {key: copied_state(param, item, key) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(copied_state(param, item, "") for item in value)
     return copy.deepcopy(value)
