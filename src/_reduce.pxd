@@ -8,10 +8,8 @@
 #     nor loses the small ones.
 from cython cimport floating
 from libc.math cimport fabs, pow
+from _table cimport LANES
 from rules._math cimport magnitude
-
-cdef enum:
-    LANES = 16
 
 cdef enum:
     SUM_SQUARES = 0
@@ -22,7 +20,6 @@ cdef enum:
     SUM_POWER = 5
     DOT = 6             # of streams 0 and 1
     AXPBY_DOT = 7       # of streams 0 and 2, after stream 1 was added to stream 0
-    GRADIENT_SQUARES = 8    # of stream 1, over the tensors that have a row
 
 
 cdef inline double combine(double total, double value, int reduction) noexcept nogil:
@@ -108,6 +105,13 @@ cdef inline double fold_sums(double *lane) noexcept nogil:
             lane[k] = lane[k] + lane[k + width]
         width = width // 2
     return lane[0]
+
+
+# Adds to lanes what an earlier span, of a multiple of LANES elements, has left there.
+cdef inline void add_squares_to_lanes(const floating *x, double *lane, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        lane[i % LANES] = lane[i % LANES] + <double>x[i] * <double>x[i]
 
 
 # Factors become double before they are multiplied: the product of two floats is then exact.

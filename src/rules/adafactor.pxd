@@ -7,7 +7,8 @@
 # A vector is a matrix of one row, whose column factors are its mean squares. All work on a span of
 # one row.
 from cython cimport floating
-from _reduce cimport LANES, SUM_SQUARES, reduce_span
+from _reduce cimport SUM_SQUARES, reduce_span
+from _table cimport LANES
 from rules._math cimport greater, root
 
 
