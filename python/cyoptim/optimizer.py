@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cyoptim._averages import MovingAverage, loaded_average
-from cyoptim._doors import (
+from cyoptim._arrays.doors import (
     UnsupportedError,
     check_disjoint,
     is_parameter,
     type_name,
     view_parameter,
 )
+from cyoptim._arrays.sparse import values_to_zero
+from cyoptim._averages.moving import MovingAverage, loaded_average
 from cyoptim._engine import (
     RULES,
     Averaged,
@@ -32,7 +33,7 @@ from cyoptim._engine import (
     detours,
     make_counter,
 )
-from cyoptim._gradients import (
+from cyoptim._gradients.aligned import (
     EditedNames,
     align,
     check_closure,
@@ -40,7 +41,8 @@ from cyoptim._gradients import (
     check_unrecorded,
     evaluate,
 )
-from cyoptim._groups import (
+from cyoptim._gradients.sums import Sums, loaded_sums
+from cyoptim._groups.groups import (
     Named,
     as_groups,
     check_named_alike,
@@ -55,16 +57,7 @@ from cyoptim._groups import (
     share_groups,
     split_names,
 )
-from cyoptim._hooks import (
-    Hooked,
-    call_around_step,
-    recorded,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-    with_hooks,
-)
-from cyoptim._loading import check_origin, checked_state_dict, keys_of
-from cyoptim._options import (
+from cyoptim._groups.options import (
     check_switch,
     check_switches,
     check_undifferentiated,
@@ -72,12 +65,19 @@ from cyoptim._options import (
     plain_options,
     required,
 )
-from cyoptim._receipt import StepReceipt, extras_of
-from cyoptim._scaler import ScalerInput, ScalesItself, scaler_inputs
-from cyoptim._sparse import values_to_zero
-from cyoptim._state import State
-from cyoptim._state_dict import copy_state, export_state, import_arrays, import_state
-from cyoptim._sums import Sums, loaded_sums
+from cyoptim._state.exchange import copy_state, export_state, import_arrays, import_state
+from cyoptim._state.loading import check_origin, checked_state_dict, keys_of
+from cyoptim._state.mapping import State
+from cyoptim._step.hooks import (
+    Hooked,
+    call_around_step,
+    recorded,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+    with_hooks,
+)
+from cyoptim._step.receipt import StepReceipt, extras_of
+from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
 from cyoptim._types import (
     Args,
     Gradients,
@@ -205,8 +205,6 @@ class Optimizer(Hooked):
     _average: MovingAverage | None = None
     # Whether a group asks for a step that can be differentiated, which is then looked at.
     _differentiable: bool = False
-    # Whether a step calls update(), rather than run one of the native rules.
-    _updates_itself: ClassVar[bool] = True
     # Whether _prepare_update() takes the place of update().
     _prepares_update: ClassVar[bool] = False
     # Whether a step() of its own moves the averages, too.
@@ -223,10 +221,11 @@ class Optimizer(Hooked):
         if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
             cls._essential_state = ()  # it may keep what it likes
         if "update" in cls.__dict__:
-            cls._updates_itself, cls._steps_itself = True, False
+            cls._steps_itself = False
             cls._prepares_update = "_prepare_update" in cls.__dict__
-        elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
-            cls._updates_itself = False
+            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # not its parent's rule, then
+                cls._rule, cls._rules = None, ()
+                cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
 
     @classmethod
     def _take_step(cls, step: Callable[..., Any]) -> None:
@@ -302,7 +301,8 @@ class Optimizer(Hooked):
         """Raise ValueError or TypeError for an option out of range."""
 
     def _rule_of(self, group: Group) -> str | None:
-        """The native rule that steps the group's parameters; None: :meth:`update` does.
+        """The native rule that steps the group's parameters; None: :meth:`update` does. Groups of both
+        kinds are stepped together, all or none.
 
         Asked for when an option has changed. What the rule needs to know of the group it takes from
         the options of its scalars' names; what depends on the step count is its clock's.
@@ -314,8 +314,15 @@ class Optimizer(Hooked):
 
         False if a sparse gradient is to be made dense; raises if it is not taken at all.
         """
+        self._refuse_sparse(label)
+        return False
+
+    def _refuse_sparse(self, label: str) -> None:
         reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
         raise UnsupportedError(f"{reason} (that of {label} is sparse)")
+
+    def _refuse_complex(self) -> None:
+        raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
 
     def _refuse_dense(self, label: str) -> None:
         raise UnsupportedError(
@@ -474,7 +481,14 @@ class Optimizer(Hooked):
         check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
         return Plan(
-            doors, labels, groups, self._counts_steps, state.watch, self._only_sparse, self._turn
+            doors,
+            labels,
+            groups,
+            self._counts_steps,
+            state.watch,
+            self._only_sparse,
+            self._turn,
+            self._possible_rules(),
         )
 
     def _plan_for(
@@ -677,8 +691,7 @@ class Optimizer(Hooked):
 
     def _check_sums_are_of_use(self) -> None:
         """Refuse to gather what no step would see."""
-        native = not self._updates_itself or type(self).update is not Optimizer.update
-        if not (self._steps_along_sums and native):
+        if not self._steps_along_sums or self._is_undefined():
             raise TypeError(
                 f"{type(self).__name__} has a step of its own, which does not use what "
                 "accumulate() gathers: add gradients up yourself"
@@ -763,7 +776,7 @@ class Optimizer(Hooked):
     def _set_quick(self) -> None:
         """Note whether the next step may go straight to the plan, and how."""
         detour = (
-            self._updates_itself
+            self._plan.updates
             or self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or self._differentiable
@@ -814,15 +827,22 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
-        if not self._updates_itself:
-            return bool(self._plan.step_in_turn(self, grads, extras))
-        if type(self).update is Optimizer.update:
+        if self._is_undefined():
             raise self._undefined()
 
         def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
             return self._update_all(found, extras, undo)
 
-        return bool(self._plan.visit(self, grads, update, extras))
+        return bool(self._plan.step_in_turn(self, grads, extras, update))
+
+    def _is_undefined(self) -> bool:
+        """Whether neither a native rule nor update() makes a step."""
+        cls = type(self)
+        return (
+            cls.update is Optimizer.update
+            and cls._rule_of is Optimizer._rule_of
+            and self._rule is None
+        )
 
     def _update_all(
         self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
@@ -832,7 +852,7 @@ class Optimizer(Hooked):
         groups = [group for group in self.param_groups for _ in group["params"]]
         params = list(parameters_of(self.param_groups))
         if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
-            raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+            self._refuse_complex()
         factor = 1.0 if extras is None else extras.factor
         commit = Commit() if self._prepares_update else None
         if commit is not None:

@@ -67,6 +67,7 @@ cdef class Plan(Passes):
 
     cdef bint _step(self, object optimizer, list grads, Extras extras, object update,
                     bint tells) except -1:
+        cdef bint steps
         self._check_unswapped()
         if not self.alive:
             return False
@@ -77,9 +78,11 @@ cdef class Plan(Passes):
             if self.looks_ahead:
                 self.look_ahead(optimizer)
             if extras is None and not self.looks_ahead:
-                self._change(optimizer, 1, update, False)
+                steps = self._change(optimizer, 1, update, False)
             else:
-                self._step_with(optimizer, extras, update)
+                steps = self._step_with(optimizer, extras, update)
+            if not steps:
+                return False
             self.turn.has_stepped = True
             if tells:
                 PyObject_GenericSetAttr(optimizer, "_extras", extras)
@@ -88,11 +91,15 @@ cdef class Plan(Passes):
             self._clear()
         return True
 
-    cdef int _change(self, object optimizer, double factor, object update, bint zero) except -1:
+    cdef bint _change(self, object optimizer, double factor, object update, bint zero) except -1:
         """The second half of a step: gradients are multiplied by the factor, and filled with zeros if that
-        is to be done in the same run."""
+        is to be done in the same run. False, and nothing is done, if a group has no rule and there is no
+        function to step it."""
         cdef Py_ssize_t r
         self.prepare(optimizer)
+        if self.updates and update is None:
+            self.watch.changed = True       # as nothing of what was prepared is put in
+            return False
         if PyList_GET_SIZE(self.sparse):
             self.check_sparse(optimizer)
         if factor != 1:
@@ -109,7 +116,7 @@ cdef class Plan(Passes):
             self.run()
             self.table.zero = False
         self.count()
-        return 0
+        return True
 
     cdef int _update(self, object update) except -1:
         """Step the groups that have no rule by the function, and then the others."""
@@ -164,13 +171,13 @@ cdef class Plan(Passes):
         # Before anything changes: this is Python code, where an interrupt may be raised.
         if PyList_GET_SIZE(self.updated) == 0:
             return 0
-        from cyoptim._doors import announce_update
+        from cyoptim._arrays.doors import announce_update
         announce_update(self.updated)
         return 0
 
     # --- what a step does beside its update --------------------------------------------------------
 
-    cdef int _step_with(self, object optimizer, Extras extras, object update) except -1:
+    cdef bint _step_with(self, object optimizer, Extras extras, object update) except -1:
         """A step that measures its gradients first, or fills them with zeros."""
         cdef bint steps, together = False
         cdef double factor = 1
@@ -183,7 +190,8 @@ cdef class Plan(Passes):
             if extras is not None:
                 factor = extras.coefficient / extras.scale
             together = self.zeroing and not self.gradients_overlap()
-            self._change(optimizer, factor, update, together)
+            if not self._change(optimizer, factor, update, together):
+                return False
             together = together and not self.updates
         else:
             self._skip()
@@ -191,7 +199,7 @@ cdef class Plan(Passes):
             extras.done = True
         if self.zeroing:
             self._zero_gradients(together)
-        return 0
+        return True
 
     cdef int _skip(self) except -1:
         """Make no step; gradients may be filled with zeros."""
@@ -246,7 +254,7 @@ cdef class Plan(Passes):
         """Find the memory of gradients that the run itself does not fill with zeros, and tell
         autograd of all that will be. Raises for what cannot be filled."""
         cdef Py_ssize_t k
-        from cyoptim._sparse import values_to_zero
+        from cyoptim._arrays.sparse import values_to_zero
         for original, label in self.originals:
             self.zeros.append(values_to_zero(original, f"gradient of {label}"))
         self.updated.extend([<object>self.held[k] for k in range(self.n_held)
@@ -390,6 +398,6 @@ cdef class Averaged:
 cdef int announce(list tensors) except -1:
     """Tell autograd that tensors are changed in place."""
     if tensors:
-        from cyoptim._doors import announce_update
+        from cyoptim._arrays.doors import announce_update
         announce_update(tensors)
     return 0

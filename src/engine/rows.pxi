@@ -21,7 +21,8 @@ cdef class Rows(Inputs):
     cdef Row *templates         # per group: the scalars before the clock
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef Watch watch
-    cdef Py_ssize_t natives, updates    # how many tensors of the running step have a rule, and have none
+    cdef Py_ssize_t natives
+    cdef readonly Py_ssize_t updates    # tensors of the last step whose group has no rule; the others are natives
     cdef double total_norm      # of all gradients of the running step, where a rule asks for it
     cdef bint counts_steps
     cdef bint remembers         # some rule has a memory
@@ -272,7 +273,7 @@ cdef class Rows(Inputs):
     cdef int check_unmasked(self, Py_ssize_t i, object value) except -1:
         """Refuse masked arrays in the state."""
         if cnp.PyArray_Check(value) and not cnp.PyArray_CheckExact(value):
-            from cyoptim._doors import check_unmasked
+            from cyoptim._arrays.doors import check_unmasked
             check_unmasked(value, f"state of {self.labels[i]}")
         return 0
 

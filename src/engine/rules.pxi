@@ -102,6 +102,11 @@ cdef class Rule:
         """The numbers that the state of a parameter has."""
         return self.numbers if self.scope < PER_GROUP else ()
 
+    @property
+    def entries(self) -> tuple:
+        """All that the state of a parameter has."""
+        return self.states + self.memory + self.unit_numbers
+
     def kind_of(self, str name) -> str | None:
         """What a state entry is: "array" of the parameter's shape, "memory", "number", or None if the rule has
         none of this name."""

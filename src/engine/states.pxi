@@ -89,6 +89,8 @@ cdef class States(Rows):
         cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
+        if cnp.PyArray_ISCOMPLEX(<cnp.ndarray>self.views[i]) and not optimizer._takes_complex:
+            optimizer._refuse_complex()
         state = optimizer.state.arrays(self.objects[i])
         if self.counts_steps and not is_counter(state.get("step")):
             new["step"] = self.counters.get(i)
@@ -142,7 +144,7 @@ cdef class States(Rows):
     cdef object _state_array(self, Py_ssize_t i, str name, object value, object dtype):
         view = self.views[i]
         if not cnp.PyArray_Check(value):
-            from cyoptim._doors import foreign_array
+            from cyoptim._arrays.doors import foreign_array
             value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
         if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
             raise ValueError(

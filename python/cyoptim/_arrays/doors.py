@@ -1,0 +1,221 @@
+"""The front doors: what may be a parameter, and the array that views its memory.
+
+A parameter is a :class:`cyoptim.Parameter`, a plain ndarray, a CPU tensor of torch, or any object
+with ``.data`` and ``.grad`` arrays. All are updated in place, through a view.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cyoptim._engine import ParameterBase, is_self_overlapping, memory_bounds
+from cyoptim._types import Array
+
+ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
+
+
+class UnsupportedError(TypeError, RuntimeError):
+    """An optimizer does not take a parameter or gradient of this kind: complex, sparse, or dense.
+
+    A TypeError, as for everything of the wrong kind, and a RuntimeError, as in torch.
+    """
+
+
+def is_tensor(value: object) -> bool:
+    """Whether the value is a torch tensor; never imports torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def array_of(grad: Any) -> Any:
+    """A gradient of another library as an array that views its memory; all else as it is."""
+    if grad is None or isinstance(grad, (np.ndarray, np.generic)) or is_tensor(grad):
+        return grad
+    if hasattr(grad, "__array__"):
+        return np.asarray(grad)
+    return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
+
+
+def as_written(value: object) -> str:
+    """What to write for a value that is no array, in a message."""
+    if is_tensor(value):
+        return "give a tensor to the optimizer itself, or write tensor.detach().numpy()"
+    if isinstance(value, (list, tuple, int, float, np.generic)):
+        return "write np.array(...) around it"
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return "np.array(x) copies it into one that can be changed in place"
+    return "NumPy's arrays can be changed in place"
+
+
+def attribute_hint(name: str) -> str:
+    """How a message about an attribute that a Parameter has not goes on."""
+    from cyoptim._groups.options import close_name
+
+    close = close_name(name, ("data", "grad"))
+    if close:
+        return f"; did you mean {close!r}?"
+    if name in ("lr", "weight_decay", "momentum"):
+        return f": options are those of a group, optimizer.param_groups[0][{name!r}]"
+    return ": it holds data and grad; a subclass may have attributes of its own"
+
+
+def check_unmasked(value: object, label: str) -> None:
+    """Refuse a masked array: what stands under the mask would be used."""
+    masked = sys.modules.get("numpy.ma")
+    if masked is not None and isinstance(value, masked.MaskedArray):
+        raise TypeError(
+            f"{label} is a masked array, and what is hidden under its mask would be used: write "
+            ".filled(0), for a gradient that leaves these elements alone, or .data for all values"
+        )
+
+
+def arrays_of(params: Sequence[Any]) -> list[Array]:
+    """The memory of parameters, as far as it can be told without a look at what it holds."""
+    arrays = []
+    for param in params:
+        array = param if isinstance(param, np.ndarray) else getattr(param, "data", None)
+        if is_tensor(array):
+            array = _tensor_array(array)
+        if isinstance(array, np.ndarray):
+            arrays.append(array)
+    return arrays
+
+
+def _tensor_array(tensor: Any) -> Array | None:
+    try:
+        array: Array = tensor.detach().numpy()
+    except (TypeError, RuntimeError):  # on another device, sparse, of a dtype that NumPy has not
+        return None
+    return array
+
+
+def is_parameter(value: object) -> bool:
+    """Whether the value comes through one of the front doors."""
+    return (
+        isinstance(value, (ParameterBase, np.ndarray))
+        or is_tensor(value)
+        or (hasattr(value, "grad") and isinstance(getattr(value, "data", None), np.ndarray))
+    )
+
+
+def view_parameter(param: Any, label: str) -> tuple[int, Array]:
+    """The parameter's door, and an array that shares its memory and may be written to."""
+    door, view = _enter(param, label)
+    check_array(view, label)
+    if not view.flags.writeable:
+        raise ValueError(f"{label} is read-only")
+    if is_self_overlapping(view):
+        raise ValueError(f"{label} is a view whose elements overlap each other in memory")
+    return door, view
+
+
+def _enter(param: Any, label: str) -> tuple[int, Array]:
+    if isinstance(param, np.ndarray):
+        return ARRAY, param
+    if isinstance(param, ParameterBase):
+        return PARAMETER, param.data
+    if is_tensor(param):
+        from cyoptim._libraries.torch import view_leaf
+
+        return TENSOR, view_leaf(param, label)
+    if is_parameter(param):
+        return OBJECT, param.data
+    raise TypeError(
+        f"optimizer can only optimize Tensors, but one of the params is {type_name(param)}: "
+        f"{label}, expected an array (cyoptim.Parameter, numpy.ndarray, CPU torch tensor, or an "
+        f"object with .data and .grad arrays){_parameter_hint(param)}"
+    )
+
+
+def _parameter_hint(param: Any) -> str:
+    """What to write for a thing that is no parameter."""
+    if callable(getattr(param, "parameters", None)):
+        return "; write model.parameters()"
+    if isinstance(param, (list, tuple, float, int)) or hasattr(param, "__array__"):
+        return f"; {as_written(param)}"
+    return ""
+
+
+def check_array(array: Array, label: str) -> None:
+    """Refuse a masked array, and every dtype but native float32, float64, complex64, complex128."""
+    check_unmasked(array, label)
+    if array.dtype.char not in "fdFD":
+        raise TypeError(
+            f"{label} has dtype {array.dtype}, expected float32 or float64, or complex of these: "
+            "write .astype(np.float32)"
+        )
+    if not array.dtype.isnative:
+        raise TypeError(
+            f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's: write "
+            f'.astype("{array.dtype.newbyteorder("=").str}")'
+        )
+
+
+def foreign_array(value: Any, label: str) -> Array:
+    """The memory of a torch tensor, or of any kind of array, as a plain array."""
+    if isinstance(value, np.ndarray):
+        check_unmasked(value, label)
+        return np.asarray(value)
+    if not is_tensor(value):
+        raise TypeError(f"{label} is a {type_name(value)}, expected an array")
+    from cyoptim._libraries.torch import view_tensor
+
+    return view_tensor(value, label)
+
+
+def loaded_array(value: Any, label: str) -> Array:
+    """What was loaded as an array: the values of a torch tensor, whatever its dtype, layout and
+    device."""
+    if isinstance(value, np.ndarray):
+        check_unmasked(value, label)
+        return np.asarray(value)
+    if not is_tensor(value):
+        raise TypeError(f"{label} is a {type_name(value)}, expected an array")
+    from cyoptim._libraries.torch import loaded_array
+
+    return loaded_array(value, label)
+
+
+def announce_update(tensors: Sequence[Any]) -> None:
+    """Tell autograd that these tensors were changed in place."""
+    from cyoptim._libraries.torch import increment_version
+
+    increment_version(tensors)
+
+
+def type_name(value: object) -> str:
+    """The type as an error message shows it, with its module unless built in."""
+    kind = type(value)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else (f"{kind.__module__}.{kind.__qualname__}")
+    )
+
+
+def check_disjoint(views: Sequence[Array], params: Sequence[Any], labels: Sequence[str]) -> None:
+    """Refuse different parameters that share memory: each would spoil the other's update."""
+    bounds = sorted((*memory_bounds(view), i) for i, view in enumerate(views))
+    active: list[tuple[int, int]] = []
+    for low, high, i in bounds:
+        active = [(end, j) for end, j in active if end > low]
+        for _, j in active:
+            if params[i] is not params[j] and _share_memory(views[i], views[j]):
+                first, second = sorted((i, j))
+                raise ValueError(
+                    f"{labels[first]} and {labels[second]} share memory: "
+                    "overlapping parameters cannot be optimized together"
+                )
+        if high > low:
+            active.append((high, i))
+
+
+def _share_memory(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,174 @@
+"""Arrays in nested dicts, lists and tuples, and the names that their places give them."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import type_name
+
+
+def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts, lists and tuples, each with its name.
+
+    The name is the path to the leaf, joined by dots: keys of dicts, positions in lists and tuples,
+    fields of named tuples. Everything else is a leaf, and is given as it is, not copied. None is no
+    leaf but an empty place, as in JAX.
+
+    Parameters
+    ----------
+    tree : dict, list, tuple or leaf
+        Nested to any depth. A leaf alone has the name "".
+
+    Yields
+    ------
+    (str, object)
+        Name and leaf, in the order of the containers.
+
+    Raises
+    ------
+    ValueError
+        If two leaves have the same name, as in ``{"a": {"b": x}, "a.b": y}``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tree = {"dense": {"W": np.ones((2, 2)), "b": None}, "scales": [np.ones(1), np.ones(3)]}
+    >>> for name, leaf in named_leaves(tree):
+    ...     print(name, leaf.shape)
+    dense.W (2, 2)
+    scales.0 (1,)
+    scales.1 (3,)
+    """
+    seen: set[str] = set()
+    for name, leaf in _walk(tree, ""):
+        if name in seen:
+            raise ValueError(f"two leaves of the tree have the name {name!r}")
+        seen.add(name)
+        yield name, leaf
+
+
+def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if is_branch(tree):
+        for key, value in entries_of(tree):
+            yield from _walk(value, joined(path, key))
+    elif tree is not None:
+        yield path, tree
+
+
+def is_branch(value: object) -> bool:
+    """Whether the value is a container rather than a leaf."""
+    return isinstance(value, (dict, list, tuple)) or (
+        not isinstance(value, np.ndarray) and isinstance(value, Mapping)
+    )
+
+
+def copied(tree: Any) -> Any:
+    """A deep copy. Mappings that cannot be written, and cannot be copied for it, become such views
+    of copies."""
+    copies: dict[int, Any] = {}
+    _copy_views(tree, copies)
+    return copy.deepcopy(tree, copies)
+
+
+def _copy_views(tree: Any, copies: dict[int, Any]) -> None:
+    if is_branch(tree):
+        for _, value in entries_of(tree):
+            _copy_views(value, copies)
+        if isinstance(tree, MappingProxyType):
+            copies[id(tree)] = MappingProxyType(copy.deepcopy(dict(tree), copies))
+
+
+def is_named_tuple(value: object) -> bool:
+    """Whether the value is a tuple whose entries have names."""
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def entries_of(branch: Any) -> Iterable[tuple[Any, Any]]:
+    """The keys of a container, and what stands there."""
+    if isinstance(branch, Mapping):
+        return branch.items()
+    return zip(branch._fields, branch, strict=True) if is_named_tuple(branch) else enumerate(branch)
+
+
+def joined(path: str, key: object) -> str:
+    """The path to an entry of the container at `path`."""
+    return f"{path}.{key}" if path else str(key)
+
+
+class Places:
+    """Where the gradients of named parameters stand in a tree."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self.leaves = frozenset(names)
+        self.twice = next((name for name, n in Counter(names).items() if n > 1), None)
+        # For each container the keys that lead on to parameters.
+        self._below: dict[str, set[str]] = {"": set()}
+        for name in names:
+            path = ""
+            for key in str(name).split("."):
+                self._below.setdefault(path, set()).add(key)
+                path = joined(path, key)
+        # Where a list of trees has containers.
+        tops = self._below[""] & self._below.keys()
+        self.nested = [int(key) for key in tops if key.isdecimal() and key == str(int(key))]
+
+    def pick(self, tree: Any) -> dict[str, Any]:
+        """The gradients in a tree by the names of their parameters.
+
+        Raises
+        ------
+        ValueError
+            If something in it has no place among the parameters.
+        """
+        found: dict[str, Any] = {}
+        self._pick(tree, "", found)
+        return found
+
+    def _pick(self, tree: Any, path: str, found: dict[str, Any]) -> None:
+        # A pair at a parameter's own place is a sparse gradient, not a container.
+        if path in self.leaves:
+            if path in found:
+                raise ValueError(f"grads has two entries for {path!r}")
+            found[path] = tree
+        elif is_branch(tree):
+            self._check_length(tree, path)
+            for key, value in entries_of(tree):
+                self._pick(value, joined(path, key), found)
+        elif tree is not None:
+            raise self._stray(tree, path)
+
+    def _check_length(self, tree: Any, path: str) -> None:
+        """Refuse a list that ends before the parameters do."""
+        if isinstance(tree, Mapping) or is_named_tuple(tree):
+            return
+        missing = [
+            k for k in self._below.get(path, ()) if not (k.isdecimal() and int(k) < len(tree))
+        ]
+        if missing:
+            where = f"grads at {path!r}" if path else "grads"
+            raise ValueError(
+                f"{where} is a {type(tree).__name__} of {len(tree)} entries, but there is a "
+                f"parameter at {joined(path, min(missing))!r}"
+            )
+
+    def _stray(self, leaf: Any, path: str) -> ValueError:
+        inside = [name for name in self._names if str(name).startswith(f"{path}.")]
+        if inside:
+            return ValueError(
+                f"grads at {path!r} is a {type_name(leaf)}, expected those of {shown(inside)}"
+            )
+        return ValueError(
+            f"grads has an entry {path!r}, but the parameters are {shown(self._names)}"
+        )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Names in a message, which stays short."""
+    return ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")

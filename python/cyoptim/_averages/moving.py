@@ -1,0 +1,228 @@
+"""Averages of the parameters that each step moves along."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import loaded_array, type_name
+from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
+from cyoptim._groups.groups import labels_of
+from cyoptim._groups.options import as_float, check_number, check_switch
+from cyoptim._state.exchange import array_like
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array, Group
+
+NAME = "average"  # of the arrays, among those of the state
+SWAPPED = "parameters and averages have changed places inside averaged(): {} after the block"
+
+
+class MovingAverage:
+    r"""The averages that follow an optimizer's parameters; made by :meth:`Optimizer.ema`.
+
+    At the end of each step :math:`\bar\theta \leftarrow \delta\bar\theta + (1 - \delta)\theta`;
+    the first takes the parameters as they are. Skipped steps leave the averages alone.
+
+    Attributes
+    ----------
+    decay : float
+        :math:`\delta`, in [0, 1]; may be changed at any time.
+    warmup : bool
+        Whether :math:`\delta` is at most :math:`(1 + t) / (10 + t)` at step t.
+    steps : int
+        How many steps have been averaged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> w = np.array([4.0])
+    >>> optimizer = SGD([("w", w)], lr=1.0)
+    >>> average = optimizer.ema(decay=0.75)
+    >>> for _ in range(3):
+    ...     optimizer.step(grads=[np.array([1.0])])  # w = 3, 2, 1
+    >>> average["w"], average.steps
+    (array([2.3125]), 3)
+    """
+
+    def __init__(self, decay: float, warmup: bool) -> None:
+        check_switch("warmup", warmup)
+        self._pace = Pace(checked_decay(decay), bool(warmup), 0)
+        self._names: dict[str, int] = {}
+        self._entries: dict[int, tuple[Any, Array]] = {}
+
+    @property
+    def decay(self) -> float:
+        """How much of the averages is kept at each step."""
+        return self._pace.decay
+
+    @decay.setter
+    def decay(self, value: float) -> None:
+        self._pace.decay = checked_decay(value)
+
+    @property
+    def warmup(self) -> bool:
+        """Whether less is kept in the first steps."""
+        return self._pace.warmup
+
+    @warmup.setter
+    def warmup(self, value: bool) -> None:
+        check_switch("warmup", value)
+        self._pace.warmup = bool(value)
+
+    @property
+    def steps(self) -> int:
+        """How many steps have been averaged."""
+        return self._pace.steps
+
+    def __getitem__(self, param: Any) -> Any:
+        """The average of a parameter, which is given itself or by name; of a tensor a tensor."""
+        key = self._names.get(param) if isinstance(param, str) else id(param)
+        if key not in self._entries:
+            what = f"named {param!r}" if isinstance(param, str) else f"({type_name(param)})"
+            raise KeyError(f"no parameter of the optimizer is the one {what}")
+        param, mean = self._entries[key]
+        return in_kind(param, {NAME: mean})[NAME]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The averages, in the order of the parameters."""
+        return (in_kind(param, {NAME: mean})[NAME] for param, mean in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(decay={self.decay}, warmup={self.warmup}, "
+            f"steps={self.steps}, parameters={len(self)})"
+        )
+
+    # --- between the optimizer and its plan -------------------------------------------------------
+
+    def attach(self, plan: Plan, groups: list[Group], commit: Commit) -> None:
+        """Have a plan lead, which is not yet the optimizer's; parameters that are new start as they
+        are. `commit` will change what is seen here."""
+        views, labels = plan.arrays(), labels_of(groups)
+        params = [param for group in groups for param in group["params"]]
+        room = Room([v for v, p in zip(views, params, strict=True) if id(p) not in self._entries])
+        entries: dict[int, tuple[Any, Array]] = {}
+        for param, view, label in zip(params, views, labels, strict=True):
+            if id(param) not in entries:
+                entries[id(param)] = param, self._mean_of(param, view, label, room)
+        plan.follow(self._pace, [entries[id(param)][1] for param in params])
+        names = (name for group in groups for name in group.get("param_names", ()))
+        numbers = dict(zip(names, map(id, params), strict=False))
+        commit.update(vars(self), {"_names": numbers, "_entries": entries})
+
+    def _mean_of(self, param: Any, view: Array, label: str, room: Room) -> Array:
+        _, mean = self._entries.get(id(param), (None, view))
+        if mean.shape != view.shape or mean.dtype != view.dtype:
+            raise ValueError(
+                f"the average of {label} has shape {mean.shape} and dtype {mean.dtype}, expected "
+                f"{view.shape} and {view.dtype}"
+            )
+        wanted = np.empty_like(view, subok=False)
+        # An average from a file that is mapped into memory may be read-only.
+        if mean is not view and mean.flags.writeable and same_layout_as(wanted, mean):
+            return mean
+        new = room.zeros(NAME, view)
+        new[...] = mean
+        return new
+
+    def check_unswapped(self, what: str) -> None:
+        """Refuse what makes no sense while parameters and averages have changed places."""
+        if self._pace.swapped:
+            raise RuntimeError(SWAPPED.format(what))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.check_unswapped("copy or pickle")
+        return _rebuilt, (self.decay, self.warmup, self.steps, list(self._entries.values()))
+
+    # --- saving and loading -----------------------------------------------------------------------
+
+    def export(self, numbers: dict[int, int]) -> dict[str, Any]:
+        """What state_dict() holds of it; `numbers` are those of the parameters, by identity."""
+        values = {numbers[key]: self[param] for key, (param, _) in self._entries.items()}
+        return {"decay": self.decay, "warmup": self.warmup, "steps": self.steps, "values": values}
+
+    def twin(self) -> MovingAverage:
+        """Another one of the same arrays; changing it changes nothing here."""
+        twin = MovingAverage(self.decay, self.warmup)
+        twin._pace.steps = self.steps
+        twin._names, twin._entries = self._names, self._entries
+        return twin
+
+    def adopt(self, other: MovingAverage) -> None:
+        """Continue from another's state."""
+        self._pace, self._entries = other._pace, other._entries
+
+    def restart(self) -> None:
+        """Take the next step's parameters as they are."""
+        self._pace = Pace(self.decay, self.warmup, 0)
+
+
+def loaded_average(
+    saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
+) -> MovingAverage:
+    """Averages from the form that :meth:`MovingAverage.export` gives; values are copied.
+
+    `keys` are the saved keys of the parameters.
+    """
+    if not (
+        isinstance(saved, dict)
+        and {"decay", "warmup", "steps", "values"} <= saved.keys()
+        and isinstance(saved["values"], dict)
+    ):
+        raise TypeError(
+            "'averages' of the state dict must be a dict with decay, warmup, steps and values"
+        )
+    steps = whole_count(saved["steps"], "the number of steps of the averages")
+    if not isinstance(saved["warmup"], (bool, np.bool_, int)):
+        raise TypeError(f"warmup of the averages must be True or False, got {saved['warmup']!r}")
+    entries = []
+    for key, param, view, label in zip(keys, params, views, labels, strict=True):
+        if key not in saved["values"]:
+            raise ValueError(f"the state dict has averages, but none of {label}")
+        value, what = saved["values"][key], f"loaded average of {label}"
+        array = loaded_array(value, what)
+        if array.dtype.kind not in ("f", view.dtype.kind):
+            raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
+        mean = np.empty_like(view, subok=False)
+        mean[...] = array_like(array, view, what)
+        entries.append((param, mean))
+    return _rebuilt(saved["decay"], bool(saved["warmup"]), steps, entries)
+
+
+def _rebuilt(
+    decay: float, warmup: bool, steps: int, entries: list[tuple[Any, Array]]
+) -> MovingAverage:
+    average = MovingAverage(decay, warmup)
+    average._pace.steps = steps
+    average._entries = {id(param): (param, mean) for param, mean in entries}
+    return average
+
+
+def checked_decay(decay: Any) -> float:
+    """Refuse a decay that is not a number in [0, 1]."""
+    check_number("decay", decay)
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"decay must be in [0, 1], got {decay}")
+    return as_float(decay)
+
+
+def averaging(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A subclass's own ``step``, which the averages follow as a whole: whatever it does, and
+    however often it calls its parent's."""
+
+    @functools.wraps(step)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        average: MovingAverage | None = self._average
+        if average is None:
+            return step(self, *args, **kwargs)
+        average.check_unswapped("step")
+        return average._pace.follow(functools.partial(step, self, *args, **kwargs), self._catch_up)
+
+    return wrapper

@@ -1,0 +1,130 @@
+"""Gradients as users give them to a step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.trees import Places, is_branch, is_named_tuple
+from cyoptim._engine import ParameterBase
+from cyoptim._types import Gradients, Group
+
+
+class EditedNames(ValueError):
+    """There are not as many names as parameters."""
+
+
+def check_closure(closure: Any) -> None:
+    """Refuse gradients in the place of the closure."""
+    if not callable(closure):
+        raise TypeError(
+            f"step() takes a closure first, which is called, got {type_name(closure)}: pass "
+            "gradients by keyword, step(grads=[...])"
+        )
+
+
+def align(grads: Gradients, groups: list[Group]) -> list[Any]:
+    """The gradients as a list, one entry per parameter."""
+    if isinstance(grads, dict):  # ahead of the slower look at every kind of mapping
+        return _align_names(grads, groups)
+    if isinstance(grads, (list, tuple)) and not _is_nested(grads, groups):
+        count = _count(groups)
+        if len(grads) != count:
+            raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
+        return list(grads)
+    if is_branch(grads):
+        return _align_names(grads, groups)
+    raise TypeError(
+        "grads must be a list of gradients or a dict from parameter names, or nested as the "
+        f"parameters are, got {type_name(grads)}: write grads=[...]"
+    )
+
+
+def _count(groups: list[Group]) -> int:
+    if len(groups) == 1:
+        return len(groups[0]["params"])
+    return sum([len(group["params"]) for group in groups])
+
+
+def _is_nested(grads: Sequence[Any], groups: list[Group]) -> bool:
+    """Whether this is a tree, rather than one gradient for each parameter."""
+    if not groups:
+        raise ValueError("the optimizer has no param groups: param_groups is empty")
+    if "param_names" not in groups[0]:
+        return False
+    if is_named_tuple(grads):
+        return True
+    # By the names, which are few to look at: with many small parameters, to look at each gradient
+    # takes as long as the step.
+    nested = _places(_names(groups)).nested
+    return any(is_branch(grads[i]) for i in nested if i < len(grads)) or (
+        len(grads) != _count(groups) and all(grad is None for grad in grads)
+    )
+
+
+def _align_names(grads: Any, groups: list[Group]) -> list[Any]:
+    try:
+        names = _names(groups)
+    except KeyError:
+        raise ValueError(
+            f"grads is a {type_name(grads)}, but the parameters have no names: construct the "
+            "optimizer from the dict itself, or from (name, parameter) pairs"
+        ) from None
+    if len(names) != _count(groups):
+        raise EditedNames(
+            f"the groups hold {len(names)} names in 'param_names' for {_count(groups)} parameters"
+        )
+    places = _places(names)
+    if places.twice is not None:
+        raise ValueError(
+            f"grads is a {type_name(grads)}, but two parameters have the name {places.twice!r}"
+        )
+    if isinstance(grads, (dict, Mapping)) and grads.keys() <= places.leaves:
+        return list(map(grads.get, names))
+    return list(map(places.pick(grads).get, names))
+
+
+def _names(groups: list[Group]) -> tuple[Any, ...]:
+    if len(groups) == 1:
+        return tuple(groups[0]["param_names"])
+    return tuple([name for group in groups for name in group["param_names"]])
+
+
+@lru_cache(maxsize=16)
+def _places(names: tuple[Any, ...]) -> Places:
+    return Places(names)
+
+
+def check_unrecorded(groups: list[Group]) -> None:
+    """Refuse a step in which a group with ``differentiable`` has anything to differentiate."""
+    from cyoptim._libraries import torch
+
+    for group in groups:
+        if group.get("differentiable"):
+            torch.check_unrecorded(group["params"])
+
+
+def evaluate(closure: Callable[[], Any]) -> Any:
+    """Call a closure as torch does: with autograd on."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return closure()
+    with torch.enable_grad():
+        return closure()
+
+
+def check_droppable(params: list[Any]) -> None:
+    """Refuse gradients that cannot be dropped, before anything is done with them."""
+    for param in params:
+        if isinstance(param, ParameterBase) or is_tensor(param) or hasattr(param, "null_grad"):
+            continue
+        try:
+            param.grad = param.grad
+        except Exception as error:
+            raise TypeError(
+                f"the gradient of a {type_name(param)} cannot be dropped ({error}): pass gradients "
+                "by keyword, accumulate(grads=...)"
+            ) from error

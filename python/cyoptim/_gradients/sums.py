@@ -1,0 +1,193 @@
+"""Gradients that are added up before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from cyoptim._engine import Extras, Spans, add_up, same_layout_as, whole_count
+from cyoptim._state.exchange import array_like
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array
+
+NAME = "sum"  # of the arrays, among those of the state
+
+
+class Sums:
+    """One array for each parameter, made at its first gradient and kept for the next sum.
+
+    A sum belongs to its parameter, wherever that stands in the groups. A parameter that is taken
+    out finds its sum again if it comes back before the step.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._params: list[Any] = []
+        self._arrays: list[Any] = []
+        self._used: list[bool] = []
+        self._steps: list[Extras] = []  # that were given the sums
+
+    @property
+    def count(self) -> int:
+        """How many gradients have been added to each since the last step was done."""
+        # Asked for afterwards, rather than reset at the end of the step: an interrupt may come
+        # between the two.
+        if any(step.done for step in self._steps):
+            self._count = 0
+            self._used = [False] * len(self._used)
+            self._steps = []
+        return self._count
+
+    def add(
+        self, params: list[Any], grads: list[Any], arrays: list[Any], holders: list[Any]
+    ) -> None:
+        """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
+        that are `holders` of their gradients drop them."""
+        count = self.count
+        sums, used, rest = self._of(params)
+        for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
+            if used[i]:
+                if not same_layout_as(sums[i], array):
+                    sums[i] = _in_place_of(sums[i], array, i)
+            elif grad is not None:
+                sums[i] = _room(sums[i], array)
+        new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
+        again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
+        spans = Spans([sums[i] for i in again], [grads[i] for i in again])
+        now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
+        outcome = {
+            "_params": [*params, *(param for param, _ in rest)],
+            "_arrays": [*sums, *(array for _, array in rest)],
+            "_used": [*now, *(True for _ in rest)],
+            "_count": count + 1,
+        }
+        add_up(self, new, spans, outcome, holders)
+
+    def _of(self, params: list[Any]) -> tuple[list[Any], list[bool], list[tuple[Any, Any]]]:
+        """The sum of each of these parameters, and whether it is in use; and those in use of
+        others, which may come back before the step."""
+        if len(params) == len(self._params) and all(map(is_, params, self._params)):
+            return [*self._arrays], [*self._used], []
+        known: dict[int, list[tuple[Any, Any, bool]]] = {}
+        for entry in zip(self._params, self._arrays, self._used, strict=True):
+            known.setdefault(id(entry[0]), []).append(entry)
+        sums, uses = [], []
+        for param in params:
+            entries = known.get(id(param))
+            _, array, used = entries.pop(0) if entries else (None, None, False)
+            sums.append(array)
+            uses.append(used)
+        rest = [(p, array) for entries in known.values() for p, array, used in entries if used]
+        return sums, uses, rest
+
+    def gradients(self, params: list[Any] | None = None) -> list[Any]:
+        """The sums of these parameters, or of all that have any; None where there is none."""
+        params = self._params if params is None else params
+        if not self.count:
+            return [None] * len(params)
+        sums, uses, _ = self._of(params)
+        return [array if used else None for array, used in zip(sums, uses, strict=True)]
+
+    def drop(self, holders: list[Any]) -> None:
+        """Forget the sums, and let `holders` drop their gradients: both, or neither."""
+        add_up(self, [], Spans([], []), self.forgotten(), holders)
+
+    def forgotten(self) -> dict[str, Any]:
+        """The attributes that it has without sums; the arrays are kept."""
+        return {"_count": 0, "_used": [False] * len(self._used), "_steps": []}
+
+    def give(self, step: Extras) -> None:
+        """Begin anew as soon as this step is done; the arrays are kept."""
+        self._steps = [*self._steps, step]
+
+    # --- saving and loading -----------------------------------------------------------------------
+
+    def export(self, params: Sequence[Any], numbers: dict[int, int]) -> dict[str, Any]:
+        """What state_dict() holds of it; `numbers` are those of the parameters, by identity.
+
+        Copies, as the arrays serve the next sum. Where a parameter occurs again, a list of all of
+        its sums, with None where there is none.
+        """
+        values: dict[int, list[Any]] = {}
+        for param, array in zip(params, self.gradients([*params]), strict=True):
+            kept = None if array is None else in_kind(param, {NAME: array.copy("K")})[NAME]
+            values.setdefault(numbers[id(param)], []).append(kept)
+        found = {n: sums for n, sums in values.items() if any(one is not None for one in sums)}
+        return {
+            "calls": self.count,
+            "values": {n: sums[0] if len(sums) == 1 else sums for n, sums in found.items()},
+        }
+
+    def copy(self) -> Sums:
+        """The same sums in memory of their own."""
+        return _rebuilt(self.count, [(param, array.copy("K")) for param, array in self._in_use()])
+
+    def _in_use(self) -> list[tuple[Any, Array]]:
+        pairs = zip(self._params, self.gradients(), strict=True)
+        return [(param, array) for param, array in pairs if array is not None]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (self.count, self._in_use())
+
+
+def loaded_sums(
+    saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
+) -> Sums:
+    """Sums from the form that :meth:`Sums.export` gives; values are copied.
+
+    `keys` are the saved keys of the parameters.
+    """
+    if not (
+        isinstance(saved, dict)
+        and {"calls", "values"} <= saved.keys()
+        and isinstance(saved["values"], dict)
+    ):
+        raise TypeError("'accumulated' of the state dict must be a dict with calls and values")
+    calls = whole_count(saved["calls"], "the number of calls of accumulate()")
+    strange = [key for key in saved["values"] if key not in keys]
+    if strange:
+        raise ValueError(f"'accumulated' has an entry of {strange[0]!r}, which is no parameter's")
+    waiting = {
+        key: [*value] if isinstance(value, list) else [value]
+        for key, value in saved["values"].items()
+    }
+    pairs = []
+    for key, param, view, label in zip(keys, params, views, labels, strict=True):
+        value = waiting[key].pop(0) if waiting.get(key) else None
+        if value is not None:
+            array = np.empty_like(view, subok=False)
+            array[...] = array_like(value, view, f"loaded sum of {label}")
+            pairs.append((param, array))
+    return _rebuilt(calls, pairs)
+
+
+def _rebuilt(count: int, pairs: list[tuple[Any, Array]]) -> Sums:
+    sums = Sums()
+    sums._count = count
+    sums._params = [param for param, _ in pairs]
+    sums._arrays = [array for _, array in pairs]
+    sums._used = [True] * len(pairs)
+    return sums
+
+
+def _room(room: Any, array: Any) -> Any:
+    """An array laid out as the parameter's state: the one at hand, if it fits."""
+    new = np.empty_like(array, subok=False)
+    return room if room is not None and same_layout_as(room, new) else new
+
+
+def _in_place_of(total: Any, array: Any, i: int) -> Any:
+    """A sum that is in use, laid out as the parameter's state."""
+    new = np.empty_like(array, subok=False)
+    if same_layout_as(total, new):
+        return total
+    if total.shape != new.shape or total.dtype != new.dtype:
+        raise ValueError(
+            f"gradients of shape {total.shape} and dtype {total.dtype} have been accumulated for "
+            f"parameter {i}, which now has {new.shape} and {new.dtype}: zero_grad() drops them"
+        )
+    new[...] = total
+    return new

@@ -1,0 +1,303 @@
+"""The options of a group: what is refused, in torch's words."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
+from cyoptim._groups.numbers import is_masked, of_numpy
+from cyoptim._types import Group
+
+MOST = int(np.finfo(float).max)
+
+
+class _Required:
+    """The default of an option that every group must give."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _Required()
+
+
+# What other libraries call options, without underscores.
+_ELSEWHERE = {
+    "learningrate": "lr",
+    "stepsize": "lr",
+    "eta": "lr",
+    "learningrateinit": "lr",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "decay": "weight_decay",
+    "epsilon": "eps",
+    "beta": "betas",
+    "beta1": "betas",
+    "beta2": "betas",
+    "nesterovsmomentum": "nesterov",
+}
+
+
+def close_name(name: str, known: Collection[str]) -> str | None:
+    """The known name that a misspelt one was meant to be; None if none is near.
+
+    Names are compared word by word: ``weigth_decay`` is near to ``weight_decay``, but ``no_decay``,
+    ``lr_decay`` or ``sam_eps`` are names of their own.
+    """
+    from difflib import SequenceMatcher  # here, because it is slow to import
+
+    def nearness(a: str, b: str) -> float:
+        return SequenceMatcher(None, a, b).ratio()
+
+    def score(other: str) -> float:
+        words, others = name.lower().split("_"), other.lower().split("_")
+        if len(words) == len(others):
+            return min(map(nearness, words, others))
+        joined = nearness("".join(words), "".join(others))
+        return joined if joined > 0.9 else 0.0
+
+    bare = name.lower().replace("_", "").replace("-", "")
+    if _ELSEWHERE.get(bare) in known:
+        return _ELSEWHERE[bare]
+    best = max(known, key=score, default=None)
+    return best if best is not None and score(best) >= 0.6 else None
+
+
+def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
+    """Refuse an argument that a constructor does not take, if it is near to one that it does; all
+    other errors are Python's own."""
+    code = getattr(cls.__init__, "__code__", None)  # type: ignore[misc]
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
+        return
+    known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    for name in given:
+        if name not in known and (close := close_name(name, known)) is not None:
+            raise TypeError(
+                f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}; did you "
+                f"mean {close!r}?"
+            )
+
+
+def explain_options(options: Group, defaults: Mapping[str, Any], error: Exception) -> str:
+    """Which option it is that a step cannot use; else what Python says of it."""
+    for name, default in defaults.items():
+        if name not in options:
+            return f"{name!r} is missing"
+        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            try:
+                check_number(name, options[name])
+            except (TypeError, ValueError) as found:
+                return str(found)
+    return str(error)
+
+
+_TEXT_AND_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False, such as a string or a list."""
+    try:
+        known = not isinstance(value, _TEXT_AND_CONTAINERS) and bool(value) in (True, False)
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
+        known = False
+    if not known:
+        raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
+
+
+_SWITCHES = frozenset({"amsgrad", "capturable", "centered", "decoupled_weight_decay"})
+_SWITCHES |= {"differentiable", "maximize", "nesterov"}
+_HINTS = frozenset({"foreach", "fused"})  # or None
+
+# Learning rates that may be arrays without axes or tensors, which are filled in place.
+_FILLED = frozenset({"lr", "initial_lr"})
+
+
+def plain_options(options: Group, rules: bool) -> Group:
+    """A copy of a group in which NumPy's numbers are Python's, so that JSON and torch can load it.
+
+    `rules` tells whether all options are those of our own rules, where an array of one element is a
+    number, and one of several a tuple.
+    """
+    return {
+        name: value
+        if name in ("params", "param_names")
+        or (name in _FILLED and isinstance(value, np.ndarray) and not value.ndim)
+        else _plain_option(value, rules)
+        for name, value in options.items()
+    }
+
+
+def _plain_option(value: Any, arrays: bool) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(_plain_option(item, arrays) for item in value)
+    if isinstance(value, np.generic):
+        return of_numpy(value)
+    if not arrays or not isinstance(value, np.ndarray):
+        return value
+    return of_numpy(value) if value.size == 1 else tuple(value.tolist())
+
+
+def as_float(value: Any) -> float:
+    """An option that was checked to be one number, which may be an array or a tensor of one."""
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def as_sequence(value: Any) -> Any:
+    """A list of an array's elements; all else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def execution_switches(**switches: Any) -> dict[str, Any]:
+    """torch's switches that choose how a step is executed.
+
+    ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
+    ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
+    :func:`check_undifferentiated`. Combinations that torch refuses are refused.
+    """
+    for name in ("capturable", "differentiable", "fused", "foreach"):
+        if switches.get(name) is not None:
+            check_switch(name, switches[name])
+    if switches.get("capturable"):
+        raise ValueError("capturable=True is not supported: steps run on the CPU")
+    if switches.get("fused"):
+        if switches.get("differentiable"):
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if switches.get("foreach"):
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+    return switches
+
+
+def check_undifferentiated(group: Group) -> None:
+    """Refuse ``differentiable`` for arrays, which have no graph.
+
+    For tensors it is refused by a step in which there is anything to differentiate.
+    """
+    if group.get("differentiable") and not all(map(is_tensor, group["params"])):
+        raise ValueError("differentiable=True is not supported: steps run outside of any graph")
+
+
+def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
+    """Refuse what is neither True nor False for an option that is one of them by its name, or by
+    default."""
+    for name, default in defaults.items():
+        value = group[name]
+        if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
+            check_switch(name, value)
+
+
+def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
+    """Refuse a learning rate that is not one number >= 0, or that cannot hold one."""
+    if is_tensor(lr) and lr.numel() != 1:
+        raise ValueError("Tensor lr must be 1-element")
+    if isinstance(lr, np.ndarray) and lr.size != 1:
+        raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    check_holds_rates("lr", lr)
+    check_nonnegative("learning rate", lr, message)
+
+
+def check_holds_rates(name: str, value: Any) -> None:
+    """Refuse an array without axes or a tensor into which schedules would write whole numbers."""
+    if is_tensor(value):
+        kind, holds = "a tensor", value.is_floating_point() or value.is_complex()
+    elif isinstance(value, np.ndarray) and not value.ndim:
+        kind, holds = "an array", value.dtype.kind not in "biu"
+    else:
+        return
+    if not holds:
+        raise TypeError(
+            f"{name} is {kind} of {value.dtype}, in which a schedule's numbers would be truncated: "
+            f"write {name}={float(value)!r}, or give {kind} of floats"
+        )
+
+
+def check_fillable(name: str, value: Any) -> None:
+    """Refuse an array or a tensor into which a schedule cannot write numbers."""
+    check_holds_rates(name, value)
+    if isinstance(value, np.ndarray) and not value.flags.writeable:
+        raise ValueError(
+            f"{name} is a read-only array, into which a schedule cannot write: "
+            f"write {name}={float(value.item())!r}, or give a copy of it"
+        )
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a value that is not one number."""
+    if isinstance(value, np.ndarray) and value.size != 1:
+        raise TypeError(f"{name} is an array of shape {value.shape}, expected one number")
+    try:
+        bool(value >= 0.0)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be a number, got {type_name(value)}: {value!r}") from None
+    if is_masked(value):
+        raise TypeError(f"{name} is masked, expected a number")
+    if isinstance(value, int) and abs(value) > MOST:
+        raise ValueError(f"{name} is a whole number of {value.bit_length()} bits, expected a float")
+
+
+def check_nonnegative(name: str, value: Any, message: str = "") -> None:
+    """Refuse a value that is not a number >= 0; NaN is not."""
+    check_number(name, value)
+    if not value >= 0.0:
+        text = message or f"Invalid {name} value: {{}}"
+        tells = "expected" in text or ">=" in text
+        raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
+
+
+def check_at_least(name: str, value: Any, low: float) -> None:
+    """Refuse a value that is not a number >= low, in the words of torch's newer optimizers."""
+    check_number(name, value)
+    if not value >= low:
+        raise ValueError(f"{name} should be >= {low} but is: {value}")
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse a value that is not a finite number."""
+    check_number(name, value)
+    if not abs(value) < float("inf"):
+        raise ValueError(f"Invalid {name} value: {value} (expected a finite number)")
+
+
+def check_interval(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse a value that is not a number in [low, high]."""
+    check_number(name, value)
+    if not low <= value <= high:
+        raise ValueError(f"Invalid {name} value: {value} (expected {low} to {high})")
+
+
+def check_betas(betas: Any) -> None:
+    """Refuse averaging factors that are not two numbers in [0, 1)."""
+    check_pair("betas", betas)
+    for index, beta in enumerate(betas):
+        text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
+        check_nonnegative(f"betas[{index}]", beta, text)
+        if not beta < 1.0:
+            raise ValueError(
+                f"Invalid beta parameter at index {index}: {beta} (expected 0 <= beta < 1)"
+            )
+
+
+def check_pair(name: str, value: Any) -> None:
+    """Refuse what is not two values in a tuple, a list or an array."""
+    if not isinstance(as_sequence(value), (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
+
+
+def check_moments(group: Group) -> None:
+    """Check the options that Adam and its relatives share."""
+    check_lr(group["lr"])
+    check_nonnegative("epsilon", group["eps"])
+    check_betas(group["betas"])
+    check_nonnegative("weight_decay", group["weight_decay"])
+
+
+def check_undecayed(group: Group, label: str) -> None:
+    """Refuse a sparse gradient where weight decay moves every element."""
+    if group["weight_decay"] != 0:
+        raise UnsupportedError(
+            "weight_decay option is not compatible with sparse gradients "
+            f"(that of {label} is sparse)"
+        )

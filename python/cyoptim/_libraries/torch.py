@@ -1,0 +1,152 @@
+"""CPU torch tensors as parameters: their memory as NumPy arrays, without a copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cyoptim._libraries import torch_optim
+from cyoptim._types import Array
+
+torch_optim.join()
+
+
+def view_leaf(tensor: torch.Tensor, label: str) -> Array:
+    """The memory of a tensor that can be optimized."""
+    if not (tensor.is_leaf or tensor.retains_grad):
+        raise ValueError(f"can't optimize a non-leaf Tensor: {label} is the result of an operation")
+    if tensor.is_conj() or tensor.is_neg():
+        raise ValueError(
+            f"{label} is a conjugate or negative view, whose memory holds other values"
+        )
+    return view_tensor(tensor, label)
+
+
+def view_tensor(tensor: torch.Tensor, label: str) -> Array:
+    """The memory of a dense CPU tensor; of a conjugate or negative view, a copy."""
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"{label} has layout {tensor.layout}, expected a dense tensor")
+    if tensor.dtype not in _DTYPES:
+        raise TypeError(
+            f"{label} has dtype {tensor.dtype}, expected float32 or float64, or complex of these"
+        )
+    array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+    return array
+
+
+def loaded_array(tensor: torch.Tensor, label: str) -> Array:
+    """The values of a tensor that was loaded: dense or sparse, on any device; as float32 if they
+    are floats that NumPy does not have."""
+    if tensor.device.type == "meta" or tensor.is_quantized:
+        raise TypeError(f"{label} is a tensor of layout {tensor.layout} without plain values")
+    if tensor.layout is not torch.strided:
+        tensor = tensor.detach().to_dense()
+    tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
+    if tensor.is_floating_point() and tensor.dtype not in (*_DTYPES, torch.float16):
+        tensor = tensor.to(torch.float32)
+    array: Array = tensor.numpy()
+    return array
+
+
+def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
+    """A copy of a loaded state entry, in the dtype and on the device of its parameter where torch's
+    load_state_dict takes it there."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":  # of a file
+        value = torch.from_numpy(np.array(value))
+    if isinstance(value, torch.Tensor):
+        if name == "step":
+            return value.detach().clone()
+        dtype = param.dtype if param.is_floating_point() else value.dtype
+        return value.detach().to(device=param.device, dtype=dtype, copy=True)
+    if isinstance(value, dict):
+        return {key: copied_state(param, item, key) for key, item in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        return type(value)(copied_state(param, item, "") for item in value)
+    return copy.deepcopy(value)
+
+
+_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def is_sparse_tensor(tensor: torch.Tensor) -> bool:
+    """Whether most of the tensor's elements are not stored."""
+    return tensor.layout is not torch.strided
+
+
+def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Array]:
+    """Shape, indices of the leading axes, and the values there."""
+    coo = tensor.detach()
+    coo = coo if coo.is_sparse else coo.to_sparse_coo()
+    values = coo._values().resolve_conj().resolve_neg()
+    return tuple(coo.shape), coo._indices().numpy(), values.numpy()
+
+
+def increment_version(tensors: Sequence[torch.Tensor]) -> None:
+    """Let autograd notice that the tensors were changed."""
+    torch.autograd.graph.increment_version(tensors)
+
+
+def as_tensor(value: Any) -> Any:
+    """A tensor that shares the array's memory; anything else as it is."""
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def as_array(value: Any) -> Any:
+    """An array that shares the tensor's memory; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    try:
+        return value.detach().numpy()
+    except (TypeError, RuntimeError):  # one that NumPy cannot hold
+        return value
+
+
+def export_state(name: str, value: Any) -> Any:
+    """A state entry in the form in which torch keeps it."""
+    if name == "step" and not isinstance(value, (int, float)):  # one that a user counts
+        return _count_tensor(int(value))
+    return _as_tensors(value)
+
+
+def _count_tensor(count: int) -> torch.Tensor:
+    """A step count as torch keeps it; in a wider dtype where that one would lose bits."""
+    for dtype in (torch.get_default_dtype(), torch.float64):
+        tensor = torch.tensor(float(count), dtype=dtype)
+        if int(tensor) == count:
+            return tensor
+    return torch.tensor(count, dtype=torch.int64)
+
+
+def _as_tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return as_tensor(value)
+    if type(value) in (list, tuple):
+        return type(value)(_as_tensors(item) for item in value)
+    return value
+
+
+def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
+    """Refuse a differentiable step in which there is anything to differentiate."""
+    for param in params:
+        grad = param.grad
+        if grad is not None and (param.requires_grad or grad.requires_grad):
+            raise RuntimeError(
+                "differentiable=True is not supported for parameters or gradients that require "
+                "gradients: steps run outside of any graph"
+            )
+
+
+def check_zeroable(grad: torch.Tensor, label: str) -> None:
+    """Refuse a gradient that cannot be cut off from its graph, and filled with zeros."""
+    if grad.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{label} is an inference tensor: it cannot be filled with zeros here")
+    if grad.grad_fn is not None and grad._is_view():
+        raise ValueError(
+            f"{label} is a view of another tensor in a graph: it cannot be filled with zeros"
+        )

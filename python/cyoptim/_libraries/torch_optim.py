@@ -1,0 +1,59 @@
+"""torch's base classes among the bases of ours, for all that is written for torch.optim.
+
+Trainers, wrappers and schedules of torch ask ``isinstance(optimizer, torch.optim.Optimizer)``, and
+what is none they refuse, or leave out of accumulation and checkpoints without a word. So our base
+classes take in torch's when torch comes into use, which is when the first tensor is seen; from then
+on every optimizer and schedule is one of torch's, too, those of a user's own classes among them.
+
+What torch's classes define is defined by ours, which stand before them: no code of torch's runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.autograd import profiler
+from torch.optim import lr_scheduler, optimizer
+
+from cyoptim._engine import detour_by_flag
+from cyoptim._schedulers.base import LRScheduler
+from cyoptim._schedulers.plateau import ReduceLROnPlateau
+from cyoptim._step.hooks import add_recorder, add_tables
+from cyoptim.optimizer import Optimizer
+
+
+def join() -> None:
+    """Make our classes subclasses of torch's; hooks and profilers of torch's then see our steps."""
+    if issubclass(Optimizer, torch.optim.Optimizer):
+        return
+    _take_in(Optimizer, torch.optim.Optimizer)
+    _take_in(LRScheduler, lr_scheduler.LRScheduler)
+    _take_in(ReduceLROnPlateau, lr_scheduler.ReduceLROnPlateau)
+    add_tables(optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks)
+    add_recorder(_record)
+    detour_by_flag(vars(profiler), "_is_profiler_enabled")
+
+
+def _take_in(ours: Any, theirs: type) -> None:
+    try:
+        ours.__bases__ = (*ours.__bases__, theirs)
+    except TypeError as error:
+        raise TypeError(
+            f"a class has torch's {theirs.__name__} among its bases before cyoptim's: write "
+            f"cyoptim's first, or leave out torch's, whose subclass cyoptim's is ({error})"
+        ) from error
+
+
+@contextmanager
+def _record(optimizer: Any, method: str) -> Iterator[None]:
+    """What torch's own optimizers show to torch's profilers."""
+    if not profiler._is_profiler_enabled:
+        yield
+        return
+    with profiler.record_function(f"Optimizer.{method}#{type(optimizer).__name__}.{method}"):
+        yield
+        if method == "step":
+            optimizer._optimizer_step_code()

@@ -1,0 +1,247 @@
+"""What a state dict must be before it is loaded: its groups, its names, and whose it is."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import type_name
+from cyoptim._arrays.trees import shown
+from cyoptim._engine import RULES
+from cyoptim._types import Group, StateDict
+
+
+def checked_state_dict(
+    state_dict: Any, groups: list[Group], defaults: Mapping[str, Any]
+) -> tuple[StateDict, list[Group]]:
+    """A state dict in the order of the optimizer's groups and parameters, and its groups, copied,
+    with the optimizer's own parameters in them, and defaults for what they lack."""
+    _check_form(state_dict)
+    saved = state_dict["param_groups"]
+    if len(saved) != len(groups):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups: "
+            f"{len(saved)}, expected {len(groups)}"
+        )
+    saved = [_checked_group(number, new) for number, new in enumerate(saved)]
+    if len({"param_names" in group for group in saved}) > 1:
+        raise ValueError(
+            "some groups of the loaded state dict have 'param_names', and some have none"
+        )
+    saved = in_order_of_names(saved, groups)
+    for number, (old, new) in enumerate(zip(groups, saved, strict=True)):
+        _check_size(number, old, new)
+    merged = [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
+    return {**state_dict, "param_groups": saved}, merged
+
+
+def keys_of(state_dict: StateDict) -> list[Any]:
+    """The keys of all parameters, in the order of the groups."""
+    return [key for group in state_dict["param_groups"] for key in group["params"]]
+
+
+def _check_form(state_dict: Any) -> None:
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
+        raise TypeError(
+            "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns"
+        )
+    if not isinstance(state_dict["state"], Mapping):
+        raise TypeError(f"'state' is a {type_name(state_dict['state'])}, expected a dict")
+    saved = state_dict["param_groups"]
+    if not isinstance(saved, (list, tuple)):
+        raise TypeError(f"'param_groups' is a {type_name(saved)}, expected a list of dicts")
+
+
+def _checked_group(number: int, new: Any) -> Group:
+    """A copy of a saved group, with its keys in a list."""
+    keys = new.get("params") if isinstance(new, dict) else None
+    if isinstance(keys, np.ndarray):
+        keys = keys.tolist()
+    if not isinstance(keys, Sequence) or isinstance(keys, (str, bytes)):
+        raise TypeError(
+            f"loaded param group {number} must be a dict with a list of numbers under 'params'"
+        )
+    for key in keys:
+        if not isinstance(key, (int, str, np.integer)):
+            raise TypeError(
+                f"'params' of loaded param group {number} holds a {type_name(key)}, expected "
+                "numbers of parameters"
+            )
+    for key in new:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"loaded param group {number} has an option {key!r}, expected names of options"
+            )
+    if "param_names" in new:
+        _check_names(number, new["param_names"])
+    return {**new, "params": list(keys)}
+
+
+def _check_size(number: int, old: Group, new: Group) -> None:
+    expected = len(old["params"])
+    if len(new["params"]) != expected:
+        raise ValueError(
+            "loaded state dict contains a parameter group that doesn't match the size of "
+            f"optimizer's group: group {number} has {len(new['params'])} parameters, "
+            f"expected {expected}"
+        )
+    names: Any = new.get("param_names", new["params"])
+    if len(names) != expected:
+        raise ValueError(
+            f"'param_names' of loaded param group {number} holds {len(names)} names, expected "
+            f"{expected}"
+        )
+
+
+def _check_names(number: int, names: Any) -> None:
+    if not isinstance(names, (list, tuple)):
+        raise TypeError(
+            f"'param_names' of loaded param group {number} is a {type_name(names)}, expected a "
+            "list of names"
+        )
+    for name in names:
+        try:
+            hash(name)
+        except TypeError:
+            raise TypeError(
+                f"'param_names' of loaded param group {number} holds a {type_name(name)}, "
+                "expected names"
+            ) from None
+
+
+def _merged(old: Group, new: Group) -> Group:
+    merged = copy.deepcopy({key: value for key, value in new.items() if key != "params"})
+    merged["params"] = old["params"]
+    if "param_names" in old:
+        merged.setdefault("param_names", old["param_names"])
+    return merged
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def in_order_of_names(saved: Sequence[Group], groups: list[Group]) -> list[Group]:
+    """Saved groups as the optimizer has them: what has names is found by its name, in the order of
+    the optimizer's groups and parameters. Without names on either side, the order is the saved one.
+    """
+    if not all("param_names" in group for group in (*saved, *groups)):
+        return list(saved)
+    if any(len(group["param_names"]) != len(group["params"]) for group in saved):
+        return list(saved)  # which is refused
+    own = [list(group["param_names"]) for group in groups]
+    theirs = [list(group["param_names"]) for group in saved]
+    if own == theirs:
+        return list(saved)
+    _check_told_apart(own, "the optimizer")
+    _check_told_apart(theirs, "the loaded state dict")
+    _check_same_names(own, theirs)
+    places = {frozenset(names): number for number, names in enumerate(theirs)}
+    ordered = []
+    for number, names in enumerate(own):
+        if frozenset(names) not in places:
+            raise _scattered(number, own, theirs)
+        ordered.append(_reordered(saved[places[frozenset(names)]], names))
+    return ordered
+
+
+def _reordered(group: Group, names: list[Any]) -> Group:
+    keys = dict(zip(group["param_names"], group["params"], strict=True))
+    return {**group, "params": [keys[name] for name in names], "param_names": names}
+
+
+def _check_told_apart(names: list[list[Any]], whose: str) -> None:
+    counts = Counter(name for group in names for name in group)
+    name, count = counts.most_common(1)[0] if counts else (None, 0)
+    if count > 1:
+        raise ValueError(
+            f"{whose} has {count} parameters of the name {name!r}, and its names stand in another "
+            "order than those they are to be matched with: delete 'param_names' from the loaded "
+            "groups to go by the order of the parameters"
+        )
+
+
+def _check_same_names(own: list[list[Any]], theirs: list[list[Any]]) -> None:
+    ours, found = ({name: None for group in names for name in group} for names in (own, theirs))
+    missing = [name for name in ours if name not in found]
+    extra = [name for name in found if name not in ours]
+    if missing or extra:
+        parts = []
+        if missing:
+            parts.append(f"has no parameter {shown([repr(name) for name in missing])}")
+        if extra:
+            parts.append(
+                f"has {shown([repr(name) for name in extra])}, which the optimizer does not have"
+            )
+        raise ValueError(
+            f"loaded state dict {' and '.join(parts)}: rename the entries of its 'param_names', or "
+            "delete all 'param_names' from it to load in the order of the parameters"
+        )
+
+
+def _scattered(number: int, own: list[list[Any]], theirs: list[list[Any]]) -> ValueError:
+    homes = {name: place for place, names in enumerate(theirs) for name in names}
+    first, *others = own[number]
+    other = next((name for name in others if homes[name] != homes[first]), None)
+    if other is not None:
+        what = f"{first!r} and {other!r} are in groups {homes[first]} and {homes[other]}"
+        return ValueError(
+            f"{what} of the loaded state dict, and both in group {number} here: make the optimizer "
+            "with the same groups"
+        )
+    return ValueError(
+        f"group {homes[first]} of the loaded state dict has other parameters beside {first!r} than "
+        f"group {number} here: make the optimizer with the same groups"
+    )
+
+
+# --- whose state it is ----------------------------------------------------------------------------
+
+
+_ADVICE = ". Load it into an optimizer of the kind that saved it"
+
+
+def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
+    """Refuse groups that lack options, and states that lack entries, without which they are not
+    those of this kind of optimizer."""
+    name = type(optimizer).__name__
+    for number, group in enumerate(groups):
+        missing = [option for option in optimizer._essential_options if option not in group]
+        if missing:
+            raise ValueError(
+                f"the loaded state dict is not that of {name}: param group {number} has no "
+                f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
+            )
+    known = {"step"}.union(*(rule.entries for rule in RULES.values()))
+    for entries in states:
+        if not isinstance(entries, dict) or not (known & entries.keys()):
+            continue
+        missing = [entry for entry in optimizer._essential_state if entry not in entries]
+        if missing:
+            found = _listed([entry for entry in entries if entry in known])
+            raise ValueError(
+                f"the loaded state dict is not that of {name}: the state of a parameter has "
+                f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
+            )
+
+
+def _resemblance(group: Group, states: Collection[Any]) -> str:
+    """Whose state it seems to be, for a message."""
+    from cyoptim import optimizers
+
+    names = {name for entries in states if isinstance(entries, dict) for name in entries}
+    found = []
+    for name in optimizers.__all__:
+        cls = getattr(optimizers, name)
+        fits = {*cls._essential_options} <= group.keys()
+        if fits and (not names or {*cls._essential_state} <= names):
+            found.append((len(cls._essential_options) + len(cls._essential_state), name))
+    best = [name for count, name in found if count == max(found)[0]]
+    return f"; it looks like that of {' or '.join(best)}" if best else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

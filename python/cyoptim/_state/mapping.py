@@ -1,0 +1,161 @@
+"""The optimizer's ``state``: a mapping from each parameter to its arrays.
+
+Where the parameter is a torch tensor, its state is tensors, which share the memory of the arrays.
+
+The plan of a step keeps the addresses of these arrays, so both mappings here tell it when an entry
+is put in, replaced or removed. Writing *into* an array needs no telling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._engine import Undo, Watch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ParameterState(dict[str, Any]):
+    """The state of one parameter: a dict that reports its changes."""
+
+    def __init__(self, watch: Watch, *args: Any) -> None:
+        super().__init__(*args)
+        self._watch = watch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _reporting(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
+
+    def wrapper(self: ParameterState, *args: Any, **kwargs: Any) -> Any:
+        self._watch.changed = True
+        return method(self, *args, **kwargs)
+
+    wrapper.__name__ = name
+    return wrapper
+
+
+for _name in (
+    "__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update",
+):  # fmt: skip
+    setattr(ParameterState, _name, _reporting(_name))
+
+
+def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries as their parameter's state holds them: tensors for a tensor."""
+    if not is_tensor(param):
+        return entries
+    from cyoptim._libraries.torch import as_tensor
+
+    return {name: as_tensor(value) for name, value in entries.items()}
+
+
+class State(MutableMapping[Any, Any]):
+    """Parameters to their state, by identity: plain arrays cannot be hashed.
+
+    Reading the state of a parameter that has none makes an empty one, as in a defaultdict.
+    """
+
+    def __init__(self) -> None:
+        self.watch = Watch()
+        self._entries: dict[Any, tuple[Any, Any]] = {}
+        # Pairs of a dict and the entries that it is to get when a step can no longer fail.
+        self.staged: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+
+    @staticmethod
+    def _key(param: Any) -> Any:
+        return param if isinstance(param, (str, int)) else ("id", id(param))
+
+    def __getitem__(self, param: Any) -> Any:
+        entry = self._entries.get(self._key(param))
+        if entry is None:
+            self[param] = {}
+            entry = self._entries[self._key(param)]
+        return entry[1]
+
+    def __setitem__(self, param: Any, value: Any) -> None:
+        self.watch.changed = True
+        if isinstance(value, dict):
+            value = ParameterState(self.watch, value)
+        self._entries[self._key(param)] = (param, value)
+
+    def __delitem__(self, param: Any) -> None:
+        self.watch.changed = True
+        del self._entries[self._key(param)]
+
+    def __contains__(self, param: object) -> bool:
+        return self._key(param) in self._entries
+
+    def get(self, param: Any, default: Any = None) -> Any:
+        """The state of the parameter; makes none."""
+        entry = self._entries.get(self._key(param))
+        return default if entry is None else entry[1]
+
+    def arrays(self, param: Any) -> Any:
+        """The state of the parameter as the plan of a step reads it, with no tensors in it."""
+        state = self.get(param, {})
+        if not isinstance(state, dict):
+            raise TypeError(f"the state of a parameter is a {type_name(state)}, expected a dict")
+        if not is_tensor(param):
+            return state
+        from cyoptim._libraries.torch import as_array
+
+        return {name: as_array(value) for name, value in state.items()}
+
+    def keep(self, undo: Undo) -> None:
+        """Have it remembered which parameters there are."""
+        undo.keep_entries(self._entries)
+
+    @contextmanager
+    def as_arrays(self, param: Any, undo: Undo) -> Iterator[dict[str, Any]]:
+        """The state of the parameter with arrays in it, to be read and written; `undo` is told what
+        it was."""
+        state = self[param]
+        arrays = self.arrays(param)
+        undo.keep_entries(state)
+        undo.keep(arrays)
+        if arrays is state:
+            yield state
+            return
+        before = dict(arrays)
+        yield arrays
+        for name in before.keys() - arrays.keys():
+            del state[name]
+        changed = {k: v for k, v in arrays.items() if k not in before or before[k] is not v}
+        state.update(in_kind(param, changed))
+
+    def copy(self) -> State:
+        """A mapping of the same parameters to copies of their dicts."""
+        state = State()
+        state.update(self)
+        return state
+
+    def __iter__(self) -> Iterator[Any]:
+        return (param for param, _ in self._entries.values())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return repr([(param, dict(state)) for param, state in self._entries.values()])
+
+    def _fill(self, param: Any, entries: dict[str, Any]) -> None:
+        """Stage entries in the kind of the parameter."""
+        self.stage(param, in_kind(param, entries))
+
+    def stage(self, param: Any, entries: dict[str, Any]) -> None:
+        """Stage entries. Whoever puts them in needs no report of it."""
+        known = self._entries.get(self._key(param))
+        if known is not None:
+            self.staged.append((known[1], entries))
+        else:
+            new = ParameterState(self.watch, entries)
+            self.staged.append((self._entries, {self._key(param): (param, new)}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (), None, None, iter(self.items())

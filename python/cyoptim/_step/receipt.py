@@ -1,0 +1,70 @@
+"""What a step does beside its update, and what it leaves as its receipt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cyoptim._engine import Extras
+from cyoptim._groups.options import as_float, check_finite, check_nonnegative, check_switch
+
+
+@dataclass(frozen=True)
+class StepReceipt:
+    """What a step has found and done beside its update; see :meth:`cyoptim.Optimizer.step`.
+
+    Attributes
+    ----------
+    total_norm : float or None
+        The norm of all gradients as one vector, after division by ``grad_scale``; None if it was
+        not asked for.
+    clip_coefficient : float
+        What clipping has multiplied the gradients by: 1 if nothing had to be clipped.
+    skipped : bool
+        Whether the step was skipped, because of gradients that are not finite.
+    nonfinite : tuple
+        The parameters whose gradients hold NaN or infinity: names, or numbers in the order of the
+        groups. Looked for only where the norm was asked for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from cyoptim import SGD
+    >>> w = np.zeros(2)
+    >>> optimizer = SGD([("w", w)], lr=1.0)
+    >>> optimizer.step(grads={"w": np.array([np.nan, 1.0])}, nonfinite="skip")
+    >>> optimizer.last_step
+    StepReceipt(total_norm=nan, clip_coefficient=1.0, skipped=True, nonfinite=('w',))
+    """
+
+    total_norm: float | None
+    clip_coefficient: float
+    skipped: bool
+    nonfinite: tuple[str | int, ...]
+
+
+_POLICIES = ("propagate", "raise", "skip")
+
+
+def extras_of(
+    max_norm: Any, grad_scale: Any, zero_grad: bool, nonfinite: str, averaged: int
+) -> Extras | None:
+    """The arguments of a step beside its gradients, checked; None if there are none."""
+    plain = max_norm is None and grad_scale is None and nonfinite == "propagate"
+    if plain and not zero_grad and not averaged:
+        return None
+    if max_norm is not None:
+        check_nonnegative("max_norm", max_norm)
+    if grad_scale is not None:
+        check_finite("grad_scale", grad_scale)
+        if grad_scale == 0:
+            raise ValueError("grad_scale is 0: gradients cannot be divided by it")
+    check_switch("zero_grad", zero_grad)
+    if nonfinite not in _POLICIES:
+        raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
+    return Extras(
+        float("inf") if max_norm is None else as_float(max_norm),
+        (1.0 if grad_scale is None else as_float(grad_scale)) * max(averaged, 1),
+        bool(zero_grad),
+        _POLICIES.index(nonfinite),
+    )
