@@ -30,6 +30,8 @@ from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
+from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
+from rules.lion cimport Lion, lion, lion_clock
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
@@ -152,6 +154,8 @@ cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
 cdef Clamp CLAMP
+cdef Lamb LAMB
+cdef Lion LION
 cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
@@ -190,6 +194,9 @@ rule("asgd", ASGD, asgd[float], asgd[double], asgd_clock, ("ax",),
 rule("rprop", RPROP, rprop[float], rprop[double], NULL, ("prev", ("step_size", "lr")))
 rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse_adam_clock,
      ("exp_avg", "exp_avg_sq"))
+rule("lion", LION, lion[float], lion[double], lion_clock, ("exp_avg",))
+rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
+passes("lamb", PER_TENSOR, lamb_measure[float], lamb_measure[double], lamb_finish)
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

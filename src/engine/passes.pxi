@@ -44,7 +44,8 @@ cdef class Passes(Followed):
         for i in range(self.n_tensors):
             if self.table.tensors[i].row >= 0:
                 rule = self.rule_of_slot(i)
-                if rule is not None and rule.norm >= 0:
+                if (rule is not None and rule.norm >= 0 and self.templates[
+                        self.slots[i].group].scalars[rule.bound] != INFINITY):
                     return True
         return False
 

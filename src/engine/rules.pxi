@@ -11,8 +11,10 @@ cdef dict PARTS = {
     "least_step": ("step_sizes", 0), "most_step": ("step_sizes", 1),
 }
 
-# The scalar that is the norm of all gradients, which are then measured before the step.
+# The scalar that is the norm of all gradients, which are then measured before the step, and the one that bounds it:
+# where the bound is infinite, nothing is measured.
 cdef str NORM_NAME = "total_norm"
+cdef str BOUND_NAME = "max_grad_norm"
 
 
 # Where a scalar comes from.
@@ -71,7 +73,8 @@ cdef class Rule:
     cdef readonly dict starts, types
     cdef readonly bint measures
     cdef bint decouples         # weight decay may be apart from the gradient
-    cdef int norm               # which scalar is the norm of all gradients; -1: none
+    cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
+    cdef bint couples           # it may be in the gradient
     cdef int sources[MAX_SCALARS]
 
     def __cinit__(self, str name not None, dict about not None):
@@ -88,7 +91,9 @@ cdef class Rule:
         self.memory = tuple([name_of(entry) for entry in about["memory"]])
         self.numbers = tuple([name_of(entry) for entry in about["numbers"]])
         self.decouples = "shrink" in scalars and "shrink" not in self.computed
+        self.couples = "l2" in scalars
         self.norm = scalars.index(NORM_NAME) if NORM_NAME in scalars else -1
+        self.bound = scalars.index(BOUND_NAME) if BOUND_NAME in scalars else -1
         for k, scalar in enumerate(scalars):
             self.sources[k] = source_of(scalar, self.computed, self.group_numbers)
 
@@ -166,7 +171,7 @@ cdef class Rule:
         return 1.0 - option(group, "lr") * option(group, "weight_decay")
 
     cdef bint _is_decoupled(self, dict group) except -1:
-        return self.decouples and group["decoupled_weight_decay"]
+        return self.decouples and (not self.couples or group["decoupled_weight_decay"])
 
     def __repr__(self):
         return f"<rule {self.name}>"
@@ -177,9 +182,12 @@ cdef str name_of(entry):
 
 
 cdef inline double option(dict group, str name) except? -1:
+    """An option as a number. None is no bound where the option is one, by its name."""
     value = group[name]
     if type(value) is float or (type(value) is int and 0 <= value < 1_000_000):
         return <double>value
+    if value is None and name.startswith("max_"):
+        return INFINITY
     return as_double(name, value)
 
 

@@ -104,7 +104,7 @@ cdef class States(Rows):
             self.aged = False
         return new
 
-    cdef int _prepare_number(self, Py_ssize_t i, Rule rule, str name, dict state, dict new,
+    cdef int _prepare_number(self, Py_ssize_t i, Rule rule, str name, object state, dict new,
                              Room room) except -1:
         value = state.get(name)
         if value is None:
@@ -115,7 +115,7 @@ cdef class States(Rows):
                 value, f"state {name!r} of {self.labels[i]}", name, room, rule.dtype_of(name, None), shape)
         return 0
 
-    cdef bint _prepare_array(self, Py_ssize_t i, Rule rule, str name, dict state, dict new,
+    cdef bint _prepare_array(self, Py_ssize_t i, Rule rule, str name, object state, dict new,
                              Room room) except -1:
         """Prepare a state array; whether it is new."""
         dtype = rule.dtype_of(name, self.views[i].dtype)

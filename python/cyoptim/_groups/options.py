@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -169,6 +169,23 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
         if switches.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     return switches
+
+
+class Switches(TypedDict, total=False):
+    """torch's switches, as an optimizer that torch has not accepts them all."""
+
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
+def all_switches(**switches: Unpack[Switches]) -> dict[str, Any]:
+    """As :func:`execution_switches`, of all switches; others are refused."""
+    known = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
+    for name in switches.keys() - known.keys():
+        raise TypeError(f"unexpected keyword argument {name!r}")
+    return execution_switches(**{**known, **switches})
 
 
 def check_undifferentiated(group: Group) -> None:
