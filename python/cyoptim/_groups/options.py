@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -187,6 +187,25 @@ def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
         value = group[name]
         if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
             check_switch(name, value)
+
+
+def check_group(
+    group: Group, defaults: Mapping[str, Any], check_options: Callable[[Group], None]
+) -> None:
+    """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
+    check_switches(group, defaults)
+    check_options(group)
+    execution_switches(**group)
+    check_undifferentiated(group)
+
+
+def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:
+    """Refuse options that have been written into groups and are out of range."""
+    for number, group in enumerate(groups):
+        try:
+            check_options(group)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"options of param group {number}: {error}") from error
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
