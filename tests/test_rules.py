@@ -68,9 +68,11 @@ def test_what_state_begins_with() -> None:
 
 
 def test_a_forged_rule_reaches_no_kernel() -> None:
-    with pytest.raises(ValueError, match="has 17 scalars, expected 16 or fewer"):
-        _engine.Rule("long", 0, ("x",) * 17, frozenset(), (), ())  # type: ignore[call-arg]
-    forged = _engine.Rule("forged", 99_999, ("sign",), frozenset(), (), ())  # type: ignore[call-arg]
+    about: dict[str, Any] = {"number": 99_999, "scalars": ("sign",), "computed": frozenset()}
+    about |= {"states": (), "memory": (), "numbers": (), "scope": 0, "measures": False}
+    with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
+        _engine.Rule("long", about | {"scalars": ("x",) * 25})  # type: ignore[call-arg]
+    forged = _engine.Rule("forged", about)  # type: ignore[call-arg]
 
     class Strange(cyoptim.SGD):
         def _rule_of(self, group: Any) -> str:
@@ -87,5 +89,5 @@ def test_a_forged_rule_reaches_no_kernel() -> None:
         del RULES["forged"]
     assert not w.any()
     adam = RULES["adam"]
-    adam.__init__("adam", 99_999, (), frozenset(), (), ())  # type: ignore[misc, call-arg]
+    adam.__init__("adam", about)  # type: ignore[misc, call-arg]
     assert adam.number == list(RULES).index("adam")

@@ -67,7 +67,7 @@ cdef class Rows(Inputs):
         self.known_options[group] = None
         self.stirred = True
         try:
-            if has_text(options) and optimizer._possible_rules():   # a text is true, whatever it says
+            if has_text(options) and optimizer._is_native():     # a text is true, whatever it says
                 check_switches(options, optimizer.defaults)
             rule = rule_of(optimizer, options)
             fill_template(&self.templates[group], rule, options)

@@ -112,6 +112,19 @@ cdef class Rule:
         """All that the state of a parameter has."""
         return self.states + self.memory + self.unit_numbers
 
+    @property
+    def options(self) -> tuple:
+        """The options that it reads, but for ``maximize``."""
+        cdef list names = []
+        for k, scalar in enumerate(self.scalars):
+            if self.sources[k] == OPTION:
+                names.append(scalar)
+            elif self.sources[k] == PART:
+                names.append(PARTS[scalar][0])
+            elif self.sources[k] in (L2, SHRINK):
+                names.append("weight_decay")
+        return tuple(dict.fromkeys(names))
+
     def kind_of(self, str name) -> str | None:
         """What a state entry is: "array" of the parameter's shape, "memory", "number", or None if the rule has
         none of this name."""

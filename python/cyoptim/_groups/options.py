@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -206,6 +206,25 @@ def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
             check_switch(name, value)
 
 
+def check_group(
+    group: Group, defaults: Mapping[str, Any], check_options: Callable[[Group], None]
+) -> None:
+    """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
+    check_switches(group, defaults)
+    check_options(group)
+    execution_switches(**group)
+    check_undifferentiated(group)
+
+
+def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:
+    """Refuse options that have been written into groups and are out of range."""
+    for number, group in enumerate(groups):
+        try:
+            check_options(group)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"options of param group {number}: {error}") from error
+
+
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
     """Refuse a learning rate that is not one number >= 0, or that cannot hold one."""
     if is_tensor(lr) and lr.numel() != 1:
@@ -262,6 +281,13 @@ def check_nonnegative(name: str, value: Any, message: str = "") -> None:
         text = message or f"Invalid {name} value: {{}}"
         tells = "expected" in text or ">=" in text
         raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse a value that is not a number > 0; NaN is not."""
+    check_number(name, value)
+    if not value > 0.0:
+        raise ValueError(f"Invalid {name} value: {value} (expected > 0)")
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
-from cyoptim._arrays.doors import is_tensor, type_name, view_parameter
-from cyoptim._engine import Commit, Plan, Room, Undo
+from cyoptim._arrays.doors import is_tensor
+from cyoptim._engine import Commit, Plan, Undo
+from cyoptim._gradients.aligned import loss_and_grads
 from cyoptim._groups.numbers import plain
-from cyoptim._groups.options import as_float, check_lr, check_nonnegative, check_number
+from cyoptim._groups.options import (
+    as_float,
+    check_groups,
+    check_lr,
+    check_nonnegative,
+    check_number,
+)
 from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers._lbfgs.flat import FlatArrays
-from cyoptim.optimizers._lbfgs.history import NAMES, History, anew, reordered
+from cyoptim.optimizers._lbfgs.history import History, HistoryForm, anew
 from cyoptim.optimizers._lbfgs.iterations import minimize
 from cyoptim.optimizers._lbfgs.objective import Objective
 
@@ -194,11 +199,7 @@ class LBFGS(Optimizer):
         return chain.from_iterable(group["params"] for group in self.param_groups)
 
     def _common_options(self) -> Group:
-        for number, group in enumerate(self.param_groups):
-            try:
-                self._check_options(group)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise type(error)(f"options of param group {number}: {error}") from error
+        check_groups(self.param_groups, self._check_options)
         _check_agreement(self.param_groups, self.defaults)
         group = self.param_groups[0]
         return {**self._plain_group(group), "lr": as_float(group["lr"])}
@@ -245,7 +246,8 @@ class LBFGS(Optimizer):
             self._average.check_unswapped("step")
         options = self._common_options()
         objective = Objective(
-            call=partial(self._turn.outside, self._loss_and_grads, closure),
+            # No loss of torch's LBFGS is a pair, so that a pair is always loss and gradients.
+            call=partial(self._turn.outside, loss_and_grads, closure, None),
             gather=self._gather,
             arrays=lambda: self._plan.arrays(),  # of the plan that the first gathering leaves
             tensors=[param for param in self._members() if is_tensor(param)],
@@ -272,44 +274,24 @@ class LBFGS(Optimizer):
         history = History.of_state(known, objective.arrays, "the first parameter")
         minimize(objective, start, history, options)
         history.func_evals += objective.evaluations
-        state.staged = []
-        state.stage(self._first(), history.as_state())
         commit = Commit()
         commit.set(self, "_ordered", members)
+        state.staged = []
+        state.stage(self._first(), history.as_state())
         for target, entries in state.staged:
             commit.update(target, entries)
         if self._average is not None:
             commit.average(self._plan)
         return commit
 
-    def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
-        # No loss of torch's LBFGS is a pair, so that a pair is always loss and gradients.
-        result, grads = super()._loss_and_grads(closure)
-        if grads is None and isinstance(result, tuple) and len(result) == 2:
-            return result
-        return result, grads
-
     # --- loading ----------------------------------------------------------------------------------
 
-    def _in_own_order(
-        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Array]
-    ) -> Mapping[Any, Any]:
-        """The state of the whole problem, with the parts of its vectors in the new order."""
-        return reordered(state, before, keys, views)
+    def _form(self) -> HistoryForm:
+        return HistoryForm(self)
 
     def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
         super()._prepare_load(state_dict, commit)
         commit.set(self, "_ordered", None)
-
-    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> dict[str, Any]:
-        if not isinstance(values, dict):
-            raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
-        views = [view_parameter(p, "a parameter")[1] for p in self._members()]
-        notes = {name: copy.deepcopy(values[name]) for name in values.keys() - NAMES}
-        if values.keys() <= notes.keys():
-            return notes
-        history = History.of_state(copy.deepcopy(values), FlatArrays(views), label)
-        return {**history.as_state(), **notes}
 
 
 def _are_the_same(members: list[Any], others: list[Any]) -> bool:

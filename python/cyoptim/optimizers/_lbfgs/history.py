@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import loaded_array
-from cyoptim._engine import TwoLoop, whole_count
+from cyoptim._arrays.doors import loaded_array, type_name, view_parameter
+from cyoptim._engine import Room, TwoLoop, whole_count
+from cyoptim._state.form import Form
 from cyoptim._types import Array
 from cyoptim.optimizers._lbfgs.flat import FlatArrays, dot, largest
 
@@ -166,31 +168,49 @@ def anew(state: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "n_iter": 0}
 
 
-def reordered(
-    state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Array]
-) -> Mapping[Any, Any]:
-    """The states of all parameters, with the parts of the vectors in the new order of the keys."""
-    values = state.get(before[0]) if before else None
-    if before == keys or not isinstance(values, dict):
-        return state
-    sizes = {
-        key: view.size * (2 if view.dtype.kind == "c" else 1)
-        for key, view in zip(keys, views, strict=True)
-    }
-    ends = list(itertools.accumulate((sizes[key] for key in before), initial=0))
-    parts = {key: slice(*ends[i : i + 2]) for i, key in enumerate(before)}
+class HistoryForm(Form):
+    """The state of the whole problem, which is that of the first parameter."""
 
-    def moved(value: Any) -> Any:
-        array = loaded_array(value, "a vector of the loaded state")
-        if array.shape != (ends[-1],):
-            return value  # which is refused, with its shape
-        return np.concatenate([array[parts[key]] for key in keys])
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__(optimizer)
+        self._params = [p for group in optimizer.param_groups for p in group["params"]]
 
-    entries = {name: value for name, value in values.items() if name in NAMES}
-    for name in entries.keys() & {*_VECTORS}:
-        entries[name] = moved(entries[name])
-    for name in entries.keys() & {"old_dirs", "old_stps"}:
-        entries[name] = [moved(value) for value in entries[name]]
-    notes = {name: value for name, value in values.items() if name not in NAMES}
-    ordered = {**state, before[0]: notes}
-    return {**ordered, keys[0]: {**ordered.get(keys[0], {}), **entries}}
+    def ordered(
+        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Array]
+    ) -> Mapping[Any, Any]:
+        """The state of the whole problem, with the parts of its vectors in the new order."""
+        values = state.get(before[0]) if before else None
+        if before == keys or not isinstance(values, dict):
+            return state
+        sizes = {
+            key: view.size * (2 if view.dtype.kind == "c" else 1)
+            for key, view in zip(keys, views, strict=True)
+        }
+        ends = list(itertools.accumulate((sizes[key] for key in before), initial=0))
+        parts = {key: slice(*ends[i : i + 2]) for i, key in enumerate(before)}
+
+        def moved(value: Any) -> Any:
+            array = loaded_array(value, "a vector of the loaded state")
+            if array.shape != (ends[-1],):
+                return value  # which is refused, with its shape
+            return np.concatenate([array[parts[key]] for key in keys])
+
+        entries = {name: value for name, value in values.items() if name in NAMES}
+        for name in entries.keys() & {*_VECTORS}:
+            entries[name] = moved(entries[name])
+        for name in entries.keys() & {"old_dirs", "old_stps"}:
+            entries[name] = [moved(value) for value in entries[name]]
+        notes = {name: value for name, value in values.items() if name not in NAMES}
+        ordered = {**state, before[0]: notes}
+        return {**ordered, keys[0]: {**ordered.get(keys[0], {}), **entries}}
+
+    def loaded(self, param: Any, view: Array, values: Any, label: str, room: Room) -> Any:
+        """A copy of the loaded state, with vectors of the size of the problem."""
+        if not isinstance(values, dict):
+            raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
+        notes = {name: copy.deepcopy(values[name]) for name in values.keys() - NAMES}
+        if values.keys() <= notes.keys():
+            return notes
+        views = [view_parameter(p, "a parameter")[1] for p in self._params]
+        history = History.of_state(copy.deepcopy(values), FlatArrays(views), label)
+        return {**history.as_state(), **notes}
