@@ -14,14 +14,14 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from _codecs cimport decode, encode, stored_size
-from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares_to_lanes, axpby_dot_span, dot_span,
+from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (APPLY, CHUNK, FLOAT32, LANES, MAX_MEMORY, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_MEMORY, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_TENSOR, PIECE, SQUARES,
-                     STATISTICS, UPDATE, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
+                     STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
-from rules.adafactor cimport (MeanSquare, add_squares, mean_square, scaled_square, scaled_update,
+from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_square, scaled_update,
                               sum_squares)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
@@ -59,6 +59,7 @@ cdef Measure32 MEASURES32[MAX_RULES]    # NULL: it does not measure
 cdef Measure64 MEASURES64[MAX_RULES]
 cdef Finish FINISHES[MAX_RULES]
 cdef int SCOPES[MAX_RULES]
+cdef int SUMS[MAX_RULES]             # how many it takes
 cdef int STREAMS[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
@@ -93,22 +94,26 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     return 0
 
 
-cdef int passes(str name, int scope, Measure32 measure32, Measure64 measure64, Finish finish,
+cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 measure64, Finish finish,
                 tuple numbers=()) except -1:
-    """Give the rule of this name a pass before it, which adds up sums over units of this scope, and what
-    turns the sums into scalars of the unit.
+    """Give the rule of this name a pass before it, which adds up so many sums over units of this scope, and
+    what turns the sums into scalars of the unit.
+
+    The pass that measures has room in the stream WORK for what the rule itself would compute again; there the
+    stream is NULL where that was not kept.
 
     `numbers` are what the finish carries on from step to step, as doubles in the state of a row or tensor or
     in the group, given as the rule's memory is. Without a measure, the finish advances the numbers of groups.
     """
     about = RULES[name]
     cdef int number = about["number"]
-    if len(numbers) > MAX_NUMBERS or (measure32 == NULL and scope < PER_GROUP):
-        raise ValueError(f"rule {name} has too many numbers, or measures nothing")
+    if len(numbers) > MAX_NUMBERS or sums > MAX_SUMS or (measure32 == NULL and scope < PER_GROUP):
+        raise ValueError(f"rule {name} has too many numbers or sums, or measures nothing")
     MEASURES32[number] = measure32
     MEASURES64[number] = measure64
     FINISHES[number] = finish
     SCOPES[number] = scope
+    SUMS[number] = sums
     about.update(scope=scope, measures=measure32 != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
@@ -196,7 +201,7 @@ rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse
      ("exp_avg", "exp_avg_sq"))
 rule("lion", LION, lion[float], lion[double], lion_clock, ("exp_avg",))
 rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
-passes("lamb", PER_TENSOR, lamb_measure[float], lamb_measure[double], lamb_finish)
+passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

@@ -107,11 +107,23 @@ cdef inline double fold_sums(double *lane) noexcept nogil:
     return lane[0]
 
 
-# Adds to lanes what an earlier span, of a multiple of LANES elements, has left there.
-cdef inline void add_squares_to_lanes(const floating *x, double *lane, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        lane[i % LANES] = lane[i % LANES] + <double>x[i] * <double>x[i]
+# Adds to lanes in which an earlier span, of a multiple of LANES elements, may have left something: a sum
+# over pieces is the sum over the whole.
+cdef inline void add_squares(const floating *x, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        lane[k] = lanes[k]
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = lane[k] + <double>x[i + k] * <double>x[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = lane[k] + <double>x[i + k] * <double>x[i + k]
+    for k in range(LANES):
+        lanes[k] = lane[k]
 
 
 # Factors become double before they are multiplied: the product of two floats is then exact.

@@ -12,6 +12,8 @@ cdef enum:
     MAX_STAGES = 4
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
     PIECE = 512         # elements that pass through all stages while they are in the cache: the best of 128 to 16384
+    KEPT = 4096         # elements of a unit whose passes hand on what they have computed
+    WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
 # The types of elements. The arithmetic is in one of the first two; a stream may be stored in any.

@@ -9,7 +9,7 @@ cdef inline void factored_row(const Matrices *m, int phase, floating *param, Py_
     cdef floating *factor = (<floating *>m.row) + row
     if phase == STATISTICS:
         m.row_sums[(matrix * m.across + block % m.across) * m.rows + i] = sum_squares(g, n)
-        add_squares(g, m.column_sums + (block // m.across) * m.columns + start, n)
+        add_squares_each(g, m.column_sums + (block // m.across) * m.columns + start, n)
     elif phase == SQUARES:
         m.squares[block] += scaled_square(g, factor[0], column, <floating>m.floor, n)
     else:

@@ -41,12 +41,13 @@ cdef inline void call(floating **s, int rule, const double *scalars, double *lan
 
 
 cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const double *scalars,
-                              double *lanes, Py_ssize_t start, Py_ssize_t stop,
-                              floating *type) noexcept nogil:
-    cdef floating *s[MAX_STREAMS]
+                              double *lanes, floating *work, Py_ssize_t start,
+                              Py_ssize_t stop) noexcept nogil:
+    cdef floating *s[MAX_STREAMS + 1]
     cdef int k
     for k in range(MAX_STREAMS):
         s[k] = (<floating *>table.tensors[t].streams[k]) + start
+    s[WORK] = work
     call(s, rule, scalars, lanes, stop - start)
     if table.zero and lanes == NULL:
         memset(s[1], 0, (stop - start) * sizeof(floating))
@@ -100,13 +101,14 @@ cdef inline void run_after(const Table *table, Py_ssize_t t, floating **s, Py_ss
 
 
 cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const double *scalars,
-                            double *lanes, Py_ssize_t start, Py_ssize_t stop,
-                            floating *type) noexcept nogil:
+                            double *lanes, floating *work, bint kept, Py_ssize_t start,
+                            Py_ssize_t stop) noexcept nogil:
     """As run_straight, with codecs and stages; without a rule, the stages that follow the parameter."""
     cdef floating scratch[MAX_STREAMS * PIECE]
-    cdef floating *s[MAX_STREAMS]
+    cdef floating *s[MAX_STREAMS + 1]
     cdef int count = 1 if rule < 0 else STREAMS[rule]
     cdef Py_ssize_t n
+    s[WORK] = work
     while start < stop:
         n = min(<Py_ssize_t>PIECE, stop - start)
         load(table, t, count, s, scratch, start, n)
@@ -118,6 +120,8 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
             if rule >= 0 and table.zero:
                 memset(at(table, t, 1, start), 0, n * stored_size(code_of(table, t, 1)))
             run_after(table, t, s, start, n)
+        if kept:
+            s[WORK] += n
         start += n
 
 
@@ -130,32 +134,37 @@ cdef inline bint is_followed(const Table *table, Py_ssize_t t) noexcept nogil:
 
 
 cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const double *scalars,
-                          double *lanes, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """One pass of a rule over elements of a tensor, with all stages; rule -1: only those that follow."""
+                          double *lanes, void *work, bint kept, Py_ssize_t start,
+                          Py_ssize_t stop) noexcept nogil:
+    """One pass of a rule over elements of a tensor, with all stages; rule -1: only those that follow.
+
+    `work` has room for all elements where it is kept, else for a piece.
+    """
     cdef bint pieces = ((table.before and rule >= 0) or (table.after and is_followed(table, t))
                         or is_coded(table, t))
     if rule < 0 and not pieces:
         return
+    pieces = pieces or (work != NULL and not kept)
     if table.tensors[t].dtype == FLOAT32:
         if pieces:
-            run_pieces(table, t, rule, scalars, lanes, start, stop, <float *>NULL)
+            run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
         else:
-            run_straight(table, t, rule, scalars, lanes, start, stop, <float *>NULL)
+            run_straight(table, t, rule, scalars, lanes, <float *>work, start, stop)
     else:
         if pieces:
-            run_pieces(table, t, rule, scalars, lanes, start, stop, <double *>NULL)
+            run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
         else:
-            run_straight(table, t, rule, scalars, lanes, start, stop, <double *>NULL)
+            run_straight(table, t, rule, scalars, lanes, <double *>work, start, stop)
 
 
-cdef void measure_span(const Table *table, Py_ssize_t t, const Row *row, double *sums,
-                       Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef inline void measure_span(const Table *table, Py_ssize_t t, const Row *row, double *sums, void *work,
+                              bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """What a rule adds up over a span."""
     cdef double lanes[MAX_SUMS * LANES]
-    cdef int k
-    memset(lanes, 0, sizeof(lanes))
-    run_span(table, t, row.rule, row.scalars, lanes, start, stop)
-    for k in range(MAX_SUMS):
+    cdef int k, count = SUMS[row.rule]
+    memset(lanes, 0, count * LANES * sizeof(double))
+    run_span(table, t, row.rule, row.scalars, lanes, work, kept, start, stop)
+    for k in range(count):
         sums[k] = fold_sums(lanes + LANES * k)
 
 
@@ -177,17 +186,22 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
     """All passes over the units of a chunk; of a unit that is larger, the one that measures."""
     cdef const Chunk *chunk = &table.chunks[c]
     cdef const Units *units = &table.units[chunk.tensor]
+    cdef double work[KEPT]              # floats have room in it, too
     cdef double scalars[MAX_SCALARS]
     cdef double sums[MAX_SUMS]
-    cdef Py_ssize_t start = chunk.start
+    cdef Py_ssize_t start = chunk.start, stop
+    cdef bint kept = units.size <= KEPT
     if SCOPES[row.rule] > PER_TENSOR or units.size > CHUNK:
-        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, start, chunk.stop)
+        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work, False, start,
+                     chunk.stop)
         return
     while start < chunk.stop:
-        measure_span(table, chunk.tensor, row, sums, start, start + units.size)
+        stop = start + units.size
+        measure_span(table, chunk.tensor, row, sums, work, kept, start, stop)
         finish_unit(units, row, start // units.size, sums, scalars)
-        run_span(table, chunk.tensor, row.rule, scalars, NULL, start, start + units.size)
-        start += units.size
+        run_span(table, chunk.tensor, row.rule, scalars, NULL, <void *>work if kept else NULL, kept,
+                 start, stop)
+        start = stop
 
 
 cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
@@ -195,13 +209,13 @@ cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     cdef int number = table.tensors[chunk.tensor].row
     cdef const Row *row
     if number < 0:
-        run_span(table, chunk.tensor, -1, NULL, NULL, chunk.start, chunk.stop)
+        run_span(table, chunk.tensor, -1, NULL, NULL, NULL, False, chunk.start, chunk.stop)
         return
     row = &table.rows[number]
-    if FINISHES[row.rule] != NULL and MEASURES32[row.rule] != NULL:
+    if MEASURES32[row.rule] != NULL:
         update_units(table, c, row)
     else:
-        run_span(table, chunk.tensor, row.rule, row.scalars, NULL, chunk.start, chunk.stop)
+        run_span(table, chunk.tensor, row.rule, row.scalars, NULL, NULL, False, chunk.start, chunk.stop)
 
 
 cdef inline bint awaits_more(const Table *table, const Chunk *chunk) noexcept nogil:
@@ -224,7 +238,7 @@ cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     if SCOPES[row.rule] <= PER_TENSOR:
         units = &table.units[chunk.tensor]
         scalars = units.scalars + MAX_SCALARS * (chunk.start // units.size)
-    run_span(table, chunk.tensor, row.rule, scalars, NULL, chunk.start, chunk.stop)
+    run_span(table, chunk.tensor, row.rule, scalars, NULL, NULL, False, chunk.start, chunk.stop)
 
 
 cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:

@@ -32,7 +32,7 @@ cdef inline double norm_pieces(const Table *table, const Chunk *chunk, floating 
     while start < chunk.stop:
         n = min(<Py_ssize_t>PIECE, chunk.stop - start)
         decode(at(table, chunk.tensor, 1, start), code_of(table, chunk.tensor, 1), piece, n)
-        add_squares_to_lanes(piece, lane, n)
+        add_squares(piece, lane, n)
         start += n
     return fold_sums(lane)
 

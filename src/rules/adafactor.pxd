@@ -12,7 +12,7 @@ from _table cimport LANES
 from rules._math cimport greater, root
 
 
-cdef inline void add_squares(floating *g, double *sums, Py_ssize_t n) noexcept nogil:
+cdef inline void add_squares_each(floating *g, double *sums, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         sums[i] = sums[i] + <double>g[i] * <double>g[i]

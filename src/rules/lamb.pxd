@@ -1,11 +1,12 @@
 # LAMB (You et al. 2020, algorithm 2): Adam's step, scaled to the parameter's length.
 #
 # Two passes. The first moves the averages and adds up the squares of parameter and step. The second makes the
-# step, which it computes again: to store it would move as many bytes as it saves.
+# step, which it computes again where it has not been kept: to store it would move as many bytes as it saves.
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from _table cimport LANES
+from _reduce cimport add_squares
+from _table cimport LANES, WORK
 from rules._math cimport least_eps, root, spread_of
 
 
@@ -47,43 +48,35 @@ cdef inline floating _lamb_step(floating p, floating m, floating v, floating unb
     return u
 
 
-# Of so many elements, each into a lane of its own.
-cdef inline void _lamb_lanes(floating *p, floating *g, floating *m, floating *v, const Lamb *h,
-                             double *lengths, double *steps, int n) noexcept nogil:
-    cdef floating scale = <floating>(h.sign * h.clip), keep = <floating>h.keep
-    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
-    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
-    cdef floating eps = least_eps(<floating>h.eps, h.spread)
-    cdef floating d, first, second, x, u
-    cdef int k
-    for k in range(n):
-        d = scale * g[k]
-        first = beta1 * m[k] + gain1 * d
-        second = beta2 * v[k] + gain2 * d * d
-        m[k] = first
-        v[k] = second
-        x = keep * p[k]
-        u = _lamb_step(x, first, second, <floating>h.unbias1, <floating>h.unbias2, eps,
-                       <floating>h.penalty)
-        lengths[k] = lengths[k] + <double>x * <double>x
-        steps[k] = steps[k] + <double>u * <double>u
-
-
 cdef inline void lamb_measure(floating **s, const double *scalars, double *lanes,
                               Py_ssize_t n) noexcept nogil:
     cdef const Lamb *h = <const Lamb *>scalars
-    cdef double lengths[LANES]
-    cdef double steps[LANES]
-    cdef Py_ssize_t i = 0
-    cdef int k
-    for k in range(LANES):
-        lengths[k], steps[k] = lanes[k], lanes[LANES + k]
-    while i + LANES <= n:
-        _lamb_lanes(s[0] + i, s[1] + i, s[2] + i, s[3] + i, h, lengths, steps, LANES)
-        i = i + LANES
-    _lamb_lanes(s[0] + i, s[1] + i, s[2] + i, s[3] + i, h, lengths, steps, <int>(n - i))
-    for k in range(LANES):
-        lanes[k], lanes[LANES + k] = lengths[k], steps[k]
+    cdef floating *p = s[0]
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *v = s[3]
+    cdef floating *u = s[WORK]
+    cdef floating scale = <floating>(h.sign * h.clip), keep = <floating>h.keep
+    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
+    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
+    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
+    cdef floating eps = least_eps(<floating>h.eps, h.spread), penalty = <floating>h.penalty
+    cdef bint decays = keep != 1
+    cdef floating d, first, second, x
+    cdef Py_ssize_t i
+    for i in range(n):
+        d = scale * g[i]
+        first = beta1 * m[i] + gain1 * d
+        second = beta2 * v[i] + gain2 * d * d
+        m[i] = first
+        v[i] = second
+        x = p[i]
+        if decays:
+            x = keep * x
+            p[i] = x
+        u[i] = _lamb_step(x, first, second, unbias1, unbias2, eps, penalty)
+    add_squares(p, lanes, n)
+    add_squares(u, lanes + LANES, n)
 
 
 cdef inline void lamb(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
@@ -91,11 +84,14 @@ cdef inline void lamb(floating **s, const double *scalars, Py_ssize_t n) noexcep
     cdef floating *p = s[0]
     cdef floating *m = s[2]
     cdef floating *v = s[3]
-    cdef floating keep = <floating>h.keep, size = <floating>h.size, penalty = <floating>h.penalty
+    cdef floating *u = s[WORK]
+    cdef floating size = <floating>h.size, penalty = <floating>h.penalty
     cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
     cdef floating eps = least_eps(<floating>h.eps, h.spread)
-    cdef floating x
     cdef Py_ssize_t i
+    if u != NULL:
+        for i in range(n):
+            p[i] = p[i] - size * u[i]
+        return
     for i in range(n):
-        x = keep * p[i]
-        p[i] = x - size * _lamb_step(x, m[i], v[i], unbias1, unbias2, eps, penalty)
+        p[i] = p[i] - size * _lamb_step(p[i], m[i], v[i], unbias1, unbias2, eps, penalty)
