@@ -1,4 +1,4 @@
-"""No file holds more code than can be read at once."""
+"""No file holds more code than can be read at once, and folders stand one upon another."""
 
 from __future__ import annotations
 
@@ -87,3 +87,40 @@ def test_what_counts(suffix: str, text: str, count: int, tmp_path: Path) -> None
     path = tmp_path / f"file{suffix}"
     path.write_text(text)
     assert count_code(path) == count
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+PACKAGE = ROOT / "python" / "cyoptim"
+# What the base of the optimizers stands on, from below.
+FLOORS = ("_arrays", "_groups", "_state", "_gradients", "_averages", "_step", "_saving")
+
+
+def imported(path: Path) -> set[str]:
+    """The folders and modules of the package that a module needs to be imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+    }
+    return {
+        node.module.split(".")[1]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and id(node) not in later
+        if node.module is not None and node.module.startswith("cyoptim.")
+    }
+
+
+@pytest.mark.parametrize("folder", FLOORS)
+def test_a_folder_imports_what_stands_below(folder: str) -> None:
+    above = {*FLOORS[FLOORS.index(folder) + 1 :], "optimizer", "optimizers", "lr_scheduler"}
+    needed = {path.name: imported(path) & above for path in (PACKAGE / folder).glob("*.py")}
+    assert needed
+    assert {name: found for name, found in needed.items() if found} == {}
+
+
+def test_no_floor_is_left_out() -> None:
+    needed = imported(PACKAGE / "optimizer.py")
+    assert {name for name in needed if (PACKAGE / name).is_dir()} == {*FLOORS}
