@@ -3,8 +3,9 @@
 A step, as the data sees it::
 
     optimizer.step(grads=...)            optimizer.py      groups, options, state_dict
-      |
-      |  for each parameter its gradient      _arrays/     Parameter | ndarray | tensor | object
+      |                                  _step/, _groups/  hooks, what was asked for; options
+      |  for each parameter its gradient      _gradients/  in the order of the parameters
+      |                                       _arrays/     Parameter | ndarray | tensor | object
       |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
       |  for each group and step count
       |  the scalars of its rule              optimizers/  Adam, SGD, ...: lr, betas, eps, ...
@@ -14,7 +15,8 @@ A step, as the data sees it::
       v
     p -= step_size * m / denominator     src/rules/*.pxd   the maths, one loop per rule
 
-Nothing is changed before everything has been checked; nothing can fail after.
+Nothing is changed before everything has been checked; nothing can fail after. What a step leaves
+in the state (``_state``) and in the averages (``_averages``) is saved and loaded by ``_saving``.
 """
 
 __version__ = "0.1.0"

@@ -50,15 +50,7 @@ from cyoptim._step.hooks import (
 )
 from cyoptim._step.receipt import Asked, StepReceipt, extras_of, receipt_of
 from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
-from cyoptim._types import (
-    Args,
-    Gradients,
-    Group,
-    Kwargs,
-    NonfinitePolicy,
-    ParamsT,
-    StateDict,
-)
+from cyoptim._types import Args, Gradients, Group, Kwargs, NonfinitePolicy, ParamsT, StateDict
 
 __all__ = [
     "Optimizer",

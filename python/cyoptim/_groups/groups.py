@@ -10,7 +10,7 @@ from typing import Any
 from cyoptim._arrays.doors import is_parameter, type_name
 from cyoptim._arrays.trees import is_branch, is_named_tuple, named_leaves
 from cyoptim._engine import Commit
-from cyoptim._groups.options import close_name
+from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
 from cyoptim._groups.numbers import is_masked, of_numpy
+from cyoptim._spelling import close_name
 from cyoptim._types import Group
 
 MOST = int(np.finfo(float).max)
@@ -23,48 +24,6 @@ class _Required:
 
 
 required = _Required()
-
-
-# What other libraries call options, without underscores.
-_ELSEWHERE = {
-    "learningrate": "lr",
-    "stepsize": "lr",
-    "eta": "lr",
-    "learningrateinit": "lr",
-    "wd": "weight_decay",
-    "l2": "weight_decay",
-    "decay": "weight_decay",
-    "epsilon": "eps",
-    "beta": "betas",
-    "beta1": "betas",
-    "beta2": "betas",
-    "nesterovsmomentum": "nesterov",
-}
-
-
-def close_name(name: str, known: Collection[str]) -> str | None:
-    """The known name that a misspelt one was meant to be; None if none is near.
-
-    Names are compared word by word: ``weigth_decay`` is near to ``weight_decay``, but ``no_decay``,
-    ``lr_decay`` or ``sam_eps`` are names of their own.
-    """
-    from difflib import SequenceMatcher  # here, because it is slow to import
-
-    def nearness(a: str, b: str) -> float:
-        return SequenceMatcher(None, a, b).ratio()
-
-    def score(other: str) -> float:
-        words, others = name.lower().split("_"), other.lower().split("_")
-        if len(words) == len(others):
-            return min(map(nearness, words, others))
-        joined = nearness("".join(words), "".join(others))
-        return joined if joined > 0.9 else 0.0
-
-    bare = name.lower().replace("_", "").replace("-", "")
-    if _ELSEWHERE.get(bare) in known:
-        return _ELSEWHERE[bare]
-    best = max(known, key=score, default=None)
-    return best if best is not None and score(best) >= 0.6 else None
 
 
 def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
