@@ -22,7 +22,7 @@ COMPILED = ("cyoptim._kernels", "cyoptim._engine")
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.", onerror=lambda name: None)
-    if not module.name.startswith((*COMPILED, "cyoptim.integrations."))
+    if not module.name.startswith((*COMPILED, "cyoptim._libraries."))
 )
 # Which of them need what is not NumPy.
 NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy", "cyoptim.torch": "torch"}

@@ -11,7 +11,7 @@ import pytest
 import cyoptim
 from bits import digest, digests_on_threads, use_isa
 from cyoptim import _dispatch
-from cyoptim._flat import FlatArrays
+from cyoptim.optimizers._lbfgs.flat import FlatArrays
 from doors import NUMPY_DOORS, TensorDoor
 from lbfgs_runs import CHUNK, WOLFE, Problem, Run
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cyoptim._line_search import Point, strong_wolfe
+from cyoptim.optimizers._lbfgs.line_search import Point, strong_wolfe
 from reference import lbfgs as reference
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cases import CASES
-from cyoptim._doors import UnsupportedError
+from cyoptim._arrays.doors import UnsupportedError
 from doors import Box
 from reference.sparse_adam import SparseAdam
 

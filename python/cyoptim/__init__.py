@@ -4,7 +4,7 @@ A step, as the data sees it::
 
     optimizer.step(grads=...)            optimizer.py      groups, options, state_dict
       |
-      |  for each parameter its gradient      _doors.py    Parameter | ndarray | tensor | object
+      |  for each parameter its gradient      _arrays/     Parameter | ndarray | tensor | object
       |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
       |  for each group and step count
       |  the scalars of its rule              optimizers/  Adam, SGD, ...: lr, betas, eps, ...
@@ -26,10 +26,10 @@ from typing import Any as _Any
 
 from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that the others need
 from cyoptim import lr_scheduler, optimizers, swa_utils
-from cyoptim._averages import MovingAverage
+from cyoptim._arrays.trees import named_leaves
+from cyoptim._averages.moving import MovingAverage
 from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
-from cyoptim._group_rules import param_groups
-from cyoptim._trees import named_leaves
+from cyoptim._groups.rules import param_groups
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -139,7 +139,7 @@ for _name in optimizers.__all__:
     _sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
 if hasattr(_sys.modules.get("torch"), "optim"):
-    from cyoptim.integrations import torch_optim as _torch_optim
+    from cyoptim._libraries import torch_optim as _torch_optim
 
     _torch_optim.join()
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from cyoptim import _cpu, _dispatch, _engine
-from cyoptim._numbers import plain
+from cyoptim._groups.numbers import plain
 
 __all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
 

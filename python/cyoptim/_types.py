@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
 
 class SupportsArray(Protocol):
     """What NumPy can view as an array: ndarrays, and those of JAX and other libraries."""

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import (
-    Array,
+from cyoptim._arrays.doors import (
     array_of,
     arrays_of,
     check_array,
@@ -19,13 +18,13 @@ from cyoptim._doors import (
     is_tensor,
     type_name,
 )
+from cyoptim._arrays.trees import is_branch, named_leaves
 from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
-from cyoptim._gradients import align
-from cyoptim._groups import split_names
-from cyoptim._numbers import number
-from cyoptim._options import check_switch
-from cyoptim._trees import is_branch, named_leaves
-from cyoptim._types import Gradients
+from cyoptim._gradients.aligned import align
+from cyoptim._groups.groups import split_names
+from cyoptim._groups.numbers import number
+from cyoptim._groups.options import check_switch
+from cyoptim._types import Array, Gradients
 from cyoptim._warnings import warn
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
@@ -334,7 +333,7 @@ class _Gradients:
             number = dtype.type(value)
         if not self.tensors:
             return number
-        from cyoptim.integrations.torch import as_tensor
+        from cyoptim._libraries.torch import as_tensor
 
         return as_tensor(np.asarray(number))
 

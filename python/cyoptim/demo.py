@@ -25,7 +25,7 @@ import numpy as np
 
 import cyoptim
 from cyoptim import _dispatch
-from cyoptim._doors import Array
+from cyoptim._types import Array
 from cyoptim.lr_scheduler import StepLR
 
 __all__ = ["main"]

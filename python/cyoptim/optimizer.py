@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cyoptim._averages import MovingAverage, loaded_average
-from cyoptim._doors import (
+from cyoptim._arrays.doors import (
     UnsupportedError,
     check_disjoint,
     is_parameter,
     type_name,
     view_parameter,
 )
+from cyoptim._arrays.sparse import values_to_zero
+from cyoptim._averages.moving import MovingAverage, loaded_average
 from cyoptim._engine import (
     RULES,
     Averaged,
@@ -32,7 +33,7 @@ from cyoptim._engine import (
     detours,
     make_counter,
 )
-from cyoptim._gradients import (
+from cyoptim._gradients.aligned import (
     EditedNames,
     align,
     check_closure,
@@ -40,7 +41,8 @@ from cyoptim._gradients import (
     check_unrecorded,
     evaluate,
 )
-from cyoptim._groups import (
+from cyoptim._gradients.sums import Sums, loaded_sums
+from cyoptim._groups.groups import (
     Named,
     as_groups,
     check_named_alike,
@@ -55,16 +57,7 @@ from cyoptim._groups import (
     share_groups,
     split_names,
 )
-from cyoptim._hooks import (
-    Hooked,
-    call_around_step,
-    recorded,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-    with_hooks,
-)
-from cyoptim._loading import check_origin, checked_state_dict, keys_of
-from cyoptim._options import (
+from cyoptim._groups.options import (
     check_switch,
     check_switches,
     check_undifferentiated,
@@ -72,12 +65,19 @@ from cyoptim._options import (
     plain_options,
     required,
 )
-from cyoptim._receipt import StepReceipt, extras_of
-from cyoptim._scaler import ScalerInput, ScalesItself, scaler_inputs
-from cyoptim._sparse import values_to_zero
-from cyoptim._state import State
-from cyoptim._state_dict import copy_state, export_state, import_arrays, import_state
-from cyoptim._sums import Sums, loaded_sums
+from cyoptim._state.exchange import copy_state, export_state, import_arrays, import_state
+from cyoptim._state.loading import check_origin, checked_state_dict, keys_of
+from cyoptim._state.mapping import State
+from cyoptim._step.hooks import (
+    Hooked,
+    call_around_step,
+    recorded,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+    with_hooks,
+)
+from cyoptim._step.receipt import StepReceipt, extras_of
+from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
 from cyoptim._types import (
     Args,
     Gradients,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cyoptim import lr_scheduler as schedulers
 from cyoptim import optimizers
-from cyoptim._doors import check_unmasked, view_parameter
+from cyoptim._arrays.doors import check_unmasked, view_parameter
+from cyoptim._groups.options import check_number
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
-from cyoptim._options import check_number
 from cyoptim.optimizer import Optimizer
 
 try:

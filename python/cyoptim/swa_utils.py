@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 
-from cyoptim._doors import (
-    Array,
+from cyoptim._arrays.doors import (
     arrays_of,
     check_array,
     check_unmasked,
@@ -19,6 +18,7 @@ from cyoptim._doors import (
     is_tensor,
     type_name,
 )
+from cyoptim._arrays.trees import copied, named_leaves, shown
 from cyoptim._engine import (
     Commit,
     Spans,
@@ -29,9 +29,9 @@ from cyoptim._engine import (
     together,
     whole_count,
 )
-from cyoptim._numbers import number
+from cyoptim._groups.numbers import number
 from cyoptim._schedulers.swa import SWALR
-from cyoptim._trees import copied, named_leaves, shown
+from cyoptim._types import Array
 
 __all__ = [
     "SWALR",
@@ -279,7 +279,7 @@ class AveragedModel:
 
         def __new__(cls, *args, **kwargs):
             if any(map(_is_module, (*args, *kwargs.values()))):
-                from cyoptim.integrations.torch_swa import over_module
+                from cyoptim._libraries.torch_swa import over_module
 
                 return object.__new__(over_module(cls))
             return object.__new__(cls)
@@ -514,6 +514,6 @@ def update_bn(loader: Iterable[Any], model: Any, device: Any = None) -> None:
     """
     if not _is_module(model):
         raise TypeError(f"update_bn needs a torch module, got {type_name(model)}")
-    from cyoptim.integrations.torch_swa import update_batch_norms
+    from cyoptim._libraries.torch_swa import update_batch_norms
 
     update_batch_norms(loader, model, device)

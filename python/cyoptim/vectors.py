@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array, check_array, foreign_array, is_tensor, type_name, view_parameter
+from cyoptim._arrays.doors import check_array, foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import Commit, together
-from cyoptim._groups import split_names
+from cyoptim._groups.groups import split_names
+from cyoptim._types import Array
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]
 
@@ -42,7 +43,7 @@ def parameters_to_vector(parameters: Any) -> Any:
     vector = together("read", "parameters_to_vector()", [], views, _joined, views)
     if not is_tensor(params[0]):
         return vector
-    from cyoptim.integrations.torch import as_tensor
+    from cyoptim._libraries.torch import as_tensor
 
     return as_tensor(vector)
 

@@ -63,7 +63,7 @@ The two slots of a Parameter, readable without an attribute look-up."""
 
 cdef int check_kind(object value, str what) except -1:
     """Refuse what is no array, or a masked one."""
-    from cyoptim._doors import as_written, check_unmasked
+    from cyoptim._arrays.doors import as_written, check_unmasked
     if not cnp.PyArray_Check(value):
         raise TypeError(
             f"{what} holds a NumPy array, got {type(value).__name__}: {as_written(value)}"
@@ -79,7 +79,7 @@ cdef object checked_gradient(object value):
     elif isinstance(value, np.generic):
         value = np.asarray(value)
     elif not is_sparse(value):
-        from cyoptim._doors import as_written
+        from cyoptim._arrays.doors import as_written
         raise TypeError(
             "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
             f"None, got {type(value).__name__}: {as_written(value)}"
@@ -89,7 +89,7 @@ cdef object checked_gradient(object value):
 
 cdef int refuse_attribute(object param, object name, object error) except -1:
     """Tell the name that was meant, if it is near; an option is one of a group."""
-    from cyoptim._doors import attribute_hint
+    from cyoptim._arrays.doors import attribute_hint
     hint = attribute_hint(name)
     if hint and not hasattr(type(param), name):
         raise AttributeError(f"a {type(param).__name__} has no attribute {name!r}{hint}") from None
@@ -222,7 +222,7 @@ cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:
     return cnp.PyArray_SIZE(a) * (2 if cnp.PyArray_ISCOMPLEX(a) else 1)
 
 
-# Of _doors, which imports this module; to import it at each call would take as long as the call.
+# Of the doors, which import this module; to import them at each call would take as long as the call.
 cdef object ARRAY_OF = None
 
 
@@ -230,11 +230,11 @@ cdef object array_of(object grad):
     """A gradient of another library as an array that views its memory; all else as it is."""
     global ARRAY_OF
     if ARRAY_OF is None:
-        from cyoptim import _doors
-        ARRAY_OF = _doors.array_of
+        from cyoptim._arrays import doors
+        ARRAY_OF = doors.array_of
     return ARRAY_OF(grad)
 
 
 cdef bint is_sparse(object grad) except -1:
-    from cyoptim._sparse import is_sparse
+    from cyoptim._arrays.sparse import is_sparse
     return is_sparse(grad)

@@ -219,7 +219,7 @@ cdef class Inputs(Work):
 
     cdef bint _take_sparse(self, Py_ssize_t i, object grad, object optimizer) except -1:
         """Take a sparse gradient as it is; False if it is needed as an array."""
-        from cyoptim._sparse import spans
+        from cyoptim._arrays.sparse import spans
         cdef cnp.ndarray view = self.views[i], values
         cdef uintptr_t low
         if (not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i])
@@ -237,7 +237,7 @@ cdef class Inputs(Work):
         return True
 
     cdef object _densify(self, Py_ssize_t i, object grad):
-        from cyoptim._sparse import densify
+        from cyoptim._arrays.sparse import densify
         dense = densify(grad, self.views[i], f"gradient of {self.labels[i]}")
         return self._dense_copy(self.views[i], dense)
 
@@ -262,13 +262,13 @@ cdef class Inputs(Work):
         if cnp.PyArray_CheckExact(grad):
             return grad
         if cnp.PyArray_Check(grad):
-            from cyoptim._doors import check_unmasked
+            from cyoptim._arrays.doors import check_unmasked
             check_unmasked(grad, f"gradient of {self.labels[i]}")
             return as_base(grad)
         if isinstance(grad, np.generic) and self.views[i].ndim == 0:
             return np.asarray(grad)
         if self.slots[i].door == TENSOR:
-            from cyoptim._doors import foreign_array
+            from cyoptim._arrays.doors import foreign_array
             return foreign_array(grad, f"gradient of {self.labels[i]}")
         raise TypeError(
             f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"

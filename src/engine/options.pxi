@@ -47,13 +47,13 @@ cdef bint has_text(dict options) noexcept:
 
 
 cdef object check_switches(object options, object defaults):
-    from cyoptim import _options
-    _options.check_switches(options, defaults)
+    from cyoptim._groups import options as checks
+    checks.check_switches(options, defaults)
 
 
 cdef str explain_options(object options, object defaults, object error):
-    from cyoptim import _options
-    return _options.explain_options(options, defaults, error)
+    from cyoptim._groups import options as checks
+    return checks.explain_options(options, defaults, error)
 
 
 cdef object ANY_VALUE = object()    # in the place of one that is no option

@@ -304,14 +304,14 @@ cdef class Plan(Inputs):
     cdef int _check_unmasked(self, Py_ssize_t i, object value) except -1:
         """Refuse masked arrays in the state."""
         if cnp.PyArray_Check(value) and not cnp.PyArray_CheckExact(value):
-            from cyoptim._doors import check_unmasked
+            from cyoptim._arrays.doors import check_unmasked
             check_unmasked(value, f"state of {self.labels[i]}")
         return 0
 
     cdef object _state_array(self, Py_ssize_t i, str name, object value):
         view = self.views[i]
         if not cnp.PyArray_Check(value):
-            from cyoptim._doors import foreign_array
+            from cyoptim._arrays.doors import foreign_array
             value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
         if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
             raise ValueError(
@@ -576,7 +576,7 @@ cdef class Plan(Inputs):
         """Find the memory of gradients that the run itself does not fill with zeros, and tell
         autograd of all that will be. Raises for what cannot be filled."""
         cdef Py_ssize_t k
-        from cyoptim._sparse import values_to_zero
+        from cyoptim._arrays.sparse import values_to_zero
         for original, label in self.originals:
             self.zeros.append(values_to_zero(original, f"gradient of {label}"))
         self.updated.extend([<object>self.held[k] for k in range(self.n_held)
@@ -910,7 +910,7 @@ cdef class Plan(Inputs):
         # Before anything changes: this is Python code, where an interrupt may be raised.
         if PyList_GET_SIZE(self.updated) == 0:
             return 0
-        from cyoptim._doors import announce_update
+        from cyoptim._arrays.doors import announce_update
         announce_update(self.updated)
         return 0
 
@@ -970,6 +970,6 @@ cdef class Averaged:
 cdef int announce(list tensors) except -1:
     """Tell autograd that tensors are changed in place."""
     if tensors:
-        from cyoptim._doors import announce_update
+        from cyoptim._arrays.doors import announce_update
         announce_update(tensors)
     return 0

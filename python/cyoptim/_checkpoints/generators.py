@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._checkpoints.places import Place, describe, show
-from cyoptim._doors import Array
+from cyoptim._types import Array
 
 _NUMPY_S = (
     np.random.MT19937,

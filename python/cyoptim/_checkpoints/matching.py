@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.doors import type_name
+from cyoptim._arrays.trees import is_branch
 from cyoptim._checkpoints.places import listed, show
-from cyoptim._doors import Array, type_name
-from cyoptim._trees import is_branch
+from cyoptim._types import Array
 
 Rename = Mapping[str, str] | Callable[[str], str]
 

@@ -35,7 +35,7 @@ from cyoptim._checkpoints.packing import (
     read_json,
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, names, short, text
-from cyoptim._doors import Array
+from cyoptim._types import Array
 
 MOST_UNPACKED = 64 << 20
 MOST_UNPACKED_TEXT = 1 << 20

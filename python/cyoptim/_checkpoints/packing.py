@@ -21,6 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.trees import entries_of, is_branch, is_named_tuple
 from cyoptim._checkpoints.places import (
     DICT_TYPES,
     CheckpointError,
@@ -32,8 +34,7 @@ from cyoptim._checkpoints.places import (
     show,
     text,
 )
-from cyoptim._doors import Array, is_tensor, type_name
-from cyoptim._trees import entries_of, is_branch, is_named_tuple
+from cyoptim._types import Array
 from cyoptim.swa_utils import AveragedModel
 
 FORMAT = "cyoptim checkpoint"

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array, is_tensor, type_name
-from cyoptim._trees import entries_of, is_named_tuple
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.trees import entries_of, is_named_tuple
+from cyoptim._types import Array
 
 Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.doors import announce_update, is_tensor, type_name
+from cyoptim._arrays.trees import entries_of, is_named_tuple
 from cyoptim._checkpoints.generators import checked_state
 from cyoptim._checkpoints.matching import (
     Difference,
@@ -28,10 +30,9 @@ from cyoptim._checkpoints.places import (
     show,
 )
 from cyoptim._checkpoints.turns import in_turns
-from cyoptim._doors import Array, announce_update, is_tensor, type_name
 from cyoptim._engine import Commit, is_self_overlapping
-from cyoptim._loading import in_order_of_names
-from cyoptim._trees import entries_of, is_named_tuple
+from cyoptim._state.loading import in_order_of_names
+from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
 
 

@@ -36,7 +36,7 @@ from cyoptim._checkpoints.packing import (
     read_json,
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
-from cyoptim._doors import Array
+from cyoptim._types import Array
 
 METADATA = "__metadata__"
 COMPLEX = "cyoptim.complex"

@@ -11,11 +11,11 @@ import stat
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from cyoptim._arrays.doors import type_name
 from cyoptim._checkpoints import single
 from cyoptim._checkpoints.files import sync_directory
 from cyoptim._checkpoints.matching import Loaded, Rename
 from cyoptim._checkpoints.places import text
-from cyoptim._doors import type_name
 
 SUFFIXES = (".npz", ".safetensors")
 MOST_DIGITS = 18

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal, overload
 
+from cyoptim._arrays.doors import type_name
 from cyoptim._checkpoints.files import open_regular, replace_file
 from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
 from cyoptim._checkpoints.npz import Npz
@@ -17,7 +18,6 @@ from cyoptim._checkpoints.places import CheckpointError, names
 from cyoptim._checkpoints.restoring import Restore
 from cyoptim._checkpoints.safetensors import Safetensors
 from cyoptim._checkpoints.turns import in_turns
-from cyoptim._doors import type_name
 
 
 def save(path: str | os.PathLike[str], /, **objects: object) -> None:

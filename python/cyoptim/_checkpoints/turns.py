@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from cyoptim._arrays.trees import entries_of, is_branch
 from cyoptim._checkpoints.packing import MAX_DEPTH
 from cyoptim._checkpoints.places import memory
-from cyoptim._doors import Array
 from cyoptim._engine import together
-from cyoptim._trees import entries_of, is_branch
+from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
 
 

@@ -12,10 +12,10 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ClassVar, TypeVar
 from weakref import ReferenceType
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit, step_whole
-from cyoptim._numbers import number, plain
-from cyoptim._options import check_fillable
+from cyoptim._groups.numbers import number, plain
+from cyoptim._groups.options import check_fillable
 from cyoptim._schedulers.values import (
     Scalar,
     copied,
@@ -80,7 +80,7 @@ class StateError(ValueError, KeyError):
 
 class _Root:
     """A base other than object, beside which a class can take in another: see
-    :mod:`cyoptim.integrations.torch_optim`."""
+    :mod:`cyoptim._libraries.torch_optim`."""
 
 
 class LRScheduler(_Root):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
-from cyoptim._numbers import number
+from cyoptim._groups.numbers import number
 from cyoptim._schedulers.base import LRScheduler, StateDict, check_optimizer, plain_state
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
 from cyoptim._schedulers.values import Scalar, copied, group_values

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 
 from cyoptim._engine import Commit
-from cyoptim._numbers import number, plain
+from cyoptim._groups.numbers import number, plain
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
-from cyoptim._numbers import number
+from cyoptim._groups.numbers import number
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,

@@ -7,7 +7,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeAlias
 
 from cyoptim._engine import Commit
-from cyoptim._numbers import number, plain
+from cyoptim._groups.numbers import number, plain
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,

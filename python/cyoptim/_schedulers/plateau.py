@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal, SupportsFloat
 
 from cyoptim._engine import Commit
-from cyoptim._numbers import is_masked, number
+from cyoptim._groups.numbers import is_masked, number
 from cyoptim._schedulers.base import (
     EPOCH_DEPRECATION_WARNING,
     LRScheduler,

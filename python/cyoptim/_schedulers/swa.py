@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cyoptim._numbers import number, plain
+from cyoptim._groups.numbers import number, plain
 from cyoptim._schedulers.base import (
     LRScheduler,
     StateDict,

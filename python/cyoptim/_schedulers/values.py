@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cyoptim._doors import is_tensor
-from cyoptim._numbers import number, of_numpy
-from cyoptim._options import check_fillable
+from cyoptim._arrays.doors import is_tensor
+from cyoptim._groups.numbers import number, of_numpy
+from cyoptim._groups.options import check_fillable
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Factored, Spans, make_counter, next_count, whole_count
-from cyoptim._options import (
+from cyoptim._groups.options import (
     as_float,
     check_at_least,
     check_lr,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cyoptim._engine import Commit, Plan
-from cyoptim._options import check_lr, check_nonnegative, check_undecayed, execution_switches
+from cyoptim._groups.options import check_lr, check_nonnegative, check_undecayed, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._doors import is_tensor
-from cyoptim._options import check_moments, execution_switches
+from cyoptim._arrays.doors import is_tensor
+from cyoptim._groups.options import check_moments, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 

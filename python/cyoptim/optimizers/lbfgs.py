@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._doors import (
-    Array,
+from cyoptim._arrays.doors import (
     announce_update,
     is_tensor,
     loaded_array,
@@ -23,12 +22,12 @@ from cyoptim._doors import (
     view_parameter,
 )
 from cyoptim._engine import Commit, Plan, Room, TwoLoop, Undo, whole_count
-from cyoptim._flat import FlatArrays, dot, largest, norm
-from cyoptim._line_search import Point, strong_wolfe
-from cyoptim._numbers import plain
-from cyoptim._options import as_float, check_lr, check_nonnegative, check_number
-from cyoptim._types import Gradients, Group, ParamsT, StateDict
+from cyoptim._groups.numbers import plain
+from cyoptim._groups.options import as_float, check_lr, check_nonnegative, check_number
+from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers._lbfgs.flat import FlatArrays, dot, largest, norm
+from cyoptim.optimizers._lbfgs.line_search import Point, strong_wolfe
 
 # A pair of step and change of gradient with a smaller product is not remembered.
 LEAST_CURVATURE = 1e-10

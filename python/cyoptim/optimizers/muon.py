@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Plan, Spans
-from cyoptim._options import as_float, check_at_least, check_lr, check_number
-from cyoptim._state import State
+from cyoptim._groups.options import as_float, check_at_least, check_lr, check_number
+from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 

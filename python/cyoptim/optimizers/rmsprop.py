@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._options import check_lr, check_nonnegative, execution_switches
+from cyoptim._groups.options import check_lr, check_nonnegative, execution_switches
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 

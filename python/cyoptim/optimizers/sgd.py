@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._options import (
+from cyoptim._groups.options import (
     check_finite,
     check_lr,
     check_nonnegative,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from cyoptim._doors import is_tensor
+from cyoptim._arrays.doors import is_tensor
 from cyoptim._engine import Plan
-from cyoptim._options import check_betas, check_lr, check_number
-from cyoptim._state import State
+from cyoptim._groups.options import check_betas, check_lr, check_number
+from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 

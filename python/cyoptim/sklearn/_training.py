@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from cyoptim import optimizers
-from cyoptim._doors import check_unmasked, type_name
+from cyoptim._arrays.doors import check_unmasked, type_name
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer

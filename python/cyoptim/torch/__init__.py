@@ -22,7 +22,7 @@ except ImportError as error:
         "cyoptim.torch needs PyTorch: pip install torch, or see https://pytorch.org/get-started"
     ) from error
 
-from cyoptim.integrations import torch_optim as _torch_optim
+from cyoptim._libraries import torch_optim as _torch_optim
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import (
     ASGD,

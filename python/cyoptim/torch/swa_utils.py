@@ -3,7 +3,7 @@
 ``AveragedModel`` is the class of averages of torch modules, which are modules themselves.
 """
 
-from cyoptim.integrations.torch_swa import AveragedModule as AveragedModel
+from cyoptim._libraries.torch_swa import AveragedModule as AveragedModel
 from cyoptim.swa_utils import (
     SWALR,
     get_ema_avg_fn,

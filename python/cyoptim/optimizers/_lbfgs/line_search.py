@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cyoptim._doors import Array
+from cyoptim._types import Array
 
 DECREASE = 1e-4  # c1
 CURVATURE = 0.9  # c2

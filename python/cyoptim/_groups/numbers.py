@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_tensor, type_name
 
 
 def plain(value: Any) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array, is_tensor, loaded_array, type_name, view_parameter
+from cyoptim._arrays.doors import is_tensor, loaded_array, type_name, view_parameter
 from cyoptim._engine import Room, Rule, make_counter, make_number
-from cyoptim._state import in_kind
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array
 
 Group = dict[str, Any]
 StateShape = Callable[[str, tuple[int, ...]], "tuple[int, ...] | None"]
@@ -25,7 +26,7 @@ def export_state(param: Any, values: Any, step_type: type | None, counts: bool) 
         return values
     if not is_tensor(param):
         return dict(values)
-    from cyoptim.integrations.torch import export_state
+    from cyoptim._libraries.torch import export_state
 
     return {
         name: step_type(value)
@@ -100,7 +101,7 @@ def copy_state(param: Any, values: Any) -> Any:
 def _copied(param: Any, value: Any, name: str) -> Any:
     if not is_tensor(param):
         return copy.deepcopy(value)
-    from cyoptim.integrations.torch import copied_state
+    from cyoptim._libraries.torch import copied_state
 
     return copied_state(param, value, name)
 

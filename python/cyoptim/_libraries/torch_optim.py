@@ -19,9 +19,9 @@ from torch.autograd import profiler
 from torch.optim import lr_scheduler, optimizer
 
 from cyoptim._engine import detour_by_flag
-from cyoptim._hooks import add_recorder, add_tables
 from cyoptim._schedulers.base import LRScheduler
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
+from cyoptim._step.hooks import add_recorder, add_tables
 from cyoptim.optimizer import Optimizer
 
 

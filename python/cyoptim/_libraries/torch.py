@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cyoptim._doors import Array
-from cyoptim.integrations import torch_optim
+from cyoptim._libraries import torch_optim
+from cyoptim._types import Array
 
 torch_optim.join()
 

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
-from cyoptim._averages import averaging
+from cyoptim._averages.moving import averaging
 from cyoptim._engine import Turn, detour_by_hooks
-from cyoptim._gradients import check_closure
-from cyoptim._options import check_keywords
+from cyoptim._gradients.aligned import check_closure
+from cyoptim._groups.options import check_keywords
 
 Hook = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyoptim._doors import Array
 from cyoptim._engine import Spans, is_dense, memory_bounds
+from cyoptim._types import Array
 
 
 class FlatArrays:

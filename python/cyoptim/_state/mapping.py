@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from cyoptim._doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_tensor, type_name
 from cyoptim._engine import Undo, Watch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,7 +50,7 @@ def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
     """Entries as their parameter's state holds them: tensors for a tensor."""
     if not is_tensor(param):
         return entries
-    from cyoptim.integrations.torch import as_tensor
+    from cyoptim._libraries.torch import as_tensor
 
     return {name: as_tensor(value) for name, value in entries.items()}
 
@@ -103,7 +103,7 @@ class State(MutableMapping[Any, Any]):
             raise TypeError(f"the state of a parameter is a {type_name(state)}, expected a dict")
         if not is_tensor(param):
             return state
-        from cyoptim.integrations.torch import as_array
+        from cyoptim._libraries.torch import as_array
 
         return {name: as_array(value) for name, value in state.items()}
 

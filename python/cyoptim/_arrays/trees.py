@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
 
 
 def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:

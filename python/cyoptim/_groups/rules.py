@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from cyoptim._doors import is_parameter, type_name, view_parameter
-from cyoptim._groups import is_tree
-from cyoptim._numbers import plain
-from cyoptim._trees import is_named_tuple, named_leaves
+from cyoptim._arrays.doors import is_parameter, type_name, view_parameter
+from cyoptim._arrays.trees import is_named_tuple, named_leaves
+from cyoptim._groups.groups import is_tree
+from cyoptim._groups.numbers import plain
 from cyoptim._types import Group
 
 # A piece of a name, a greatest number of dimensions, or a function of name and parameter.

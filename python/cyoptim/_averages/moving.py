@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array, loaded_array, type_name
+from cyoptim._arrays.doors import loaded_array, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
-from cyoptim._groups import labels_of
-from cyoptim._options import as_float, check_number, check_switch
-from cyoptim._state import in_kind
-from cyoptim._state_dict import array_like
-from cyoptim._types import Group
+from cyoptim._groups.groups import labels_of
+from cyoptim._groups.options import as_float, check_number, check_switch
+from cyoptim._state.exchange import array_like
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array, Group
 
 NAME = "average"  # of the arrays, among those of the state
 SWAPPED = "parameters and averages have changed places inside averaged(): {} after the block"

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import UnsupportedError, is_tensor, type_name
-from cyoptim._numbers import is_masked, of_numpy
+from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
+from cyoptim._groups.numbers import is_masked, of_numpy
 from cyoptim._types import Group
 
 MOST = int(np.finfo(float).max)

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cyoptim._engine import ParameterBase, is_self_overlapping, memory_bounds
+from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
-
-Array = npt.NDArray[Any]
 
 
 class UnsupportedError(TypeError, RuntimeError):
@@ -55,7 +53,7 @@ def as_written(value: object) -> str:
 
 def attribute_hint(name: str) -> str:
     """How a message about an attribute that a Parameter has not goes on."""
-    from cyoptim._options import close_name
+    from cyoptim._groups.options import close_name
 
     close = close_name(name, ("data", "grad"))
     if close:
@@ -121,7 +119,7 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
     if isinstance(param, ParameterBase):
         return PARAMETER, param.data
     if is_tensor(param):
-        from cyoptim.integrations.torch import view_leaf
+        from cyoptim._libraries.torch import view_leaf
 
         return TENSOR, view_leaf(param, label)
     if is_parameter(param):
@@ -164,7 +162,7 @@ def foreign_array(value: Any, label: str) -> Array:
         return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
-    from cyoptim.integrations.torch import view_tensor
+    from cyoptim._libraries.torch import view_tensor
 
     return view_tensor(value, label)
 
@@ -177,14 +175,14 @@ def loaded_array(value: Any, label: str) -> Array:
         return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
-    from cyoptim.integrations.torch import loaded_array
+    from cyoptim._libraries.torch import loaded_array
 
     return loaded_array(value, label)
 
 
 def announce_update(tensors: Sequence[Any]) -> None:
     """Tell autograd that these tensors were changed in place."""
-    from cyoptim.integrations.torch import increment_version
+    from cyoptim._libraries.torch import increment_version
 
     increment_version(tensors)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cyoptim._engine import Extras
-from cyoptim._options import as_float, check_finite, check_nonnegative, check_switch
+from cyoptim._groups.options import as_float, check_finite, check_nonnegative, check_switch
 
 
 @dataclass(frozen=True)

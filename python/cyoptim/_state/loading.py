@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
+from cyoptim._arrays.trees import shown
 from cyoptim._engine import memory_names, state_names
-from cyoptim._trees import shown
 from cyoptim._types import Group, StateDict
 
 

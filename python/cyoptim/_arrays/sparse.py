@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cyoptim._doors import Array, check_unmasked, foreign_array, is_tensor, type_name
+from cyoptim._arrays.doors import check_unmasked, foreign_array, is_tensor, type_name
+from cyoptim._types import Array
 
 Offsets = npt.NDArray[np.int64]
 
@@ -31,7 +32,7 @@ def is_sparse(grad: Any) -> bool:
     if isinstance(grad, tuple):
         return True
     if is_tensor(grad):
-        from cyoptim.integrations.torch import is_sparse_tensor
+        from cyoptim._libraries.torch import is_sparse_tensor
 
         return is_sparse_tensor(grad)
     return hasattr(grad, "tocoo") and hasattr(grad, "nnz")
@@ -82,7 +83,7 @@ def values_to_zero(grad: Any, label: str) -> Any:
     if isinstance(grad, tuple):
         grad = grad[1]
     if is_tensor(grad):
-        from cyoptim.integrations.torch import check_zeroable
+        from cyoptim._libraries.torch import check_zeroable
 
         check_zeroable(grad, label)
         return grad
@@ -104,7 +105,7 @@ def _read(grad: Any, view: Array, label: str) -> Blocks:
     if isinstance(grad, tuple):
         return _read_rows(grad, view, label)
     if is_tensor(grad):
-        from cyoptim.integrations.torch import read_sparse_tensor
+        from cyoptim._libraries.torch import read_sparse_tensor
 
         shape, indices, values = read_sparse_tensor(grad)
     else:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from cyoptim._doors import is_parameter, type_name
-from cyoptim._options import close_name
-from cyoptim._trees import is_branch, is_named_tuple, named_leaves
+from cyoptim._arrays.doors import is_parameter, type_name
+from cyoptim._arrays.trees import is_branch, is_named_tuple, named_leaves
+from cyoptim._groups.options import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cyoptim._doors import type_name
+from cyoptim._arrays.doors import type_name
 from cyoptim.swa_utils import (
     AveragedModel,
     check_functions,

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._doors import Array
 from cyoptim._engine import Extras, Spans, add_up, same_layout_as, whole_count
-from cyoptim._state import in_kind
-from cyoptim._state_dict import array_like
+from cyoptim._state.exchange import array_like
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array
 
 NAME = "sum"  # of the arrays, among those of the state
 

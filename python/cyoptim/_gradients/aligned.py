@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from cyoptim._doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.trees import Places, is_branch, is_named_tuple
 from cyoptim._engine import ParameterBase
-from cyoptim._trees import Places, is_branch, is_named_tuple
 from cyoptim._types import Gradients, Group
 
 
@@ -100,7 +100,7 @@ def _places(names: tuple[Any, ...]) -> Places:
 
 def check_unrecorded(groups: list[Group]) -> None:
     """Refuse a step in which a group with ``differentiable`` has anything to differentiate."""
-    from cyoptim.integrations import torch
+    from cyoptim._libraries import torch
 
     for group in groups:
         if group.get("differentiable"):

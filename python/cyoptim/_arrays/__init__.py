@@ -1,0 +1,1 @@
+"""Arrays: what may be a parameter or a gradient, alone, sparse, or in nested dicts and lists."""

@@ -1,0 +1,1 @@
+"""Groups of parameters: what a constructor was given, their options and names."""

@@ -1,0 +1,1 @@
+"""What :class:`cyoptim.LBFGS` is made of."""
