@@ -75,7 +75,11 @@ def test_the_rate_falls_once_on_each_plateau(extension: Callable[[str], Any]) ->
         ("speed", "[t](../tests/test_bits.py)", "t"),
         ("speed", "[h](#threads) [w](https://numpy.org)", "[h](#threads) [w](https://numpy.org)"),
         ("speed", "`[c](clipping.md)`", "`[c](clipping.md)`"),
-        ("project/measuring", "[s](../docs/sklearn.md#how-soon)", "[s](../sklearn.md#how-soon)"),
+        (
+            "project/measuring",
+            "[s](../docs/sklearn.md#time-to-accuracy)",
+            "[s](../sklearn.md#time-to-accuracy)",
+        ),
         ("project/contributing", "[r](README.md)", "[r](../index.md)"),
     ],
 )

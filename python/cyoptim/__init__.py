@@ -15,8 +15,7 @@ A step, as the data sees it::
       v
     p -= step_size * m / denominator     src/rules/*.pxd   the maths, one loop per rule
 
-Nothing is changed before everything has been checked; nothing can fail after. What a step leaves
-in the state (``_state``) and in the averages (``_averages``) is saved and loaded by ``_saving``.
+A step checks everything before it changes anything; after the first change nothing can fail.
 """
 
 __version__ = "0.1.0"
@@ -93,7 +92,7 @@ __all__ += optimizers.__all__
 
 
 class _OptimizerModule(_ModuleType):
-    """The module of an optimizer, whose name differs from the class's in its case alone."""
+    """The module of an optimizer, whose name differs from the class's only in its case."""
 
     def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
         short = self.__name__.rpartition(".")[2]
@@ -115,8 +114,8 @@ if hasattr(_sys.modules.get("torch"), "optim"):
 
     _torch_optim.join()
 
-# What is imported when it is asked for: checkpoints need zipfile and json, which take longer to
-# import than all the rest, and some modules need a library that may not be there.
+# Imported on first use: checkpoints need zipfile and json, which take longer to
+# import than all the rest, and some modules need a library that may not be installed.
 _LAZY_MODULES = ("checkpoint", "kernel", "scipy", "sklearn", "torch")
 _LAZY_NAMES = ("CheckpointError", "Checkpoints", "load", "save")  # of checkpoint
 
