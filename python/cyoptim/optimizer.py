@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
 from cyoptim._averages.moving import MovingAverage, begin_average
 from cyoptim._engine import Averaged, Commit, Extras, Plan, Undo, detours
@@ -390,7 +392,12 @@ class Optimizer(Hooked):
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python's numbers."""
         own = type(self)._check_options is not Optimizer._check_options
-        return plain_options(group, rules=own)
+        plain = plain_options(group, rules=own)
+        # Steps write these in place.
+        for name in {name for rule in rules_of(type(self)) for name in rule.group_numbers}:
+            if isinstance(plain.get(name), np.ndarray):
+                plain[name] = float(plain[name])
+        return plain
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         """A plan for these groups and state, after all checks of parameters."""
