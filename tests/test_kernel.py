@@ -435,6 +435,6 @@ def test_the_mode_comes_back_after_an_error() -> None:
     kernel: Any = Kernel(Odd, lr=0.1)
     kernel.optimizer.rule = lambda usual: None
     with MODES["up"]:
-        with pytest.raises(ValueError, match="there is no rule None"):
+        with pytest.raises(TypeError, match="Odd has no kernel"):
             kernel.read_options()
         assert MODES["up"].holds()

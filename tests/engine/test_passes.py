@@ -40,7 +40,12 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not SOURCES.is_dir():
         pytest.skip("the sources are not here")
     folder = tmp_path_factory.mktemp("trial")
-    directives = ["cdivision=True", "wraparound=False", "initializedcheck=False", "boundscheck=False"]
+    directives = [
+        "cdivision=True",
+        "wraparound=False",
+        "initializedcheck=False",
+        "boundscheck=False",
+    ]
     cython = [sys.executable, "-m", "cython", "-3", "-I", str(SOURCES), "-o", str(folder / "k.c")]
     for directive in directives:
         cython += ["-X", directive]
