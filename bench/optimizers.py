@@ -9,7 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.reference import adadelta, adagrad, adam, adamax, asgd, nadam, radam, rmsprop, rprop, sgd
+from tests.optimizers import (
+    adadelta,
+    adagrad,
+    adam,
+    adamax,
+    asgd,
+    nadam,
+    radam,
+    rmsprop,
+    rprop,
+    sgd,
+)
 
 READ = 1
 """Arrays of a parameter's size that every optimizer reads and does not write: the gradient."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import cyoptim
-from reference import (
+from tests.optimizers import (
     adadelta,
     adagrad,
     adam,

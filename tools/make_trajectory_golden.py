@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from torch.testing._internal.common_optimizers import optim_db
 
-from doors import TensorDoor
-from parity import GOLDEN, options_for, trajectory
-from torch_muon import exact_iteration
+from tests.support.doors import TensorDoor
+from tests.support.parity import STORED_RUNS, options_for, trajectory
+from tests.support.torch_muon import exact_iteration
 
 number = partial(torch.tensor, dtype=torch.float64)
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -64,7 +64,7 @@ def main() -> None:
         lines = ",\n      ".join(json.dumps(row) for row in rows)
         blocks.append(f"    {json.dumps(name)}: [\n      {lines}\n    ]")
     body = ",\n".join(blocks)
-    GOLDEN.write_text(f'{{\n  "torch": {version},\n  "optimizers": {{\n{body}\n  }}\n}}\n')
+    STORED_RUNS.write_text(f'{{\n  "torch": {version},\n  "optimizers": {{\n{body}\n  }}\n}}\n')
 
 
 if __name__ == "__main__":

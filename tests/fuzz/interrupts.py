@@ -31,7 +31,7 @@ import numpy as np
 
 import cyoptim
 import cyoptim.checkpoint
-from doors import Box, TensorDoor
+from tests.support.doors import Box, TensorDoor
 
 from .states import difference, frozen, looks, members, memory
 

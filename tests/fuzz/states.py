@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import cyoptim
-from cases import VARIANTS
-from doors import ALL_DOORS, NUMPY_DOORS, Door
+from tests.cases import VARIANTS
+from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door
 
 NAME = "states"
 LONG = 20_000

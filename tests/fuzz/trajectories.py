@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 import cyoptim
-from cases import CASES
 from cyoptim import _dispatch, _engine
-from doors import Box
-from reference import GAINS, least_eps
+from tests.cases import CASES
+from tests.optimizers import GAINS, least_eps
+from tests.support.doors import Box
 
 NAME = "trajectories"
 LONG = 50_000
