@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import CASES, VARIANT_IDS, VARIANTS
-from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door, TensorDoor, run
+from tests.support.cards import CLOSURE, COMPLEX, TORCH, Card, Options
+from tests.support.doors import Door, TensorDoor
+from tests.support.dtypes import assert_close
+from tests.support.parametrize import (
+    every_card,
+    every_complex,
+    every_door,
+    every_numpy_door,
+    every_variant,
+)
+from tests.support.runs import advance, run
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (5,), (), (0,), (17, 9)]
-REAL = {np.complex64: np.float32, np.complex128: np.float64}
-# As in test_trajectories.py: rounding of 60 steps.
-TOLERANCE = {np.complex64: 3e-5, np.complex128: 1e-10}
 
 
 def as_pairs(array: np.ndarray) -> np.ndarray:
@@ -34,53 +40,72 @@ def complex_inputs(
     return start, grads
 
 
-@pytest.mark.parametrize("door", NUMPY_DOORS, ids=lambda door: door.name)
-@pytest.mark.parametrize("dtype", REAL)
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_is_a_pair_of_reals(case: Any, options: dict[str, Any], dtype: Any, door: Door) -> None:
+@every_numpy_door
+@every_complex
+@every_variant(COMPLEX, ~CLOSURE)
+def test_is_a_pair_of_reals(card: Card, options: Options, dtype: Any, door: Door) -> None:
     # The same bits as the pairs give: a complex number is nothing but its parts.
     start, grads = complex_inputs(dtype, 10, seed=1)
-    found = run(case.cls, options, door, start, grads)
+    found = run(card, options, start, grads, door)
     pairs = [[None if g is None else as_pairs(g) for g in step] for step in grads]
-    expected = run(case.cls, options, door, [as_pairs(array) for array in start], pairs)
+    expected = run(card, options, [as_pairs(array) for array in start], pairs, door)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         np.testing.assert_array_equal(as_pairs(a), b)
 
 
-@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
-@pytest.mark.parametrize("dtype", REAL)
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_equals_torch(
-    torch: Any, case: Any, options: dict[str, Any], dtype: Any, door: Door
-) -> None:
-    start, grads = complex_inputs(dtype, 60, seed=2)
-    expected = run(getattr(torch.optim, case.name), options, TensorDoor(), start, grads)
-    for a, b in zip(run(case.cls, options, door, start, grads), expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+@every_door
+@every_complex
+@every_variant(TORCH, COMPLEX)
+def test_equals_torch(torch: Any, card: Card, options: Options, dtype: Any, door: Door) -> None:
+    start, grads = complex_inputs(dtype, card.steps(60), seed=2)
+    expected = run(card, options, start, grads, TensorDoor(), card.torch_class(torch))
+    assert_close(run(card, options, start, grads, door), expected, dtype)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_state_is_complex_and_goes_both_ways(torch: Any, case: Any) -> None:
+@every_card(TORCH, COMPLEX)
+def test_state_is_complex_and_goes_both_ways(torch: Any, card: Card) -> None:
     start, grads = complex_inputs(np.complex128, 8, seed=3)
-    door = TensorDoor()
+    door, options = TensorDoor(), {**card.variants[0], "lr": 0.01}
 
     def resumed(first: Any, second: Any) -> list[np.ndarray]:
         params = [door.wrap(array.copy()) for array in start]
-        before = first(params, lr=0.01)
+        before = first(params, **options)
         for step in grads[:4]:
-            door.step(before, params, step)
-        after = second(params, lr=0.01)
+            advance(card, before, params, step, door)
+        after = second(params, **options)
         after.load_state_dict(before.state_dict())
         for step in grads[4:]:
-            door.step(after, params, step)
+            advance(card, after, params, step, door)
         return [door.read(param) for param in params]
 
-    theirs = getattr(torch.optim, case.name)
+    theirs = card.torch_class(torch)
     expected = resumed(theirs, theirs)
-    for classes in ((case.cls, theirs), (theirs, case.cls), (case.cls, case.cls)):
-        for a, b in zip(resumed(*classes), expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+    for classes in ((card.cls, theirs), (theirs, card.cls), (card.cls, card.cls)):
+        assert_close(resumed(*classes), expected, np.complex128)
+
+
+@every_card(~COMPLEX)
+def test_complex_parameters_are_refused(card: Card) -> None:
+    w = cyoptim.Parameter(np.ones((2, 2), complex))
+    message = f"{card} does not support complex parameters|{card} does(n't| not) support complex"
+    with pytest.raises((RuntimeError, TypeError, ValueError), match=message):
+        advance(card, card.cls([w]), [w], [w.data])
+    np.testing.assert_array_equal(w.data, 1)
+
+
+@every_card(TORCH, ~COMPLEX)
+def test_complex_tensors_are_refused_with_torchs_message(torch: Any, card: Card) -> None:
+    door, w = TensorDoor(), np.ones((2, 2), complex)
+
+    def tried(cls: Any) -> str:
+        tensor = door.wrap(w)
+        with pytest.raises((RuntimeError, ValueError)) as found:
+            advance(card, cls([tensor]), [tensor], [w], door)
+        return str(found.value)
+
+    assert tried(card.cls) == tried(card.torch_class(torch))
+    np.testing.assert_array_equal(w, 1)
 
 
 def test_any_layout() -> None:

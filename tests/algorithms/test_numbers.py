@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import REFERENCE_STATES, VARIANT_IDS, VARIANTS
-from tests.optimizers import (
-    GAINS,
-    SQUARED,
-    adadelta,
-    adagrad,
-    adam,
-    adamax,
-    least_eps,
-    nadam,
-    radam,
-    rmsprop,
-    sparse_adam,
-)
+from tests.optimizers import cards
+from tests.support.cards import DENSE, ELEMENT_WISE, TORCH, Card, Options, Quotient
+from tests.support.doors import TensorDoor
+from tests.support.parametrize import every_real, every_variant
+from tests.support.runs import advance
 
 Arrays = list[np.ndarray]
 
@@ -31,40 +22,39 @@ Arrays = list[np.ndarray]
 
 
 @dataclass(frozen=True)
-class Quotient:
-    """An optimizer that divides by an average of squares."""
+class Divider:
+    """An optimizer that divides by an average of squares, with some options."""
 
-    name: str
-    reference: Any
-    options: dict[str, Any]
+    card: Card
+    options: Options
 
     def __str__(self) -> str:
-        return "-".join([self.name, *(f"{k}={v}" for k, v in self.options.items())])
+        return "-".join([self.card.name, *(f"{k}={v}" for k, v in self.options.items())])
+
+    @property
+    def quotient(self) -> Quotient:
+        assert self.card.quotient is not None
+        return self.card.quotient
 
     def least(self, dtype: Any) -> float:
-        return least_eps(self.name, self.options, dtype)
+        return self.card.least_eps(self.options, dtype)
 
     def whole(self, dtype: Any) -> float:
         """A gradient from which on flushing takes less from its square than rounding does."""
         digits = 2.0 ** -np.finfo(dtype).nmant
-        gain = GAINS[self.name](self.options)
-        return 4 * float(np.sqrt(np.finfo(dtype).tiny / gain / digits))
+        return 4 * float(np.sqrt(np.finfo(dtype).tiny / self.quotient.gain(self.options) / digits))
 
     def rate(self, number: int) -> float:
-        """The learning rate of a step: RAdam's first five divide by nothing."""
-        return 0.0 if self.name == "RAdam" and number <= 5 else 1.0
+        """The learning rate of a step: none as long as it divides by nothing."""
+        return 0.0 if number <= self.quotient.steps_before else 1.0
 
     def run(self, start: np.ndarray, grads: Arrays, eps: float) -> Arrays:
         """The parameters after each step."""
         w, found = start.copy(), []
-        if self.name == "SparseAdam":  # which refuses an eps of zero
-            eps = max(eps, 5e-324)
-        optimizer = getattr(cyoptim, self.name)([w], lr=1.0, eps=eps, **self.options)
+        optimizer = self.card.cls([w], lr=1.0, eps=max(eps, self.quotient.least), **self.options)
         for number, g in enumerate(grads, 1):
             optimizer.param_groups[0]["lr"] = self.rate(number)
-            optimizer.step(
-                grads=[(np.arange(g.size), g)] if self.name == "SparseAdam" else [g.copy()]
-            )
+            optimizer.step(grads=[self.card.form(g.copy())])
             found.append(w.copy())
         return found
 
@@ -74,45 +64,25 @@ class Quotient:
         eps = max(eps, self.least(grads[0].dtype))
         unit = 2.0 ** (600 if grads[0].dtype == np.float64 else 70)
         power = 1.0
-        if self.name == "Adadelta":
+        if self.quotient.steps_in_eps:
             power = unit = 2.0**400
             eps *= unit
         eps *= unit
-        reference = self.reference(lr=1.0, eps=eps, **self.options)
+        reference = self.card.reference(lr=1.0, eps=eps, **self.options)
         w, found = start.astype(np.float64), []
         for number, g in enumerate(grads, 1):
             reference.lr = self.rate(number)
-            scaled = g.astype(np.float64) * unit
-            reference.step([w], [(scaled, True)] if self.name == "SparseAdam" else [scaled])
+            reference.step([w], [g.astype(np.float64) * unit])
             found.append(w / power)
         return found
 
 
-QUOTIENTS = [
-    Quotient(name, reference, options)
-    for name, reference, options in (
-        ("Adam", adam.Adam, {}),
-        ("Adam", adam.Adam, {"betas": (0.9, 0.99999)}),
-        ("Adam", adam.Adam, {"betas": (0.0, 0.0)}),
-        ("Adam", adam.Adam, {"amsgrad": True, "maximize": True}),
-        ("NAdam", nadam.NAdam, {}),
-        ("NAdam", nadam.NAdam, {"betas": (0.9, 0.99999)}),
-        ("RAdam", radam.RAdam, {}),
-        ("RAdam", radam.RAdam, {"betas": (0.9, 0.99999)}),
-        ("SparseAdam", sparse_adam.SparseAdam, {}),
-        ("RMSprop", rmsprop.RMSprop, {}),
-        ("RMSprop", rmsprop.RMSprop, {"momentum": 0.9}),
-        ("RMSprop", rmsprop.RMSprop, {"centered": True}),
-        ("RMSprop", rmsprop.RMSprop, {"centered": True, "momentum": 0.9}),
-        ("RMSprop", rmsprop.RMSprop, {"alpha": 0.99999, "maximize": True}),
-        ("Adagrad", adagrad.Adagrad, {}),
-        ("Adadelta", adadelta.Adadelta, {}),
-        ("Adadelta", adadelta.Adadelta, {"rho": 0.999}),
-        ("Adamax", adamax.Adamax, {}),
-    )
+DIVIDERS = [
+    Divider(card, options)
+    for card in cards(lambda card: card.quotient is not None)
+    for options in card.quotient.variants
 ]
-every_quotient = pytest.mark.parametrize("quotient", QUOTIENTS, ids=str)
-both_dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+every_divider = pytest.mark.parametrize("divider", DIVIDERS, ids=str)
 every_eps = pytest.mark.parametrize("eps", [0.0, 1e-300, 1e-160, 1e-45, 1e-30])
 
 
@@ -139,26 +109,26 @@ def runs_of(magnitudes: np.ndarray) -> dict[str, Arrays]:
     }
 
 
-@every_quotient
-@both_dtypes
+@every_divider
+@every_real
 @every_eps
-def test_flushing_never_blows_a_step_up(quotient: Quotient, dtype: Any, eps: float) -> None:
+def test_flushing_never_blows_a_step_up(divider: Divider, dtype: Any, eps: float) -> None:
     magnitudes = sizes(dtype)
     start = np.zeros_like(magnitudes)
     for kind, grads in runs_of(magnitudes).items():
-        found = [start, *quotient.run(start, grads, eps)]
-        expected = [start, *quotient.expected(start, grads, eps)]
+        found = [start, *divider.run(start, grads, eps)]
+        expected = [start, *divider.expected(start, grads, eps)]
         assert np.isfinite(found).all(), kind
         # The largest step of all magnitudes, with nothing flushed.
         bound = np.abs(np.diff(expected, axis=0)).max()
         assert np.abs(np.diff(found, axis=0)).max() <= 1.02 * bound, kind
 
 
-@every_quotient
-@both_dtypes
+@every_divider
+@every_real
 @every_eps
-def test_steps_of_what_is_not_flushed(quotient: Quotient, dtype: Any, eps: float) -> None:
-    magnitudes = np.geomspace(1, 1e6, 50) * quotient.whole(dtype)
+def test_steps_of_what_is_not_flushed(divider: Divider, dtype: Any, eps: float) -> None:
+    magnitudes = np.geomspace(1, 1e6, 50) * divider.whole(dtype)
     magnitudes = magnitudes.astype(dtype)
     start = np.zeros_like(magnitudes)
     # Of a constant gradient the variance is a difference of nearly equal numbers.
@@ -166,52 +136,52 @@ def test_steps_of_what_is_not_flushed(quotient: Quotient, dtype: Any, eps: float
     for kind, grads in runs_of(magnitudes).items():
         if kind == "falling":
             continue  # ends in what is flushed
-        found = quotient.run(start, grads, eps)
-        expected = quotient.expected(start, grads, eps)
+        found = divider.run(start, grads, eps)
+        expected = divider.expected(start, grads, eps)
         # Of where a parameter has been: it may come back to zero.
         scale = np.maximum.accumulate(np.abs(expected), axis=0)
-        if quotient.name != "Adadelta":  # whose steps are as small as the root of eps
+        if not divider.quotient.steps_in_eps:
             scale = np.maximum(scale, 1)
         error = np.abs(np.array(found) - expected) / np.where(scale > 0, scale, 1)
         assert error.max() < tolerance, kind
 
 
-@every_quotient
-@both_dtypes
-def test_an_eps_below_the_least_counts_as_the_least(quotient: Quotient, dtype: Any) -> None:
+@every_divider
+@every_real
+def test_an_eps_below_the_least_counts_as_the_least(divider: Divider, dtype: Any) -> None:
     magnitudes = sizes(dtype)
     start = np.zeros_like(magnitudes)
     grads = runs_of(magnitudes)["signs"]
-    least = quotient.least(dtype)
-    expected = quotient.run(start, grads, 0.0)[-1].tobytes()
+    least = divider.least(dtype)
+    expected = divider.run(start, grads, 0.0)[-1].tobytes()
     for eps in (least / 3, least * (1 - 1e-6)):
-        assert quotient.run(start, grads, eps)[-1].tobytes() == expected
-    assert quotient.run(start, grads, least * (1 + 1e-6))[-1].tobytes() != expected
+        assert divider.run(start, grads, eps)[-1].tobytes() == expected
+    assert divider.run(start, grads, least * (1 + 1e-6))[-1].tobytes() != expected
 
 
-@every_quotient
-@both_dtypes
+@every_divider
+@every_real
 @pytest.mark.parametrize("eps", [0.0, 1e-300, 1e-8])
-def test_a_gradient_of_zero_is_no_step(quotient: Quotient, dtype: Any, eps: float) -> None:
+def test_a_gradient_of_zero_is_no_step(divider: Divider, dtype: Any, eps: float) -> None:
     # 0/0 in torch, if eps is 0.
     start = np.linspace(-2, 2, 37).astype(dtype)
     for zero in (dtype(0), dtype(-0.0), np.finfo(dtype).smallest_subnormal):
-        found = quotient.run(start, [np.full_like(start, zero)] * 3, eps)
+        found = divider.run(start, [np.full_like(start, zero)] * 3, eps)
         assert found[-1].tobytes() == start.tobytes()
 
 
-@every_quotient
-@both_dtypes
+@every_divider
+@every_real
 @pytest.mark.parametrize("eps", [0.0, 1e-8])
-def test_eps_does_not_hide_what_is_not_finite(quotient: Quotient, dtype: Any, eps: float) -> None:
+def test_eps_does_not_hide_what_is_not_finite(divider: Divider, dtype: Any, eps: float) -> None:
     start = np.zeros(20, dtype)
     grad = np.resize(np.array([np.nan, np.inf, -np.inf], dtype), 20)
     later = np.ones_like(grad)
-    found = quotient.run(start, [later, grad, *[later] * 7], eps)
+    found = divider.run(start, [later, grad, *[later] * 7], eps)
     assert not np.isfinite(found[-1]).any()
 
 
-@both_dtypes
+@every_real
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_variance_is_not_negative_because_squares_are_flushed(
     dtype: Any, momentum: float
@@ -229,7 +199,7 @@ def test_a_variance_is_not_negative_because_squares_are_flushed(
     assert (w < 0).all()
 
 
-@both_dtypes
+@every_real
 def test_averages_that_gain_nothing(dtype: Any) -> None:
     # Nothing that is gained can be flushed: eps is what it is.
     w = np.zeros(3, dtype)
@@ -240,16 +210,10 @@ def test_averages_that_gain_nothing(dtype: Any) -> None:
     np.testing.assert_array_equal(w, -1)
 
 
-def test_every_quotient_has_a_row() -> None:
-    assert {q.name for q in QUOTIENTS} | {"AdamW"} == set(GAINS)
-    assert set(SQUARED) < set(GAINS)
-
-
 # --- NaN and infinity -----------------------------------------------------------------------------
 
 SPECIAL = np.array([np.nan, np.inf, -np.inf])
 PLACES = ("gradient", "parameter", "state")
-EVERY = pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
 
 
 def put(array: np.ndarray, grad: np.ndarray) -> None:
@@ -271,24 +235,24 @@ def names_of_state(optimizer: Any, param: Any) -> list[str]:
     return [name for name, value in optimizer.state[param].items() if np.ndim(value)]
 
 
-@EVERY
-@both_dtypes
+@every_variant(ELEMENT_WISE)
+@every_real
 @pytest.mark.parametrize("before", [1, 7])
 @pytest.mark.parametrize("place", PLACES)
 @np.errstate(all="ignore")
 def test_what_is_not_finite_by_the_formula(
-    case: Any, options: dict[str, Any], dtype: Any, before: int, place: str
+    card: Card, options: Options, dtype: Any, before: int, place: str
 ) -> None:
     start, *grads = np.random.default_rng(4).standard_normal((12, 30)).astype(dtype)
     names = [""]
     if place == "state":
         w = start.copy()
-        optimizer = case.cls([w], **options)
-        optimizer.step(grads=[grads[0]])
+        optimizer = card.cls([w], **options)
+        optimizer.step(grads=[card.form(grads[0])])
         names = names_of_state(optimizer, w)
     for name in names:
         w, r = start.copy(), start.astype(np.float64)
-        optimizer, reference = case.cls([w], **options), case.reference(**options)
+        optimizer, reference = card.cls([w], **options), card.reference_for(options, dtype)
         for number, g in enumerate(grads):
             g = g.copy()
             if number == before and place == "gradient":
@@ -296,28 +260,30 @@ def test_what_is_not_finite_by_the_formula(
             elif number == before:
                 arrays = (w, r)
                 if place == "state":
-                    kept = getattr(reference, REFERENCE_STATES[case.name][name])
+                    kept = getattr(reference, card.kept[name])
                     kept[0] = np.array(kept[0])
                     arrays = optimizer.state[w][name], kept[0]
                 for array in arrays:
                     put(array, g)
-            optimizer.step(grads=[g])
+            optimizer.step(grads=[card.form(g)])
             reference.step([r], [g.astype(np.float64)])
             never_plausible(w, r, 1e-3 if dtype == np.float32 else 1e-9)
 
 
-@EVERY
+# torch's SparseAdam adds a difference to an average, which is NaN if the average is infinite.
+@every_variant(TORCH, ELEMENT_WISE, DENSE)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("before", [1, 7])
 def test_what_is_not_finite_as_in_torch(
-    torch: Any, case: Any, options: dict[str, Any], before: int, place: str
+    torch: Any, card: Card, options: Options, before: int, place: str
 ) -> None:
     start, *grads = np.random.default_rng(5).standard_normal((12, 30))
-    names = case.state_names if place == "state" else ("",)
+    names = card.states if place == "state" else ("",)
+    door = TensorDoor()
     for name in names:
         w, theirs = cyoptim.Parameter(start.copy()), torch.from_numpy(start.copy()).requires_grad_()
-        optimizer = case.cls([w], **options)
-        other = getattr(torch.optim, case.name)([theirs], foreach=False, **options)
+        optimizer = card.cls([w], **options)
+        other = card.torch_class(torch)([theirs], **card.only(foreach=False), **options)
         for number, g in enumerate(grads):
             if number == before and place == "gradient":
                 g[:3] = SPECIAL
@@ -330,9 +296,8 @@ def test_what_is_not_finite_as_in_torch(
                     pair = pair[0], pair[1].numpy()
                 for array in pair:
                     put(array, g)
-            w.grad, theirs.grad = g.copy(), torch.from_numpy(g.copy())
-            optimizer.step()
-            other.step()
+            advance(card, optimizer, [w], [g.copy()])
+            advance(card, other, [theirs], [g], door)
             never_plausible(w.data, theirs.detach().numpy(), 1e-9)
             for kept in names_of_state(optimizer, w):
                 never_plausible(optimizer.state[w][kept], other.state[theirs][kept].numpy(), 1e-9)
@@ -341,7 +306,7 @@ def test_what_is_not_finite_as_in_torch(
 ORDERS = (0, 0.5, 1, 2, 3, -1, -2, np.inf, -np.inf)
 
 
-@both_dtypes
+@every_real
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("size", [1, 15, 17, 65, 16385])
 @np.errstate(all="ignore")
@@ -356,7 +321,7 @@ def test_norms_of_what_is_not_finite(dtype: Any, order: float, size: int) -> Non
             np.testing.assert_allclose(found, np.linalg.norm(both, order), rtol=1e-6)
 
 
-@both_dtypes
+@every_real
 def test_clipping_of_what_is_not_finite(dtype: Any) -> None:
     g = np.resize(np.array([np.nan, np.inf, -np.inf, 3, -3, 0.5], dtype), 40)
     w = cyoptim.Parameter(np.zeros_like(g))

@@ -1,7 +1,7 @@
-"""Every optimizer with every option that torch's own tests exercise, against torch.
+"""Every optimizer against the stored trajectories of its source, and torch's against torch itself.
 
-The stored trajectories stand in for torch where it is not installed. What the largest differences
-were is printed at the end of a run.
+torch's were made with every option that its own tests exercise. The stored numbers stand in for a source
+that is not installed. What the largest differences were is printed at the end of a run.
 """
 
 from __future__ import annotations
@@ -13,47 +13,49 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cyoptim
-from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door, TensorDoor
+from tests.optimizers import BY_NAME, cards
+from tests.support.cards import TORCH
+from tests.support.doors import Door, TensorDoor
+from tests.support.dtypes import tolerance
+from tests.support.parametrize import every_door, every_numpy_door
 from tests.support.parity import load, options_for, trajectory, worst
 
 OPTIMIZERS: dict[str, list[dict[str, Any]]] = load()["optimizers"]
 ROWS = [(name, i) for name, rows in OPTIMIZERS.items() for i in range(len(rows))]
 IDS = [f"{name}-{'-'.join(OPTIMIZERS[name][i]['options']) or 'defaults'}" for name, i in ROWS]
+OF_TORCH = [(row, id_) for row, id_ in zip(ROWS, IDS, strict=True) if TORCH(BY_NAME[row[0]])]
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
-# 60 steps, each of which rounds values of size 1: see test_trajectories.py.
-TOLERANCE = {"float32": 3e-5, "float64": 1e-10}
 
 Record = Callable[[str, object], None]
 
 
 def check(record: Record, name: str, dtype: str, found: Any, expected: Any) -> None:
     difference = worst(found, expected)
-    record("difference from torch", (name, dtype, difference))
-    assert difference < TOLERANCE[dtype]
+    record("difference from the source", (name, dtype, difference))
+    assert difference < tolerance(dtype)
 
 
-@pytest.mark.parametrize("door", NUMPY_DOORS, ids=lambda door: door.name)
+@every_numpy_door
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "i"), ROWS, ids=IDS)
 def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Door) -> None:
-    row = OPTIMIZERS[name][i]
+    row, card = OPTIMIZERS[name][i], BY_NAME[name]
     options = options_for(row["options"], np.float64)
-    found = trajectory(getattr(cyoptim, name), options, door, name, DTYPES[dtype])
+    found = trajectory(card, card.cls, options, door, DTYPES[dtype])
     check(record_property, name, dtype, found, row[dtype])
 
 
-@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
+@every_door
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "i"), ROWS, ids=IDS)
+@pytest.mark.parametrize(("name", "i"), [row for row, _ in OF_TORCH], ids=[i for _, i in OF_TORCH])
 def test_live(
     torch: Any, record_property: Record, name: str, i: int, dtype: str, door: Door
 ) -> None:
-    stored = OPTIMIZERS[name][i]["options"]
+    stored, card = OPTIMIZERS[name][i]["options"], BY_NAME[name]
     tensor = partial(torch.tensor, dtype=torch.float64)
     options = options_for(stored, tensor if isinstance(door, TensorDoor) else np.float64)
-    found = trajectory(getattr(cyoptim, name), options, door, name, DTYPES[dtype])
+    found = trajectory(card, card.cls, options, door, DTYPES[dtype])
     check(record_property, name, dtype, found, torchs(name, i, dtype))
 
 
@@ -61,13 +63,16 @@ def test_live(
 def torchs(name: str, i: int, dtype: str) -> Any:
     import torch
 
-    from tests.support.torch_muon import exact_iteration
+    card, tensor = BY_NAME[name], partial(torch.tensor, dtype=torch.float64)
+    options = options_for(OPTIMIZERS[name][i]["options"], tensor)
+    return trajectory(card, card.torch_class(torch), options, TensorDoor(), DTYPES[dtype])
 
-    options = options_for(
-        OPTIMIZERS[name][i]["options"], partial(torch.tensor, dtype=torch.float64)
-    )
-    with exact_iteration():
-        return trajectory(getattr(torch.optim, name), options, TensorDoor(), name, DTYPES[dtype])
+
+def test_every_source_is_stored() -> None:
+    with_source = cards(lambda card: TORCH(card) or card.source is not None)
+    assert set(OPTIMIZERS) == {card.name for card in with_source}
+    expected = {card.name: card.source.name for card in with_source if card.source is not None}
+    assert load().get("sources", {}) == expected
 
 
 def test_nothing_is_missing(torch: Any) -> None:
@@ -75,7 +80,9 @@ def test_nothing_is_missing(torch: Any) -> None:
     database = pytest.importorskip(
         "torch.testing._internal.common_optimizers", exc_type=ImportError
     )
-    assert set(OPTIMIZERS) == {info.optim_cls.__name__ for info in database.optim_db}
+    assert {card.torch for card in cards(TORCH)} == {
+        info.optim_cls.__name__ for info in database.optim_db
+    }
     for info in database.optim_db:
         expected = [sorted(entry.kwargs) for entry in info.optim_inputs_func(device="cpu")]
         assert [sorted(row["options"]) for row in OPTIMIZERS[info.optim_cls.__name__]] == expected

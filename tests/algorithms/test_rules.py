@@ -11,7 +11,8 @@ import cyoptim
 from cyoptim import _engine
 from cyoptim._engine import RULES
 from cyoptim.kernel import Kernel
-from tests.cases import CASES, VARIANT_IDS, VARIANTS
+from tests.support.cards import NATIVE, Card, Options
+from tests.support.parametrize import every_card, every_variant
 
 
 def test_scalars_are_named() -> None:
@@ -29,29 +30,35 @@ def test_numbers_are_those_of_the_table() -> None:
     assert [rule.name for rule in RULES.values()] == list(RULES)
 
 
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_every_scalar_is_an_option_or_the_clocks(case: Any, options: dict[str, Any]) -> None:
-    optimizer = case.cls([np.zeros(1)], **options)
+@every_variant(NATIVE)
+def test_every_scalar_is_an_option_or_the_clocks(card: Card, options: Options) -> None:
+    optimizer = card.cls([np.zeros(1)], **options)
     (group,) = optimizer.param_groups
     rule = RULES[optimizer._rule_of(group)]
     values = dict(zip(rule.scalars, rule.values(group), strict=True))
     assert {name for name, value in values.items() if value != value} == rule.clocked
-    assert values["sign"] == (-1.0 if group["maximize"] else 1.0)
+    assert values["sign"] == (-1.0 if group.get("maximize") else 1.0)
     if "lr" in values:
         assert values["lr"] == group["lr"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
-def test_an_option_that_is_gone_is_told(case: Any) -> None:
-    optimizer = case.cls([np.zeros(1)])
+@every_card(NATIVE)
+def test_an_option_that_is_gone_is_told(card: Card) -> None:
+    optimizer = card.cls([np.zeros(1)])
     (group,) = optimizer.param_groups
     rule = RULES[optimizer._rule_of(group)]
     for name in {*group} & {*rule.scalars}:
         value = group.pop(name)
         with pytest.raises(KeyError, match=f"options of param group 0: '{name}'"):
-            optimizer.step(grads=[np.ones(1)])
+            optimizer.step(grads=[card.form(np.ones(1))])
         group[name] = value
-    optimizer.step(grads=[np.ones(1)])
+    optimizer.step(grads=[card.form(np.ones(1))])
+
+
+@every_card()
+def test_who_has_a_rule(card: Card) -> None:
+    optimizer = card.cls([np.zeros((1, 1))])
+    assert (optimizer._rule_of(optimizer.param_groups[0]) in RULES) == NATIVE(card)
 
 
 def test_decay_apart_from_the_gradient() -> None:

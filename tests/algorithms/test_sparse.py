@@ -11,31 +11,23 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim._arrays.doors import UnsupportedError
-from tests.cases import CASES
+from tests.optimizers import cards
 from tests.optimizers.sparse_adam import SparseAdam
+from tests.support.cards import CLOSURE, DENSE, SAME_BITS, SPARSE, TORCH, Card, Options, takes
 from tests.support.doors import Box
+from tests.support.dtypes import assert_close
+from tests.support.parametrize import every_card, every_real
 
 # torch says once in a process that it does not check its own sparse tensors.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
 
 STEPS = 40
-# As in test_trajectories.py.
-TOLERANCE = {"f4": 3e-5, "f8": 1e-10}
-
-# Those that take sparse gradients, and the reference on whole arrays that says what they do: rules
-# without decay or momentum do nothing where a dense gradient is zero.
-TAKERS: list[tuple[str, dict[str, Any]]] = [
-    ("SparseAdam", {"lr": 0.05}),
-    ("SparseAdam", {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-3, "maximize": True}),
-    ("SGD", {"lr": 0.1}),
-    ("SGD", {"lr": 0.1, "maximize": True}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
-    ("Adagrad", {"lr": 0.1}),
-    ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.5, "maximize": True}),
-]
-TAKER_IDS = [f"{name}-{'-'.join(options)}" for name, options in TAKERS]
+# Those that take sparse gradients: rules without decay or momentum do nothing where a dense gradient
+# is zero, so that the reference on whole arrays says what they do.
+TAKERS = [(card, options) for card in cards(SPARSE) for options in card.sparse_variants]
+every_taker = pytest.mark.parametrize(
+    ("card", "options"), TAKERS, ids=[f"{card}-{'-'.join(options)}" for card, options in TAKERS]
+)
 
 
 def draw_rows(rng: Any, shape: tuple[int, ...], dtype: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -57,41 +49,22 @@ def dense(pair: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> tuple[
     return total, mask
 
 
-class Dense:
-    """A reference for whole gradients, given sparse ones."""
-
-    def __init__(self, reference: Any) -> None:
-        self.reference = reference
-
-    def step(self, params: list[Any], grads: list[Any]) -> None:
-        self.reference.step(params, [None if entry is None else entry[0] for entry in grads])
-
-
-def reference_of(name: str, options: dict[str, Any]) -> Any:
-    if name == "SparseAdam":
-        return SparseAdam(**options)
-    case = next(case for case in CASES if case.name == name)
-    return Dense(case.reference(**options))
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@every_real
 @pytest.mark.parametrize("layout", ["C", "F", "gaps", "reversed"])
-@pytest.mark.parametrize(("name", "options"), TAKERS, ids=TAKER_IDS)
-def test_follows_the_paper(name: str, options: dict[str, Any], layout: str, dtype: str) -> None:
+@every_taker
+def test_follows_the_paper(card: Card, options: Options, layout: str, dtype: Any) -> None:
     rng = np.random.default_rng(1)
     shapes = [(30, 4), (7,), (5, 2, 3), (40, 1)]
     expected = [rng.standard_normal(shape).astype(dtype).astype("f8") for shape in shapes]
     found = [lay_out(array.astype(dtype), layout) for array in expected]
-    optimizer, reference = getattr(cyoptim, name)(found, **options), reference_of(name, options)
+    optimizer, reference = card.cls(found, **options), card.reference(**options)
     for _ in range(STEPS):
         pairs = [None if rng.random() < 0.2 else draw_rows(rng, s, dtype) for s in shapes]
-        reference.step(
-            expected,
-            [None if p is None else dense(p, s) for p, s in zip(pairs, shapes, strict=True)],
-        )
+        wholes = [None if p is None else dense(p, s) for p, s in zip(pairs, shapes, strict=True)]
+        # A reference for whole gradients needs no mask.
+        reference.step(expected, [w[0] if w is not None and DENSE(card) else w for w in wholes])
         optimizer.step(grads=pairs)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert_close(found, expected, dtype)
 
 
 def lay_out(array: np.ndarray, layout: str) -> np.ndarray:
@@ -105,17 +78,15 @@ def lay_out(array: np.ndarray, layout: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", ["rows", "coo", "elements"])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize(("name", "options"), TAKERS, ids=TAKER_IDS)
-def test_equals_torch(
-    torch: Any, name: str, options: dict[str, Any], dtype: str, form: str
-) -> None:
+@every_real
+@every_taker
+def test_equals_torch(torch: Any, card: Card, options: Options, dtype: Any, form: str) -> None:
     rng = np.random.default_rng(2)
     shape = (30, 4)
     start = rng.standard_normal(shape).astype(dtype)
     ours, theirs = (torch.tensor(start).requires_grad_() for _ in range(2))
-    optimizer = getattr(cyoptim, name)([ours], **options)
-    expected = getattr(torch.optim, name)([theirs], **options)
+    optimizer = card.cls([ours], **options)
+    expected = card.torch_class(torch)([theirs], **options)
     for _ in range(STEPS):
         rows, values = draw_rows(rng, shape, dtype)
         grad = coo(torch, rows, values, shape)
@@ -130,9 +101,7 @@ def test_equals_torch(
         optimizer.step()
         expected.step()
     assert ours._version == STEPS or form == "rows"
-    np.testing.assert_allclose(
-        ours.detach(), theirs.detach(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype]
-    )
+    assert_close([ours.detach().numpy()], [theirs.detach().numpy()], dtype)
 
 
 def test_a_compressed_tensor_of_torch(torch: Any) -> None:
@@ -302,13 +271,17 @@ def test_zero_grad_of_a_gradient_of_scipy() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), width=st.sampled_from([1, 3, 64, 5000]))
-def test_same_bits_for_any_number_of_threads(seed: int, width: int) -> None:
+@given(
+    seed=st.integers(0, 1000),
+    width=st.sampled_from([1, 3, 64, 5000]),
+    card=st.sampled_from(cards(SPARSE, SAME_BITS)),
+)
+def test_same_bits_for_any_number_of_threads(seed: int, width: int, card: Card) -> None:
     results = []
     for threads in (1, 2):
         rng = np.random.default_rng(seed)
         w = rng.standard_normal((300, width)).astype("f4")
-        optimizer = cyoptim.SparseAdam([w], lr=0.1)
+        optimizer = card.cls([w], lr=0.1)
         with cyoptim.threads(threads):
             for _ in range(3):
                 optimizer.step(grads=[draw_rows(rng, w.shape, "f4")])
@@ -339,27 +312,50 @@ def test_state_dict_both_ways(torch: Any) -> None:
 
 # --- errors ---------------------------------------------------------------------------------------
 
-REFUSE = [case.name for case in CASES if case.name not in ("SGD", "Adagrad")]
+PAIR = (np.array([1]), np.ones((1, 2)))
 
 
-@pytest.mark.parametrize("name", REFUSE)
-def test_refused_with_torchs_message(torch: Any, name: str) -> None:
+@every_card(CLOSURE, ~SPARSE)
+def test_made_whole_where_all_gradients_are_one_vector(card: Card) -> None:
+    ends = []
+    whole = np.zeros((3, 2))
+    whole[1] = 1.0
+    for grad in (PAIR, whole):
+        w = np.ones((3, 2))
+        card.cls([w], **card.variants[0]).step(lambda grad=grad: (1.0, [grad]))
+        ends.append(w)
+    np.testing.assert_array_equal(*ends)
+    assert (ends[0][1] < 1).all()
+    assert (ends[0][[0, 2]] == 1).all()
+
+
+@every_card(~SPARSE, ~CLOSURE)
+def test_refused(card: Card) -> None:
+    w = np.ones((3, 2))
+    optimizer = card.cls([w])
+    with pytest.raises(UnsupportedError, match=r"\(that of parameter 0 of group 0 is sparse\)$"):
+        optimizer.step(grads=[PAIR])
+    assert (w == 1).all()
+    assert not optimizer.state.get(w)
+
+
+@every_card(TORCH, ~SPARSE, ~CLOSURE)
+def test_refused_with_torchs_message(torch: Any, card: Card) -> None:
     tensor, w = torch.ones(3, 2).requires_grad_(), np.ones((3, 2))
     tensor.grad = coo(torch, np.array([1]), np.ones((1, 2), "f4"), (3, 2))
     with pytest.raises(RuntimeError) as expected:
-        getattr(torch.optim, name)([tensor]).step()
-    optimizer = getattr(cyoptim, name)([w])
+        card.torch_class(torch)([tensor]).step()
     with pytest.raises(UnsupportedError) as found:
-        optimizer.step(grads=[(np.array([1]), np.ones((1, 2)))])
+        card.cls([w]).step(grads=[PAIR])
     assert str(found.value) == f"{expected.value} (that of parameter 0 of group 0 is sparse)"
     assert (w == 1).all()
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adagrad"])
-def test_weight_decay_is_refused(name: str) -> None:
+@every_card(SPARSE, takes("weight_decay"))
+def test_weight_decay_is_refused(card: Card) -> None:
     w = np.ones((3, 2))
     with pytest.raises(RuntimeError, match="weight_decay option is not compatible with sparse"):
-        getattr(cyoptim, name)([w], weight_decay=0.1).step(grads=[(np.array([1]), np.ones((1, 2)))])
+        card.cls([w], weight_decay=0.1).step(grads=[PAIR])
     assert (w == 1).all()
 
 
@@ -373,7 +369,6 @@ def test_dense_gradients_are_refused() -> None:
     assert not optimizer.state.get(w)
 
 
-PAIR = (np.array([1]), np.ones((1, 2)))
 BAD_PAIRS: dict[str, tuple[Any, type[Exception], str]] = {
     "three": ((*PAIR, 1), TypeError, "is a tuple of 3, expected a pair"),
     "float rows": ((np.array([1.0]), PAIR[1]), TypeError, "rows of gradient of parameter 0 of group 0 are an array of shape (1,) and dtype float64"),
@@ -423,23 +418,6 @@ def test_an_entry_outside_of_the_parameter(torch: Any, wrong: int) -> None:
 def test_no_rows() -> None:
     with pytest.raises(ValueError, match="its parameter has no rows"):
         cyoptim.SGD([np.array(1.0)], lr=0.1).step(grads=[(np.array([0]), np.ones(1))])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr": 0.0}, "Invalid learning rate: 0.0"),
-        ({"lr": -1e-2}, "Invalid learning rate: -0.01"),
-        ({"eps": 0.0}, "Invalid epsilon value: 0.0"),
-        ({"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
-        ({"betas": (0.9, 1.0)}, "Invalid beta parameter at index 1: 1.0"),
-    ],
-)
-def test_bad_options(torch: Any, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        torch.optim.SparseAdam([torch.ones(2)], **options)
-    with pytest.raises(ValueError, match=message):
-        cyoptim.SparseAdam([np.ones(2)], **options)
 
 
 def test_bad_parameters(torch: Any) -> None:

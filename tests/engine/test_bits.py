@@ -16,25 +16,31 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim import _dispatch
-from tests.cases import CASES, VARIANT_IDS, VARIANTS
+from tests.optimizers import cards, label, variants
 from tests.support.bits import digest, digests_on_threads, use_isa
-from tests.support.doors import Door, run, trajectory_inputs
+from tests.support.cards import ELEMENT_WISE, SAME_BITS, Card, Options
+from tests.support.doors import trajectory_inputs
+from tests.support.dtypes import REALS
+from tests.support.parametrize import every_real, every_variant
+from tests.support.runs import advance, run
 
 CHUNK = 16384
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Around a vector's and a chunk's length, and enough bundles for four threads.
 SIZES = [(1,), (15,), (16,), (17,), (CHUNK - 1,), (CHUNK,), (CHUNK + 1,), (6 * CHUNK + 5,), (0,)]
+# Of what is shared by rows, columns or all elements.
+BLOCKS = [(3, 5000), (2000, 7), (200, 129), (6, 5, 3, 3)]
 
 
 def all_digests() -> dict[str, str]:
     """Of every variant, in both dtypes, under the present kernels and threads."""
     found = {}
-    for (case, options), name in zip(VARIANTS, VARIANT_IDS, strict=True):
-        for dtype in (np.float32, np.float64):
-            start, grads = trajectory_inputs(SIZES, dtype, 3, seed=7)
-            found[f"{name}-{np.dtype(dtype)}"] = digest(
-                run(case.cls, options, Door(), start, grads)
-            )
+    for card, options in variants(SAME_BITS):
+        shapes = card.shapes(SIZES if ELEMENT_WISE(card) else [*SIZES, *BLOCKS])
+        for dtype in REALS:
+            start, grads = trajectory_inputs(shapes, dtype, 3, seed=7)
+            name = f"{card}-{label(options)}-{np.dtype(dtype)}"
+            found[name] = digest(run(card, options, start, grads))
     return found
 
 
@@ -62,44 +68,45 @@ def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, st
     assert digests_on_threads("tests.engine.test_bits", threads) == expected
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_grouping_does_not_matter(case: Any, options: dict[str, Any], dtype: Any) -> None:
+@every_real
+@every_variant(ELEMENT_WISE)
+def test_grouping_does_not_matter(card: Card, options: Options, dtype: Any) -> None:
     # One array, against its pieces as separate parameters in separate groups.
     start, grads = trajectory_inputs([(2 * CHUNK + 100,)], dtype, 4, seed=8, missing=0)
     cuts = [0, 1, 16, 33, CHUNK - 1, CHUNK + 3, 2 * CHUNK + 100]
-    whole = run(case.cls, options, Door(), start, grads)[0]
+    whole = run(card, options, start, grads)[0]
 
     def pieces(array: np.ndarray) -> list[np.ndarray]:
         return [array[a:b].copy() for a, b in itertools.pairwise(cuts)]
 
     def grouped(params: list[Any], **kwargs: Any) -> Any:
-        return case.cls([{"params": params[:2]}, {"params": params[2:]}], **kwargs)
+        return card.cls([{"params": params[:2]}, {"params": params[2:]}], **kwargs)
 
-    parts = run(grouped, options, Door(), pieces(start[0]), [pieces(g[0]) for g in grads])
+    cut = [pieces(g[0]) for g in grads]
+    parts = run(card, options, pieces(start[0]), cut, make=grouped)
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
+@every_real
+@every_variant()
 def test_save_and_resume_does_not_matter(
-    case: Any, options: dict[str, Any], dtype: Any, tmp_path: Path
+    card: Card, options: Options, dtype: Any, tmp_path: Path
 ) -> None:
-    start, grads = trajectory_inputs([(33,), (4, 5), ()], dtype, 20, seed=9)
-    expected = run(case.cls, options, Door(), start, grads)
+    shapes = card.shapes([(33,), (4, 5), ()])
+    start, grads = trajectory_inputs(shapes, dtype, 20, seed=9)
+    expected = run(card, options, start, grads)
 
-    door = Door()
-    params = [door.wrap(a.copy()) for a in start]
-    optimizer = case.cls(params, **options)
+    params = [cyoptim.Parameter(a.copy()) for a in start]
+    optimizer = card.cls(params, **options)
     for g in grads[:9]:
-        door.step(optimizer, params, g)
+        advance(card, optimizer, params, g)
     cyoptim.save(tmp_path / "half.npz", params=params, optimizer=optimizer)
 
-    params = [door.wrap(np.zeros_like(a)) for a in start]
-    optimizer = case.cls(params, lr=0.5)
+    params = [cyoptim.Parameter(np.zeros_like(a)) for a in start]
+    optimizer = card.cls(params, lr=0.5)
     cyoptim.load(tmp_path / "half.npz", params=params, optimizer=optimizer)
     for g in grads[9:]:
-        door.step(optimizer, params, g)
+        advance(card, optimizer, params, g)
     for a, b in zip(params, expected, strict=True):
         np.testing.assert_array_equal(a.data, b)
 
@@ -111,24 +118,23 @@ def test_save_and_resume_does_not_matter(
         min_size=1,
         max_size=8,
     ),
-    case=st.sampled_from(CASES),
-    dtype=st.sampled_from([np.float32, np.float64]),
+    card=st.sampled_from(cards(ELEMENT_WISE)),
+    dtype=st.sampled_from(REALS),
     offset=st.integers(0, 3),
 )
 def test_sizes_and_alignment_do_not_matter(
-    sizes: list[int], case: Any, dtype: Any, offset: int
+    sizes: list[int], card: Card, dtype: Any, offset: int
 ) -> None:
     # Many tensors, each starting at any element of a vector, against one elementwise run.
     total = sum(sizes)
     start, grads = trajectory_inputs([(total + offset,)], dtype, 2, seed=10, missing=0)
-    flat = run(
-        case.cls, {}, Door(), [start[0][offset:].copy()], [[g[0][offset:].copy()] for g in grads]
-    )
+    flat = run(card, {}, [start[0][offset:].copy()], [[g[0][offset:].copy()] for g in grads])
     ends = np.cumsum([offset, *sizes])
     base = start[0].copy()
     params = [cyoptim.Parameter(base[a:b]) for a, b in itertools.pairwise(ends)]
-    optimizer = case.cls(params)
+    optimizer = card.cls(params)
     for g in grads:
-        optimizer.step(grads=[g[0][a:b] for a, b in itertools.pairwise(ends)])
+        pieces = [g[0][a:b] for a, b in itertools.pairwise(ends)]
+        optimizer.step(grads=[card.form(piece) for piece in pieces])
     np.testing.assert_array_equal(base[offset:], flat[0])
     np.testing.assert_array_equal(base[:offset], start[0][:offset])

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim._engine import is_dense
-from tests.cases import CASES
+from tests.optimizers import cards
+from tests.support.cards import DENSE, ELEMENT_WISE, Card
+from tests.support.doors import trajectory_inputs
+from tests.support.dtypes import REALS
+from tests.support.parametrize import every_card
+from tests.support.runs import advance, run
 
 SHAPE = (6, 5, 4)
 
@@ -56,7 +61,7 @@ def column(a: np.ndarray) -> np.ndarray:
 LAYOUTS = {
     f.__name__: f for f in (c_order, f_order, permuted, strided, reversed_, unaligned, column)
 }
-DENSE = ("c_order", "f_order", "permuted")
+DENSE_LAYOUTS = ("c_order", "f_order", "permuted")
 
 
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
@@ -94,7 +99,7 @@ def test_gaps_between_strided_elements_are_left_alone() -> None:
     np.testing.assert_array_equal(base[::2], np.arange(0, 20, 2) - 1)
 
 
-@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("layout", DENSE_LAYOUTS)
 def test_state_has_the_parameters_layout(layout: str) -> None:
     param = LAYOUTS[layout](np.zeros(SHAPE))
     optimizer = cyoptim.Adam([param])
@@ -102,7 +107,7 @@ def test_state_has_the_parameters_layout(layout: str) -> None:
     assert optimizer.state[param]["exp_avg"].strides == param.strides
 
 
-@pytest.mark.parametrize("layout", DENSE)
+@pytest.mark.parametrize("layout", DENSE_LAYOUTS)
 def test_dense_layouts_are_updated_without_a_copy(layout: str) -> None:
     # Big enough for a copy to show: nothing of the parameter's size may be allocated in a step.
     import tracemalloc
@@ -125,10 +130,10 @@ shapes = st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple)
 @given(
     shape=shapes,
     data=st.data(),
-    case=st.sampled_from(CASES),
-    dtype=st.sampled_from([np.float32, np.float64]),
+    card=st.sampled_from(cards(ELEMENT_WISE, DENSE)),
+    dtype=st.sampled_from(REALS),
 )
-def test_any_view_of_any_shape(shape: tuple[int, ...], data: Any, case: Any, dtype: Any) -> None:
+def test_any_view_of_any_shape(shape: tuple[int, ...], data: Any, card: Card, dtype: Any) -> None:
     def draw_view(values: np.ndarray) -> np.ndarray:
         axes = data.draw(st.permutations(range(len(shape))))
         steps = [data.draw(st.sampled_from([1, 2, -1, -3])) for _ in shape]
@@ -146,13 +151,32 @@ def test_any_view_of_any_shape(shape: tuple[int, ...], data: Any, case: Any, dty
     start = np.asarray(rng.standard_normal(shape), dtype)
     grads = [np.asarray(rng.standard_normal(shape), dtype) for _ in range(2)]
     plain = start.copy()
-    expected = case.cls([plain])
+    expected = card.cls([plain])
     param = draw_view(start)
-    optimizer = case.cls([param])
+    optimizer = card.cls([param])
     for g in grads:
         expected.step(grads=[g])
         optimizer.step(grads=[draw_view(g)])
     np.testing.assert_array_equal(param, plain)
+
+
+@pytest.mark.parametrize("layout", ["F", "gaps", "reversed"])
+@every_card(~ELEMENT_WISE)
+def test_where_elements_are_joined_to_rounding(card: Card, layout: str) -> None:
+    # What sums them may add in another order.
+    start, grads = trajectory_inputs([(6, 8)], np.float64, card.steps(5), seed=4, missing=0)
+    options = card.variants[0]
+    expected = run(card, options, start, grads)
+    lay_out = {
+        "F": np.asfortranarray,
+        "gaps": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+        "reversed": lambda a: a[::-1].copy()[::-1],
+    }[layout]
+    param = cyoptim.Parameter(lay_out(start[0].copy()))
+    optimizer = card.cls([param], **options)
+    for step in grads:
+        advance(card, optimizer, [param], [lay_out(step[0])])
+    np.testing.assert_allclose(param.data, expected[0], rtol=1e-12)
 
 
 # --- gradients that share memory with parameters --------------------------------------------------

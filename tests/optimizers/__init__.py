@@ -1,28 +1,36 @@
-"""Slow, obvious float64 NumPy, line for line from the papers."""
+"""**Optimizers**: a file each, with its reference, slow and obvious float64 NumPy line for line from the
+paper, and its card. Each file is found by itself.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import pkgutil
 
-import numpy as np
+from tests.support.cards import Card, Options, Wish
 
-# How much of a squared gradient a step adds to the average that divides it, of the options.
-GAINS: dict[str, Any] = {
-    "Adam": lambda o: 1 - o.get("betas", (0.9, 0.999))[1],
-    "AdamW": lambda o: 1 - o.get("betas", (0.9, 0.999))[1],
-    "NAdam": lambda o: 1 - o.get("betas", (0.9, 0.999))[1],
-    "RAdam": lambda o: 1 - o.get("betas", (0.9, 0.999))[1],
-    "SparseAdam": lambda o: 1 - o.get("betas", (0.9, 0.999))[1],
-    "RMSprop": lambda o: 1 - o.get("alpha", 0.99),
-    "Adagrad": lambda o: 1.0,
-    "Adadelta": lambda o: 1 - o.get("rho", 0.9),
-    "Adamax": lambda o: 1.0,
-}
-SQUARED = ("Adadelta", "Adamax")  # whose eps is of the size of what is flushed, not of its root
+CARDS: tuple[Card, ...] = tuple(
+    sorted(
+        (
+            importlib.import_module(f"{__name__}.{module.name}").CARD
+            for module in pkgutil.iter_modules(__path__)
+        ),
+        key=lambda card: card.name.lower(),
+    )
+)
+BY_NAME = {card.name: card for card in CARDS}
 
 
-def least_eps(name: str, options: dict[str, Any], dtype: Any) -> float:
-    """What a smaller eps counts as, so that squares that are flushed to zero do no harm."""
-    gain = GAINS[name](options)
-    least = float(np.finfo(dtype).tiny) / (gain if gain > 0 else 1)
-    return least if name in SQUARED else float(np.sqrt(least))
+def cards(*wishes: Wish) -> list[Card]:
+    """Those that have all these traits."""
+    return [card for card in CARDS if all(wish(card) for wish in wishes)]
+
+
+def variants(*wishes: Wish) -> list[tuple[Card, Options]]:
+    """Those that have all these traits, with each of the options under which they are tested."""
+    return [(card, options) for card in cards(*wishes) for options in card.variants]
+
+
+def label(options: Options) -> str:
+    """Options in the name of a test."""
+    return "-".join(f"{name}={value}" for name, value in options.items()) or "defaults"

@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+import cyoptim
+from tests.support.bad_options import COMMON, RATE_OF_LATE
+from tests.support.cards import DENSE, SAME_BITS, Card, Options, Recipe, Valley
+
 
 def rms(x: Any) -> float:
     return float(np.sqrt(np.mean(x**2)))
@@ -40,3 +44,45 @@ class Adafactor:
             p *= 1 - self.lr * self.weight_decay
             p -= alpha * u / max(1.0, rms(u) / self.d)
             self.state[i] = (t, row, column, v)
+
+
+def with_machine_epsilon(options: Options, dtype: Any) -> Options:
+    """Options with the first eps of parameters of this dtype, if they give none."""
+    first, second = options.get("eps", (None, 1e-3))
+    return {**options, "eps": (float(np.finfo(dtype).eps) if first is None else first, second)}
+
+
+CARD = Card(
+    cyoptim.Adafactor,
+    Adafactor,
+    traits=frozenset({DENSE, SAME_BITS}),
+    torch="Adafactor",
+    for_dtype=with_machine_epsilon,
+    variants=(
+        {},
+        {"lr": 0.5, "weight_decay": 0.1},
+        {"lr": 0.1, "weight_decay": 0.1, "maximize": True},
+        {"beta2_decay": -0.3, "d": 1.5},
+        {"eps": (1e-4, 0.5)},
+        {"lr": 0.05, "beta2_decay": -0.5, "eps": (1e-20, 1e-3), "d": 1.5},
+    ),
+    states=("step", "row_var", "col_var"),
+    state_shapes={"row_var": (2, 1), "col_var": (1, 3)},
+    bad_as_torch=(
+        *RATE_OF_LATE,
+        ({"lr": -0.1}, ValueError, "Learning rate should be >= 0 but is: -0.1"),
+        ({"beta2_decay": 0.8}, ValueError, "beta2_decay should be <= 0 but is: 0.8"),
+        ({"eps": (-1e-30, 1e-3)}, ValueError, "epsilon1 should be >= 0 but is: -1e-30"),
+        ({"eps": (None, -1e-3)}, ValueError, "epsilon2 should be >= 0 but is: -0.001"),
+        ({"d": 0.0}, ValueError, "Clipping threshold d should be >= 1 but is: 0.0"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay should be >= 0 but is: -0.1"),
+        ({"weight_decay": -1}, ValueError, "weight_decay should be >= 0 but is: -1"),
+    ),
+    bad=(*COMMON, ({"eps": 1e-3}, TypeError, "eps must be a pair of numbers, got 0.001")),
+    drawing=Recipe(
+        "cyoptim.Adafactor([p], lr=0.2)",
+        "A matrix of two rows. Steps are relative to the size of the parameter, and slow down.",
+        shape=(2, 1),
+    ),
+    valley=Valley({"lr": 0.1}, 0.9995),
+)

@@ -1,7 +1,22 @@
 """Adam, algorithm 1 of Kingma & Ba (2015); AMSGrad, algorithm 2 of Reddi et al. (2018), with
-Adam's bias correction; AdamW, algorithm 2 of Loshchilov & Hutter (2019)."""
+Adam's bias correction."""
 
 import numpy as np
+
+import cyoptim
+from tests.support import draws
+from tests.support.bad_options import (
+    BETAS,
+    BETAS_NO_PAIR,
+    CAPTURABLE,
+    COMMON_OF_TORCH,
+    DECAY,
+    DECAY_NAN,
+    EPS,
+    FUSED_AND_OTHERS,
+    RATE,
+)
+from tests.support.cards import FUSED, RULE, Card, Options, Quotient, Recipe, Timed, Valley
 
 
 class Adam:
@@ -41,6 +56,58 @@ class Adam:
             p[...] = p - self.lr * m_hat / (np.sqrt(v_hat) + self.eps)
 
 
-class AdamW(Adam):
-    def __init__(self, weight_decay=1e-2, **options):
-        super().__init__(weight_decay=weight_decay, decoupled_weight_decay=True, **options)
+VARIANTS: tuple[Options, ...] = (
+    {},
+    {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6},
+    {"weight_decay": 0.1},
+    {"amsgrad": True},
+    {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
+    {"maximize": True},
+    {"betas": (0.0, 0.9)},
+    {"lr": 0.0},
+)
+STATES = {
+    "states": ("step", "exp_avg", "exp_avg_sq"),
+    "more_states": {"amsgrad": ("max_exp_avg_sq",)},
+    "kept": {"exp_avg": "m", "exp_avg_sq": "v", "max_exp_avg_sq": "v_max"},
+    "history": {"amsgrad": True},
+}
+REFUSALS = {
+    "bad_as_torch": (*RATE, *DECAY, *FUSED_AND_OTHERS, *EPS, *BETAS),
+    "bad": (*COMMON_OF_TORCH, *DECAY_NAN, *CAPTURABLE, *BETAS_NO_PAIR),
+}
+
+
+def gain(options: Options) -> float:
+    return 1 - float(options.get("betas", (0.9, 0.999))[1])
+
+
+CARD = Card(
+    cyoptim.Adam,
+    Adam,
+    traits=RULE | {FUSED},
+    torch="Adam",
+    variants=(
+        *VARIANTS,
+        {"decoupled_weight_decay": True, "weight_decay": 0.1},
+        {"decoupled_weight_decay": True, "weight_decay": 0.1, "amsgrad": True},
+    ),
+    **STATES,
+    **REFUSALS,
+    quotient=Quotient(
+        gain,
+        (
+            {},
+            {"betas": (0.9, 0.99999)},
+            {"betas": (0.0, 0.0)},
+            {"amsgrad": True, "maximize": True},
+        ),
+    ),
+    draw=lambda rng: {**draws.adam(rng), **draws.decoupled(rng)},
+    timed=(Timed(3),),
+    drawing=Recipe(
+        "cyoptim.Adam([p], lr=0.1)",
+        "Each coordinate goes about `lr` a step, however steep or flat it is.",
+    ),
+    valley=Valley({"lr": 0.02}),
+)

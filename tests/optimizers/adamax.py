@@ -2,6 +2,20 @@
 
 import numpy as np
 
+import cyoptim
+from tests.support import draws
+from tests.support.bad_options import (
+    BETAS,
+    BETAS_NO_PAIR,
+    CAPTURABLE,
+    COMMON_OF_TORCH,
+    DECAY,
+    DECAY_NAN,
+    EPS,
+    RATE,
+)
+from tests.support.cards import RULE, Card, Quotient, Recipe, Timed, Valley
+
 
 class Adamax:
     def __init__(self, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, maximize=False):
@@ -22,3 +36,29 @@ class Adamax:
             self.m[i] = beta1 * self.m.get(i, zeros) + (1 - beta1) * g
             self.u[i] = np.maximum(beta2 * self.u.get(i, zeros), np.abs(g) + self.eps)
             p[...] = p - self.lr / (1 - beta1**t) * self.m[i] / self.u[i]
+
+
+CARD = Card(
+    cyoptim.Adamax,
+    Adamax,
+    traits=RULE,
+    torch="Adamax",
+    variants=(
+        {},
+        {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-4},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "maximize": True},
+    ),
+    states=("step", "exp_avg", "exp_inf"),
+    kept={"exp_avg": "m", "exp_inf": "u"},
+    bad_as_torch=(*RATE, *DECAY, *EPS, *BETAS),
+    bad=(*COMMON_OF_TORCH, *DECAY_NAN, *CAPTURABLE, *BETAS_NO_PAIR),
+    quotient=Quotient(lambda o: 1.0, squared=True),
+    draw=draws.averages,
+    timed=(Timed(3),),
+    drawing=Recipe(
+        "cyoptim.Adamax([p], lr=0.2)",
+        "The largest gradient seen lately sets the pace: a steep wall is remembered longer.",
+    ),
+    valley=Valley({"lr": 0.02}),
+)

@@ -2,6 +2,21 @@
 
 import numpy as np
 
+import cyoptim
+from tests.optimizers.adam import gain
+from tests.support import draws
+from tests.support.bad_options import (
+    BETAS,
+    BETAS_NO_PAIR,
+    CAPTURABLE,
+    COMMON_OF_TORCH,
+    DECAY,
+    DECAY_NAN,
+    EPS,
+    RATE,
+)
+from tests.support.cards import RULE, Card, Quotient, Recipe, Timed, Valley
+
 
 class NAdam:
     def __init__(self, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, momentum_decay=4e-3,
@@ -36,3 +51,45 @@ class NAdam:
                 + (1 - self.mu(t)) * g / (1 - product)
             )  # fmt: skip
             p[...] = p - self.lr * m_hat / (np.sqrt(v / (1 - beta2**t)) + self.eps)
+
+
+def drawn(rng: draws.Rng) -> draws.Options:
+    return {
+        **draws.averages(rng),
+        **draws.decoupled(rng),
+        "momentum_decay": draws.power(rng, -3, 1),
+    }
+
+
+CARD = Card(
+    cyoptim.NAdam,
+    NAdam,
+    traits=RULE,
+    torch="NAdam",
+    variants=(
+        {},
+        {"lr": 0.02, "betas": (0.8, 0.95), "momentum_decay": 0.05},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"weight_decay": 0.1, "maximize": True},
+    ),
+    states=("step", "mu_product", "exp_avg", "exp_avg_sq"),
+    numbers=("mu_product",),
+    kept={"exp_avg": "m", "exp_avg_sq": "v"},
+    bad_as_torch=(
+        *RATE,
+        *DECAY,
+        *EPS,
+        *BETAS,
+        ({"momentum_decay": -0.2}, ValueError, "Invalid momentum_decay value: -0.2"),
+    ),
+    bad=(*COMMON_OF_TORCH, *DECAY_NAN, *CAPTURABLE, *BETAS_NO_PAIR),
+    quotient=Quotient(gain, ({}, {"betas": (0.9, 0.99999)})),
+    draw=drawn,
+    timed=(Timed(3),),
+    drawing=Recipe(
+        "cyoptim.NAdam([p], lr=0.05)",
+        "Adam that looks ahead along its momentum: less swing.",
+    ),
+    valley=Valley({"lr": 0.02}, 0.9995),
+)

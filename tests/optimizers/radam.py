@@ -4,6 +4,21 @@ import math
 
 import numpy as np
 
+import cyoptim
+from tests.optimizers.adam import gain
+from tests.support import draws
+from tests.support.bad_options import (
+    BETAS,
+    BETAS_NO_PAIR,
+    CAPTURABLE,
+    COMMON_OF_TORCH,
+    DECAY,
+    DECAY_NAN,
+    EPS,
+    RATE,
+)
+from tests.support.cards import RULE, Card, Quotient, Recipe, Timed, Valley
+
 
 class RAdam:
     def __init__(self, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0,
@@ -38,3 +53,30 @@ class RAdam:
                 p[...] = p - self.lr * m_hat * r_t * l_t
             else:
                 p[...] = p - self.lr * m_hat
+
+
+CARD = Card(
+    cyoptim.RAdam,
+    RAdam,
+    traits=RULE,
+    torch="RAdam",
+    variants=(
+        {},
+        {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"weight_decay": 0.1, "maximize": True},
+    ),
+    states=("step", "exp_avg", "exp_avg_sq"),
+    kept={"exp_avg": "m", "exp_avg_sq": "v"},
+    bad_as_torch=(*RATE, *DECAY, *EPS, *BETAS),
+    bad=(*COMMON_OF_TORCH, *DECAY_NAN, *CAPTURABLE, *BETAS_NO_PAIR),
+    quotient=Quotient(gain, ({}, {"betas": (0.9, 0.99999)}), steps_before=5),
+    draw=lambda rng: {**draws.averages(rng), **draws.decoupled(rng)},
+    timed=(Timed(3),),
+    drawing=Recipe(
+        "cyoptim.RAdam([p], lr=0.03)",
+        "The first steps are plain momentum's, until enough gradients are seen to divide by.",
+    ),
+    valley=Valley({"lr": 1e-3}),
+)

@@ -1,4 +1,7 @@
-"""One run of any optimizer, the same in torch and here: what the stored trajectories are made of."""
+"""One run of any optimizer, the same in its source and here: what the stored trajectories are made of.
+
+The source is torch, or what a card names: a package, or a file of the paper's authors.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.cards import CLOSURE, DENSE, MATRICES, Card, Options, Shape
 from tests.support.doors import Door
 from tests.support.paths import GOLDEN
 
@@ -16,25 +20,20 @@ STEPS = 60
 STORED = (1, 20, 60)  # the steps after which the parameters are stored
 MISSING = 0.25  # of the gradients
 
-SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
-    "Muon": ((3, 4), (4, 3), (2, 2)),
-    "LBFGS": ((3, 2), (4,)),
-}
-DEFAULT_SHAPES = ((3, 4), (5,), (2, 3, 2))
-# The closure's problem is solved to rounding within a few steps, after which a line search only
-# finds noise.
-LBFGS_STEPS = 3
+SHAPES = ((3, 4), (5,), (2, 3, 2))
+MATRIX_SHAPES = ((3, 4), (4, 3), (2, 2))
+CLOSURE_SHAPES = ((3, 2), (4,))
 
 Arrays = list[np.ndarray]
 
 
 def load() -> dict[str, Any]:
-    """What torch has done: per optimizer its options and, per dtype, the stored parameters."""
+    """What the sources have done: per optimizer its options and, per dtype, the stored parameters."""
     result: dict[str, Any] = json.loads(STORED_RUNS.read_text())
     return result
 
 
-def options_for(stored: dict[str, Any], number: Callable[[float], Any]) -> dict[str, Any]:
+def options_for(stored: Options, number: Callable[[float], Any]) -> Options:
     """Options as they were stored; an lr that was a tensor is made by `number`.
 
     It is made in float64: of one in float32, torch rounds to float32 what it computes, such as
@@ -47,13 +46,19 @@ def options_for(stored: dict[str, Any], number: Callable[[float], Any]) -> dict[
     return options
 
 
-def inputs(name: str, dtype: Any) -> tuple[Arrays, list[list[Any]]]:
+def shapes_for(card: Card) -> tuple[Shape, ...]:
+    if MATRICES(card):
+        return MATRIX_SHAPES
+    return CLOSURE_SHAPES if CLOSURE(card) else SHAPES
+
+
+def inputs(card: Card, dtype: Any) -> tuple[Arrays, list[list[Any]]]:
     """Starting values, and the gradients of each step.
 
     RandomState gives the same numbers in every version of NumPy.
     """
-    draw = np.random.RandomState(sum(map(ord, name)))
-    shapes = SHAPES.get(name, DEFAULT_SHAPES)
+    draw = np.random.RandomState(sum(map(ord, card.name)))
+    shapes = shapes_for(card)
     start = [draw.standard_normal(shape).astype(dtype) for shape in shapes]
     grads: list[list[Any]] = []
     for _ in range(STEPS):
@@ -62,18 +67,18 @@ def inputs(name: str, dtype: Any) -> tuple[Arrays, list[list[Any]]]:
             missing = draw.random_sample() < MISSING
             values = draw.standard_normal(shape).astype(dtype)
             rows = draw.randint(0, shape[0], shape[0])
-            step.append(None if missing else (rows, values) if name == "SparseAdam" else values)
+            step.append(None if missing else values if DENSE(card) else (rows, values))
         grads.append(step)
     return start, grads
 
 
-def trajectory(cls: Any, options: dict[str, Any], door: Door, name: str, dtype: Any) -> list[Any]:
-    """The parameters after the stored steps."""
-    start, grads = inputs(name, dtype)
+def trajectory(card: Card, cls: Any, options: Options, door: Door, dtype: Any) -> list[Any]:
+    """Where this class, ours or the source's, has the parameters after the stored steps."""
+    start, grads = inputs(card, dtype)
     params = [door.wrap(array) for array in start]
     optimizer = cls(params, **options)
-    if name == "LBFGS":
-        return [_minimize(optimizer, params, door)]
+    if CLOSURE(card):
+        return [_minimize(card, optimizer, params, door)]
     found = []
     for number, step in enumerate(grads, 1):
         door.step(optimizer, params, step)
@@ -82,7 +87,7 @@ def trajectory(cls: Any, options: dict[str, Any], door: Door, name: str, dtype: 
     return found
 
 
-def _minimize(optimizer: Any, params: list[Any], door: Door) -> Arrays:
+def _minimize(card: Card, optimizer: Any, params: list[Any], door: Door) -> Arrays:
     """A few steps on a smooth convex function whose gradient NumPy computes."""
 
     def closure() -> Any:
@@ -99,7 +104,7 @@ def _minimize(optimizer: Any, params: list[Any], door: Door) -> Arrays:
             param.grad = door.gradient(grad)
         return loss
 
-    for _ in range(LBFGS_STEPS):
+    for _ in range(card.steps(STEPS)):
         optimizer.step(closure)
     return [door.read(param).copy() for param in params]
 
