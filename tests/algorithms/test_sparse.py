@@ -415,6 +415,13 @@ def test_an_entry_outside_of_the_parameter(torch: Any, wrong: int) -> None:
         assert (w == 0).all()
 
 
+@pytest.mark.xfail(raises=ValueError, reason="a span of 0 elements is refused")
+@every_card(SPARSE)
+def test_rows_of_no_elements(card: Card) -> None:
+    w = np.ones((3, 0))
+    card.cls([w], lr=0.1).step(grads=[(np.arange(3), np.ones((3, 0)))])
+
+
 def test_no_rows() -> None:
     with pytest.raises(ValueError, match="its parameter has no rows"):
         cyoptim.SGD([np.array(1.0)], lr=0.1).step(grads=[(np.array([0]), np.ones(1))])

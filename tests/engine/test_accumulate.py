@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import CASES
-from tests.support.doors import ALL_DOORS, Door, TensorDoor, trajectory_inputs
+from tests.optimizers import cards
+from tests.support.cards import CLOSURE, DENSE, NATIVE, Card
+from tests.support.doors import Door, trajectory_inputs
+from tests.support.parametrize import every_card, every_door
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (5,), (), (0,), (40, 33)]
 PARTS = 3
@@ -29,14 +31,14 @@ def mean(parts: list[list[Any]]) -> list[Any]:
     return result
 
 
-@pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_steps_along_the_mean(case: Any, door: Door) -> None:
-    if isinstance(door, TensorDoor):
-        pytest.importorskip("torch")
-    start, grads = trajectory_inputs(SHAPES, np.float64, 4 * PARTS, seed=1, missing=0.4)
+@every_door
+@every_card(DENSE, ~CLOSURE)
+def test_steps_along_the_mean(card: Card, door: Door) -> None:
+    # Without an axis only where a rule steps: see test_fused_step.py.
+    shapes = [shape for shape in card.shapes(SHAPES) if shape or NATIVE(card)]
+    start, grads = trajectory_inputs(shapes, np.float64, 4 * PARTS, seed=1, missing=0.4)
     found, expected = ([door.wrap(a.copy()) for a in start] for _ in range(2))
-    ours, plain = case.cls(found, lr=0.05), case.cls(expected, lr=0.05)
+    ours, plain = card.cls(found, lr=0.05), card.cls(expected, lr=0.05)
     for first in range(0, len(grads), PARTS):
         parts = grads[first : first + PARTS]
         for number, part in enumerate(parts, 1):
@@ -52,19 +54,6 @@ def test_steps_along_the_mean(case: Any, door: Door) -> None:
         door.step(plain, expected, mean(parts))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(door.read(a), door.read(b), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
-def test_matrices(name: str) -> None:
-    rng = np.random.default_rng(0)
-    a, b = np.ones((4, 3)), np.ones((4, 3))
-    parts = rng.standard_normal((2, 4, 3))
-    ours, plain = (getattr(cyoptim, name)([w], lr=0.1) for w in (a, b))
-    for part in parts:
-        ours.accumulate([part])
-    ours.step()
-    plain.step(grads=[parts.mean(axis=0)])
-    np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
 def test_clips_the_mean_and_divides_by_the_scale() -> None:
@@ -105,8 +94,13 @@ def test_sparse_gradients_become_whole() -> None:
     optimizer.accumulate([(np.array([1, 3]), np.ones((2, 2)))])
     optimizer.step()
     np.testing.assert_array_equal(w[:, 0], [0, -1, 0, -0.5])
-    with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients"):
-        cyoptim.SparseAdam([w]).accumulate([(np.array([1]), np.ones((1, 2)))])
+
+
+@every_card(~DENSE)
+def test_sums_are_dense_and_so_refused_by_who_takes_rows_alone(card: Card) -> None:
+    w = np.zeros((4, 2))
+    with pytest.raises(RuntimeError, match=f"{card} does not support dense gradients"):
+        card.cls([w]).accumulate([(np.array([1]), np.ones((1, 2)))])
 
 
 def test_a_bad_gradient_adds_nothing() -> None:
@@ -292,7 +286,7 @@ class Stepping(cyoptim.Optimizer):
         """Nothing, and no look at sums."""
 
 
-@pytest.mark.parametrize("cls", [cyoptim.LBFGS, Stepping])
+@pytest.mark.parametrize("cls", [*(card.cls for card in cards(CLOSURE)), Stepping])
 def test_sums_that_no_step_would_see_are_refused(cls: Any) -> None:
     w = cyoptim.Parameter(np.zeros(1), grad=np.ones(1))
     optimizer = cls([w])

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 import cyoptim
 from cyoptim import _cpu, _dispatch
 from cyoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tests.cases import CASES
 from tests.support.bits import digest, digests_on_threads, use_isa
+from tests.support.cards import Card
 from tests.support.doors import ALL_DOORS, Door, TensorDoor
+from tests.support.parametrize import every_card, every_real
+from tests.support.runs import ARRAYS, advance
 
 SHAPES = [(), (0,), (1,), (7,), (33,), (3, 5), (2047,), (2048,), (2049,), (16385,), (40_000,)]
-MATRICES = [(1, 1), (3, 5), (40, 30)]
+TABLES = [(1, 1), (3, 5), (40, 30)]
 DECAY = 0.9
 
 
@@ -44,56 +46,23 @@ def same_bits(found: Any, expected: Any) -> None:
 # --- the same bits as an average of its own --------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_same_bits_as_a_model_averaged_after_each_step(case: Any, dtype: str, rng: Any) -> None:
-    for variant in case.variants[:3]:
-        params = plain_arrays(rng, dtype=dtype)
+@every_card()
+@every_real
+def test_same_bits_as_a_model_averaged_after_each_step(card: Card, dtype: Any, rng: Any) -> None:
+    for variant in card.variants[:3]:
+        params = plain_arrays(rng, card.shapes([*SHAPES, *TABLES]), dtype)
         plain = [p.copy() for p in params]
-        fused, apart = case.cls(params, **variant), case.cls(plain, **variant)
+        fused, apart = card.cls(params, **variant), card.cls(plain, **variant)
         average = fused.ema(DECAY)
         model = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
-        for _ in range(6):
+        for _ in range(card.steps(6)):
             grads = gradients(rng, params)
-            fused.step(grads=grads)
-            apart.step(grads=grads)
+            advance(card, fused, params, grads, ARRAYS)
+            advance(card, apart, plain, grads, ARRAYS)
             model.update_parameters(plain)
         same_bits(params, plain)
         same_bits(average, model.module)
-        assert average.steps == 6
-
-
-@pytest.mark.parametrize("cls", [cyoptim.Muon, cyoptim.Adafactor], ids=lambda cls: cls.__name__)
-def test_same_bits_where_a_step_is_more_than_one_run(cls: Any, rng: Any) -> None:
-    params = plain_arrays(rng, MATRICES)
-    plain = [p.copy() for p in params]
-    fused, apart = cls(params), cls(plain)
-    average = fused.ema(DECAY)
-    model = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(DECAY))
-    for _ in range(4):
-        grads = gradients(rng, params)
-        fused.step(grads=grads)
-        apart.step(grads=grads)
-        model.update_parameters(plain)
-    same_bits(params, plain)
-    same_bits(average, model.module)
-
-
-def test_same_bits_with_lbfgs(rng: Any) -> None:
-    a = rng.standard_normal((6, 4))
-
-    def run(x: np.ndarray, follow: bool) -> tuple[np.ndarray, Any]:
-        optimizer = cyoptim.LBFGS([x], lr=0.5, max_iter=3)
-        average = optimizer.ema(DECAY) if follow else None
-        model = AveragedModel([x], multi_avg_fn=get_ema_multi_avg_fn(DECAY))
-        for _ in range(3):
-            optimizer.step(lambda: (float(((a @ x - 1) ** 2).sum()), [2 * a.T @ (a @ x - 1)]))
-            model.update_parameters([x])
-        return x, average if average is not None else model.module
-
-    found, expected = run(np.zeros(4), True), run(np.zeros(4), False)
-    same_bits(found[0], expected[0])
-    same_bits(found[1], expected[1])
+        assert average.steps == card.steps(6)
 
 
 @pytest.mark.parametrize("door", ALL_DOORS, ids=lambda door: door.name)

@@ -17,8 +17,9 @@ import pytest
 
 import cyoptim
 from cyoptim.kernel import Kernel
-from tests.cases import VARIANT_IDS, VARIANTS
+from tests.support.cards import KERNEL, Card, Options
 from tests.support.fp_modes import MODES, Mode, needs_modes
+from tests.support.parametrize import every_card, every_real, every_variant
 from tests.support.paths import ROOT, TESTS
 
 SOURCE = TESTS / "downstream"
@@ -87,20 +88,20 @@ def fresh_states(kernel: Kernel, size: int, dtype: Any) -> list[np.ndarray]:
     return [np.full(size, value, dtype) for value in kernel.initial_values]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
+@every_real
+@every_variant(KERNEL)
 def test_bits_are_those_of_a_step(
-    downstream: Any, case: Any, options: dict[str, Any], dtype: Any
+    downstream: Any, card: Card, options: Options, dtype: Any
 ) -> None:
     for size in (0, 1, 17, CHUNK + 1):
         start, grads = inputs(size, dtype, steps=4)
-        kernel = Kernel(case.cls, **options)
+        kernel = Kernel(card.cls, **options)
         w, states = start.copy(), fresh_states(kernel, size, dtype)
         downstream.run(kernel, w, grads, states)
         expected = start.copy()
-        optimizer = case.cls([expected], **options)
+        optimizer = card.cls([expected], **options)
         for grad in grads:
-            optimizer.step(grads=[grad])
+            optimizer.step(grads=[card.form(grad)])
         assert w.tobytes() == expected.tobytes()
         own = optimizer.state.arrays(expected) if size else {}
         for name, array in zip(kernel.state_names, states, strict=True):
@@ -117,7 +118,7 @@ def test_the_documentations_example(modules: dict[str, Any]) -> None:
     assert w.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_clipping_has_the_bits_of_a_fused_step(downstream: Any, dtype: Any) -> None:
     start, (grad,) = inputs(CHUNK + 5, dtype, steps=1)
     expected = start.copy()
@@ -270,6 +271,12 @@ def test_a_step_count_keeps_all_bits(downstream: Any, step: Any) -> None:
 # --- subclasses whose methods return something else ----------------------------------------------
 
 
+@every_card(~KERNEL)
+def test_what_is_not_element_wise_has_no_kernel(card: Card) -> None:
+    with pytest.raises(TypeError, match=f"{card} has no kernel"):
+        Kernel(card.cls)
+
+
 class Odd(cyoptim.Adam):
     """An Adam whose rule is what the test sets."""
 
@@ -378,11 +385,11 @@ def test_initializing_again_is_all_or_nothing() -> None:
 # --- the caller's floating-point mode -------------------------------------------------------------
 
 
-def of_a_run(downstream: Any, case: Any, options: dict[str, Any], dtype: Any, mode: Mode) -> bytes:
+def of_a_run(downstream: Any, card: Card, options: Options, dtype: Any, mode: Mode) -> bytes:
     """All that steps in this mode change."""
     start, grads = inputs(CHUNK + 17, dtype, steps=5)
     with mode:
-        kernel = Kernel(case.cls, **options)
+        kernel = Kernel(card.cls, **options)
     states = fresh_states(kernel, start.size, dtype)  # rounded by NumPy
     with mode:
         downstream.run(kernel, start, grads[:2], states, 0.1)
@@ -395,14 +402,14 @@ def of_a_run(downstream: Any, case: Any, options: dict[str, Any], dtype: Any, mo
 
 
 @needs_modes
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
+@every_real
+@every_variant(KERNEL)
 def test_the_mode_of_the_caller_changes_no_bits(
-    downstream: Any, case: Any, options: dict[str, Any], dtype: Any
+    downstream: Any, card: Card, options: Options, dtype: Any
 ) -> None:
-    expected = of_a_run(downstream, case, options, dtype, MODES["nearest"])
+    expected = of_a_run(downstream, card, options, dtype, MODES["nearest"])
     for name, mode in MODES.items():
-        assert of_a_run(downstream, case, options, dtype, mode) == expected, name
+        assert of_a_run(downstream, card, options, dtype, mode) == expected, name
 
 
 @needs_modes

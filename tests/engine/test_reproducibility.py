@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,68 +12,73 @@ import pytest
 
 import cyoptim
 from cyoptim import _dispatch
-from tests.cases import CASES, VARIANT_IDS, VARIANTS
+from tests.optimizers import cards, label, variants
 from tests.support.bits import digest, use_isa
-from tests.support.doors import NUMPY_DOORS, Door, TensorDoor, run, trajectory_inputs
+from tests.support.cards import (
+    CLOSURE,
+    DENSE,
+    ELEMENT_WISE,
+    MATRICES,
+    SAME_BITS,
+    TORCH,
+    Card,
+    Options,
+)
+from tests.support.doors import NUMPY_DOORS, TensorDoor, trajectory_inputs
+from tests.support.parametrize import every_card, every_real, every_variant
 from tests.support.processes import lines_of
+from tests.support.runs import advance, run
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (5,), (), (17, 33)]
-EVERY = [
-    pytest.param(case, options, id=name)
-    for (case, options), name in zip(VARIANTS, VARIANT_IDS, strict=True)
-]
 
 
 # --- doors ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), EVERY)
-def test_every_kind_of_parameter(case: Any, options: dict[str, Any], dtype: Any) -> None:
-    start, grads = trajectory_inputs(SHAPES, dtype, 8, seed=3)
-    digests = {digest(run(case.cls, options, door, start, grads)) for door in NUMPY_DOORS}
+@every_real
+@every_variant()
+def test_every_kind_of_parameter(card: Card, options: Options, dtype: Any) -> None:
+    start, grads = trajectory_inputs(card.shapes(SHAPES), dtype, 8, seed=3)
+    digests = {digest(run(card, options, start, grads, door)) for door in NUMPY_DOORS}
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("case", "options"), EVERY)
-def test_tensors(torch: Any, case: Any, options: dict[str, Any], dtype: Any) -> None:
-    start, grads = trajectory_inputs(SHAPES, dtype, 8, seed=3)
-    expected = digest(run(case.cls, options, Door(), start, grads))
-    assert digest(run(case.cls, options, TensorDoor(), start, grads)) == expected
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_every_kind_of_parameter_of_adafactor(torch: Any, dtype: Any) -> None:
-    start, grads = trajectory_inputs([(17, 33), (5,), (2, 3, 4)], dtype, 8, seed=3)
-    doors = (*NUMPY_DOORS, TensorDoor())
-    digests = {digest(run(cyoptim.Adafactor, {}, door, start, grads)) for door in doors}
-    assert len(digests) == 1
+@every_real
+@every_variant()
+def test_tensors(torch: Any, card: Card, options: Options, dtype: Any) -> None:
+    start, grads = trajectory_inputs(card.shapes(SHAPES), dtype, 8, seed=3)
+    expected = digest(run(card, options, start, grads))
+    assert digest(run(card, options, start, grads, TensorDoor())) == expected
 
 
 # --- runs -----------------------------------------------------------------------------------------
 
 
 def digests_of_runs() -> dict[str, str]:
-    start, grads = trajectory_inputs([*SHAPES, (300_000,)], np.float32, 3, seed=4)
-    return {case.name: digest(run(case.cls, {}, Door(), start, grads)) for case in CASES}
+    found = {}
+    for card in cards():
+        large = (300, 200) if MATRICES(card) else (300_000,)
+        shapes = card.shapes([*SHAPES, large])
+        start, grads = trajectory_inputs(shapes, np.float32, 3, seed=4)
+        found[card.name] = digest(run(card, card.variants[0], start, grads))
+    return found
 
 
 def test_another_process() -> None:
-    code = """
-        from tests.engine.test_reproducibility import digests_of_runs
+    code = f"""
+        from {__name__ if "." in __name__ else "tests.engine." + __name__} import digests_of_runs
         print(digests_of_runs())
     """
     assert lines_of(code, PYTHONHASHSEED="7") == [str(digests_of_runs())]
 
 
-def through_torch(optimizer: Any, case: Any, options: dict[str, Any]) -> Any:
+def through_torch(optimizer: Any, card: Card, options: Options) -> Any:
     """Another optimizer, whose state has been in torch's."""
     torch = pytest.importorskip("torch")
     (w,) = optimizer.param_groups[0]["params"]
-    theirs = getattr(torch.optim, case.name)([torch.from_numpy(w.data.copy())], **options)
+    theirs = card.torch_class(torch)([torch.from_numpy(w.data.copy())], **options)
     theirs.load_state_dict(cyoptim_state_as_tensors(torch, optimizer.state_dict()))
-    twin = case.cls([cyoptim.Parameter(w.data.copy())], **options)
+    twin = card.cls([cyoptim.Parameter(w.data.copy())], **options)
     twin.load_state_dict(theirs.state_dict())
     return twin
 
@@ -88,25 +94,32 @@ def cyoptim_state_as_tensors(torch: Any, saved: Any) -> Any:
     return {**saved, "state": states}
 
 
-TWINS = {
-    "deepcopy": lambda optimizer, case, options: copy.deepcopy(optimizer),
-    "pickle": lambda optimizer, case, options: pickle.loads(pickle.dumps(optimizer)),
+TWINS: dict[str, Callable[[Any, Card, Options], Any]] = {
+    "deepcopy": lambda optimizer, card, options: copy.deepcopy(optimizer),
+    "pickle": lambda optimizer, card, options: pickle.loads(pickle.dumps(optimizer)),
     "torch": through_torch,
 }
+# Where elements are added up, and by closures, a parameter is a matrix here.
+WAYS = [
+    pytest.param(way, card, options, id=f"{card}-{label(options)}-{way}")
+    for way in TWINS
+    # torch keeps L-BFGS's numbers as tensors of another form: see test_lbfgs.py.
+    for card, options in variants(*((TORCH, ~CLOSURE) if way == "torch" else ()))
+]
 
 
-@pytest.mark.parametrize("way", TWINS)
-@pytest.mark.parametrize(("case", "options"), EVERY)
-def test_copies_go_on_alike(case: Any, options: dict[str, Any], way: str) -> None:
-    start, (*grads,) = trajectory_inputs([(37,)], np.float32, 12, seed=5, missing=0)
-    optimizer = case.cls([cyoptim.Parameter(start[0])], **options)
+@pytest.mark.parametrize(("way", "card", "options"), WAYS)
+def test_copies_go_on_alike(card: Card, options: Options, way: str) -> None:
+    shape = (37,) if ELEMENT_WISE(card) else (6, 7)
+    start, (*grads,) = trajectory_inputs([shape], np.float32, 12, seed=5, missing=0)
+    optimizer = card.cls([cyoptim.Parameter(start[0])], **options)
     for g in grads[:6]:
-        optimizer.step(grads=g)
-    twin = TWINS[way](optimizer, case, options)
-    for g in grads[6:]:
-        optimizer.step(grads=g)
-        twin.step(grads=g)
+        advance(card, optimizer, optimizer.param_groups[0]["params"], g)
+    twin = TWINS[way](optimizer, card, options)
     (a,), (b,) = (o.param_groups[0]["params"] for o in (optimizer, twin))
+    for g in grads[6:]:
+        advance(card, optimizer, [a], g)
+        advance(card, twin, [b], g)
     assert a is not b
     assert a.data.tobytes() == b.data.tobytes()
 
@@ -114,9 +127,9 @@ def test_copies_go_on_alike(case: Any, options: dict[str, Any], way: str) -> Non
 # --- unusual numbers ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_denormals_on_each_instruction_set(case: Any, dtype: Any) -> None:
+@every_real
+@every_card(SAME_BITS)
+def test_denormals_on_each_instruction_set(card: Card, dtype: Any) -> None:
     # Parameters and gradients around the smallest normal number, of every size near a vector's.
     rng = np.random.default_rng(6)
     tiny = np.finfo(dtype).tiny
@@ -126,34 +139,45 @@ def test_denormals_on_each_instruction_set(case: Any, dtype: Any) -> None:
     digests = set()
     for isa in _dispatch.available():
         use_isa(isa)
-        digests.add(digest(run(case.cls, {}, Door(), start, grads)))
+        digests.add(digest(run(card, {}, start, grads)))
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_what_is_not_finite_stays_in_its_element(case: Any, value: float) -> None:
+@every_card(ELEMENT_WISE)
+def test_what_is_not_finite_stays_in_its_element(card: Card, value: float) -> None:
     start, grads = trajectory_inputs([(50,)], np.float32, 4, seed=7, missing=0)
-    (expected,) = run(case.cls, {}, Door(), start, grads)
+    (expected,) = run(card, {}, start, grads)
     grads[1][0][[3, 20]] = value
     found = []
-    for isa in _dispatch.available():
-        use_isa(isa)
-        found.append(run(case.cls, {}, Door(), start, grads)[0])
+    with np.errstate(invalid="ignore"):
+        for isa in _dispatch.available():
+            use_isa(isa)
+            found.append(run(card, {}, start, grads)[0])
     others = np.delete(np.arange(50), [3, 20])
     assert {digest([f[others]]) for f in found} == {digest([expected[others]])}
     for f in found[1:]:  # which NaN it is, is left open
         np.testing.assert_array_equal(f, found[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "clipping"), [("Adam", {"max_norm": 1.0}), ("Adafactor", {}), ("Muon", {})]
-)
-def test_what_joins_elements_carries_nan_to_all(name: str, clipping: dict[str, float]) -> None:
+def stepped_with_nan(cls: Any, where: Any, **clipping: float) -> np.ndarray:
     w, g = np.ones((6, 5)), np.random.default_rng(9).standard_normal((6, 5))
-    g[2, 3] = np.nan
-    getattr(cyoptim, name)([w], lr=0.1).step(grads=[g], **clipping)
-    assert np.isnan(w).all()
+    g[where] = np.nan
+    with np.errstate(invalid="ignore"):
+        cls([w], lr=0.1).step(grads=[g], **clipping)
+    return w
+
+
+@every_card(~ELEMENT_WISE, ~CLOSURE)
+def test_what_joins_elements_carries_nan_to_all(card: Card) -> None:
+    assert np.isnan(stepped_with_nan(card.cls, (2, 3))).all()
+
+
+@every_card(DENSE, ~CLOSURE)
+def test_clipping_carries_nan_to_all(card: Card) -> None:
+    # As if the whole gradient were NaN, of which Rprop makes no step.
+    found = stepped_with_nan(card.cls, (2, 3), max_norm=1.0)
+    np.testing.assert_array_equal(found, stepped_with_nan(card.cls, ...))
 
 
 # --- what is not promised -------------------------------------------------------------------------
