@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import subprocess
 import sys
@@ -13,41 +12,36 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import CASES
+from tests.optimizers import cards
+from tests.support.cards import CLOSURE, DENSE, MATRICES, Card, Options
 from tests.support.doors import Box
+from tests.support.parametrize import every_card
 
-BAD = [(case, *row) for case in CASES for row in case.bad]
+BAD = [(card, *row) for card in cards() for row in card.refusals]
 
 
 @pytest.mark.parametrize(
-    ("case", "options", "error", "message"), BAD, ids=[f"{row[0]}-{row[1]}" for row in BAD]
+    ("card", "options", "error", "message"), BAD, ids=[f"{row[0]}-{row[1]}" for row in BAD]
 )
-def test_bad_argument(case: Any, options: dict[str, Any], error: Any, message: str) -> None:
+def test_bad_argument(card: Card, options: Options, error: Any, message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
-        case.cls([np.zeros(3)], **options)
+        card.cls([np.zeros((3, 3))], **options)
 
 
 # Options of a group are checked as the constructor's are; a misspelt one is found there, too.
-GROUP_BAD = [
-    (case, options, error, message)
-    for case in CASES
-    for options, error, message in case.bad
-    if "unexpected keyword" not in message
-]
-
-
-@pytest.mark.parametrize(
-    ("case", "options", "error", "message"),
-    GROUP_BAD,
-    ids=[f"{row[0]}-{row[1]}" for row in GROUP_BAD],
+GROUP_BAD = [row for row in BAD if "unexpected keyword" not in row[3]]
+GROUP_IDS = [f"{row[0]}-{row[1]}" for row in GROUP_BAD]
+every_bad_option = pytest.mark.parametrize(
+    ("card", "options", "error", "message"), GROUP_BAD, ids=GROUP_IDS
 )
-def test_bad_option_of_a_group(
-    case: Any, options: dict[str, Any], error: Any, message: str
-) -> None:
-    good, bad = {"params": [np.zeros(3)]}, {"params": [np.zeros(3)], **options}
+
+
+@every_bad_option
+def test_bad_option_of_a_group(card: Card, options: Options, error: Any, message: str) -> None:
+    good, bad = {"params": [np.zeros((3, 3))]}, {"params": [np.zeros((3, 3))], **options}
     with pytest.raises(error, match=re.escape(message)):
-        case.cls([good, bad])
-    optimizer = case.cls([good])
+        card.cls([good, bad])
+    optimizer = card.cls([good])
     with pytest.raises(error, match=re.escape(message)):
         optimizer.add_param_group(bad)
     assert len(optimizer.param_groups) == 1
@@ -187,14 +181,15 @@ BAD_GRADIENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("name", BAD_GRADIENTS)
-def test_bad_gradient_changes_nothing(case: Any, name: str) -> None:
+def test_bad_gradient_changes_nothing(card: Card, name: str) -> None:
     grad, error, message = BAD_GRADIENTS[name]
-    options = {"momentum": 0.9} if case.name == "SGD" else {}
-    W, b = np.ones((2, 2), np.float32), np.ones(3, np.float32)
-    optimizer = case.cls([("W", W), ("b", b)], **options)
-    good = [np.ones((2, 2), np.float32), np.ones(3, np.float32)]
+    shape = (3, 2) if MATRICES(card) else (3,)
+    message = message.replace("expected (3,)", f"expected {shape}")
+    W, b = np.ones((2, 2), np.float32), np.ones(shape, np.float32)
+    optimizer = card.cls([("W", W), ("b", b)], **card.history)
+    good = [np.ones((2, 2), np.float32), np.ones(shape, np.float32)]
     for _ in range(2):  # without state, and with
         state = copy.deepcopy(optimizer.state_dict())
         values = W.copy(), b.copy()
@@ -295,6 +290,23 @@ def test_bad_state_dict_changes_nothing(name: str) -> None:
         optimizer.load_state_dict(spoil(change))
     assert repr(optimizer.state_dict()) == repr(before)
     optimizer.step(grads=[np.ones(3)])
+
+
+@every_card(~CLOSURE)
+def test_loading_a_wrong_shape_changes_nothing(card: Card) -> None:
+    w = np.ones((2, 3))
+    optimizer = card.cls([w], **card.history)
+    optimizer.step(grads=[card.form(w.copy())])
+    saved = copy.deepcopy(optimizer.state_dict())
+    arrays = [key for key, value in saved["state"][0].items() if np.ndim(value)]
+    assert arrays
+    for key in arrays:
+        saved["state"][0][key] = np.ones((2, 7))
+    before = {key: np.array(value) for key, value in optimizer.state[w].items()}
+    with pytest.raises(ValueError, match=r"of parameter 0 of group 0 has shape \(2, 7\), expected"):
+        optimizer.load_state_dict(saved)
+    for key, value in before.items():
+        np.testing.assert_array_equal(optimizer.state[w][key], value)
 
 
 def test_state_spoilt_by_hand_is_named() -> None:
@@ -405,10 +417,7 @@ class Stepped(Updated):
         return super().step(closure)
 
 
-STEPPED = [case.cls for case in CASES]
-
-
-@pytest.mark.parametrize("cls", [*dict.fromkeys(STEPPED), cyoptim.LBFGS, Updated, Stepped])
+@pytest.mark.parametrize("cls", [*(card.cls for card in cards()), Updated, Stepped])
 def test_gradients_in_the_place_of_the_closure(cls: Any) -> None:
     w, called = np.ones((2, 2)), []
     optimizer = cls([("w", w)])
@@ -437,12 +446,12 @@ def test_a_module_in_the_place_of_its_class(name: str) -> None:
         getattr(cyoptim, name)([np.zeros(2)])
 
 
-@pytest.mark.parametrize("cls", [case.cls for case in CASES])
-def test_an_unknown_argument_is_pythons_own_error(cls: Any) -> None:
+@every_card()
+def test_an_unknown_argument_is_pythons_own_error(card: Card) -> None:
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'colour'$"):
-        cls([np.zeros(2)], colour=1)
+        card.cls([np.zeros((2, 2))], colour=1)
     with pytest.raises(TypeError, match="'learning_rate'; did you mean 'lr'"):
-        cls([np.zeros(2)], learning_rate=1)
+        card.cls([np.zeros((2, 2))], learning_rate=1)
 
 
 def test_an_option_written_later_is_named() -> None:
@@ -465,21 +474,21 @@ def test_an_option_written_later_is_named() -> None:
 
 
 SWITCHES = [
-    (name, option)
-    for name in cyoptim.optimizers.__all__
-    for option, parameter in inspect.signature(getattr(cyoptim, name)).parameters.items()
-    if isinstance(parameter.default, bool) or option in ("foreach", "fused")
+    (card, option)
+    for card in cards()
+    for option, default in card.options.items()
+    if isinstance(default, bool) or option in ("foreach", "fused")
 ]
 
 
 @pytest.mark.parametrize("value", ["False", "", b"no", [1], (), np.array([True, False])])
-@pytest.mark.parametrize(("name", "option"), SWITCHES)
-def test_switches_are_true_or_false(name: str, option: str, value: Any) -> None:
+@pytest.mark.parametrize(("card", "option"), SWITCHES, ids=str)
+def test_switches_are_true_or_false(card: Card, option: str, value: Any) -> None:
     w = np.zeros((2, 2))
     with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
-        getattr(cyoptim, name)([w], **{option: value})
+        card.cls([w], **{option: value})
     with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
-        getattr(cyoptim, name)([{"params": [w], option: value}])
+        card.cls([{"params": [w], option: value}])
 
 
 def test_options_are_no_attributes() -> None:

@@ -6,7 +6,6 @@ ours may go on where torch's ends.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,56 +14,14 @@ import numpy as np
 import pytest
 
 import cyoptim
+from tests.optimizers import cards, label
+from tests.support.cards import TORCH, Card, Options
+from tests.support.parametrize import every_card
 
 Error = type[Exception]
-Row = tuple[str, dict[str, Any], Error, str]
+Row = tuple[Card, Options, Error, str]
 
-NAN = math.nan
-BETAS = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "SparseAdam")
-DECAYING = ("SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Adagrad", "Adadelta", "ASGD", "RMSprop")  # fmt: skip
-ALL = (*DECAYING, "Rprop", "SparseAdam", "LBFGS", "Adafactor", "Muon")
-NEW_STYLE = ("Adafactor", "Muon")  # whose messages are worded in another way
-
-
-def rate(name: str, value: float) -> str:
-    if name in NEW_STYLE:
-        return f"Learning rate should be >= 0 but is: {value}"
-    return f"Invalid learning rate: {value}"
-
-
-OPTIONS: list[Row] = [
-    *((n, {"lr": -0.5}, ValueError, rate(n, -0.5)) for n in ALL),
-    *((n, {"lr": NAN}, ValueError, rate(n, NAN)) for n in ALL if n != "SGD"),
-    *((n, {"weight_decay": -0.1}, ValueError, "Invalid weight_decay value: -0.1") for n in DECAYING),
-    *((n, {"eps": -1e-8}, ValueError, "Invalid epsilon value: -1e-08") for n in (*BETAS, "Adagrad", "Adadelta", "RMSprop")),
-    *((n, {"betas": (1.0, 0.9)}, ValueError, "Invalid beta parameter at index 0: 1.0") for n in BETAS),
-    *((n, {"betas": (-0.1, 0.9)}, ValueError, "Invalid beta parameter at index 0: -0.1") for n in BETAS),
-    *((n, {"betas": (0.9, 1.0)}, ValueError, "Invalid beta parameter at index 1: 1.0") for n in BETAS),
-    *((n, {"betas": (0.9, NAN)}, ValueError, "Invalid beta parameter at index 1: nan") for n in BETAS),
-    *((n, {"fused": True, "foreach": True}, RuntimeError, "`fused` and `foreach` cannot be `True` together.") for n in ("SGD", "Adam", "AdamW", "Adagrad")),
-    *((n, {"fused": True, "differentiable": True}, RuntimeError, "`fused` does not support `differentiable`") for n in ("SGD", "Adam", "AdamW", "Adagrad")),
-    ("SGD", {"momentum": -0.5}, ValueError, "Invalid momentum value: -0.5"),
-    ("SGD", {"nesterov": True}, ValueError, "Nesterov momentum requires a momentum and zero dampening"),
-    ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.5}, ValueError, "Nesterov momentum requires a momentum and zero dampening"),
-    ("RMSprop", {"momentum": -1.0}, ValueError, "Invalid momentum value: -1.0"),
-    ("RMSprop", {"alpha": -0.1}, ValueError, "Invalid alpha value: -0.1"),
-    ("Adagrad", {"lr_decay": -0.5}, ValueError, "Invalid lr_decay value: -0.5"),
-    ("Adagrad", {"initial_accumulator_value": -1}, ValueError, "Invalid initial_accumulator_value value: -1"),
-    ("Adadelta", {"rho": 1.1}, ValueError, "Invalid rho value: 1.1"),
-    ("Adadelta", {"rho": -0.1}, ValueError, "Invalid rho value: -0.1"),
-    ("NAdam", {"momentum_decay": -0.2}, ValueError, "Invalid momentum_decay value: -0.2"),
-    ("Rprop", {"etas": (1.0, 0.5)}, ValueError, "Invalid eta values: 1.0, 0.5"),
-    ("SparseAdam", {"lr": 0.0}, ValueError, "Invalid learning rate: 0.0"),
-    ("SparseAdam", {"eps": 0.0}, ValueError, "Invalid epsilon value: 0.0"),
-    ("Adafactor", {"weight_decay": -0.1}, ValueError, "weight_decay should be >= 0 but is: -0.1"),
-    ("Adafactor", {"eps": (-1e-30, 1e-3)}, ValueError, "epsilon1 should be >= 0 but is: -1e-30"),
-    ("Adafactor", {"eps": (None, -1e-3)}, ValueError, "epsilon2 should be >= 0 but is: -0.001"),
-    ("Adafactor", {"d": 0.0}, ValueError, "Clipping threshold d should be >= 1 but is: 0.0"),
-    ("Adafactor", {"beta2_decay": 0.8}, ValueError, "beta2_decay should be <= 0 but is: 0.8"),
-    ("Muon", {"weight_decay": -0.1}, ValueError, "weight decay should be >= 0 but is: -0.1"),
-    ("Muon", {"momentum": -0.1}, ValueError, "momentum should be >= 0 but is: -0.1"),
-    ("Muon", {"adjust_lr_fn": "arbitrary"}, ValueError, "Adjust learning rate function arbitrary is not supported"),
-]  # fmt: skip
+OPTIONS: list[Row] = [(card, *row) for card in cards() for row in card.bad_as_torch]
 
 # (what is called with the library and a maker of matrices of ones, error, message)
 Act = Callable[[Any, Callable[[], Any]], object]
@@ -152,13 +109,12 @@ def world(request: pytest.FixtureRequest) -> tuple[Any, Callable[[], Any]]:
     return library, lambda: torch.ones(2, 2, requires_grad=True)
 
 
-@pytest.mark.parametrize(
-    "row", OPTIONS, ids=[f"{row[0]}-{'-'.join(map(str, row[1].values()))}" for row in OPTIONS]
-)
+@pytest.mark.parametrize("row", OPTIONS, ids=[f"{row[0]}-{label(row[1])}" for row in OPTIONS])
 def test_options(world: Any, row: Row) -> None:
     library, make = world
-    name, options, error, message = row
-    says(lambda: getattr(library, name)([make()], **options), error, message)
+    card, options, error, message = row
+    cls = card.cls if library is cyoptim else getattr(library, card.torch)
+    says(lambda: cls([make()], **options), error, message)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -176,13 +132,12 @@ def test_schedules(world: Any, name: str) -> None:
     says(lambda: act(library.lr_scheduler, optimizer), error, message)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_learning_rate_of_two_elements(torch: Any, name: str) -> None:
-    for library in (torch.optim, cyoptim):
+@every_card()
+def test_learning_rate_of_two_elements(torch: Any, card: Card) -> None:
+    classes = [card.cls, *([card.torch_class(torch)] if TORCH(card) else [])]
+    for cls in classes:
         says(
-            lambda library=library: getattr(library, name)(  # type: ignore[misc]
-                [torch.ones(2, 2)], lr=torch.tensor([0.1, 0.1])
-            ),
+            lambda cls=cls: cls([torch.ones(2, 2)], lr=torch.tensor([0.1, 0.1])),  # type: ignore[misc]
             ValueError,
             "Tensor lr must be 1-element",
         )
@@ -213,12 +168,22 @@ def test_tensors_as_options(torch: Any, name: str) -> None:
             )
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_duplicates_in_a_group_warn(torch: Any, name: str) -> None:
+DUPLICATES = "a parameter group with duplicate parameters"
+
+
+@every_card()
+def test_duplicates_in_a_group_warn(card: Card) -> None:
+    param = cyoptim.Parameter(np.ones((2, 2)))
+    with pytest.warns(UserWarning, match=DUPLICATES):
+        card.cls([param, param])
+
+
+@every_card(TORCH)
+def test_duplicate_tensors_in_a_group_warn(torch: Any, card: Card) -> None:
     param = torch.ones(2, 2, requires_grad=True)
-    for library in (torch.optim, cyoptim):
-        with pytest.warns(UserWarning, match="a parameter group with duplicate parameters"):
-            getattr(library, name)([param, param])
+    for cls in (card.torch_class(torch), card.cls):
+        with pytest.warns(UserWarning, match=DUPLICATES):
+            cls([param, param])
 
 
 def test_a_tensor_that_is_no_leaf(torch: Any) -> None:

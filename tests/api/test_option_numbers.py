@@ -10,22 +10,15 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import VARIANT_IDS, VARIANTS
+from tests.support.cards import Card, Options
+from tests.support.parametrize import every_variant
+from tests.support.runs import ARRAYS, advance
 
 FORMS: dict[str, Callable[[Any], Any]] = {
     "scalar": lambda value: np.array(value)[()],
     "one axis": lambda value: np.array([value]),
     "two axes": lambda value: np.array([[value]]),
 }
-OTHERS = [
-    ("Adafactor", {"lr": 0.05, "beta2_decay": -0.5, "eps": [1e-20, 1e-3], "d": 1.5}),
-    ("Muon", {"lr": 0.05, "momentum": 0.5, "ns_steps": 3, "eps": 1e-6, "weight_decay": 0.25}),
-    ("Muon", {"ns_coefficients": [3.0, -4.0, 2.0]}),
-    ("SparseAdam", {"lr": 0.05, "betas": (0.5, 0.75), "eps": 1e-6}),
-    ("LBFGS", {"lr": 0.5, "max_iter": 3, "max_eval": 5, "history_size": 2, "tolerance_grad": 1e-9}),
-]
-ALL = [(case.name, options) for case, options in VARIANTS] + OTHERS
-IDS = [*VARIANT_IDS, *(f"{name}-{i}" for i, (name, _) in enumerate(OTHERS))]
 
 
 def in_form(form: str, value: Any) -> Any:
@@ -34,18 +27,13 @@ def in_form(form: str, value: Any) -> Any:
     return FORMS[form](value) if isinstance(value, (bool, int, float)) else value
 
 
-def run(name: str, options: dict[str, Any], written: dict[str, Any] | None = None) -> np.ndarray:
+def run(card: Card, options: Options, written: Options | None = None) -> np.ndarray:
     """Where some steps lead; `written` is written into the group before."""
     w = np.linspace(-1, 1, 6).reshape(2, 3)
-    optimizer = getattr(cyoptim, name)([w], **options)
+    optimizer = card.cls([w], **options)
     optimizer.param_groups[0].update(written or {})
     for _ in range(7):
-        if name == "LBFGS":
-            optimizer.step(lambda: (float((w**4).sum()), [4 * w**3]))
-        elif name == "SparseAdam":
-            optimizer.step(grads=[(np.arange(2), 2 * w)])
-        else:
-            optimizer.step(grads=[2 * w])
+        advance(card, optimizer, [w], [2 * w], ARRAYS)
     (group,) = optimizer.state_dict()["param_groups"]
     json.dumps(group)
     for key, value in group.items():
@@ -55,12 +43,12 @@ def run(name: str, options: dict[str, Any], written: dict[str, Any] | None = Non
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("name", "options"), ALL, ids=IDS)
-def test_every_option_may_be_numpys(name: str, options: dict[str, Any], form: str) -> None:
+@every_variant()
+def test_every_option_may_be_numpys(card: Card, options: Options, form: str) -> None:
     given = {key: in_form(form, value) for key, value in options.items()}
-    expected = run(name, options)
-    np.testing.assert_array_equal(run(name, given), expected)
-    np.testing.assert_array_equal(run(name, {}, given), run(name, {}, options))
+    expected = run(card, options)
+    np.testing.assert_array_equal(run(card, given), expected)
+    np.testing.assert_array_equal(run(card, {}, given), run(card, {}, options))
 
 
 @pytest.mark.parametrize("form", FORMS)
