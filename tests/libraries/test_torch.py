@@ -10,24 +10,34 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.cases import CASES, VARIANT_IDS, VARIANTS
+from tests.support.cards import CLOSURE, DENSE, MATRICES, TORCH, Card, Options
+from tests.support.parametrize import every_card, every_variant
 
 torch = pytest.importorskip("torch")
 
 
-def model(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
+def model(bias: bool = True) -> Any:
+    torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)
+        torch.nn.Linear(8, 16, bias), torch.nn.Tanh(), torch.nn.Linear(16, 4, bias)
     ).double()
+
+
+def model_for(card: Card) -> Any:
+    return model(bias=not MATRICES(card))
 
 
 def train(net: Any, optimizer: Any, steps: int, start: int = 0) -> None:
     for k in range(start, start + steps):
         x = torch.from_numpy(np.random.default_rng(k).standard_normal((10, 8)))
-        optimizer.zero_grad()
-        (net(x) ** 2).mean().backward()
-        optimizer.step()
+
+        def closure(x: Any = x) -> Any:
+            optimizer.zero_grad()
+            loss = (net(x) ** 2).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -35,41 +45,43 @@ def assert_same(a: Any, b: Any) -> None:
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_training_a_module(case: Any, options: dict[str, Any]) -> None:
-    ours, theirs = model(), model()
-    train(ours, case.cls(ours.parameters(), **options), 20)
-    train(theirs, getattr(torch.optim, case.name)(theirs.parameters(), **options), 20)
+# Rows of gradients: see test_an_embedding_of_torch and test_state_dict_both_ways in test_sparse.py.
+@every_variant(TORCH, DENSE)
+def test_training_a_module(card: Card, options: Options) -> None:
+    ours, theirs, steps = model_for(card), model_for(card), card.steps(20)
+    train(ours, card.cls(ours.parameters(), **options), steps)
+    train(theirs, card.torch_class(torch)(theirs.parameters(), **options), steps)
     assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("direction", ["torch to cyoptim", "cyoptim to torch"])
-@pytest.mark.parametrize(("case", "options"), VARIANTS, ids=VARIANT_IDS)
-def test_checkpoints_go_both_ways(case: Any, options: dict[str, Any], direction: str) -> None:
-    theirs_cls = getattr(torch.optim, case.name)
+@every_variant(TORCH, DENSE)
+def test_checkpoints_go_both_ways(card: Card, options: Options, direction: str) -> None:
+    theirs_cls, steps = card.torch_class(torch), card.steps(10)
     first_cls, second_cls = (
-        (theirs_cls, case.cls) if direction == "torch to cyoptim" else (case.cls, theirs_cls)
+        (theirs_cls, card.cls) if direction == "torch to cyoptim" else (card.cls, theirs_cls)
     )
-    whole = model()
-    train(whole, theirs_cls(whole.parameters(), **options), 20)
+    whole = model_for(card)
+    train(whole, theirs_cls(whole.parameters(), **options), 2 * steps)
 
-    net = model()
+    net = model_for(card)
     first = first_cls(net.parameters(), **options)
-    train(net, first, 10)
+    train(net, first, steps)
     buffer = io.BytesIO()
     torch.save(first.state_dict(), buffer)
     buffer.seek(0)
     second = second_cls(net.parameters())
     second.load_state_dict(torch.load(buffer))
-    train(net, second, 10, start=10)
+    train(net, second, steps, start=steps)
     assert_same(net, whole)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_state_dict_is_torchs(case: Any) -> None:
-    ours, theirs = model(), model()
-    a = case.cls(ours.named_parameters())
-    b = getattr(torch.optim, case.name)(theirs.named_parameters())
+# Of L-BFGS also what is in lists: see test_lbfgs.py.
+@every_variant(TORCH, DENSE, ~CLOSURE)
+def test_state_dict_is_torchs(card: Card, options: Options) -> None:
+    ours, theirs = model_for(card), model_for(card)
+    a = card.cls(ours.named_parameters(), **options)
+    b = card.torch_class(torch)(theirs.named_parameters(), **options)
     train(ours, a, 3)
     train(theirs, b, 3)
     found, expected = a.state_dict(), b.state_dict()
@@ -219,13 +231,14 @@ def test_grads_argument_takes_tensors() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
-def test_tensors_without_elements(torch: Any, shape: tuple[int, ...]) -> None:
+@every_card(DENSE, ~CLOSURE)
+def test_tensors_without_elements(card: Card, shape: tuple[int, ...]) -> None:
     # torch and NumPy differ in the strides that they give to such shapes.
-    empty, full = torch.zeros(shape, requires_grad=True), torch.ones(2, requires_grad=True)
-    empty.grad, full.grad = torch.zeros(shape), torch.ones(2)
-    for name in ("SGD", "Adam", "Adagrad", "Adafactor"):
-        getattr(cyoptim, name)([empty, full], lr=0.1).step()
-    assert (full < 0.9).all()
+    empty = torch.zeros(card.fit(shape), requires_grad=True)
+    full = torch.ones(2, 2, requires_grad=True)
+    empty.grad, full.grad = torch.zeros_like(empty), torch.ones(2, 2)
+    card.cls([empty, full], lr=0.1).step()
+    assert (full < 1).all()
 
 
 def test_a_state_that_asks_for_what_cannot_be_is_not_loaded(torch: Any) -> None:

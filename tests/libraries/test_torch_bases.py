@@ -13,6 +13,8 @@ import pytest
 
 import cyoptim
 from cyoptim import lr_scheduler, optimizers
+from tests.support.cards import FUSED, Card
+from tests.support.parametrize import every_card
 
 torch: Any = pytest.importorskip("torch")
 
@@ -55,9 +57,9 @@ class Both(cyoptim.AdamW, torch.optim.Optimizer):  # type: ignore[misc]
 # --- instances ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", optimizers.__all__)
-def test_every_optimizer(name: str) -> None:
-    assert isinstance(getattr(cyoptim, name)([tensor(2, 2)]), torch.optim.Optimizer)
+@every_card()
+def test_every_optimizer(card: Card) -> None:
+    assert isinstance(card.cls([tensor(2, 2)]), torch.optim.Optimizer)
 
 
 @pytest.mark.parametrize("cls", [Own, Stepping, Both])
@@ -352,11 +354,11 @@ def test_repr() -> None:
 # --- what a scaler leaves -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "Adagrad"])
-def test_scaled_step(name: str) -> None:
-    def trained(optim: Any, found: float) -> Any:
+@every_card(FUSED)
+def test_scaled_step(card: Card) -> None:
+    def trained(cls: Any, found: float) -> Any:
         w = tensor(3)
-        optimizer = getattr(optim, name)([w], lr=0.1, fused=True)
+        optimizer = cls([w], lr=0.1, fused=True)
         w.grad = torch.arange(3.0) * 8
         optimizer.grad_scale, optimizer.found_inf = torch.full((), 8.0), torch.full((), found)
         optimizer.step()
@@ -364,7 +366,9 @@ def test_scaled_step(name: str) -> None:
         return w.detach()
 
     for found in (0.0, 1.0):
-        torch.testing.assert_close(trained(cyoptim, found), trained(torch.optim, found))
+        torch.testing.assert_close(
+            trained(card.cls, found), trained(card.torch_class(torch), found)
+        )
 
 
 def test_scale_is_gone_after_its_step() -> None:

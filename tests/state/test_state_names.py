@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import cyoptim
+from tests.support.cards import CLOSURE, ONE_GROUP, Card
+from tests.support.parametrize import every_card
 
-ALL = {name: getattr(cyoptim, name) for name in cyoptim.optimizers.__all__}
 WAYS = ["load_state_dict", ".npz", ".safetensors"]
 
 
@@ -29,34 +30,32 @@ def gradients(step: int, names: str = "abc") -> dict[str, Any]:
     return {name: rng.standard_normal((3, 2)) for name in names}
 
 
-def step(optimizer: Any, grads: dict[str, Any]) -> None:
-    if isinstance(optimizer, cyoptim.LBFGS):
+def step(card: Card, optimizer: Any, grads: dict[str, Any]) -> None:
+    if CLOSURE(card):
         optimizer.step(lambda: (sum(float(g.sum()) for g in grads.values()), grads))
-    elif isinstance(optimizer, cyoptim.SparseAdam):
-        optimizer.step(grads={n: (np.arange(3), g) for n, g in grads.items()})
     else:
-        optimizer.step(grads=grads)
+        optimizer.step(grads={name: card.form(g) for name, g in grads.items()})
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("name", ALL)
-def test_state_follows_names(name: str, how: str, tmp_path: Path) -> None:
+@every_card()
+def test_state_follows_names(card: Card, how: str, tmp_path: Path) -> None:
     def run(order: str) -> dict[str, Any]:
         params = {n: np.full((3, 2), float(ord(n))) for n in "abc"}
-        optimizer = ALL[name](params.items(), lr=0.1)
+        optimizer = card.cls(params.items(), lr=0.1, **card.history)
         for k in range(3):
-            step(optimizer, gradients(k))
-        other = ALL[name]([(n, params[n]) for n in order], lr=0.1)
+            step(card, optimizer, gradients(k))
+        other = card.cls([(n, params[n]) for n in order], lr=0.1)
         moved(other, optimizer, how, tmp_path)
         for k in range(3, 6):
-            step(other, gradients(k))
+            step(card, other, gradients(k))
         return params
 
     expected, found = run("abc"), run("cab")
     for n in "abc":
         # L-BFGS adds inner products up in the order of the parameters.
-        tolerance = 1e-12 if name == "LBFGS" else 0
-        np.testing.assert_allclose(found[n], expected[n], rtol=tolerance, atol=tolerance)
+        close = 1e-12 if ONE_GROUP(card) else 0
+        np.testing.assert_allclose(found[n], expected[n], rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("how", WAYS)

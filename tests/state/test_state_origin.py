@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import optimizers
+from tests.optimizers import BY_NAME, cards
+from tests.support.cards import CLOSURE, TORCH, Card
+from tests.support.doors import TensorDoor
+from tests.support.parametrize import every_card
+from tests.support.runs import ARRAYS, advance
 
-NAMES = [name for name in optimizers.__all__ if name != "LBFGS"]
-PAIRS = [*itertools.permutations(NAMES, 2)]
+# L-BFGS's state, of all parameters at once, is compared with the others' below.
+STATEFUL = cards(~CLOSURE)
+PAIRS = [*itertools.permutations(STATEFUL, 2)]
+every_pair = pytest.mark.parametrize(("source", "target"), PAIRS, ids=str)
 
 # What has all that another needs: torch goes on from these, too.
 COMPATIBLE = {
@@ -25,22 +31,16 @@ COMPATIBLE = {
 }  # fmt: skip
 
 
-def options(name: str) -> dict[str, Any]:
-    return {"lr": 0.5, "momentum": 0.9} if name == "SGD" else {"lr": 0.5}
-
-
-def stepped(library: Any, name: str, param: Any, grad: Any) -> Any:
-    optimizer = getattr(library, name)([param], **options(name))
-    if library is cyoptim and isinstance(param, np.ndarray):
-        optimizer.step(grads=[(np.arange(3), grad) if name == "SparseAdam" else grad])
-    else:
-        param.grad = grad.to_sparse() if name == "SparseAdam" else grad
-        optimizer.step()
+def stepped(card: Card, param: Any, grad: Any, cls: Any = None) -> Any:
+    """An optimizer, by default of ours, that has done a step and keeps what it can."""
+    optimizer = (cls or card.cls)([param], lr=0.5, **card.history)
+    door = ARRAYS if isinstance(param, np.ndarray) else TensorDoor()
+    advance(card, optimizer, [param], [grad], door)
     return optimizer
 
 
-def of_arrays(name: str) -> Any:
-    return stepped(cyoptim, name, np.ones((3, 2)), np.ones((3, 2)))
+def of_arrays(card: Card) -> Any:
+    return stepped(card, np.ones((3, 2)), np.ones((3, 2)))
 
 
 def refused(optimizer: Any, state: Any) -> None:
@@ -50,54 +50,63 @@ def refused(optimizer: Any, state: Any) -> None:
     assert repr(optimizer.state_dict()) == repr(before)
 
 
-@pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_another_optimizers_state(source: str, target: str) -> None:
+def torch_goes_on(source: Card, target: Card) -> bool | None:
+    """Whether it does with this state; None if it has not both."""
+    known = TORCH(source) and TORCH(target)
+    return (source.name, target.name) in COMPATIBLE if known else None
+
+
+@every_pair
+def test_another_optimizers_state(source: Card, target: Card) -> None:
     state, optimizer = of_arrays(source).state_dict(), of_arrays(target)
-    if (source, target) in COMPATIBLE:
+    expected = torch_goes_on(source, target)
+    if expected is None:
+        try:
+            of_arrays(target).load_state_dict(copy.deepcopy(state))
+            expected = True
+        except ValueError:
+            expected = False
+    if expected:
         optimizer.load_state_dict(state)
-        optimizer.step(
-            grads=[np.ones((3, 2))] if target != "SparseAdam" else [(np.arange(3), np.ones((3, 2)))]
-        )
+        optimizer.step(grads=[target.form(np.ones((3, 2)))])
     else:
         refused(optimizer, state)
 
 
-@pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_another_optimizers_state_of_torch(source: str, target: str) -> None:
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize(
+    ("source", "target"), [pair for pair in PAIRS if all(map(TORCH, pair))], ids=str
+)
+def test_another_optimizers_state_of_torch(torch: Any, source: Card, target: Card) -> None:
+    def made(card: Card, cls: Any) -> Any:
+        param = torch.ones(3, 2, dtype=torch.float64, requires_grad=True)
+        return stepped(card, param, np.ones((3, 2)), cls)
 
-    def made(library: Any, name: str) -> Any:
-        return stepped(library, name, torch.ones(3, 2, requires_grad=True), torch.ones(3, 2))
-
-    state = made(torch.optim, source).state_dict()
-    theirs, ours = made(torch.optim, target), made(cyoptim, target)
-    grad = torch.ones(3, 2)
+    state = made(source, source.torch_class(torch)).state_dict()
+    theirs, ours = made(target, target.torch_class(torch)), made(target, target.cls)
     try:
         theirs.load_state_dict(copy.deepcopy(state))
-        theirs.param_groups[0]["params"][0].grad = (
-            grad.to_sparse() if target == "SparseAdam" else grad
-        )
-        theirs.step()
+        params = theirs.param_groups[0]["params"]
+        advance(target, theirs, params, [np.ones((3, 2))], TensorDoor())
     except (KeyError, RuntimeError, TypeError):
         refused(ours, state)
     else:
         ours.load_state_dict(state)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_lbfgs_and_the_others(name: str) -> None:
+@every_card(~CLOSURE)
+def test_lbfgs_and_the_others(card: Card) -> None:
     w = np.ones((3, 2))
     lbfgs = cyoptim.LBFGS([w])
     lbfgs.step(lambda: (float((w * w).sum()), [2 * w]))
-    refused(of_arrays(name), lbfgs.state_dict())
-    refused(lbfgs, of_arrays(name).state_dict())
+    refused(of_arrays(card), lbfgs.state_dict())
+    refused(lbfgs, of_arrays(card).state_dict())
 
 
 @pytest.mark.parametrize("name", ["npz", "safetensors"])
 def test_files(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"run.{name}"
     w = np.ones((3, 2))
-    cyoptim.save(path, w=w, optimizer=of_arrays("Adam"))
+    cyoptim.save(path, w=w, optimizer=of_arrays(BY_NAME["Adam"]))
     sgd = cyoptim.SGD([w], lr=0.5, momentum=0.9)
     w[...] = 7.0
     message = (
@@ -111,7 +120,7 @@ def test_files(name: str, tmp_path: Path) -> None:
 
 
 def test_half_of_a_state() -> None:
-    optimizer = of_arrays("Adam")
+    optimizer = of_arrays(BY_NAME["Adam"])
     for name in ("exp_avg_sq", "step"):
         state = copy.deepcopy(optimizer.state_dict())
         del state["state"][0][name]
@@ -214,7 +223,7 @@ def test_a_sparse_momentum_buffer() -> None:
 def test_forms_of_a_state_dict() -> None:
     from collections import OrderedDict
 
-    optimizer = of_arrays("Adam")
+    optimizer = of_arrays(BY_NAME["Adam"])
     state = OrderedDict(copy.deepcopy(optimizer.state_dict()))
     for keys in ((0,), range(1)):
         state["param_groups"][0]["params"] = keys
@@ -325,22 +334,22 @@ def test_state_of_ones_own_in_files_comes_back_as_tensors(ending: str, tmp_path:
     assert torch.equal(second.state[w]["buffers"]["deep"][0], torch.ones(1))
 
 
-@pytest.mark.parametrize("name", ["Adafactor", "Muon"])
-def test_matrices_of_integers_are_cast(name: str) -> None:
-    optimizer = of_arrays(name)
+@every_card(~CLOSURE)
+def test_arrays_of_integers_are_cast(card: Card) -> None:
+    optimizer = of_arrays(card)
     state = copy.deepcopy(optimizer.state_dict())
     entries = state["state"][0]
     for key, value in entries.items():
-        if key != "step":
+        if np.ndim(value):
             entries[key] = np.ones(value.shape, np.int32)
     optimizer.load_state_dict(state)
-    optimizer.step(grads=[np.ones((3, 2))])
+    optimizer.step(grads=[card.form(np.ones((3, 2)))])
 
 
 def test_any_mapping_is_a_state_dict() -> None:
     from collections import UserDict
 
-    optimizer = of_arrays("Adam")
+    optimizer = of_arrays(BY_NAME["Adam"])
     state = copy.deepcopy(optimizer.state_dict())
     state["param_groups"][0]["params"] = np.arange(1)
     optimizer.load_state_dict(UserDict(state))  # type: ignore[arg-type]
