@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.optimizers import cards
+from tests.support.cards import CLOSURE, MATRICES, Card
+from tests.support.parametrize import every_card
+
 pytest.importorskip("scipy")
 
 from hypothesis import given, settings
@@ -41,32 +45,17 @@ def bowl_der(x: Any) -> Any:
 
 # --- every optimizer ------------------------------------------------------------------------------
 
-# What each needs on Rosenbrock's valley: a rate, no decay of parameters; and for those whose
-# steps do not shrink with the gradient, a schedule (its factor an iteration).
-ROSENBROCK: dict[str, tuple[dict[str, Any], float]] = {
-    "ASGD": ({"lr": 1.5e-3, "lambd": 0, "t0": 1e9}, 1),
-    "SGD": ({"lr": 1e-3, "momentum": 0.9}, 1),
-    "Adadelta": ({"lr": 10.0}, 0.9995),
-    "Adafactor": ({"lr": 0.1}, 0.9995),
-    "Adagrad": ({"lr": 0.5}, 1),
-    "Adam": ({"lr": 0.02}, 1),
-    "AdamW": ({"lr": 0.02, "weight_decay": 0}, 1),
-    "Adamax": ({"lr": 0.02}, 1),
-    "LBFGS": ({}, 1),
-    "Muon": ({"lr": 0.02, "weight_decay": 0}, 0.999),
-    "NAdam": ({"lr": 0.02}, 0.9995),
-    "RAdam": ({"lr": 1e-3}, 1),
-    "RMSprop": ({"lr": 3e-3}, 0.9995),
-    "Rprop": ({"lr": 1e-3, "step_sizes": (1e-10, 1)}, 1),
-    "SparseAdam": ({"lr": 0.02}, 1),
-}
+
+def named(card: Card) -> Any:
+    """As a user asks for it: by its name, or by its class if that is the user's own."""
+    return card.name if card.public else card.cls
 
 
-@pytest.mark.parametrize("name", cyoptim.optimizers.__all__)
-def test_finds_what_bfgs_finds(name: str) -> None:
-    options, gamma = ROSENBROCK[name]
-    chosen = method(name, lr_scheduler=("ExponentialLR", {"gamma": gamma}), **options)
-    run = {"maxiter": 20_000, "gtol": 1e-6, **({"shape": (1, 2)} if name == "Muon" else {})}
+@every_card(lambda card: card.valley is not None)
+def test_finds_what_bfgs_finds(card: Card) -> None:
+    options, gamma = card.valley.options, card.valley.gamma
+    chosen = method(named(card), lr_scheduler=("ExponentialLR", {"gamma": gamma}), **options)
+    run = {"maxiter": 20_000, "gtol": 1e-6, **({"shape": (1, 2)} if MATRICES(card) else {})}
     x0 = np.array([-1.2, 1.0])
     found = minimize(rosen, x0, jac=rosen_der, method=chosen, options=run)
     expected = minimize(rosen, x0, jac=rosen_der, method="BFGS")
@@ -385,17 +374,15 @@ def test_shows_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
 
 # --- bounds ---------------------------------------------------------------------------------------
 
-POINTWISE = [name for name in cyoptim.optimizers.__all__ if name not in ("LBFGS", "Muon")]
-
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(POINTWISE),
+    card=st.sampled_from(cards(~MATRICES, ~CLOSURE)),
     dtype=st.sampled_from([np.float32, np.float64]),
     data=st.data(),
     numeric=st.booleans(),
 )
-def test_never_leaves_the_box(name: str, dtype: Any, data: Any, numeric: bool) -> None:
+def test_never_leaves_the_box(card: Card, dtype: Any, data: Any, numeric: bool) -> None:
     n = data.draw(st.integers(1, 4))
     # Each multiple of 2**-10 is a float32, so that both dtypes can hold the box.
     numbers = st.integers(-3000, 3000).map(lambda k: k / 1024)
@@ -416,7 +403,7 @@ def test_never_leaves_the_box(name: str, dtype: Any, data: Any, numeric: bool) -
         x0,
         jac=None if numeric else lambda x: 2 * (x - center),
         bounds=data.draw(st.sampled_from([corners, Bounds(lower, upper)])),
-        method=method(name, lr=0.1),
+        method=method(named(card), lr=0.1),
         callback=fun,
         options={"maxiter": 20, "average": data.draw(st.sampled_from([None, 0.9]))},
     )

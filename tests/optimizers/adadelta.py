@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import CAPTURABLE, COMMON_OF_TORCH, DECAY, DECAY_NAN, EPS, NAN, RATE
 from tests.support.cards import RULE, Card, Quotient, Recipe, Timed, Valley
@@ -35,7 +34,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.Adadelta,
+    "Adadelta",
     Adadelta,
     traits=RULE,
     torch="Adadelta",

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-import cyoptim
 from tests.support.bad_options import COMMON, RATE_OF_LATE
 from tests.support.cards import DENSE, SAME_BITS, Card, Options, Recipe, Valley
 
@@ -53,7 +52,7 @@ def with_machine_epsilon(options: Options, dtype: Any) -> Options:
 
 
 CARD = Card(
-    cyoptim.Adafactor,
+    "Adafactor",
     Adafactor,
     traits=frozenset({DENSE, SAME_BITS}),
     torch="Adafactor",

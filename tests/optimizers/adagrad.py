@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import COMMON_OF_TORCH, DECAY, DECAY_NAN, EPS, FUSED_AND_OTHERS, RATE
 from tests.support.cards import FUSED, RULE, SPARSE, Card, Quotient, Recipe, Timed, Valley
@@ -44,7 +43,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.Adagrad,
+    "Adagrad",
     Adagrad,
     traits=RULE | {SPARSE, FUSED},
     torch="Adagrad",

@@ -3,7 +3,6 @@ Adam's bias correction."""
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import (
     BETAS,
@@ -83,7 +82,7 @@ def gain(options: Options) -> float:
 
 
 CARD = Card(
-    cyoptim.Adam,
+    "Adam",
     Adam,
     traits=RULE | {FUSED},
     torch="Adam",

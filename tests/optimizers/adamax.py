@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import (
     BETAS,
@@ -39,7 +38,7 @@ class Adamax:
 
 
 CARD = Card(
-    cyoptim.Adamax,
+    "Adamax",
     Adamax,
     traits=RULE,
     torch="Adamax",

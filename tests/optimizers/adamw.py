@@ -1,6 +1,5 @@
 """AdamW: algorithm 2 of Loshchilov & Hutter (2019)."""
 
-import cyoptim
 from tests.optimizers.adam import REFUSALS, STATES, VARIANTS, Adam, gain
 from tests.support import draws
 from tests.support.cards import FUSED, RULE, Card, Quotient, Recipe, Timed, Valley
@@ -12,7 +11,7 @@ class AdamW(Adam):
 
 
 CARD = Card(
-    cyoptim.AdamW,
+    "AdamW",
     AdamW,
     traits=RULE | {FUSED},
     torch="AdamW",

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import CAPTURABLE, COMMON_OF_TORCH, DECAY, DECAY_NAN, NAN, RATE
 from tests.support.cards import RULE, Card, Recipe, Timed, Valley
@@ -42,7 +41,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.ASGD,
+    "ASGD",
     ASGD,
     traits=RULE,
     torch="ASGD",

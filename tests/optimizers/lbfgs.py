@@ -3,7 +3,6 @@ Nocedal & Wright (2006), with the scaling of their equation 7.20."""
 
 import numpy as np
 
-import cyoptim
 from tests.support.bad_options import COMMON, NAN, RATE
 from tests.support.cards import CLOSURE, COMPLEX, DENSE, ONE_GROUP, SAME_BITS, Card, Recipe, Valley
 
@@ -49,7 +48,7 @@ def satisfies_strong_wolfe(phi, slope, t, c1=1e-4, c2=0.9):
 
 
 CARD = Card(
-    cyoptim.LBFGS,
+    "LBFGS",
     LBFGS,
     traits=frozenset({DENSE, COMPLEX, CLOSURE, ONE_GROUP, SAME_BITS}),
     torch="LBFGS",
@@ -82,6 +81,7 @@ CARD = Card(
     drawing=Recipe(
         'cyoptim.LBFGS([p], max_iter=1, max_eval=20, line_search_fn="strong_wolfe")',
         "It learns the curvature from its last steps. A step may evaluate the loss several times.",
+        closure=True,
     ),
     valley=Valley({}),
 )

@@ -7,7 +7,6 @@ from unittest import mock
 
 import numpy as np
 
-import cyoptim
 from tests.support.bad_options import COMMON, RATE_OF_LATE
 from tests.support.cards import DENSE, MATRICES, Card, Recipe, Valley
 
@@ -67,7 +66,7 @@ def in_full_precision(theirs: Any) -> Any:
 
 
 CARD = Card(
-    cyoptim.Muon,
+    "Muon",
     Muon,
     traits=frozenset({DENSE, MATRICES}),
     torch="Muon",

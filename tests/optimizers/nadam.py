@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.optimizers.adam import gain
 from tests.support import draws
 from tests.support.bad_options import (
@@ -62,7 +61,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.NAdam,
+    "NAdam",
     NAdam,
     traits=RULE,
     torch="NAdam",

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-import cyoptim
 from tests.optimizers.adam import gain
 from tests.support import draws
 from tests.support.bad_options import (
@@ -56,7 +55,7 @@ class RAdam:
 
 
 CARD = Card(
-    cyoptim.RAdam,
+    "RAdam",
     RAdam,
     traits=RULE,
     torch="RAdam",

@@ -3,7 +3,6 @@ Graves (2013), with the epsilon outside of the root as in torch."""
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import CAPTURABLE, COMMON_OF_TORCH, DECAY, DECAY_NAN, EPS, RATE
 from tests.support.cards import RULE, Card, Quotient, Recipe, Timed, Valley
@@ -55,7 +54,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.RMSprop,
+    "RMSprop",
     RMSprop,
     traits=RULE,
     torch="RMSprop",

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import CAPTURABLE, COMMON_OF_TORCH, RATE
 from tests.support.cards import RULE, Card, Recipe, Timed, Valley
@@ -38,7 +37,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.Rprop,
+    "Rprop",
     Rprop,
     traits=RULE,
     torch="Rprop",

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-import cyoptim
 from tests.support import draws
 from tests.support.bad_options import COMMON_OF_TORCH, DECAY, DECAY_NAN, FUSED_AND_OTHERS, RATE
 from tests.support.cards import FUSED, RULE, SPARSE, Card, Recipe, Timed, Valley
@@ -46,7 +45,7 @@ def drawn(rng: draws.Rng) -> draws.Options:
 
 
 CARD = Card(
-    cyoptim.SGD,
+    "SGD",
     SGD,
     traits=RULE | {SPARSE, FUSED},
     torch="SGD",

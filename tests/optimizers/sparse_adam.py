@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-import cyoptim
 from tests.optimizers.adam import gain
 from tests.support.bad_options import BETAS, BETAS_NO_PAIR, COMMON, EPS, RATE
 from tests.support.cards import (
@@ -51,7 +50,7 @@ VARIANTS = (
 )
 
 CARD = Card(
-    cyoptim.SparseAdam,
+    "SparseAdam",
     SparseAdam,
     traits=frozenset({ELEMENT_WISE, SPARSE, NATIVE, KERNEL, SAME_BITS}),
     torch="SparseAdam",
