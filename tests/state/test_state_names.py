@@ -120,6 +120,16 @@ def test_names_in_other_groups_are_refused() -> None:
         build(["ab", "c"]).load_state_dict(build(["ac", "b"]).state_dict())
 
 
+@pytest.mark.xfail(reason="they are taken, and then the optimizer cannot be saved")
+def test_names_that_are_none_are_refused() -> None:
+    optimizer = cyoptim.SGD([np.zeros(1), np.zeros(1)])
+    state = optimizer.state_dict()
+    state["param_groups"][0]["param_names"] = [None, None]
+    with pytest.raises((TypeError, ValueError)):
+        optimizer.load_state_dict(state)
+    optimizer.state_dict()
+
+
 def test_names_that_occur_twice_cannot_be_matched() -> None:
     def build(order: str) -> Any:
         return cyoptim.SGD([(n, np.zeros(1)) for n in order])
