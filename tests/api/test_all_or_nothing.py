@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.support.cards import CLOSURE, Card
+from tests.support.cards import CHECKED, CLOSURE, Card
 from tests.support.parametrize import every_card
 
 PACKAGE = str(Path(cyoptim.__file__).parent)
@@ -101,7 +101,7 @@ def test_a_file_that_is_refused_changes_nothing(tmp_path: Path, suffix: str) -> 
     check_unchanged(params, optimizer, before, twin)
 
 
-@every_card(~CLOSURE)
+@every_card(CHECKED, ~CLOSURE)
 def test_loaded_options_are_checked_as_those_of_the_constructor(card: Card) -> None:
     tried = 0
     for arguments, error, _ in card.refusals:

@@ -13,7 +13,7 @@ import pytest
 
 import cyoptim
 from tests.optimizers import cards
-from tests.support.cards import CLOSURE, DENSE, MATRICES, Card, Options
+from tests.support.cards import CHECKED, CLOSURE, DENSE, MATRICES, Card, Options
 from tests.support.doors import Box
 from tests.support.parametrize import every_card
 
@@ -292,7 +292,7 @@ def test_bad_state_dict_changes_nothing(name: str) -> None:
     optimizer.step(grads=[np.ones(3)])
 
 
-@every_card(~CLOSURE)
+@every_card(CHECKED, ~CLOSURE)
 def test_loading_a_wrong_shape_changes_nothing(card: Card) -> None:
     w = np.ones((2, 3))
     optimizer = card.cls([w], **card.history)

@@ -15,7 +15,7 @@ import pytest
 
 import cyoptim
 from tests.optimizers import cards, label
-from tests.support.cards import TORCH, Card, Options
+from tests.support.cards import CHECKED, TORCH, Card, Options
 from tests.support.parametrize import every_card
 
 Error = type[Exception]
@@ -132,7 +132,7 @@ def test_schedules(world: Any, name: str) -> None:
     says(lambda: act(library.lr_scheduler, optimizer), error, message)
 
 
-@every_card()
+@every_card(CHECKED)
 def test_learning_rate_of_two_elements(torch: Any, card: Card) -> None:
     classes = [card.cls, *([card.torch_class(torch)] if TORCH(card) else [])]
     for cls in classes:

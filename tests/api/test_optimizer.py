@@ -61,7 +61,8 @@ def test_state_entries(card: Card, options: Options) -> None:
     assert set(state) == set(names)
     if CLOSURE(card):
         return  # what is kept of whole steps has forms of its own
-    for name, array in state.items():
+    for name, value in state.items():
+        array = np.asarray(value)
         if name == "step" or name in card.numbers:
             assert array.dtype == (np.int64 if name == "step" else np.float32)
             assert array.shape == ()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.support.bad_options import COMMON, RATE_OF_LATE
-from tests.support.cards import DENSE, SAME_BITS, Card, Options, Recipe, Valley
+from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Options, Recipe, Valley
 
 
 def rms(x: Any) -> float:
@@ -54,7 +54,7 @@ def with_machine_epsilon(options: Options, dtype: Any) -> Options:
 CARD = Card(
     "Adafactor",
     Adafactor,
-    traits=frozenset({DENSE, SAME_BITS}),
+    traits=frozenset({DENSE, SAME_BITS, CHECKED}),
     torch="Adafactor",
     for_dtype=with_machine_epsilon,
     variants=(

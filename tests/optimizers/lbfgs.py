@@ -4,7 +4,17 @@ Nocedal & Wright (2006), with the scaling of their equation 7.20."""
 import numpy as np
 
 from tests.support.bad_options import COMMON, NAN, RATE
-from tests.support.cards import CLOSURE, COMPLEX, DENSE, ONE_GROUP, SAME_BITS, Card, Recipe, Valley
+from tests.support.cards import (
+    CHECKED,
+    CLOSURE,
+    COMPLEX,
+    DENSE,
+    ONE_GROUP,
+    SAME_BITS,
+    Card,
+    Recipe,
+    Valley,
+)
 
 
 class LBFGS:
@@ -50,7 +60,7 @@ def satisfies_strong_wolfe(phi, slope, t, c1=1e-4, c2=0.9):
 CARD = Card(
     "LBFGS",
     LBFGS,
-    traits=frozenset({DENSE, COMPLEX, CLOSURE, ONE_GROUP, SAME_BITS}),
+    traits=frozenset({DENSE, COMPLEX, CLOSURE, ONE_GROUP, SAME_BITS, CHECKED}),
     torch="LBFGS",
     # Long steps without a line search, or many, only find rounding once a problem is solved.
     variants=(

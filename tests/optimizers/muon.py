@@ -8,7 +8,7 @@ from unittest import mock
 import numpy as np
 
 from tests.support.bad_options import COMMON, RATE_OF_LATE
-from tests.support.cards import DENSE, MATRICES, Card, Recipe, Valley
+from tests.support.cards import CHECKED, DENSE, MATRICES, Card, Recipe, Valley
 
 
 def newton_schulz(g: Any, coefficients: Any, steps: int, eps: float) -> Any:
@@ -68,7 +68,7 @@ def in_full_precision(theirs: Any) -> Any:
 CARD = Card(
     "Muon",
     Muon,
-    traits=frozenset({DENSE, MATRICES}),
+    traits=frozenset({DENSE, MATRICES, CHECKED}),
     torch="Muon",
     torch_twin=in_full_precision,
     variants=(

@@ -9,6 +9,7 @@ import numpy as np
 from tests.optimizers.adam import gain
 from tests.support.bad_options import BETAS, BETAS_NO_PAIR, COMMON, EPS, RATE
 from tests.support.cards import (
+    CHECKED,
     ELEMENT_WISE,
     KERNEL,
     NATIVE,
@@ -52,7 +53,7 @@ VARIANTS = (
 CARD = Card(
     "SparseAdam",
     SparseAdam,
-    traits=frozenset({ELEMENT_WISE, SPARSE, NATIVE, KERNEL, SAME_BITS}),
+    traits=frozenset({ELEMENT_WISE, SPARSE, NATIVE, KERNEL, SAME_BITS, CHECKED}),
     torch="SparseAdam",
     variants=({}, *VARIANTS),
     sparse_variants=VARIANTS,

@@ -50,9 +50,10 @@ KERNEL = Trait("cyoptim.kernel.Kernel takes it")
 CLOSURE = Trait("evaluates the loss in a step: needs a closure, and takes no sums of gradients")
 ONE_GROUP = Trait("all groups are one problem with one set of options")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
+CHECKED = Trait("knows its options and its state, and refuses what does not fit")
 FUSED = Trait("torch has a fused kernel for it, and so an argument `fused`")
 
-RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS})
+RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS, CHECKED})
 """Of an optimizer that is one loop over the elements of a dense parameter."""
 
 
