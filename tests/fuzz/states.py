@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tests.optimizers import variants
-from tests.support.cards import CLOSURE, COMPLEX, DENSE, ELEMENT_WISE, MATRICES, ONE_GROUP
+from tests.support.cards import CHECKED, CLOSURE, COMPLEX, DENSE, ELEMENT_WISE, MATRICES, ONE_GROUP
 from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door
 
 NAME = "states"
@@ -28,7 +28,7 @@ DOORS = ALL_DOORS if importlib.util.find_spec("torch") else (*NUMPY_DOORS, NUMPY
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (2, 3), (), (0,), (1,), (4, 2), (2, 1, 3))
 TABLES: tuple[tuple[int, ...], ...] = ((2, 3), (3, 2), (1, 1), (4, 4))
 # Twice those that no loop over elements steps, which have more state of their own.
-KINDS = (*variants(), *variants(~ELEMENT_WISE))
+KINDS = (*variants(CHECKED), *variants(CHECKED, ~ELEMENT_WISE))
 
 
 # --- what can be seen of an optimizer -------------------------------------------------------------
