@@ -23,6 +23,7 @@ class Optimizer:
     card: Card
     written: int  # arrays that a step reads and writes: the parameter and its state
     options: dict[str, Any] = field(default_factory=dict)  # beside the defaults
+    passes: int = 0  # arrays that all passes read or write, if there are several
 
     @property
     def cls(self) -> str:
@@ -41,11 +42,11 @@ class Optimizer:
     @property
     def traffic(self) -> int:
         """How often a step must move as many bytes as there are in the parameters."""
-        return READ + 2 * self.written
+        return self.passes or READ + 2 * self.written
 
 
 _ROWS = [
-    Optimizer(f"{card}{timed.suffix}", card, timed.written, timed.options)
+    Optimizer(f"{card}{timed.suffix}", card, timed.written, timed.options, timed.passes)
     for card in CARDS
     for timed in card.timed
 ]

@@ -31,7 +31,7 @@ from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
-from rules.lion cimport Lion, lion, lion_clock
+from rules.lion cimport Lion, lion
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
@@ -200,7 +200,7 @@ rule("asgd", ASGD, asgd[float], asgd[double], asgd_clock, ("ax",),
 rule("rprop", RPROP, rprop[float], rprop[double], NULL, ("prev", ("step_size", "lr")))
 rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse_adam_clock,
      ("exp_avg", "exp_avg_sq"))
-rule("lion", LION, lion[float], lion[double], lion_clock, ("exp_avg",))
+rule("lion", LION, lion[float], lion[double], NULL, ("exp_avg",))
 rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
 passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
 rule("scale", SCALE, scale[float], scale[double])

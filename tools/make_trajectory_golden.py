@@ -14,6 +14,7 @@ stored::
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from collections.abc import Iterator
@@ -61,7 +62,9 @@ def runs(card: Card, file: str) -> list[dict[str, Any]]:
         cls, variants = card.torch_class(torch), [*options_of_torch(card)]
     else:
         assert card.source is not None, f"{card} has no source"
-        cls, variants = card.source.load(file), [*card.variants]
+        cls = card.source.load(file)
+        known = inspect.signature(cls).parameters  # ours may have more options
+        variants = [options for options in card.variants if {*options} <= {*known}]
     rows = []
     for variant in variants:
         row: dict[str, Any] = {"options": stored_options(variant)}

@@ -38,7 +38,7 @@ from cyoptim.clip import (
     get_total_norm,
 )
 from cyoptim.optimizer import Optimizer, StepReceipt
-from cyoptim.optimizers import *
+from cyoptim.optimizers import *  # noqa: F403  - as optimizers.__all__ has them
 from cyoptim.optimizers import adadelta as adadelta
 from cyoptim.optimizers import adafactor as adafactor
 from cyoptim.optimizers import adagrad as adagrad

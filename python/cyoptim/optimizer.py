@@ -251,8 +251,8 @@ class Optimizer(Hooked):
         self._check_options(group)
 
     def _rule_of(self, group: Group) -> str | None:
-        """The native rule that steps the group's parameters; None: :meth:`update` does. Groups of both
-        kinds are stepped together, all or none.
+        """The native rule of a group; None: :meth:`update` steps its parameters. Groups of both kinds
+        are stepped together, all or none.
 
         Asked for when an option has changed. What the rule needs to know of the group it takes from
         the options of its scalars' names; what depends on the step count is its clock's.

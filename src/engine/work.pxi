@@ -89,6 +89,7 @@ cdef class Work:
     cdef double *make_partials(self, Py_ssize_t count) except NULL:
         """Room for what a pass adds up."""
         cdef double *partials
+        count = max(count, 1)
         if self.sums < count:
             partials = <double *>PyMem_Realloc(self.table.partials, count * sizeof(double))
             if not partials:

@@ -17,6 +17,7 @@ from tests.support.cards import (
     CLOSURE,
     DENSE,
     ELEMENT_WISE,
+    JOINED,
     KERNEL,
     MATRICES,
     NATIVE,
@@ -105,7 +106,10 @@ def test_parameters_of_any_shape_are_taken(card: Card) -> None:
 @every_card(ONE_GROUP)
 def test_groups_must_agree(card: Card) -> None:
     a, b = (cyoptim.Parameter(ONES.copy()) for _ in range(2))
-    optimizer = card.cls([{"params": [a], "lr": 0.1}, {"params": [b], "lr": 0.2}])
+    with pytest.raises(ValueError, match="'lr' is 0.1 in group 0 and 0.2 in group 1"):
+        card.cls([{"params": [a], "lr": 0.1}, {"params": [b], "lr": 0.2}])
+    optimizer = card.cls([{"params": [a]}, {"params": [b]}], lr=0.1)
+    optimizer.param_groups[1]["lr"] = 0.2
     with pytest.raises(ValueError, match="'lr' is 0.1 in group 0 and 0.2 in group 1"):
         advance(card, optimizer, [a, b], [ONES, ONES])
 
@@ -122,6 +126,29 @@ def test_where_elements_are_joined_pieces_are_not_the_whole(card: Card) -> None:
         return
     parts = run(card, card.variants[0], [start[0][:3], start[0][3:]], cut)
     assert not np.array_equal(np.concatenate(parts), whole)
+
+
+def moved_beside(card: Card, grad: float) -> np.ndarray:
+    """A parameter after steps beside another with such gradients."""
+    a, b = np.ones((2, 3)), np.ones((2, 3))
+    optimizer = card.cls([a, b], lr=0.1)
+    first = np.arange(1.0, 7.0).reshape(2, 3)
+    # Both directions and their weights change: a step may be blind to the scale of its gradient.
+    for mine, factor in ((first, 1.0), (-first[::-1], 3.0)):
+        optimizer.step(grads=[card.form(mine), card.form(np.full((2, 3), grad * factor))])
+    return a
+
+
+@every_card(JOINED)
+def test_joined_gradients_move_each_other(card: Card) -> None:
+    assert not np.array_equal(moved_beside(card, 1.0), moved_beside(card, 100.0))
+    assert np.isnan(moved_beside(card, np.nan)).all()
+
+
+@every_card(~JOINED, ~CLOSURE)
+def test_other_gradients_leave_a_parameter_alone(card: Card) -> None:
+    np.testing.assert_array_equal(moved_beside(card, 1.0), moved_beside(card, 100.0))
+    assert np.isfinite(moved_beside(card, np.nan)).all()
 
 
 @every_card(NATIVE)

@@ -9,7 +9,16 @@ import pytest
 
 import cyoptim
 from tests.support import runs
-from tests.support.cards import CLOSURE, DENSE, ELEMENT_WISE, ONE_GROUP, TORCH, Card, Options
+from tests.support.cards import (
+    CLOSURE,
+    DENSE,
+    ELEMENT_WISE,
+    JOINED,
+    ONE_GROUP,
+    TORCH,
+    Card,
+    Options,
+)
 from tests.support.doors import Door, TensorDoor, run, trajectory_inputs
 from tests.support.dtypes import assert_close
 from tests.support.parametrize import (
@@ -68,7 +77,7 @@ def test_groups_of_their_own_options(torch: Any, card: Card) -> None:
     assert_close(found, expected, np.float64)
 
 
-@every_card(~ONE_GROUP)
+@every_card(~ONE_GROUP, ~JOINED)
 def test_groups_are_optimizers_of_their_own(card: Card) -> None:
     start, grads = inputs(card, np.float64, seed=3)
     found = runs.run(card, {}, start, grads, make=in_two_groups(card.cls, card))
@@ -82,7 +91,7 @@ def test_groups_are_optimizers_of_their_own(card: Card) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@every_card(~CLOSURE)
+@every_card(~CLOSURE, ~JOINED)
 def test_mixed_dtypes_in_one_group(card: Card) -> None:
     shapes = [card.fit((7,)), card.fit((8,))]
     start, grads = trajectory_inputs(shapes, np.float64, 5, seed=4, missing=0)
@@ -113,7 +122,7 @@ def test_nonfinite_gradients_spread_as_in_the_paper(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@every_card(~ELEMENT_WISE, ~CLOSURE)
+@every_card(~ELEMENT_WISE, ~CLOSURE, ~JOINED)
 def test_nonfinite_gradients_spread_over_their_parameter(card: Card, value: float) -> None:
     # What a parameter's elements share may lose all of it; another parameter is not lost.
     a, b, grad = np.ones((3, 4)), np.ones((3, 4)), np.ones((3, 4))

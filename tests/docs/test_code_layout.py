@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDERS = ("python", "src", "tests", "bench", "tools", "docs/_ext", "examples")
 MOST = 500  # lines of code: neither blank, nor comments, nor docstrings
 UNFINISHED = {"tests"}  # which holds longer files as yet

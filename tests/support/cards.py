@@ -49,6 +49,7 @@ NATIVE = Trait("a rule of the engine steps it")
 KERNEL = Trait("cyoptim.kernel.Kernel takes it")
 CLOSURE = Trait("evaluates the loss in a step: needs a closure, and takes no sums of gradients")
 ONE_GROUP = Trait("all groups are one problem with one set of options")
+JOINED = Trait("joins all gradients of a step by their norm: a parameter moves by the others' too")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
 CHECKED = Trait("knows its options and its state, and refuses what does not fit")
 FUSED = Trait("torch has a fused kernel for it, and so an argument `fused`")
@@ -69,6 +70,7 @@ class Timed:
     written: int  # arrays that a step reads and writes: the parameter and its state
     options: Options = field(default_factory=dict)
     suffix: str = ""  # of the row's name
+    passes: int = 0  # arrays that all passes of a step read or write, if it is more than one pass
 
 
 @dataclass(frozen=True)

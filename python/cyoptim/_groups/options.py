@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 
@@ -129,23 +129,6 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
         if switches.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
     return switches
-
-
-class Switches(TypedDict, total=False):
-    """torch's switches, as an optimizer that torch has not accepts them all."""
-
-    foreach: bool | None
-    fused: bool | None
-    capturable: bool
-    differentiable: bool
-
-
-def all_switches(**switches: Unpack[Switches]) -> dict[str, Any]:
-    """As :func:`execution_switches`, of all switches; others are refused."""
-    known = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
-    for name in switches.keys() - known.keys():
-        raise TypeError(f"unexpected keyword argument {name!r}")
-    return execution_switches(**{**known, **switches})
 
 
 def check_undifferentiated(group: Group) -> None:
@@ -296,9 +279,9 @@ def check_pair(name: str, value: Any) -> None:
 
 
 def check_moments(group: Group) -> None:
-    """Check the options that Adam and its relatives share."""
+    """Check the options that Adam and its relatives share; some have no eps."""
     check_lr(group["lr"])
-    check_nonnegative("epsilon", group["eps"])
+    check_nonnegative("epsilon", group.get("eps", 0.0))
     check_betas(group["betas"])
     check_nonnegative("weight_decay", group["weight_decay"])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from cyoptim._groups.options import Switches, all_switches, check_moments, check_positive
+from cyoptim._groups.options import check_moments, check_positive
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -21,8 +21,8 @@ class Lamb(Optimizer):
             + \lambda \theta_{t-1} \\
         \theta_t &= \theta_{t-1} - \gamma \frac{\lVert\theta_{t-1}\rVert}{\lVert u_t \rVert} u_t
 
-    The norm of :math:`g_t` is that of all gradients, those of :math:`\theta` and :math:`u_t` of each
-    parameter; their ratio is 1 where either is zero.
+    The norm of :math:`g_t` is that of all gradients, those of :math:`\theta` and :math:`u_t` are of
+    each parameter; their ratio is 1 where either is zero.
 
     Parameters
     ----------
@@ -51,8 +51,6 @@ class Lamb(Optimizer):
         :math:`\lambda\theta` to the step.
     maximize : bool
         Follow the gradient upwards.
-    **switches
-        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as in :class:`cyoptim.AdamW`.
 
     Notes
     -----
@@ -92,7 +90,6 @@ class Lamb(Optimizer):
         *,
         decoupled_decay: bool = False,
         maximize: bool = False,
-        **switches: Unpack[Switches],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -108,7 +105,7 @@ class Lamb(Optimizer):
             "maximize": maximize,
         }
         self._check_options(defaults)
-        super().__init__(params, defaults | all_switches(**switches))
+        super().__init__(params, defaults)
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)

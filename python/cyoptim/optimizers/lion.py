@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import ClassVar
 
-from cyoptim._groups.options import (
-    Switches,
-    all_switches,
-    check_betas,
-    check_lr,
-    check_nonnegative,
-)
+from cyoptim._groups.options import check_moments
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -20,25 +14,22 @@ class Lion(Optimizer):
 
     .. math::
 
-        u_t &= \operatorname{sign}(\beta_1 m_{t-1} \pm (1 - \beta_1) g_t) \\
-        \theta_t &= (1 - \gamma \lambda) \theta_{t-1} - \gamma u_t \\
+        \theta_t &= (1 - \gamma \lambda) \theta_{t-1}
+            - \gamma \operatorname{sign}(\beta_1 m_{t-1} \pm (1 - \beta_1) g_t) \\
         m_t &= \beta_2 m_{t-1} \pm (1 - \beta_2) g_t
 
     Parameters
     ----------
     params : iterable
-        Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`. Not
-        complex.
+        Real parameters, ``(name, parameter)`` pairs, or groups; see :class:`cyoptim.Optimizer`.
     lr : float
         Learning rate :math:`\gamma`, >= 0: a third to a tenth of AdamW's.
     betas : tuple of float
         :math:`\beta_1, \beta_2`, in [0, 1).
     weight_decay : float
-        :math:`\lambda`, >= 0, apart from the gradient: three to ten times AdamW's.
+        :math:`\lambda`, >= 0: three to ten times AdamW's.
     maximize : bool
         Follow the gradient upwards.
-    **switches
-        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as in :class:`cyoptim.AdamW`.
 
     Notes
     -----
@@ -68,13 +59,10 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
-        **switches: Unpack[Switches],
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
         self._check_options(defaults)
-        super().__init__(params, defaults | all_switches(**switches))
+        super().__init__(params, defaults)
 
     def _check_options(self, group: Group) -> None:
-        check_lr(group["lr"])
-        check_betas(group["betas"])
-        check_nonnegative("weight_decay", group["weight_decay"])
+        check_moments(group)
