@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = next(path for path in Path(__file__).parents if (path / "pyproject.toml").exists())
 FOLDERS = ("python", "src", "tests", "bench", "tools", "docs/_ext", "examples")
 MOST = 500  # lines of code: neither blank, nor comments, nor docstrings
 UNFINISHED = {"src", "tests"}  # which hold longer files as yet
