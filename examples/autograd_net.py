@@ -1,7 +1,7 @@
 """A network whose gradients HIPS autograd computes, on scikit-learn's handwritten digits.
 
-The parameters are a list of layers; autograd returns the gradients in the same lists, and the step
-takes them so.
+The parameters are a list of layers; autograd returns gradients of the same structure, which the
+step accepts.
 
     python autograd_net.py [--quick]
 """

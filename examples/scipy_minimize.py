@@ -1,7 +1,7 @@
 """The optimizers inside scipy.optimize.minimize, on the breast-cancer data of scikit-learn.
 
-Logistic regression: L-BFGS-B and optimizers of cyoptim on the whole data, then on batches of 64
-drawn anew for each iteration; and a fit with weights that may not be negative.
+Logistic regression: L-BFGS-B and optimizers of cyoptim on the whole data, then on random batches
+of 64; and a fit with non-negative weights.
 """
 
 # Needs: scipy, sklearn

@@ -1,7 +1,7 @@
 """Handwritten digits by scikit-learn's perceptron, with AdamW, one cycle of rates, and an average.
 
-Training is cut in half and goes through a file: optimizer, schedule and average go on where they
-were. Draws losses and learning rates to sklearn_digits.png.
+Half-way the model is saved to a file and loaded; optimizer, schedule and average continue. Losses
+and learning rates are plotted to sklearn_digits.png.
 
     python examples/sklearn_digits.py
 """

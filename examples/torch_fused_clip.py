@@ -1,7 +1,7 @@
 """A training loop in torch whose step also clips and zeroes the gradients.
 
-The same training three times: by torch alone, with this package's calls in the places of torch's,
-and with one call for all.
+The same training three times: with torch alone, with this package's calls instead of torch's,
+and with one fused call.
 
     python torch_fused_clip.py [--quick]
 """

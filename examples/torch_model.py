@@ -1,6 +1,6 @@
 """A convolutional network in torch, trained by torch.optim and by this package, on the CPU.
 
-Only the two imports of `load` differ. The losses agree, and the times of an epoch are printed.
+Only the two imports in `load` differ. Prints the difference of the losses and the time per epoch.
 
     python torch_model.py [--quick]
 """

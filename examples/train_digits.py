@@ -3,10 +3,10 @@
     python train_digits.py                # 40 epochs; leaves checkpoints and digits_run.png
     python train_digits.py                # the same again: resumes, and finds nothing left to do
 
-Batches are shuffled anew in each epoch; the learning rate warms up and falls; gradients are clipped
-in the step, which also moves an average of the parameters; weights decay, biases do not. After each
-epoch the run is saved. Stop it whenever you like: the next start goes on from the last epoch with
-the same bits as if it had not been stopped.
+Each epoch shuffles the batches; the learning rate warms up and falls; the step clips gradients and
+updates an average of the parameters; weights decay, biases do not. Each epoch ends with a
+checkpoint. You may stop the run at any time: the next start continues from the last epoch, with the
+bits of an uninterrupted run.
 """
 # Needs: sklearn, tqdm, matplotlib
 
@@ -55,7 +55,7 @@ def make_model(sizes: tuple[int, ...]) -> dict[str, Array]:
 
 
 def forward(model: dict[str, Array], x: Array) -> list[Array]:
-    """What enters each layer, and the logits last."""
+    """The input of each layer, and the logits last."""
     flow, last = [x], len(model) // 2 - 1
     for k in range(last + 1):
         z = flow[-1] @ model[f"layer{k}.weight"] + model[f"layer{k}.bias"]
@@ -66,7 +66,7 @@ def forward(model: dict[str, Array], x: Array) -> list[Array]:
 def loss_and_gradients(
     model: dict[str, Array], x: Array, y: Labels
 ) -> tuple[float, dict[str, Array]]:
-    """Mean cross-entropy, and its gradient by each parameter's name."""
+    """Mean cross-entropy, and its gradients by name."""
     *inputs, logits = forward(model, x)
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))

@@ -15,8 +15,7 @@ A step, as the data sees it::
       v
     p -= step_size * m / denominator     src/rules/*.pxd   the maths, one loop per rule
 
-Nothing is changed before everything has been checked; nothing can fail after. What a step leaves
-in the state (``_state``) and in the averages (``_averages``) is saved and loaded by ``_saving``.
+A step checks everything before it changes anything; after the first change nothing can fail.
 """
 
 __version__ = "0.1.0"
@@ -39,23 +38,7 @@ from cyoptim.clip import (
     get_total_norm,
 )
 from cyoptim.optimizer import Optimizer, StepReceipt
-from cyoptim.optimizers import (
-    ASGD,
-    LBFGS,
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Muon,
-    NAdam,
-    RAdam,
-    RMSprop,
-    Rprop,
-    SparseAdam,
-)
+from cyoptim.optimizers import *
 from cyoptim.optimizers import adadelta as adadelta
 from cyoptim.optimizers import adafactor as adafactor
 from cyoptim.optimizers import adagrad as adagrad
@@ -82,26 +65,11 @@ if _TYPE_CHECKING:
     from cyoptim.checkpoint import CheckpointError, Checkpoints, load, save
 
 __all__ = [
-    "ASGD",
-    "LBFGS",
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "CheckpointError",
     "Checkpoints",
     "MovingAverage",
-    "Muon",
-    "NAdam",
     "Optimizer",
     "Parameter",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SparseAdam",
     "StepReceipt",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -120,10 +88,11 @@ __all__ = [
     "threads",
     "vector_to_parameters",
 ]
+__all__ += optimizers.__all__
 
 
 class _OptimizerModule(_ModuleType):
-    """The module of an optimizer, whose name differs from the class's in its case alone."""
+    """The module of an optimizer, whose name differs from the class's only in its case."""
 
     def __call__(self, *args: _Any, **kwargs: _Any) -> _Any:
         short = self.__name__.rpartition(".")[2]
@@ -145,8 +114,8 @@ if hasattr(_sys.modules.get("torch"), "optim"):
 
     _torch_optim.join()
 
-# What is imported when it is asked for: checkpoints need zipfile and json, which take longer to
-# import than all the rest, and some modules need a library that may not be there.
+# Imported on first use: checkpoints need zipfile and json, which take longer to
+# import than all the rest, and some modules need a library that may not be installed.
 _LAZY_MODULES = ("checkpoint", "kernel", "scipy", "sklearn", "torch")
 _LAZY_NAMES = ("CheckpointError", "Checkpoints", "load", "save")  # of checkpoint
 

@@ -22,9 +22,9 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. More than ``OMP_NUM_THREADS``, the processors this process may run on, the
-        quota of its control group, or threadpoolctl's limit is never used, and small steps run
-        on one thread.
+        At least 1. A step never uses more threads than ``OMP_NUM_THREADS``, the processors that the
+        process may run on, the quota of its control group, or threadpoolctl's limit; small steps
+        run on one thread.
 
     Raises
     ------
@@ -35,15 +35,15 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """The most threads a step may use now."""
+    """The largest number of threads that a step may use now."""
     return int(_engine.num_threads())
 
 
 def threads(n: int) -> AbstractContextManager[None]:
     """Use at most this many threads inside a ``with`` block, in the whole process.
 
-    Of several blocks, nested or in several Python threads, the one that began last counts, until
-    it ends.
+    If there are several blocks, nested or in several Python threads, the one that began last
+    applies, until it ends.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ _Path: TypeAlias = "str | os.PathLike[str]"
 
 
 def _quota(root: _Path = "/sys/fs/cgroup", own: _Path = "/proc/self/cgroup") -> int:
-    """Processors that the control group's time quota amounts to, rounded up; 0 without one.
+    """The control group's time quota in processors, rounded up; 0 without one.
 
-    A quota is no affinity: OpenMP sees all processors and would start more threads than can run.
+    OpenMP does not take a quota into account, and would start more threads than can run.
     """
     quotas = []
     for path in _groups(os.fspath(root), own):
@@ -122,7 +122,7 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
             yield os.path.join(base, *parts[:depth])
 
 
-# Also if OMP_NUM_THREADS is more: containers often inherit it from a larger machine.
+# Even if OMP_NUM_THREADS is larger: containers often inherit it from a larger machine.
 _QUOTA = _quota()
 _engine.set_limits(_QUOTA, True)
 

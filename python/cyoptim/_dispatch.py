@@ -1,7 +1,7 @@
 """Chooses the kernels for this machine when the package is imported.
 
 ``_kernels_baseline``, ``_kernels_avx2`` and ``_kernels_avx512`` are one source compiled three
-times. The best one that the processor *and* the operating system allow is used;
+times. The best one that the processor *and* the operating system support is used;
 ``CYOPTIM_ISA`` may choose a lower one.
 """
 
@@ -17,7 +17,7 @@ LEVELS = ("baseline", "avx2", "avx512")
 
 
 def available() -> tuple[str, ...]:
-    """Names of the instruction sets that were built and that this machine allows, lowest first."""
+    """Names of the instruction sets that the build and this machine support, lowest first."""
     built = [name for name in LEVELS if importlib.util.find_spec(f"cyoptim._kernels_{name}")]
     return tuple(name for name in built if LEVELS.index(name) <= _cpu.level())
 
@@ -40,7 +40,7 @@ def _choose() -> str:
 
 
 def use(name: str) -> None:
-    """Run the kernels of this instruction set from now on."""
+    """Use the kernels of this instruction set from now on."""
     global chosen
     _engine.bind(importlib.import_module(f"cyoptim._kernels_{name}"))
     chosen = name

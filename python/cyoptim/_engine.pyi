@@ -11,13 +11,40 @@ RULES: dict[str, Rule]
 class Rule:
     name: str
     number: int
+    scope: int
     scalars: tuple[str, ...]
-    clocked: frozenset[str]
+    computed: frozenset[str]
     states: tuple[str, ...]
     memory: tuple[str, ...]
+    numbers: tuple[str, ...]
     starts: dict[str, float | str]
+    types: dict[str, str]
+    measures: bool
+    @property
+    def group_numbers(self) -> tuple[str, ...]: ...
+    @property
+    def unit_numbers(self) -> tuple[str, ...]: ...
+    @property
+    def options(self) -> tuple[str, ...]: ...
+    @property
+    def entries(self) -> tuple[str, ...]: ...
+    def kind_of(self, name: str) -> Literal["array", "memory", "number"] | None: ...
+    def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]: ...
+    def dtype_of(self, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]: ...
     def start_of(self, name: str, group: dict[str, Any]) -> float: ...
     def values(self, group: dict[str, Any]) -> list[float]: ...
+
+class Dtype:
+    name: str
+    code: int
+    size: int
+    safetensors: str
+    numpy: np.dtype[Any]
+    complex: np.dtype[Any]
+    arithmetic: str
+    tolerance: float
+
+DTYPES: dict[str, Dtype]
 
 def bind(module: ModuleType) -> None: ...
 def clip_coefficient(max_norm: float, norm: float) -> float: ...
@@ -26,8 +53,13 @@ def is_dense(a: npt.NDArray[Any]) -> bool: ...
 def is_self_overlapping(a: npt.NDArray[Any]) -> bool: ...
 def make_counter(value: Any, label: str, room: Room | None = None) -> npt.NDArray[np.int64]: ...
 def make_number(
-    value: Any, what: str, name: str | None = None, room: Room | None = None
-) -> npt.NDArray[np.float32]: ...
+    value: Any,
+    what: str,
+    name: str | None = None,
+    room: Room | None = None,
+    dtype: Any = None,
+    shape: tuple[int, ...] = (),
+) -> npt.NDArray[Any]: ...
 def detour_by_flag(namespace: dict[str, Any], name: str) -> None: ...
 def detour_by_hooks(table: dict[Any, Any]) -> None: ...
 def detours() -> bool: ...
@@ -141,7 +173,7 @@ class Pace:
 class Room:
     def __init__(self, views: list[npt.NDArray[Any]]) -> None: ...
     def number(self, name: str, value: Any, dtype: Any) -> npt.NDArray[Any]: ...
-    def zeros(self, name: str, view: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
+    def zeros(self, name: str, view: npt.NDArray[Any], dtype: Any = None) -> npt.NDArray[Any]: ...
 
 class Plan:
     def __init__(
@@ -153,22 +185,17 @@ class Plan:
         watch: Watch,
         only_sparse: bool,
         turn: Turn,
+        rules: list[Rule],
     ) -> None: ...
+    @property
+    def updates(self) -> int: ...
     def step(self, optimizer: Any, grads: list[Any] | None) -> bool: ...
     def step_in_turn(
         self,
         optimizer: Any,
         grads: list[Any] | None,
         extras: Extras | None,
-    ) -> bool: ...
-    def visit(
-        self,
-        optimizer: Any,
-        grads: list[Any] | None,
-        update: Callable[
-            [list[tuple[int, npt.NDArray[Any], npt.NDArray[Any]]], Undo], Commit | None
-        ],
-        extras: Extras | None,
+        update: Callable[[list[tuple[int, Any, Any]], Undo], Commit | None] | None,
     ) -> bool: ...
     def gather(
         self, optimizer: Any, grads: list[Any] | None

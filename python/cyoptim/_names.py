@@ -20,7 +20,7 @@ def _classes(module: Any, base: type) -> dict[str, type]:
 
 
 OPTIMIZERS = _classes(optimizers, Optimizer)
-# The composed ones are made of schedulers, which are made with an optimizer: by a callable.
+# Composed schedules take schedulers, which need an optimizer: users pass a function instead.
 SCHEDULERS = _classes(lr_scheduler, lr_scheduler.LRScheduler)
 del SCHEDULERS["ChainedScheduler"], SCHEDULERS["SequentialLR"]
 
@@ -28,7 +28,7 @@ del SCHEDULERS["ChainedScheduler"], SCHEDULERS["SequentialLR"]
 def class_named(
     argument: str, name: str, known: dict[str, type], unlisted: Collection[type] = ()
 ) -> Any:
-    """The class of this name; the error lists the names but those of `unlisted`."""
+    """The class of this name; the error lists all names except those in `unlisted`."""
     for each, found in known.items():
         if each.lower() == name.lower():
             return found

@@ -11,7 +11,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 class SupportsArray(Protocol):
-    """What NumPy can view as an array: ndarrays, and those of JAX and other libraries."""
+    """Arrays that NumPy can view: ndarrays, and those of JAX and other libraries."""
 
     def __array__(self) -> Any: ...
 

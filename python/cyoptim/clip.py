@@ -1,4 +1,4 @@
-"""Gradient clipping, by norm and by value, over all front doors."""
+"""Gradient clipping, by norm and by value, for every kind of parameter."""
 
 from __future__ import annotations
 
@@ -47,31 +47,32 @@ def clip_grad_norm_(
     Parameters
     ----------
     parameters : parameter, iterable of parameters, or tree
-        What :class:`cyoptim.Optimizer` takes, without groups. Those without a gradient are left
-        out.
+        What :class:`cyoptim.Optimizer` takes, without groups. Parameters without a gradient are
+        skipped.
     max_norm : float
         The largest norm allowed.
     norm_type : float
         The order :math:`p` of the norm; ``inf`` for the largest absolute value.
     error_if_nonfinite : bool
-        Raise if the total norm is NaN or infinite, and say which gradients make it so. Without
-        it, a NaN norm makes every gradient NaN, and an infinite one every finite element zero.
+        Raise if the total norm is NaN or infinite, and name the gradients with such elements.
+        Otherwise a NaN norm makes every gradient NaN, and an infinite one every finite element
+        zero.
     foreach : bool, optional
         Accepted as in torch, without effect.
     grads : sequence, mapping or tree of ndarray, optional
-        The gradients of `parameters`, one each or None, a mapping from names, or a tree in the
-        shape of theirs, instead of their own. Needed for plain arrays, which have no ``.grad``.
+        The gradients of `parameters`: one each or None, a mapping from names, or a tree of the
+        same structure; used instead of ``.grad``. Plain arrays need it.
 
     Returns
     -------
     NumPy scalar or torch.Tensor
-        The total norm before clipping, in the dtype of the gradients; a tensor without axes where
+        The total norm before clipping, in the dtype of the gradients; a tensor without axes if
         the parameters are torch tensors.
 
     Raises
     ------
     RuntimeError
-        If `error_if_nonfinite` and the norm is not finite. No gradient has been changed then.
+        If `error_if_nonfinite` and the norm is not finite. Then no gradient changes.
     TypeError, ValueError
         If there is an argument that cannot be clipped.
 
@@ -107,13 +108,13 @@ def get_total_norm(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Any:
-    """The norm of some arrays as one vector.
+    """The norm of all arrays as one vector.
 
     Parameters
     ----------
     tensors : array, iterable of arrays, or tree of arrays
-        Usually gradients: float32 or float64, NumPy arrays, those of other libraries, or CPU torch
-        tensors. None in a tree stands for nothing.
+        Usually gradients: float32 or float64 arrays of NumPy or other libraries, or CPU torch
+        tensors. None in a tree is skipped.
     norm_type : float
         The order of the norm; ``inf`` for the largest absolute value.
     error_if_nonfinite : bool
@@ -131,7 +132,7 @@ def get_total_norm(
     RuntimeError
         If `error_if_nonfinite` and the norm is not finite.
     TypeError
-        If there is something other than arrays.
+        If an entry is not an array.
 
     Examples
     --------
@@ -153,7 +154,7 @@ def clip_grads_with_norm_(
     *,
     grads: Gradients | None = None,
 ) -> None:
-    """Scale gradients in place by a total norm that is known already.
+    """Scale gradients in place by a total norm that was computed before.
 
     Each is multiplied by ``min(1, max_norm / (total_norm + 1e-6))``.
 
@@ -249,7 +250,7 @@ def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> 
 
 def _scale_down(targets: _Gradients, limit: float, total: float) -> None:
     coefficient = clip_coefficient(limit, total)
-    if not coefficient >= 1:  # NaN scales, too: it must not pass unseen
+    if not coefficient >= 1:  # NaN scales, too: it must not go unnoticed
         targets.apply("scale", (coefficient,))
 
 
@@ -263,7 +264,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _limit(name: str, value: Any) -> float:
-    """A number that would turn gradients round if it were negative."""
+    """A nonnegative limit; a negative one would reverse gradients."""
     limit = _number(name, value)
     if limit < 0:
         raise ValueError(f"{name} is {limit}, expected a number >= 0")
@@ -271,7 +272,7 @@ def _limit(name: str, value: Any) -> float:
 
 
 class _Gradients:
-    """The gradients of some parameters, as arrays that the kernels can work on."""
+    """The gradients of parameters, as arrays that the kernels can process."""
 
     def __init__(self, found: list[Any], writable: bool = True) -> None:
         self.tensors = any(is_tensor(grad) for grad in found)
@@ -281,8 +282,8 @@ class _Gradients:
             if grad is not None
         ]
         self._numbers = [i for i, _ in views]
-        self.arrays: list[Array] = []  # one for each gradient, dense
-        self._copies: list[tuple[Array, Array]] = []  # those that are not, and their copies
+        self.arrays: list[Array] = []  # one per gradient, dense
+        self._copies: list[tuple[Array, Array]] = []  # other gradients, and their copies
         # Two parameters may share a gradient. It counts twice, but must not be changed twice.
         self._distinct: dict[tuple[Any, ...], Array] = {}
         for i, view in views:
@@ -309,7 +310,7 @@ class _Gradients:
         commit.run()
 
     def blame(self) -> str:
-        """Which gradients make the norm NaN or infinite."""
+        """The gradients that make the norm NaN or infinite, for a message."""
         found = [
             f"{i} has {(~np.isfinite(array)).sum()} of {array.size}"
             for i, array in zip(self._numbers, self.arrays, strict=True)
@@ -321,7 +322,7 @@ class _Gradients:
         return f"elements that are not finite, by the number of the gradient: {shown}"
 
     def absolute(self, order: float) -> list[Array]:
-        """The gradients; complex ones, which only the 2-norm can take as pairs, as magnitudes."""
+        """The gradients; complex ones as magnitudes, unless the norm is the 2-norm."""
         if order == 2:
             return self.arrays
         return [np.abs(a) if a.dtype.kind == "c" else a for a in self.arrays]
@@ -354,7 +355,7 @@ def _arrays_in(tensors: Any) -> list[Any]:
 def _in_turns(
     doing: str, parameters: Any, grads: Gradients | None, function: Callable[[list[Any]], Any]
 ) -> Any:
-    """Call the function with the gradients, which no optimizer reads meanwhile."""
+    """Call the function with the gradients, in turns of the optimizers that may read them."""
     params, names = _as_lists(parameters)
 
     def call() -> Any:
@@ -398,7 +399,7 @@ def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> l
     if names:
         aligned = align(grads, [{"params": params, "param_names": names}])
         return list(map(array_of, aligned))
-    if isinstance(grads, Mapping):  # by name, as in step(); which belongs to which does not matter
+    if isinstance(grads, Mapping):  # by name, as in step(); the order does not matter
         if len(grads) > len(params):
             raise ValueError(f"grads holds {len(grads)} gradients, expected {len(params)} at most")
         return list(map(array_of, grads.values()))

@@ -65,14 +65,14 @@ __all__ = [
 
 
 def plot(scheduler: LRScheduler, n: int, ax: Any = None) -> Any:
-    """Draw the present learning rates and those of the next `n` steps.
+    """Plot the present learning rates and those of the next `n` steps.
 
     Parameters
     ----------
     scheduler : LRScheduler
-        Any but :class:`ReduceLROnPlateau`; it is not changed.
+        Any schedule but :class:`ReduceLROnPlateau`; it does not change.
     n : int
-        How many steps to look ahead.
+        The number of steps.
     ax : matplotlib.axes.Axes, optional
         Where to draw; new axes by default.
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
 from cyoptim._averages.moving import MovingAverage, begin_average
 from cyoptim._engine import Averaged, Commit, Extras, Plan, Undo, detours
@@ -32,10 +34,10 @@ from cyoptim._groups.groups import (
     share_groups,
 )
 from cyoptim._groups.names import Named, renamed
-from cyoptim._groups.options import check_groups, check_switch, plain_options, required
+from cyoptim._groups.options import check_switch, plain_options, required
 from cyoptim._saving.loading import prepare_load
 from cyoptim._saving.saving import state_dict_of
-from cyoptim._state.form import Form
+from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
 from cyoptim._step.hooks import (
     Hooked,
@@ -49,6 +51,7 @@ from cyoptim._step.hooks import (
 )
 from cyoptim._step.receipt import Asked, StepReceipt, extras_of, receipt_of
 from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
+from cyoptim._step.updates import Found, update_all
 from cyoptim._types import Args, Gradients, Group, Kwargs, NonfinitePolicy, ParamsT, StateDict
 
 __all__ = [
@@ -192,8 +195,6 @@ class Optimizer(Hooked):
     _rule: ClassVar[str | None] = None
     # All native rules that its groups may have; by default the one.
     _rules: ClassVar[tuple[str, ...]] = ()
-    # Whether a step calls update(), rather than run one of the native rules. Set for a subclass.
-    _updates_itself: ClassVar[bool] = True
     # Whether _prepare_update() takes the place of update(). Set for a subclass.
     _prepares_update: ClassVar[bool] = False
 
@@ -201,8 +202,8 @@ class Optimizer(Hooked):
     _counts_steps: ClassVar[bool] = True
     # What torch keeps the step count as: a tensor, or int.
     _step_type: ClassVar[type | None] = None
-    # The options that its groups always have, in a state dict, too.
-    _essential_options: ClassVar[tuple[str, ...]] = ()
+    # The options that its groups always have, in a state dict, too; None: those of its rules.
+    _essential_options: ClassVar[tuple[str, ...] | None] = None
     # What the state of a parameter has that has been stepped, whatever the options; None: what all
     # of its rules keep.
     _essential_state: ClassVar[tuple[str, ...] | None] = None
@@ -227,10 +228,11 @@ class Optimizer(Hooked):
         if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
             cls._essential_state = ()  # it may keep what it likes
         if "update" in cls.__dict__:
-            cls._updates_itself, cls._steps_itself = True, False
+            cls._steps_itself = False
             cls._prepares_update = "_prepare_update" in cls.__dict__
-        elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
-            cls._updates_itself = False
+            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # its parent's are not its own
+                cls._rule, cls._rules = None, ()
+                cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
 
     @classmethod
     def _take_step(cls, step: Callable[..., Any]) -> None:
@@ -250,7 +252,8 @@ class Optimizer(Hooked):
         self._check_options(group)
 
     def _rule_of(self, group: Group) -> str | None:
-        """The native rule that steps the group's parameters; None: :meth:`update` does.
+        """The native rule that steps the group's parameters; None: :meth:`update` does. Groups of both
+        kinds are stepped together, all or none.
 
         Asked for when an option has changed. What the rule needs to know of the group it takes from
         the options of its scalars' names; what depends on the step count is its clock's.
@@ -262,8 +265,15 @@ class Optimizer(Hooked):
 
         False if a sparse gradient is to be made dense; raises if it is not taken at all.
         """
+        self._refuse_sparse(label)
+        return False
+
+    def _refuse_sparse(self, label: str) -> None:
         reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
         raise UnsupportedError(f"{reason} (that of {label} is sparse)")
+
+    def _refuse_complex(self) -> None:
+        raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
 
     def _refuse_dense(self, label: str) -> None:
         raise UnsupportedError(
@@ -331,6 +341,16 @@ class Optimizer(Hooked):
     def _has_update(cls) -> bool:
         return cls.update is not Optimizer.update
 
+    @classmethod
+    def _is_native(cls) -> bool:
+        """Whether its groups may have native rules."""
+        return cls._rule is not None or cls._rule_of is not Optimizer._rule_of
+
+    @classmethod
+    def _is_defined(cls) -> bool:
+        """Whether a native rule or update() makes a step."""
+        return cls._is_native() or cls._has_update()
+
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that a state entry of :meth:`update` must have; None: any."""
         return None
@@ -374,7 +394,12 @@ class Optimizer(Hooked):
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python's numbers."""
         own = type(self)._check_options is not Optimizer._check_options
-        return plain_options(group, rules=own)
+        plain = plain_options(group, rules=own)
+        # Steps write these in place.
+        for name in {name for rule in rules_of(type(self)) for name in rule.group_numbers}:
+            if isinstance(plain.get(name), np.ndarray):
+                plain[name] = float(plain[name])
+        return plain
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         """A plan for these groups and state, after all checks of parameters."""
@@ -384,7 +409,14 @@ class Optimizer(Hooked):
         check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
         return Plan(
-            doors, labels, groups, self._counts_steps, state.watch, self._only_sparse, self._turn
+            doors,
+            labels,
+            groups,
+            self._counts_steps,
+            state.watch,
+            self._only_sparse,
+            self._turn,
+            rules_of(type(self)),
         )
 
     def _plan_for(
@@ -570,8 +602,7 @@ class Optimizer(Hooked):
 
     def _check_sums_are_of_use(self) -> None:
         """Refuse to gather what no step would see."""
-        native = not self._updates_itself or self._has_update()
-        if not (self._steps_along_sums and native):
+        if not (self._steps_along_sums and self._is_defined()):
             raise TypeError(
                 f"{type(self).__name__} has a step of its own, which does not use what "
                 "accumulate() gathers: add gradients up yourself"
@@ -646,7 +677,7 @@ class Optimizer(Hooked):
     def _set_quick(self) -> None:
         """Note whether the next step may go straight to the plan, and how."""
         detour = (
-            self._updates_itself
+            self._plan.updates
             or self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or self._differentiable
@@ -672,43 +703,13 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
-        if not self._updates_itself:
-            return bool(self._plan.step_in_turn(self, grads, extras))
-        if not self._has_update():
+        if not self._is_defined():
             raise self._undefined()
 
-        def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
-            return self._update_all(found, extras, undo)
+        def update(found: Found, undo: Undo) -> Commit | None:
+            return update_all(found, undo, self, extras)
 
-        return bool(self._plan.visit(self, grads, update, extras))
-
-    def _update_all(
-        self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
-    ) -> Commit | None:
-        """Prepare the updates of all parameters that have a gradient; or make them, after `undo`
-        was told what they change."""
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        params = list(parameters_of(self.param_groups))
-        if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
-            raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
-        factor = 1.0 if extras is None else extras.factor
-        commit = Commit() if self._prepares_update else None
-        if commit is not None:
-            check_groups(self.param_groups, self._check_options)
-        self.state.keep(undo)
-        for number, array, grad in found:
-            if factor != 1:
-                grad = grad * grad.dtype.type(factor)
-            param, group = params[number], groups[number]
-            if commit is not None:
-                known = dict(self.state.arrays(param))
-                new = self._prepare_update(array, grad, known, group, commit)
-                self.state.prepare(param, new, commit)
-                continue
-            undo.keep(array)
-            with self.state.as_arrays(param, undo) as state:
-                self.update(array, grad, state, group)
-        return commit
+        return bool(self._plan.step_in_turn(self, grads, extras, update))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.

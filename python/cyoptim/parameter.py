@@ -13,7 +13,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from cyoptim._engine import ParameterBase
 
-# Asked for on the object, not on its type; all other names with underscores are Python's own.
+# Looked up on the object, not on its type; all other names with underscores are Python's own.
 _PROTOCOLS = frozenset(
     {"__array_interface__", "__array_struct__", "__dlpack__", "__dlpack_device__"}
 )
@@ -24,9 +24,9 @@ def _plain(value: Any) -> Any:
 
 
 class _ArrayOperators(NDArrayOperatorsMixin):
-    """The operators of the array, which leaves an operand its own way where it has one.
+    """The operators of the array, which let an operand with operators of higher priority go first.
 
-    The mixin's, which are here for their types, ask for ``__array_ufunc__`` alone; SciPy's sparse
+    The mixin, used here for its types, checks only ``__array_ufunc__``; SciPy's sparse
     arrays have ``__array_priority__``.
     """
 
@@ -64,17 +64,17 @@ setattr(_ArrayOperators, "__rdivmod__", _reflected(divmod))  # noqa: B010
 
 
 class Parameter(ParameterBase, _ArrayOperators):
-    """An array to be optimized, with a slot for its gradient.
+    """An array to be optimized, with an attribute for its gradient.
 
     The array is not copied: optimizers change it in place. In NumPy expressions a Parameter acts
-    as its array, and results are plain arrays; attributes that it has not (``shape``, ``T``,
+    as its array, and results are plain arrays; other attributes (``shape``, ``T``,
     ``sum``, ...) are those of the array. It is hashable by identity.
 
     Parameters
     ----------
     data : ndarray
-        The values; to be optimized float32 or float64, or complex of these. A Parameter gives its
-        own array.
+        The values; optimizers take float32, float64, and the complex types of these. A Parameter
+        stands for its array.
     grad : ndarray or sparse gradient, optional
         The gradient, of the same shape and dtype.
 
@@ -83,15 +83,15 @@ class Parameter(ParameterBase, _ArrayOperators):
     data : ndarray
         The array that optimizers change.
     grad : ndarray or None
-        The gradient that the next step uses; None: the step leaves this parameter alone.
+        The gradient that the next step uses; None: the step skips this parameter.
 
     Raises
     ------
     TypeError
-        If `data` is not an ndarray, or `grad` neither an ndarray, a sparse gradient nor None; a
-        masked array is refused, as what is under its mask would be used.
+        If `data` is not an ndarray, or `grad` neither an ndarray, a sparse gradient nor None; or
+        for a masked array, as the values under its mask would be used.
     AttributeError
-        If an attribute is set that there is not, such as ``gard``. A subclass may have its own.
+        If an unknown attribute is set, such as ``gard``. A subclass may have its own.
 
     Examples
     --------
@@ -130,7 +130,7 @@ class Parameter(ParameterBase, _ArrayOperators):
             return out[0]
         return result
 
-    # The element-wise == takes hashing away; parameters are keys by identity.
+    # The element-wise == disables hashing; parameters are keys by identity.
     __hash__ = object.__hash__
 
     def __getattr__(self, name: str) -> Any:

@@ -30,7 +30,7 @@ def parameters_to_vector(parameters: Any) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If there is no parameter, or something other than parameters.
+        If there is no parameter, or an entry that is not a parameter.
 
     Examples
     --------
@@ -56,13 +56,13 @@ def vector_to_parameters(vec: Any, parameters: Any) -> None:
     vec : ndarray or torch.Tensor
         As :func:`parameters_to_vector` makes it.
     parameters : parameter, iterable of parameters, or tree
-        What takes its elements, in order.
+        The parameters that get its elements, in order.
 
     Raises
     ------
     TypeError, ValueError
-        If `vec` is no vector of as many elements as the parameters have together. Nothing has
-        been changed then.
+        If `vec` is not a vector with the total number of elements of the parameters. Then nothing
+        changes.
 
     Examples
     --------
@@ -102,4 +102,4 @@ def _views(params: list[Any]) -> list[Array]:
     if not params:
         raise ValueError("expected at least one parameter")
     views = [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
-    return [np.asarray(view) for view in views]  # without the ways of a subclass
+    return [np.asarray(view) for view in views]  # without the behaviour of a subclass

@@ -1,4 +1,4 @@
-"""The front doors: what may be a parameter, and the array that views its memory.
+"""Doors: the kinds of parameters, and for each the array that views its memory.
 
 A parameter is a :class:`cyoptim.Parameter`, a plain ndarray, a CPU tensor of torch, or any object
 with ``.data`` and ``.grad`` arrays. All are updated in place, through a view.
@@ -20,9 +20,9 @@ ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
 
 
 class UnsupportedError(TypeError, RuntimeError):
-    """An optimizer does not take a parameter or gradient of this kind: complex, sparse, or dense.
+    """An optimizer does not support this parameter or gradient: complex, sparse, or dense.
 
-    A TypeError, as for everything of the wrong kind, and a RuntimeError, as in torch.
+    A TypeError, as for other wrong types, and a RuntimeError, as in torch.
     """
 
 
@@ -33,7 +33,7 @@ def is_tensor(value: object) -> bool:
 
 
 def array_of(grad: Any) -> Any:
-    """A gradient of another library as an array that views its memory; all else as it is."""
+    """An array that views a gradient of another library; other values are returned unchanged."""
     if grad is None or isinstance(grad, (np.ndarray, np.generic)) or is_tensor(grad):
         return grad
     if hasattr(grad, "__array__"):
@@ -42,7 +42,7 @@ def array_of(grad: Any) -> Any:
 
 
 def as_written(value: object) -> str:
-    """What to write for a value that is no array, in a message."""
+    """For messages: the expression that makes an array of the value."""
     if is_tensor(value):
         return "give a tensor to the optimizer itself, or write tensor.detach().numpy()"
     if isinstance(value, (list, tuple, int, float, np.generic)):
@@ -53,7 +53,7 @@ def as_written(value: object) -> str:
 
 
 def attribute_hint(name: str) -> str:
-    """How a message about an attribute that a Parameter has not goes on."""
+    """The end of a message about an attribute that a Parameter does not have."""
     close = close_name(name, ("data", "grad"))
     if close:
         return f"; did you mean {close!r}?"
@@ -63,7 +63,7 @@ def attribute_hint(name: str) -> str:
 
 
 def check_unmasked(value: object, label: str) -> None:
-    """Refuse a masked array: what stands under the mask would be used."""
+    """Refuse a masked array: the values under the mask would be used."""
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(value, masked.MaskedArray):
         raise TypeError(
@@ -73,7 +73,7 @@ def check_unmasked(value: object, label: str) -> None:
 
 
 def arrays_of(params: Sequence[Any]) -> list[Array]:
-    """The memory of parameters, as far as it can be told without a look at what it holds."""
+    """The memory of the parameters whose address is available, without checking its contents."""
     arrays = []
     for param in params:
         array = param if isinstance(param, np.ndarray) else getattr(param, "data", None)
@@ -87,13 +87,13 @@ def arrays_of(params: Sequence[Any]) -> list[Array]:
 def _tensor_array(tensor: Any) -> Array | None:
     try:
         array: Array = tensor.detach().numpy()
-    except (TypeError, RuntimeError):  # on another device, sparse, of a dtype that NumPy has not
+    except (TypeError, RuntimeError):  # on another device, sparse, or of a dtype that NumPy lacks
         return None
     return array
 
 
 def is_parameter(value: object) -> bool:
-    """Whether the value comes through one of the front doors."""
+    """Whether the value can be a parameter."""
     return (
         isinstance(value, (ParameterBase, np.ndarray))
         or is_tensor(value)
@@ -131,7 +131,7 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
 
 
 def _parameter_hint(param: Any) -> str:
-    """What to write for a thing that is no parameter."""
+    """The end of a message about an object that is not a parameter: what to write instead."""
     if callable(getattr(param, "parameters", None)):
         return "; write model.parameters()"
     if isinstance(param, (list, tuple, float, int)) or hasattr(param, "__array__"):
@@ -167,8 +167,7 @@ def foreign_array(value: Any, label: str) -> Array:
 
 
 def loaded_array(value: Any, label: str) -> Array:
-    """What was loaded as an array: the values of a torch tensor, whatever its dtype, layout and
-    device."""
+    """A loaded value as an array; a torch tensor may have any dtype, layout and device."""
     if isinstance(value, np.ndarray):
         check_unmasked(value, label)
         return np.asarray(value)
@@ -197,7 +196,7 @@ def type_name(value: object) -> str:
 
 
 def check_disjoint(views: Sequence[Array], params: Sequence[Any], labels: Sequence[str]) -> None:
-    """Refuse different parameters that share memory: each would spoil the other's update."""
+    """Refuse different parameters that share memory: each would corrupt the other's update."""
     bounds = sorted((*memory_bounds(view), i) for i, view in enumerate(views))
     active: list[tuple[int, int]] = []
     for low, high, i in bounds:

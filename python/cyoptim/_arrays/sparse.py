@@ -1,8 +1,8 @@
-"""Sparse gradients: from the forms in which users have them to spans of a parameter's memory.
+"""Sparse gradients: converts them to spans of a parameter's memory.
 
-A gradient is sparse if it says nothing about most of its parameter: ``(rows, values)`` pairs, the
-sparse arrays of SciPy, and torch's sparse tensors. Elements without an entry are left alone, state
-included, by the rules that take such gradients.
+A sparse gradient has entries for a part of its parameter: a ``(rows, values)`` pair, a
+sparse array of SciPy, or a sparse tensor of torch. Rules that support sparse gradients do not
+change elements without an entry, nor their state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Blocks:
     """Blocks of consecutive elements in C order: their numbers, ascending, and their values."""
 
     numbers: Offsets
-    values: Array  # a row for each block
+    values: Array  # one array row per block
 
 
 def is_sparse(grad: Any) -> bool:
@@ -39,7 +39,7 @@ def is_sparse(grad: Any) -> bool:
 
 
 def spans(grad: Any, view: Array, label: str) -> tuple[Offsets, Offsets, Array]:
-    """The parts of a parameter's memory that have a gradient, and the gradient there.
+    """The spans of a parameter's memory that have a gradient, and the gradient there.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def densify(grad: Any, view: Array, label: str) -> Array:
 
 
 def values_to_zero(grad: Any, label: str) -> Any:
-    """What holds all of a gradient's values, to be filled with zeros: a plain array, or a tensor.
+    """The plain array or torch tensor of all values of a gradient, to be filled with zeros.
 
-    Raises for what cannot be filled, so that nothing is half done.
+    Raises if it cannot be filled, before anything changes.
     """
     if isinstance(grad, tuple):
         grad = grad[1]
@@ -124,7 +124,7 @@ def _read(grad: Any, view: Array, label: str) -> Blocks:
 
 
 def _check_indices(indices: Any, values: Array, view: Array, label: str) -> int:
-    """How many axes the indices are of."""
+    """The number of axes that the indices cover."""
     if not isinstance(indices, np.ndarray) or indices.ndim != 2 or len(indices) > view.ndim:
         raise ValueError(
             f"{label} has indices of {np.shape(indices)}, expected a row for each axis"
@@ -188,7 +188,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def _coalesced(blocks: Blocks) -> Blocks:
-    """Ascending and without repetition: values of the same block added up in their order."""
+    """Sorted, without repetitions: values of the same block are added in their order."""
     numbers, values = blocks.numbers, blocks.values
     step = np.diff(numbers)
     if (step > 0).all():
@@ -204,7 +204,7 @@ def _coalesced(blocks: Blocks) -> Blocks:
 
 
 def _in_memory_order(blocks: Blocks, view: Array) -> Blocks:
-    """Every element as a block of its own, numbered by its place in memory."""
+    """One block per element, numbered by its position in memory."""
     size = blocks.values.shape[1]
     numbers = (blocks.numbers[:, None] * size + np.arange(size)).reshape(-1)
     places = np.zeros(len(numbers), np.int64)

@@ -1,4 +1,4 @@
-"""Arrays in nested dicts, lists and tuples, and the names that their places give them."""
+"""Arrays in nested dicts, lists and tuples, named by their paths."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of nested dicts, lists and tuples, each with its name.
 
     The name is the path to the leaf, joined by dots: keys of dicts, positions in lists and tuples,
-    fields of named tuples. Everything else is a leaf, and is given as it is, not copied. None is no
-    leaf but an empty place, as in JAX.
+    fields of named tuples. Everything else is a leaf, and is not copied. None is an empty subtree,
+    as in JAX.
 
     Parameters
     ----------
@@ -69,8 +69,7 @@ def is_branch(value: object) -> bool:
 
 
 def copied(tree: Any) -> Any:
-    """A deep copy. Mappings that cannot be written, and cannot be copied for it, become such views
-    of copies."""
+    """A deep copy. Read-only mappings that cannot be copied become read-only views of copies."""
     copies: dict[int, Any] = {}
     _copy_views(tree, copies)
     return copy.deepcopy(tree, copies)
@@ -90,7 +89,7 @@ def is_named_tuple(value: object) -> bool:
 
 
 def entries_of(branch: Any) -> Iterable[tuple[Any, Any]]:
-    """The keys of a container, and what stands there."""
+    """The keys and values of a container."""
     if isinstance(branch, Mapping):
         return branch.items()
     return zip(branch._fields, branch, strict=True) if is_named_tuple(branch) else enumerate(branch)
@@ -102,13 +101,13 @@ def joined(path: str, key: object) -> str:
 
 
 class Places:
-    """Where the gradients of named parameters stand in a tree."""
+    """The places of named parameters in a tree, to find their gradients."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self.leaves = frozenset(names)
         self.twice = next((name for name, n in Counter(names).items() if n > 1), None)
-        # For each container the keys that lead on to parameters.
+        # For each container the keys under which there are parameters.
         self._below: dict[str, set[str]] = {"": set()}
         for name in names:
             path = ""
@@ -125,14 +124,14 @@ class Places:
         Raises
         ------
         ValueError
-            If something in it has no place among the parameters.
+            If an entry does not belong to a parameter.
         """
         found: dict[str, Any] = {}
         self._pick(tree, "", found)
         return found
 
     def _pick(self, tree: Any, path: str, found: dict[str, Any]) -> None:
-        # A pair at a parameter's own place is a sparse gradient, not a container.
+        # A pair in the place of a parameter is a sparse gradient, not a container.
         if path in self.leaves:
             if path in found:
                 raise ValueError(f"grads has two entries for {path!r}")
@@ -170,5 +169,5 @@ class Places:
 
 
 def shown(names: Sequence[str]) -> str:
-    """Names in a message, which stays short."""
+    """Names for a message, shortened if there are many."""
     return ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")

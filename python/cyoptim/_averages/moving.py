@@ -1,4 +1,4 @@
-"""Averages of the parameters that each step moves along."""
+"""Moving averages of the parameters, updated by each step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MovingAverage:
     r"""The averages that follow an optimizer's parameters; made by :meth:`Optimizer.ema`.
 
     At the end of each step :math:`\bar\theta \leftarrow \delta\bar\theta + (1 - \delta)\theta`;
-    the first takes the parameters as they are. Skipped steps leave the averages alone.
+    the first step copies the parameters. Skipped steps do not change the averages.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class MovingAverage:
         :math:`\delta`, in [0, 1]; may be changed at any time.
     warmup : bool
         Whether :math:`\delta` is at most :math:`(1 + t) / (10 + t)` at step t.
-    steps : int
-        How many steps have been averaged.
+        steps : int
+        The number of averaged steps.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class MovingAverage:
 
     @property
     def decay(self) -> float:
-        """How much of the averages is kept at each step."""
+        """The decay of the averages at each step."""
         return self._pace.decay
 
     @decay.setter
@@ -65,7 +65,7 @@ class MovingAverage:
 
     @property
     def warmup(self) -> bool:
-        """Whether less is kept in the first steps."""
+        """Whether the decay is smaller in the first steps."""
         return self._pace.warmup
 
     @warmup.setter
@@ -75,11 +75,11 @@ class MovingAverage:
 
     @property
     def steps(self) -> int:
-        """How many steps have been averaged."""
+        """The number of averaged steps."""
         return self._pace.steps
 
     def __getitem__(self, param: Any) -> Any:
-        """The average of a parameter, which is given itself or by name; of a tensor a tensor."""
+        """The average of a parameter, given itself or by name; a tensor for a torch tensor."""
         key = self._names.get(param) if isinstance(param, str) else id(param)
         if key not in self._entries:
             what = f"named {param!r}" if isinstance(param, str) else f"({type_name(param)})"
@@ -103,8 +103,8 @@ class MovingAverage:
     # --- between the optimizer and its plan -------------------------------------------------------
 
     def attach(self, plan: Plan, groups: list[Group], commit: Commit) -> None:
-        """Have a plan lead, which is not yet the optimizer's; parameters that are new start as they
-        are. `commit` will change what is seen here."""
+        """Attach to a plan that will become the optimizer's; averages of new parameters start at
+        their values. `commit` will make the change visible."""
         views, labels = plan.arrays(), labels_of(groups)
         params = [param for group in groups for param in group["params"]]
         room = Room([v for v, p in zip(views, params, strict=True) if id(p) not in self._entries])
@@ -125,7 +125,7 @@ class MovingAverage:
                 f"{view.shape} and {view.dtype}"
             )
         wanted = np.empty_like(view, subok=False)
-        # An average from a file that is mapped into memory may be read-only.
+        # An average from a memory-mapped file may be read-only.
         if mean is not view and mean.flags.writeable and same_layout_as(wanted, mean):
             return mean
         new = room.zeros(NAME, view)
@@ -133,7 +133,7 @@ class MovingAverage:
         return new
 
     def check_unswapped(self, what: str) -> None:
-        """Refuse what makes no sense while parameters and averages have changed places."""
+        """Raise while parameters and averages are swapped."""
         if self._pace.swapped:
             raise RuntimeError(SWAPPED.format(what))
 
@@ -144,12 +144,12 @@ class MovingAverage:
     # --- saving and loading -----------------------------------------------------------------------
 
     def export(self, numbers: dict[int, int]) -> dict[str, Any]:
-        """What state_dict() holds of it; `numbers` are those of the parameters, by identity."""
+        """Its entry in state_dict(); `numbers` are those of the parameters, by identity."""
         values = {numbers[key]: self[param] for key, (param, _) in self._entries.items()}
         return {"decay": self.decay, "warmup": self.warmup, "steps": self.steps, "values": values}
 
     def twin(self) -> MovingAverage:
-        """Another one of the same arrays; changing it changes nothing here."""
+        """A copy that shares the arrays, to be changed without effect here."""
         twin = MovingAverage(self.decay, self.warmup)
         twin._pace.steps = self.steps
         twin._names, twin._entries = self._names, self._entries
@@ -160,7 +160,7 @@ class MovingAverage:
         self._pace, self._entries = other._pace, other._entries
 
     def restart(self) -> None:
-        """Take the next step's parameters as they are."""
+        """Copy the parameters at the next step."""
         self._pace = Pace(self.decay, self.warmup, 0)
 
 
@@ -184,7 +184,7 @@ def begin_average(optimizer: Any, average: MovingAverage) -> MovingAverage:
 def loaded_average(
     saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
 ) -> MovingAverage:
-    """Averages from the form that :meth:`MovingAverage.export` gives; values are copied.
+    """Averages from the result of :meth:`MovingAverage.export`; values are copied.
 
     `keys` are the saved keys of the parameters.
     """
@@ -242,8 +242,8 @@ def checked_decay(decay: Any) -> float:
 
 
 def averaging(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A subclass's own ``step``, which the averages follow as a whole: whatever it does, and
-    however often it calls its parent's."""
+    """Wrap a subclass's ``step`` to update the averages once after it, however often it calls its
+    parent's."""
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:

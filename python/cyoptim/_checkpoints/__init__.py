@@ -1,16 +1,16 @@
-"""What is behind :mod:`cyoptim.checkpoint`, from the objects to the disk and back.
+"""The implementation of :mod:`cyoptim.checkpoint`, from objects to disk and back.
 
 ========================  ==========================================================================
-``places``                what an object is, where it lies, and how messages speak of it
+``places``                types of objects, their places, and their names in messages
 ``packing``               objects to JSON and named arrays, and back: the same for every format
-``npz``, ``safetensors``  JSON and named arrays to bytes, and back: one class a format
-``files``                 bytes to the disk: a file is replaced whole or not at all
-``matching``              names and arrays of a file against those of the objects: what differs
+``npz``, ``safetensors``  JSON and named arrays to bytes, and back: one class per format
+``files``                 bytes to disk: a file is replaced atomically
+``matching``              compares names and arrays of a file with those of the objects
 ``generators``            the state of a random generator, checked before NumPy sees it
-``restoring``             what was saved into the objects, all or nothing
+``restoring``             restores objects from a file, all or nothing
 ``single``                one file: ``save`` and ``load``
 ``series``                numbered checkpoints in a folder
 ========================  ==========================================================================
 
-Neither format has a pickle in it, nor anything else that runs when it is read.
+Neither format contains a pickle, or anything else that runs when it is read.
 """

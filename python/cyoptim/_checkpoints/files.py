@@ -1,8 +1,8 @@
-"""Bytes to the disk: a file is replaced whole or not at all. And from it: regular files alone.
+"""Writes files atomically, and reads only regular files.
 
-The bytes go to a temporary file beside the target, which takes the target's place in one step when
-they are on the disk. The writer holds a lock on its temporary, and the operating system lets go of
-it however the writer ends: a temporary that nobody holds is a dead writer's, and the next save
+The bytes go to a temporary file beside the target, which replaces the target in one step when
+they are on disk. The writer holds a lock on its temporary file, which the operating system releases
+whenever the writer ends: an unlocked temporary file is that of a dead writer, and the next save
 removes it.
 """
 
@@ -26,8 +26,8 @@ TEMPORARY = re.compile(r"\.cyoptim-[0-9a-f]{16}\.tmp")
 
 
 def open_regular(path: str | bytes | os.PathLike[Any]) -> IO[bytes]:
-    """Open a file to read it. A device has no end, and to open a pipe may wait for ever."""
-    _check_regular(os.stat(path), path)  # before it is opened, which alone is felt by a device
+    """Open a regular file. A device has no end, and opening a pipe may block for ever."""
+    _check_regular(os.stat(path), path)  # before opening, which may already affect a device
     flags = ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK")
     descriptor = os.open(path, sum({getattr(os, flag, 0) for flag in flags}, os.O_RDONLY))
     try:
@@ -46,7 +46,7 @@ def _check_regular(found: os.stat_result, path: str | bytes | os.PathLike[Any]) 
 
 
 def replace_file(path: str, write: Callable[[IO[bytes]], None]) -> None:
-    """Give the file new contents at once: a reader, or a crash, finds the old or the new ones."""
+    """Replace the contents atomically: a reader, or a crash, finds the old or the new contents."""
     target = os.path.realpath(path)
     directory = os.path.dirname(target)
     mode = _mode_to_keep(target)
@@ -88,7 +88,7 @@ def _open_temporary(directory: str, path: str, mode: int) -> tuple[IO[bytes], st
         try:
             descriptor = os.open(temporary, flags, mode)
         except OSError as error:
-            error.filename = path  # the temporary's name would tell the caller nothing
+            error.filename = path  # the name of the temporary file means nothing to the caller
             raise
         if hold(descriptor):
             return os.fdopen(descriptor, "wb"), temporary
@@ -96,14 +96,14 @@ def _open_temporary(directory: str, path: str, mode: int) -> tuple[IO[bytes], st
 
 
 def hold(descriptor: int) -> bool:
-    """Lock a new temporary; False if another save took it for abandoned before the lock."""
+    """Lock a new temporary file; False if another save removed it before the lock."""
     if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
-            return True  # a file system without locks: nothing is ever taken for abandoned on it
+            return True  # a file system without locks: no file on it ever counts as abandoned
         return os.fstat(descriptor).st_nlink > 0
     return True
 
@@ -118,7 +118,7 @@ def remove_abandoned(directory: str) -> None:
 def _remove_unless_held(temporary: str) -> None:
     if sys.platform != "win32":
         if not stat.S_ISREG(os.lstat(temporary).st_mode):
-            return  # no temporary of ours, and to open a device may do something to it
+            return  # not a temporary file of ours, and opening a device may affect it
         descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,7 +131,7 @@ def _remove_unless_held(temporary: str) -> None:
 
 def sync_directory(directory: str) -> None:
     if sys.platform != "win32":
-        # The new file is in place; a file system that cannot sync a directory is no failure.
+        # The new file is in place; ignore a file system that cannot sync a directory.
         with contextlib.suppress(OSError):
             descriptor = os.open(directory, os.O_RDONLY)
             try:

@@ -1,8 +1,8 @@
 """The state of a random generator from a file, checked before NumPy sees it.
 
-NumPy's setters look at the name and at a few shapes. They take a position beyond the end of a
-buffer, and the next draw then reads memory that is not the generator's. So a state must here have
-the form of the present one, and its numbers must be such as NumPy's own generators reach.
+NumPy's setters check only the name and a few shapes. They accept a position beyond the end of a
+buffer, and the next draw then reads memory outside the generator. So a loaded state must have
+the form of the present one, and its numbers must be in the range of NumPy's own generators.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMPY_S = (
     np.random.Philox,
     np.random.SFC64,
 )
-# The greatest value of every number in their states; the least is 0.
+# The largest value of every number in their states; the smallest is 0.
 _GREATEST: dict[Place, int] = {
     ("has_uint32",): 1,
     ("uinteger",): 2**32 - 1,
@@ -35,7 +35,7 @@ _GREATEST: dict[Place, int] = {
 
 
 def checked_state(generator: np.random.Generator, saved: Any) -> dict[str, Any]:
-    """A copy of `saved` that the generator's bits can take; ValueError says why they cannot."""
+    """A copy of `saved` that the bit generator can take; ValueError if it cannot."""
     bits = generator.bit_generator
     present: Any = bits.state
     if not isinstance(saved, dict) or not isinstance(saved.get("bit_generator"), str):
@@ -47,7 +47,7 @@ def checked_state(generator: np.random.Generator, saved: Any) -> dict[str, Any]:
     state: dict[str, Any] = _in_form_of(present, saved, ())
     if isinstance(bits, _NUMPY_S):
         _check_numbers(state, ())
-    spare = type(bits)()  # tells of what else does not fit
+    spare = type(bits)()  # raises for everything else that does not fit
     spare.state = state
     return state
 

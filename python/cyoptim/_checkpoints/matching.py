@@ -1,4 +1,4 @@
-"""Names and arrays of a file against those of the objects: what differs, and how it is told."""
+"""Compares names and arrays of a file with those of the objects, and reports differences."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Rename = Mapping[str, str] | Callable[[str], str]
 
 KINDS = ("missing", "unexpected", "shape", "dtype", "length", "type", "refused")
 MOST_OF_A_KIND = 8
-AVERAGE = {"module", "n_averaged"}  # what the state of an AveragedModel holds
+AVERAGE = {"module", "n_averaged"}  # the entries of the state of an AveragedModel
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which a file differs from what it is loaded into.
+    """One difference between a file and the objects.
 
     Attributes
     ----------
     kind : str
         ``"missing"`` from the file, ``"unexpected"`` in it, another ``"shape"``, ``"dtype"``,
         ``"length"`` or ``"type"``, or a state that was ``"refused"``.
-    place : str
-        Where: ``"params['W']"``.
+        place : str
+        The place, such as ``"params['W']"``.
     found, expected : str
-        What is in the file, and in the object.
+        The entries of the file and of the object.
     """
 
     kind: str
@@ -43,12 +43,12 @@ class Difference:
     cause: Exception | None = field(default=None, repr=False, compare=False)
 
 
-# Within the class, dataclass would look for it in a module that is being imported.
+# Inside the class, dataclass would search for it in a module that is still being imported.
 Difference.__module__ = "cyoptim.checkpoint"
 
 
 def in_short(value: Any, dtype: object = None) -> str:
-    """As in a cell of a table."""
+    """The value in a cell of the table of differences."""
     if isinstance(value, np.ndarray):
         return f"{dtype or value.dtype} {value.shape}"
     if is_branch(value):
@@ -57,14 +57,14 @@ def in_short(value: Any, dtype: object = None) -> str:
 
 
 def table(differences: list[Difference]) -> str:
-    """A row for each, in columns, with the first of each kind only."""
+    """A table with one line per difference; only the first lines of each kind."""
     rows = [("", "", "in the file", "expected")]
     for kind in KINDS:
         of_kind = [difference for difference in differences if difference.kind == kind]
         rows += [_row(difference) for difference in of_kind[:MOST_OF_A_KIND]]
         if len(of_kind) > MOST_OF_A_KIND:
             rows.append((kind, f"... and {len(of_kind) - MOST_OF_A_KIND} more", "", ""))
-    # A refusal's reason is a sentence, which takes the place of the last two columns.
+    # A refusal has a sentence instead of the last two columns.
     widths = [
         max(len(row[column]) for row in rows if column < 2 or row[0] != "refused")
         for column in range(4)
@@ -84,7 +84,7 @@ def _row(difference: Difference) -> tuple[str, str, str, str]:
 
 
 def misfit(path: str, differences: list[Difference]) -> ValueError:
-    """The error that tells all of them; one alone in a sentence."""
+    """The error that lists all differences; a single one as a sentence."""
     if len(differences) == 1:
         return ValueError(f"{path}: {differences[0].sentence}")
     return ValueError(
@@ -94,14 +94,14 @@ def misfit(path: str, differences: list[Difference]) -> ValueError:
 
 
 class Loaded(dict[str, Any]):
-    """What ``load(..., strict=False)`` returns: everything in the file, and what was done with it.
+    """The result of ``load(..., strict=False)``: everything in the file, and what was restored.
 
     Attributes
     ----------
     loaded : list of str
-        The places that were restored: ``"params['W']"``; an optimizer is one.
+        The restored places, such as ``"params['W']"``; an optimizer is one place.
     skipped : list of Difference
-        What did not fit, with ``kind``, ``place``, ``found`` and ``expected``.
+        The entries that did not fit, with ``kind``, ``place``, ``found`` and ``expected``.
 
     Examples
     --------
@@ -142,7 +142,7 @@ class Loaded(dict[str, Any]):
 
 
 class Renaming:
-    """From the names of arrays in a file to those of the objects."""
+    """Maps names of arrays in a file to names in the objects."""
 
     def __init__(self, rename: Rename | None) -> None:
         self._map = _checked_map(rename) if isinstance(rename, Mapping) else None
@@ -178,8 +178,8 @@ class Renaming:
         return renamed
 
     def state(self, saved: Any, target: Any) -> Any:
-        """The state of an object with the new names of its parameters: those of an optimizer, or of
-        the arrays in an average."""
+        """The state of an object, with new names of its parameters (optimizers) or of its arrays
+        (averages)."""
         if self._function is None or not isinstance(saved, dict):
             return saved
         if "param_groups" in saved:
@@ -196,8 +196,8 @@ class Renaming:
         return {**group, "param_names": [self._path(name, own) for name in group["param_names"]]}
 
     def _path(self, name: Any, own: set[Any]) -> Any:
-        """The new name of a parameter. It may be the path to an array in a tree, whose last part is
-        the array's own name."""
+        """The new name of a parameter, which may be a path in a tree that ends in the array's own
+        name."""
         if not isinstance(name, str):
             return name
         new = self.name(name)
@@ -229,7 +229,7 @@ def _checked_map(rename: Mapping[str, str]) -> dict[str, str]:
 def array_difference(
     saved: Any, dtype: object, elements: Array, own: object, place: tuple[Any, ...], convert: bool
 ) -> Difference | None:
-    """Between an array of a file and the one to be overwritten, of the dtypes that they have there:
+    """The difference between an array of a file and its target, with their original dtypes:
     bfloat16 is wider in NumPy."""
     found = f"an array of dtype {dtype} and shape {saved.shape}"
     expected = f"an array of dtype {own} and shape {elements.shape}"

@@ -3,13 +3,13 @@
 One ``.npy`` member for each array, named after its place (``optimizer/state/0/exp_avg``), and
 ``cyoptim.json`` for all the rest. The zip archive's checksums find changed bytes.
 
-(a) Memory is asked for only when the file is known to hold as much. A stored member lies in the
-    file, and no two members share bytes. Compressed ones, which other programs may have made of
-    them, unpack to at most `MOST_UNPACKED` bytes more than the file has.
-(b) Text takes more memory than it has bytes when it is read, so that JSON and the headers of arrays
+(a) Memory is allocated only after checking that the file contains as much data. Stored members
+    are bytes of the file, and no two members share bytes. Compressed members, which other programs
+    may have made, unpack to at most `MOST_UNPACKED` bytes more than the file has.
+(b) Parsed text takes more memory than its bytes. So JSON and the headers of arrays
     together have at most `MOST_UNPACKED_TEXT` bytes more than the file.
-(c) A header is taken in the one form in which NumPy writes it. Python's own parser sees only what
-    has no operator and little depth, as it is no parser for hostile text.
+(c) A header is accepted only in the form in which NumPy writes it. Python's own parser gets only
+    text without operators and with little depth, as it is not safe for hostile text.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from cyoptim._types import Array
 
 MOST_UNPACKED = 64 << 20
 MOST_UNPACKED_TEXT = 1 << 20
-LONGEST_HEADER = 1 << 17  # of an array: structured dtypes of some thousand fields
+LONGEST_HEADER = 1 << 17  # of an array: enough for structured dtypes of some thousand fields
 MOST_AXES = 64
-MOST_EMPTY = 1_000_000  # elements of no bytes, as nothing else bounds their number
+MOST_EMPTY = 1_000_000  # elements of no bytes; nothing else limits their number
 
-# What NumPy writes: strings, whole numbers, tuples and lists; and dtypes under their first names.
-# A unit of time is never zero seconds: NumPy takes it, and ends the process when it divides by it.
+# The forms that NumPy writes: strings, whole numbers, tuples and lists; and primary dtype names.
+# No unit of time of zero seconds: NumPy accepts it, and aborts the process when it divides by it.
 _ESCAPE = r"\\(?:[\\'nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"
 _STRING = rf"""(?:'(?:[^'\\\n]++|{_ESCAPE})*+'|"(?:[^"\\\n]++|{_ESCAPE})*+")"""
 _LITERAL = re.compile(rf"(?:{_STRING}|[0-9]{{1,10}}+|[\[\](), ]++)*+")
@@ -56,7 +56,7 @@ _HEADER = re.compile(
     r"\{'descr': (.+), 'fortran_order': (True|False), 'shape': (\([0-9, ]*\)), \} *\n?"
 )
 _SHAPE = re.compile(r"\((?:[0-9]{1,20},|[0-9]{1,20}(?:, [0-9]{1,20})+)?\)")
-_DEEPEST = 32  # brackets in brackets
+_DEEPEST = 32  # levels of brackets
 
 
 class Npz(Format):
@@ -64,7 +64,7 @@ class Npz(Format):
         return ["/".join(_name_part(key) for key in place)]
 
     def folded(self, name: str) -> str:
-        # Without regard to case: the members may be unpacked into files.
+        # Ignoring case, as the members may be unpacked into files.
         return name.casefold()
 
     def refusal(self, array: Array) -> str | None:
@@ -87,7 +87,7 @@ class Npz(Format):
                     npy.write_array(member, array, _npy_version(array.dtype), allow_pickle=False)
             archive.close()
         except BaseException:
-            # The file is given up. To close the archive would raise in the place of an interrupt.
+            # Do not close the archive: that would raise another error instead of the interrupt.
             archive.fp = None
             raise
 
@@ -100,12 +100,12 @@ def _name_part(key: object) -> str:
     part = re.sub(r"[^\w.\-]", "_", text(key, str))[:80]
     if part.strip(".") == "":
         return "_" * max(len(part), 1)
-    # numpy.load takes ".npy" at the end of a member's name for the extension.
+    # numpy.load removes ".npy" from the end of a member's name.
     return re.sub(r"\.npy$", "_npy", part)
 
 
 def _npy_keeps(dtype: np.dtype[Any]) -> bool:
-    """Whether a .npy header holds the dtype: no objects, no overlapping fields, no extensions."""
+    """Whether a .npy header can express the dtype: no objects, overlapping fields or extensions."""
     if dtype.hasobject:
         return False
     try:
@@ -119,7 +119,7 @@ def _npy_keeps(dtype: np.dtype[Any]) -> bool:
 
 
 def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
-    """The oldest that holds the dtype; left to choose, NumPy warns unless it is the first."""
+    """The oldest version that can express the dtype; NumPy would warn of all but the first."""
     header = repr(npy.dtype_to_descr(dtype))
     if not all(ord(character) < 256 for character in header):
         return (3, 0)
@@ -127,7 +127,7 @@ def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
 
 
 def _new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    # A ZipInfo of our own carries no clock: the same objects give the same bytes.
+    # Our own ZipInfo has a fixed date: the same objects give the same bytes.
     return archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
 
 
@@ -162,7 +162,7 @@ class _Archive(Reader):
         self._take_text(info.file_size)
         _check_local_header(self._file, info, self._ends[STRUCTURE])
         with self._zip.open(info) as member:
-            # In pieces: for all at once, zipfile unpacks more than the member has.
+            # In parts: a read of everything at once unpacks more than the member's size.
             pieces = iter(lambda: member.read(CHUNK), b"")
             return b"".join(pieces)
 
@@ -192,7 +192,7 @@ class _Archive(Reader):
             ) from error
 
     def _read_npy(self, member: IO[bytes], size: int) -> Array:
-        """Read straight into new memory: numpy.load would return views of arrays it keeps."""
+        """Read into new memory: numpy.load would return views of arrays that it keeps."""
         text, header = _read_npy_header(member, size)
         self._take_text(header)
         shape, order, dtype = _parse_npy_header(text)
@@ -219,7 +219,7 @@ class _Archive(Reader):
 
 
 def _check_end(file: IO[bytes], size: int, comment: int) -> None:
-    """Nothing may follow the archive: another reader could take it for another archive."""
+    """Nothing may follow the archive: another reader could find another archive there."""
     file.seek(max(0, size - 22 - comment))
     end = file.read(22)
     if end[:4] != b"PK\5\6" or end[20:] != struct.pack("<H", comment):
@@ -236,7 +236,7 @@ def _members_by_name(members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInf
 
 
 def _ends(members: list[zipfile.ZipInfo], start_of_directory: int) -> dict[str, int]:
-    """Where each member ends at the latest: no byte of the file is in two of them."""
+    """The last possible end of each member: no byte of the file may belong to two members."""
     ends: dict[str, int] = {}
     limit = start_of_directory
     for info in sorted(members, key=lambda info: -info.header_offset):
@@ -246,7 +246,7 @@ def _ends(members: list[zipfile.ZipInfo], start_of_directory: int) -> dict[str, 
                 f"damaged: the member {short(info.filename)} reaches into what follows it"
             )
         ends[info.filename], limit = limit, info.header_offset
-    # Cut short just behind an array that holds a zip archive, a file ends like a zip archive.
+    # A file truncated right after an array that contains a zip archive ends like a zip archive.
     if members and limit != 0:
         raise CheckpointError("damaged: its beginning is not that of its zip archive")
     return ends
@@ -259,7 +259,7 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
                 f"the member {short(info.filename)} is compressed by method "
                 f"{info.compress_type}; stored and deflated ones are read"
             )
-        # Allowed are how well it is deflated, a checksum behind it, and UTF-8 in its name.
+        # Allowed flags: the level of compression, a checksum after the member, UTF-8 in its name.
         if info.flag_bits & ~0x80E:
             raise CheckpointError(
                 f"the member {short(info.filename)} is encrypted, or packed in another way that "
@@ -279,7 +279,8 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> None:
-    """What a member says of itself is what the directory says of it."""
+    """A member's own header must agree with the directory."""
+
     file.seek(info.header_offset)
     fixed = file.read(30)
     if len(fixed) < 30 or fixed[:4] != b"PK\3\4":
@@ -302,7 +303,7 @@ def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> N
 
 
 def _long_sizes(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:
-    """Both sizes, of which those that 32 bits do not hold are in the extra field of kind 1."""
+    """Both sizes; those above 32 bits are in the extra field of type 1."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<HH", extra)
         if kind == 1:
@@ -329,7 +330,7 @@ def _describe_beginning(file: IO[bytes], error: Exception) -> str:
 
 
 def _read_npy_header(member: IO[bytes], size: int) -> tuple[str, int]:
-    """The text of a header, and how many bytes are before the elements."""
+    """The text of a header, and the number of bytes before the elements."""
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise CheckpointError(
@@ -359,7 +360,7 @@ def _parse_npy_header(header: str) -> tuple[tuple[int, ...], Any, np.dtype[Any]]
 
 
 def _read_dtype(text: str) -> np.dtype[Any]:
-    """The dtype of a description; ValueError unless it is the one that NumPy has for it."""
+    """The dtype of a description; ValueError unless NumPy writes the same description for it."""
     if text[:1] + text[-1:] == "''" and _DTYPE.fullmatch(text, 1, len(text) - 1):
         descr: Any = text[1:-1]
     else:
@@ -382,12 +383,12 @@ def _depth(text: str) -> int:
 
 
 def _check_names_of_dtypes(descr: Any) -> None:
-    """np.dtype takes more strings than it writes: some are deprecated, some whole lists."""
+    """np.dtype accepts more strings than it writes: deprecated names, and lists in a string."""
     if isinstance(descr, str):
         if not _DTYPE.fullmatch(descr):
             raise ValueError(f"NumPy writes no dtype as {short(descr)}")
     elif isinstance(descr, tuple) and len(descr) == 2 and isinstance(descr[1], tuple):
-        _check_names_of_dtypes(descr[0])  # of one that is repeated in that shape
+        _check_names_of_dtypes(descr[0])  # a subarray dtype: base and shape
     elif isinstance(descr, list):
         for field in descr:
             if not isinstance(field, tuple) or len(field) not in (2, 3) or not _is_name(field[0]):
@@ -404,7 +405,7 @@ def _is_name(name: Any) -> bool:
 
 
 def _without_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> Array:
-    """numpy.empty would give each element of a string dtype a byte or four."""
+    """An array of elements without bytes. numpy.empty would give strings one or four bytes each."""
     if math.prod(shape) > MOST_EMPTY:
         raise CheckpointError(
             f"an array of dtype {dtype} and shape {shape} has over {MOST_EMPTY} elements without "

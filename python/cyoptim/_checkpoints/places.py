@@ -1,4 +1,4 @@
-"""What an object is, where it lies, and how messages speak of it."""
+"""Types of objects, their places in a checkpoint, and their names in messages."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def memory(value: Any, place: Place) -> Array | None:
     """The elements of an array, parameter or tensor, without a copy; None for anything else."""
     if is_tensor(value):
         return _tensor_memory(value, place)
-    # A `grad` beside it tells a parameter's `data` from, say, a sparse matrix's.
+    # A `grad` distinguishes a parameter from, for instance, a sparse matrix, which has `data`, too.
     data = value.data if hasattr(value, "grad") and hasattr(value, "data") else value
-    # Of the subclasses only memmap: a mask or a matrix product would be lost.
+    # No subclass except memmap: a mask or a matrix product would be lost.
     return data if type(data) in (np.ndarray, np.memmap) else None
 
 
@@ -73,7 +73,7 @@ def show(place: Place) -> str:
 
 
 def short(value: object, most: int = 80) -> str:
-    """A value of a file as a message shows it, which must not be as long as the file."""
+    """A value from a file, shortened for a message."""
     if isinstance(value, (dict, list, tuple, np.ndarray)):
         return describe(value)
     shown = text(value[: most + 1] if isinstance(value, (str, bytes)) else value)

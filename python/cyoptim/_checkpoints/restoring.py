@@ -1,4 +1,4 @@
-"""What was saved into the objects, all or nothing."""
+"""Restores objects from their saved states, all or nothing."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from cyoptim.optimizer import Optimizer
 
 
 class Restore:
-    """Fits objects to what was saved for them; :meth:`restore` changes them all at once.
+    """Compares objects with their saved states; :meth:`restore` changes them all at once.
 
-    Whatever does not fit is in `differences`: with `strict` an error before anything is changed,
-    else left out.
+    Entries that do not fit are in `differences`: with `strict` they raise before anything changes,
+    otherwise they are skipped.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Restore:
         self._loaded: list[Any] = []  # optimizers, whose hooks wait for the end
 
     def restore(self, objects: dict[str, Any], saved: dict[str, Any]) -> None:
-        """Put what was saved into the objects: all, or nothing changes."""
+        """Restore all objects, or change nothing."""
         in_turns("write", "cyoptim.load()", objects, lambda: self._restore(objects, saved))
         for optimizer in self._loaded:
             optimizer._after_load()
@@ -64,7 +64,7 @@ class Restore:
         self._fit_objects(objects, saved)
         if self._strict and self.differences:
             raise misfit(self._path, self.differences) from self.differences[0].cause
-        # What others do to their objects may fail; what follows cannot.
+        # Loading objects of other libraries may fail; the changes after it cannot.
         undo: list[Callable[[], None]] = []
         self._commit.run_after(lambda: self._load_foreign(undo), undo)
 
@@ -82,7 +82,7 @@ class Restore:
             raise ValueError(f"{self._path}: rename has no use for {names(unused)}")
 
     def _fit(self, target: Any, saved: Any, place: Place, holder: Any = None) -> None:
-        """`holder` is the list or dict that a plain value would be put into."""
+        """`holder` is the list or dict that contains the target, to replace a plain value."""
         elements = memory(target, place)
         if elements is not None:
             self._fit_array(target, elements, saved, place)
@@ -135,7 +135,7 @@ class Restore:
             self._misfit("type", place, saved, target)
 
     def _fits(self, elements: Array, saved: Any, place: Place, own: object = None) -> bool:
-        """`own` is the dtype of the target where that of its elements is another."""
+        """`own` is the dtype of the target if its elements have another."""
         if type(saved) is not np.ndarray:
             self._misfit("type", place, saved, elements)
             return False
@@ -153,7 +153,7 @@ class Restore:
             raise ValueError(f"{show(place)} is read-only and cannot be restored in place")
         if is_self_overlapping(elements):
             raise ValueError(f"{show(place)} is a view whose elements overlap in memory")
-        # Here, as a warning of an overflow may be an error.
+        # Convert here, as a warning of an overflow may be turned into an error.
         saved = saved.astype(elements.dtype, copy=False)
         if is_tensor(target):
             elements, saved = _tensor_memory(target, saved, place)
@@ -162,7 +162,7 @@ class Restore:
         self.loaded.append(show(place))
 
     def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
-        """`target` may be any mapping, or a named tuple; plain values are put into dicts alone."""
+        """`target` may be any mapping or named tuple; plain values are restored only in dicts."""
         if not isinstance(saved, dict):
             self._misfit("type", place, saved, target)
             return
@@ -244,20 +244,20 @@ class Restore:
     def _fit_module(
         self, state: dict[str, Any], saved: dict[Any, Any], place: Place
     ) -> dict[str, Any]:
-        """What a module should load: what fits, and for the rest what it has."""
+        """The state for a module to load: entries that fit, and its present values for the rest."""
         saved, merged = self._renaming.arrays(saved, place), copy.copy(state)
         for key in self._common_keys(state, saved, place):
             where, item = (*place, key), saved[key]
             elements, own = _widened(state[key])
             if elements is not None and not self._fits(elements, item, where, own):
                 continue
-            # What is no array is the module's extra state.
+            # Values that are not arrays are the module's extra state.
             merged[key] = item if elements is None else item.astype(elements.dtype, copy=False)
             self.loaded.append(show(where))
         return merged
 
     def _state_for(self, target: object, saved: Any) -> Any:
-        """A copy of a saved state, with tensors where there were tensors or torch needs them."""
+        """A copy of a saved state, with tensors where tensors were saved or torch needs them."""
         if isinstance(saved, dict):
             return type(saved)({key: self._state_for(target, item) for key, item in saved.items()})
         if isinstance(saved, (list, tuple)):
@@ -301,10 +301,10 @@ def _by_name(saved: Any, target: Any) -> Any:
 
 
 def _elements(value: Any) -> Any:
-    """The array of a parameter or tensor; anything else as it is."""
+    """The array of a parameter or tensor; other values unchanged."""
     try:
         elements = memory(value, ("",))
-    except TypeError:  # a tensor that has no array
+    except TypeError:  # a tensor without an array
         return value
     return value if elements is None else elements
 
@@ -323,7 +323,7 @@ def _is_module(target: object) -> bool:
 
 
 def _prepares(target: Any) -> bool:
-    """Whether `_prepare_load` speaks for `load_state_dict`: no subclass has overridden that one."""
+    """Whether `_prepare_load` replaces `load_state_dict`: no subclass overrides the latter."""
     for kind in type(target).__mro__:
         if "_prepare_load" in vars(kind):
             return True
@@ -333,7 +333,7 @@ def _prepares(target: Any) -> bool:
 
 
 def _tensor_memory(target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
-    """The memory behind a tensor, and what is to be in it."""
+    """The memory of a tensor, and its new elements."""
     torch = sys.modules["torch"]
     if target.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")

@@ -1,16 +1,16 @@
 """A ``.safetensors``: arrays that torch and many others read by name.
 
 The length of a header, the header in JSON, and the elements of all arrays. The arrays of the
-objects ``model`` and ``params`` go by their own names, and all others by their places
+objects ``model`` and ``params`` have their own names, and all others their paths
 (``optimizer/state/0/exp_avg``), as in a ``.npz``. The rest is text under ``__metadata__``:
-``cyoptim.json``, and in ``cyoptim.complex`` the names of the complex arrays, which are kept as
-reals with a last axis of 2, as by ``torch.view_as_real``. At the head of it, ``cyoptim.checksum``
-is the CRC-32 of all bytes before the elements, with zeros in its own place: a changed byte there is
-found, whichever it is. A file without any of these is one that another program wrote: all of its
-arrays are one object, ``model`` or ``params``, whichever is asked for.
+``cyoptim.json``, and in ``cyoptim.complex`` the names of the complex arrays, which are stored as
+real arrays with a last axis of 2, as by ``torch.view_as_real``. Its first entry,
+``cyoptim.checksum``, is the CRC-32 of all bytes before the elements, with zeros in its own place:
+it detects every changed byte there. A file with none of these entries comes from another program:
+all of its arrays are one object, ``model`` or ``params``, depending on which is given.
 
-The ``safetensors`` package is not used: its writer puts a file of its own in the place of the
-temporary, past the lock and ``fsync``, and its reader has no bfloat16 for NumPy.
+The ``safetensors`` package is not used: its writer replaces the temporary file by its own,
+without the lock and ``fsync``, and its reader does not support bfloat16 for NumPy.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ METADATA = "__metadata__"
 COMPLEX = "cyoptim.complex"
 CHECKSUM = "cyoptim.checksum"
 ZEROS = "00000000"
-BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # a header of ours begins with it
-PLAIN = ("model", "params")  # objects whose arrays go by their own names
+BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # the beginning of our headers
+PLAIN = ("model", "params")  # objects whose arrays have their own names
 MOST_AXES = 64
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -61,7 +61,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-# Some readers know no complex numbers.
+# Some readers do not support complex numbers.
 WRITTEN = {dtype: code for code, dtype in DTYPES.items() if code not in ("BF16", "C64")}
 
 
@@ -84,12 +84,12 @@ class Safetensors(Format):
 
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
         reals = {name: _as_reals(array) for name, array in arrays.items()}
-        # Large elements first: each array then begins at a multiple of its element's size.
+        # Largest elements first: then each array begins at a multiple of its element's size.
         order = sorted(reals, key=lambda name: -reals[name].itemsize)
         header: dict[str, Any] = {
             METADATA: {
-                CHECKSUM: ZEROS,  # the first, where its reader looks for it
-                # Half a surrogate pair is no UTF-8, and its escape in the inner JSON is.
+                CHECKSUM: ZEROS,  # first, where the reader expects it
+                # Half a surrogate pair is not valid UTF-8, but its escape in the inner JSON is.
                 STRUCTURE: structure.encode("utf-8", "backslashreplace").decode("utf-8"),
                 COMPLEX: json.dumps([n for n in order if np.iscomplexobj(arrays[n])]),
             }
@@ -113,7 +113,7 @@ class Safetensors(Format):
 
 
 def _checksum(length: bytes, header: bytes) -> bytes:
-    """Eight digits for the length and the header, whichever digits it has now."""
+    """Eight digits for the length and the header, independent of the digits already in it."""
     blank = _with_checksum(header, ZEROS.encode())
     return f"{zlib.crc32(blank, zlib.crc32(length)):08x}".encode()
 
@@ -131,12 +131,12 @@ def _joined(place: Place) -> str:
 def _as_reals(array: Array) -> Array:
     if not np.iscomplexobj(array):
         return array
-    array = np.ascontiguousarray(array).reshape(array.shape)  # which makes 0 axes 1
+    array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0 axes 1
     return array[..., np.newaxis].view(array.real.dtype)
 
 
 def _write_elements(array: Array, file: IO[bytes]) -> None:
-    """In C order, and a piece at a time: no second copy of a large array."""
+    """Write in C order, in parts, to avoid a second copy of a large array."""
     little = array.dtype.newbyteorder("<")
     pieces = np.nditer(
         array,
@@ -149,7 +149,7 @@ def _write_elements(array: Array, file: IO[bytes]) -> None:
 
 
 class _Tensors(Reader):
-    """An open file, whose header has been checked."""
+    """An open file with a checked header."""
 
     def __init__(self, file: IO[bytes], foreign_name: str) -> None:
         self.widened = {}

@@ -19,29 +19,29 @@ from cyoptim._checkpoints.places import text
 
 SUFFIXES = (".npz", ".safetensors")
 MOST_DIGITS = 18
-# A number as save writes it: eight digits at least, and no zero before more.
+# A number as save writes it: at least eight digits; more than eight do not begin with 0.
 FILE = re.compile(
     rf"checkpoint-([0-9]{{8}}|[1-9][0-9]{{8,{MOST_DIGITS - 1}}})(\.npz|\.safetensors)"
 )
 
 
 class Checkpoints:
-    """Numbered checkpoints of one run in a folder, of which the newest are kept.
+    """Numbered checkpoints of one run in a folder; the newest are kept.
 
     Parameters
     ----------
     folder : str or path-like
-        Where the files are: ``checkpoint-00000012.npz`` is that of step 12. The first save makes
-        the folder. Other files in it are left alone.
+        The folder of the files: ``checkpoint-00000012.npz`` is that of step 12. The first save
+        makes the folder. Other files in it are ignored.
     keep : int, optional
-        How many to keep, 3 by default; with None all. An older one is deleted when the new one is
-        on the disk.
+        The number of files to keep, 3 by default; None keeps all. An older file is deleted after
+        the new one is on disk.
     suffix : {".npz", ".safetensors"}
-        The format of what is saved. Files of either are found.
+        The format of new files. Files of both formats are found.
 
     See Also
     --------
-    cyoptim.save, cyoptim.load : one file; they do the work.
+    cyoptim.save, cyoptim.load : save and load one file.
 
     Examples
     --------
@@ -79,13 +79,13 @@ class Checkpoints:
         return f"Checkpoints({str(self.folder)!r}, keep={self.keep}, suffix={self.suffix!r})"
 
     def save(self, step: int, /, **objects: object) -> Path:
-        """Save named objects as the checkpoint of a step, and delete those not to be kept.
+        """Save named objects as the checkpoint of a step, and delete old checkpoints.
 
         Parameters
         ----------
         step : int
-            The number of the file, from 0 up to 10**18 - 1. That of the newest file saves it again;
-            a smaller one is an error, as the newest would no longer be the last that was saved.
+            The number of the file, from 0 up to 10**18 - 1. The number of the newest file replaces
+            that file; a smaller one raises, as the newest file would not be the last one saved.
         **objects
             As for :func:`cyoptim.save`.
 
@@ -97,9 +97,9 @@ class Checkpoints:
         Raises
         ------
         ValueError
-            If there is a checkpoint of a later step: another run's, or one that was turned back.
+            If there is a checkpoint of a later step, for instance of another run.
         TypeError, OSError
-            As for :func:`cyoptim.save`. No older checkpoint has been deleted.
+            As for :func:`cyoptim.save`. Then no older checkpoint is deleted.
         """
         step = _whole_number(step, "step", least=0)
         if step >= 10**MOST_DIGITS:
@@ -152,7 +152,7 @@ class Checkpoints:
         Parameters
         ----------
         step : int, optional
-            Which checkpoint; without it, the newest.
+            The step of the checkpoint; by default the newest.
         strict, rename, convert, **objects
             As for :func:`cyoptim.load`.
 
@@ -172,11 +172,11 @@ class Checkpoints:
         return single.load(path, strict=strict, rename=rename, convert=convert, **objects)
 
     def latest(self) -> Path | None:
-        """The file of the greatest step; None if there is none."""
+        """The file of the last step; None if there is no file."""
         return next(reversed(self.paths()), None)
 
     def paths(self) -> list[Path]:
-        """All files, by step. A folder or a pipe of such a name is none."""
+        """All files, sorted by step. Folders and pipes with such names do not count."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -208,7 +208,7 @@ class Checkpoints:
             sync_directory(os.fspath(path.parent))
 
     def _delete_old(self, new: Path) -> None:
-        """Only when `new` is on the disk. What cannot be deleted, the next save tries again."""
+        """Delete old files, once `new` is on disk. The next save retries if this fails."""
         older = [path for path in self.paths() if _step(path) <= _step(new) and path != new]
         kept = [step for step in self.steps() if step <= _step(new)]
         kept = kept if self.keep is None else kept[-self.keep :]
@@ -219,7 +219,7 @@ class Checkpoints:
 
 
 def _is_file(path: Path) -> bool:
-    """False for what is gone by now, or a link that leads nowhere; other errors are errors."""
+    """Whether this is a file; False if it has disappeared, or is a broken link."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError as error:

@@ -21,36 +21,36 @@ from cyoptim._checkpoints.turns import in_turns
 
 
 def save(path: str | os.PathLike[str], /, **objects: object) -> None:
-    """Save named objects to one file, which replaces an older one whole or not at all.
+    """Save named objects to one file, which replaces an older one atomically.
 
     Parameters
     ----------
     path : str or path-like
-        The file, under exactly this name: no extension is added. One that ends in ``.safetensors``
-        is in that format, any other a ``.npz``. A symbolic link is followed. An older file keeps
-        its permissions.
+        The file, under exactly this name: no extension is added. A name that ends in
+        ``.safetensors`` selects that format, any other ``.npz``. Symbolic links are followed. The
+        permissions of an older file are kept.
     **objects
-        What to save, by name: arrays, NumPy scalars, parameters, CPU torch tensors, whatever has a
+        The objects by name: arrays, NumPy scalars, parameters, CPU torch tensors, objects with a
         ``state_dict()`` (optimizers and schedulers), ``numpy.random.Generator``, plain values
-        (None, bool, int, float, complex, str, bytes), and dicts, lists and tuples of these to any
-        depth up to 100.
+        (None, bool, int, float, complex, str, bytes), and dicts, lists and tuples of these up to
+        a depth of 100.
 
     Raises
     ------
     TypeError
-        If something cannot be saved; the message gives the place and the type. Nothing is written.
+        If an object cannot be saved; the message gives its place and type. Nothing is written.
     ValueError
-        If there is nothing to save, the objects are nested too deeply, or all but the elements of
-        the arrays takes over 100,000,000 bytes.
+        If there is nothing to save, the objects are nested too deeply, or everything except the
+        elements of arrays takes over 100,000,000 bytes.
     OSError
-        If the file cannot be written. An older file is still there, whole.
+        If the file cannot be written. An older file does not change.
 
     Notes
     -----
-    In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` go by their own
-    names, all others by their places: ``optimizer/state/0/exp_avg``. It keeps numbers, complex ones
-    too, and booleans, always in C order; a ``.npz`` also dates, strings, records and the order.
-    Checksums find changed bytes: all in a ``.npz``, those before the elements in a
+    In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` have their own
+    names, all others their paths: ``optimizer/state/0/exp_avg``. It stores numbers, also complex
+    ones, and booleans, always in C order; a ``.npz`` also stores dates, strings, records and the
+    order. Checksums detect changed bytes: all in a ``.npz``, those before the elements in a
     ``.safetensors``.
 
     Examples
@@ -107,47 +107,47 @@ def load(
     convert: bool = False,
     **objects: object,
 ) -> dict[str, Any]:
-    """Load what :func:`save` wrote, and restore the given objects in place.
+    """Load a file that :func:`save` wrote, and restore the given objects in place.
 
     Parameters
     ----------
     path : str or path-like
-        The file, which may be anybody's: nothing in it runs. One that ends in ``.safetensors``
-        may also come from another program: its arrays are the object ``model`` or ``params``,
-        whichever is asked for.
+        The file. It need not be trusted: it cannot run code. A ``.safetensors`` file
+        may also come from another program: its arrays are then the object ``model`` or ``params``,
+        depending on which is given.
     strict : bool
-        Whether everything must fit. If not, what does not is left out: arrays one by one, an
-        optimizer or another object with a state as a whole.
+        Whether everything must fit. If False, entries that do not fit are skipped: single arrays,
+        but an optimizer or another object with a state as a whole.
     rename : dict or function, optional
-        From the names of arrays in the file to those in the objects; names that a dict does not
-        have stay. Optimizers' names of parameters are renamed as well.
+        Maps names of arrays in the file to names in the objects; names that a dict does not
+        contain stay. It also renames the parameters in states of optimizers.
     convert : bool
         Whether an array may have another dtype in the file, if NumPy casts it as ``same_kind``:
-        float16, float64 and bfloat16 to float32, but no complex numbers to real ones.
+        float16, float64 and bfloat16 to float32, but not complex numbers to real ones.
     **objects
-        What to restore, under the names it was saved by. Arrays, parameters and tensors must have
-        the shape and dtype that were saved; dicts and torch modules are matched name by name, lists
-        and tuples item by item; whatever else has a ``load_state_dict()`` gets the saved state.
+        The objects to restore, under their saved names. Arrays, parameters and tensors must have
+        the saved shape and dtype; dicts and torch modules are matched by name, lists
+        and tuples item by item; other objects with a ``load_state_dict()`` get the saved state.
         Nothing changes unless everything fits.
 
     Returns
     -------
     dict
-        Everything in the file by name, restored or not, and under the names in the file:
+        Everything in the file, restored or not, under the names in the file:
         parameters and tensors as arrays, bfloat16 as float32, optimizers and schedulers as their
         state dicts. The arrays are new and writable. With ``strict=False`` it is a
-        :class:`~cyoptim.checkpoint.Loaded`, which tells what was ``loaded`` and ``skipped``.
+        :class:`~cyoptim.checkpoint.Loaded`, which lists what was ``loaded`` and ``skipped``.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     CheckpointError
-        If the file is not a checkpoint, no regular file, is damaged, unpacks to far more than it
-        has, or needs a newer version.
+        If the file is not a checkpoint or not a regular file, is damaged, unpacks to far more than
+        its size, or needs a newer version.
     ValueError
-        If the file has no object of a given name, or an object does not fit what was saved: the
-        message lists what is missing, unexpected, or of another shape or dtype.
+        If the file does not contain an object of a given name, or an object does not fit: the
+        message lists entries that are missing, unexpected, or of another shape or dtype.
     TypeError
         If an object cannot be restored in place, such as a number.
 
@@ -201,13 +201,13 @@ def _check_switch(value: object, name: str) -> None:
 
 @contextlib.contextmanager
 def _damage_reported(path: str) -> Iterator[None]:
-    """Turn whatever a damaged or foreign file makes the readers raise into a CheckpointError."""
+    """Convert every error of the readers for a damaged or foreign file to a CheckpointError."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        # A wrong offset or length in the file also gives an OSError, but none with another number.
+        # A wrong offset or length in the file also gives an OSError, but only with this number.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         if isinstance(error, CheckpointError):

@@ -1,5 +1,5 @@
-"""The turns of the optimizers that objects belong to: a file holds, or is put into, nothing that
-another thread is changing meanwhile."""
+"""Turns of the optimizers whose objects are saved or restored, so that no other thread changes
+these meanwhile."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cyoptim.optimizer import Optimizer
 def in_turns(
     how: Literal["read", "write"], doing: str, objects: Any, function: Callable[[], Any]
 ) -> Any:
-    """Call the function in turns of all optimizers among the objects, and of those whose parameters
-    or state are."""
+    """Call the function in turns of all optimizers among the objects, and of those with parameters
+    or state among them."""
     turns, arrays = [], []
     for item in _leaves(objects, 0):
         if isinstance(item, Optimizer):
@@ -45,7 +45,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _members(value: Any, depth: int) -> Iterator[Any]:
-    """What an object with a state holds: a torch module tensors, an average its arrays."""
+    """The members of an object with a state: tensors of a torch module, arrays of an average."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.nn.Module):
         for tensor in (*value.parameters(), *value.buffers()):
@@ -58,7 +58,7 @@ def _members(value: Any, depth: int) -> Iterator[Any]:
 def _memory(value: Any) -> Iterator[Array]:
     try:
         array = memory(value, ("",))
-    except (TypeError, ValueError, RuntimeError):  # a tensor that has no array here
+    except (TypeError, ValueError, RuntimeError):  # a tensor without a NumPy array
         return
     if array is not None:
         yield array

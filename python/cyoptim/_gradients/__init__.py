@@ -1,1 +1,1 @@
-"""Gradients: put in the order of the parameters, and added up over several batches."""
+"""Gradients: aligned with the parameters, and accumulated over several batches."""

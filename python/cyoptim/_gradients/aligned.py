@@ -1,4 +1,4 @@
-"""Gradients as users give them to a step."""
+"""Gradients in the forms that users pass, aligned with the parameters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cyoptim._types import Gradients, Group
 
 
 class EditedNames(ValueError):
-    """There are not as many names as parameters."""
+    """The numbers of names and of parameters differ."""
 
 
 def check_closure(closure: Any) -> None:
-    """Refuse gradients in the place of the closure."""
+    """Refuse gradients passed as the closure."""
     if not callable(closure):
         raise TypeError(
             f"step() takes a closure first, which is called, got {type_name(closure)}: pass "
@@ -30,7 +30,7 @@ def check_closure(closure: Any) -> None:
 
 def align(grads: Gradients, groups: list[Group]) -> list[Any]:
     """The gradients as a list, one entry per parameter."""
-    if isinstance(grads, dict):  # ahead of the slower look at every kind of mapping
+    if isinstance(grads, dict):  # before the slower check for other mappings
         return _align_names(grads, groups)
     if isinstance(grads, (list, tuple)) and not _is_nested(grads, groups):
         count = _count(groups)
@@ -59,8 +59,8 @@ def _is_nested(grads: Sequence[Any], groups: list[Group]) -> bool:
         return False
     if is_named_tuple(grads):
         return True
-    # By the names, which are few to look at: with many small parameters, to look at each gradient
-    # takes as long as the step.
+    # Decided by the names: with many small parameters, a check of every gradient takes as long as
+    # the step.
     nested = _places(_names(groups)).nested
     return any(is_branch(grads[i]) for i in nested if i < len(grads)) or (
         len(grads) != _count(groups) and all(grad is None for grad in grads)
@@ -101,7 +101,7 @@ def _places(names: tuple[Any, ...]) -> Places:
 
 
 def check_unrecorded(groups: list[Group]) -> None:
-    """Refuse a step in which a group with ``differentiable`` has anything to differentiate."""
+    """Refuse a step if a group with ``differentiable`` has anything to differentiate."""
     from cyoptim._libraries import torch
 
     for group in groups:
@@ -110,7 +110,7 @@ def check_unrecorded(groups: list[Group]) -> None:
 
 
 def evaluate(closure: Callable[[], Any]) -> Any:
-    """Call a closure as torch does: with autograd on."""
+    """Call a closure with autograd enabled, as torch does."""
     torch = sys.modules.get("torch")
     if torch is None:
         return closure()
@@ -135,7 +135,7 @@ def loss_and_grads(
 
 
 def check_droppable(params: list[Any]) -> None:
-    """Refuse gradients that cannot be dropped, before anything is done with them."""
+    """Refuse gradients that cannot be set to None, before anything changes."""
     for param in params:
         if isinstance(param, ParameterBase) or is_tensor(param) or hasattr(param, "null_grad"):
             continue

@@ -1,4 +1,4 @@
-"""Gradients that are added up before a step."""
+"""Gradients accumulated for the next step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NAME = "sum"  # of the arrays, among those of the state
 
 
 class Sums:
-    """One array for each parameter, made at its first gradient and kept for the next sum.
+    """The sum of gradients of each parameter: an array made at the first gradient and then reused.
 
-    A sum belongs to its parameter, wherever that stands in the groups. A parameter that is taken
-    out finds its sum again if it comes back before the step.
+    A sum belongs to its parameter, whatever its group. A parameter that is removed
+    and comes back before the step still has its sum.
     """
 
     def __init__(self) -> None:
@@ -28,13 +28,13 @@ class Sums:
         self._params: list[Any] = []
         self._arrays: list[Any] = []
         self._used: list[bool] = []
-        self._steps: list[Extras] = []  # that were given the sums
+        self._steps: list[Extras] = []  # steps that use the sums
 
     @property
     def count(self) -> int:
-        """How many gradients have been added to each since the last step was done."""
-        # Asked for afterwards, rather than reset at the end of the step: an interrupt may come
-        # between the two.
+        """The number of gradients in each sum since the last completed step."""
+        # The step's own flag decides, instead of a reset at its end: an interrupt might come
+        # between step and reset.
         if any(step.done for step in self._steps):
             self._count = 0
             self._used = [False] * len(self._used)
@@ -44,8 +44,8 @@ class Sums:
     def add(
         self, params: list[Any], grads: list[Any], arrays: list[Any], holders: list[Any]
     ) -> None:
-        """Add a gradient, or None, for each parameter; `arrays` are the parameters' own. Parameters
-        that are `holders` of their gradients drop them."""
+        """Add a gradient, or None, for each parameter; `arrays` are the parameters' memory. The
+        gradients of `holders`, parameters with a ``.grad``, become None."""
         count = self.count
         sums, used, rest = self._of(params)
         for i, (grad, array) in enumerate(zip(grads, arrays, strict=True)):
@@ -67,8 +67,8 @@ class Sums:
         add_up(self, new, spans, outcome, holders)
 
     def _of(self, params: list[Any]) -> tuple[list[Any], list[bool], list[tuple[Any, Any]]]:
-        """The sum of each of these parameters, and whether it is in use; and those in use of
-        others, which may come back before the step."""
+        """For each of these parameters its sum, and whether that is in use; and the sums in use of
+        other parameters, which may come back before the step."""
         if len(params) == len(self._params) and all(map(is_, params, self._params)):
             return [*self._arrays], [*self._used], []
         known: dict[int, list[tuple[Any, Any, bool]]] = {}
@@ -84,7 +84,7 @@ class Sums:
         return sums, uses, rest
 
     def gradients(self, params: list[Any] | None = None) -> list[Any]:
-        """The sums of these parameters, or of all that have any; None where there is none."""
+        """The sums of these parameters, or of all that have one; None for a parameter without."""
         params = self._params if params is None else params
         if not self.count:
             return [None] * len(params)
@@ -100,24 +100,24 @@ class Sums:
             )
 
     def drop(self, holders: list[Any]) -> None:
-        """Forget the sums, and let `holders` drop their gradients: both, or neither."""
+        """Drop the sums, and set the gradients of `holders` to None: both, or neither."""
         add_up(self, [], Spans([], []), self.forgotten(), holders)
 
     def forgotten(self) -> dict[str, Any]:
-        """The attributes that it has without sums; the arrays are kept."""
+        """The attributes of an object without sums; the arrays are kept."""
         return {"_count": 0, "_used": [False] * len(self._used), "_steps": []}
 
     def give(self, step: Extras) -> None:
-        """Begin anew as soon as this step is done; the arrays are kept."""
+        """Start new sums when this step is completed; the arrays are kept."""
         self._steps = [*self._steps, step]
 
     # --- saving and loading -----------------------------------------------------------------------
 
     def export(self, params: Sequence[Any], numbers: dict[int, int]) -> dict[str, Any]:
-        """What state_dict() holds of it; `numbers` are those of the parameters, by identity.
+        """Its entry in state_dict(); `numbers` are those of the parameters, by identity.
 
-        Copies, as the arrays serve the next sum. Where a parameter occurs again, a list of all of
-        its sums, with None where there is none.
+        Copies, as the arrays will be reused. A parameter that occurs several times has a list of
+        sums, with None for an occurrence without.
         """
         values: dict[int, list[Any]] = {}
         for param, array in zip(params, self.gradients([*params]), strict=True):
@@ -130,7 +130,7 @@ class Sums:
         }
 
     def copy(self) -> Sums:
-        """The same sums in memory of their own."""
+        """A copy, with its own arrays."""
         return _rebuilt(self.count, [(param, array.copy("K")) for param, array in self._in_use()])
 
     def _in_use(self) -> list[tuple[Any, Array]]:
@@ -144,7 +144,7 @@ class Sums:
 def loaded_sums(
     saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
 ) -> Sums:
-    """Sums from the form that :meth:`Sums.export` gives; values are copied.
+    """Sums from the result of :meth:`Sums.export`; values are copied.
 
     `keys` are the saved keys of the parameters.
     """
@@ -182,13 +182,13 @@ def _rebuilt(count: int, pairs: list[tuple[Any, Array]]) -> Sums:
 
 
 def _room(room: Any, array: Any) -> Any:
-    """An array laid out as the parameter's state: the one at hand, if it fits."""
+    """An array with the layout of the parameter's state: `room`, if it fits."""
     new = np.empty_like(array, subok=False)
     return room if room is not None and same_layout_as(room, new) else new
 
 
 def _in_place_of(total: Any, array: Any, i: int) -> Any:
-    """A sum that is in use, laid out as the parameter's state."""
+    """A sum in use, in the layout of the parameter's state."""
     new = np.empty_like(array, subok=False)
     if same_layout_as(total, new):
         return total

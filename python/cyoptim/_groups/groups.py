@@ -13,16 +13,16 @@ from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
 
-# Keys of a group that are no options of its optimizer: users' own notes and the schedulers'.
+# Keys of a group that are not options of its optimizer: users' own and schedulers'.
 _NOTES = frozenset({"params", "param_names", "name", "initial_lr", "max_lr", "min_lr"})
 _NOTES |= {"base_momentum", "max_momentum", "swa_lr"}
 
 
 class Members(list[Any]):
-    """The parameters of a group, in the user's own dict, with what the dict held when it was given.
+    """The parameters of a group in the user's own dict, with the keys that the user gave.
 
-    The defaults of an optimizer are put into the dict, too. Where it is given to another optimizer,
-    they are not the user's options. Copies and pickles are plain lists.
+    An optimizer adds its defaults to the dict. If the dict is given to another optimizer,
+    these are not options of the user. Copies and pickles are plain lists.
     """
 
     def __init__(self, members: Iterable[Any], given: frozenset[str], owners: list[Any]) -> None:
@@ -34,12 +34,12 @@ class Members(list[Any]):
         return list, (), None, iter(self)
 
     def living(self) -> list[Any]:
-        """The optimizers that are still there."""
+        """The owners that still exist."""
         return [owner for ref in self.owners if (owner := ref()) is not None]
 
 
 def not_iterable(params: Any, optimizer: str) -> TypeError:
-    """The error for what holds no parameters, in torch's words, and what to write instead."""
+    """The error for an argument without parameters, and what to write instead."""
     if is_parameter(params):
         hint = f": put it into a list, {optimizer}([parameter])"
     elif callable(getattr(params, "parameters", None)):
@@ -60,7 +60,7 @@ def parameters_of(groups: list[Group]) -> Iterator[Any]:
 
 
 def as_groups(params: ParamsT, optimizer: str) -> list[Any]:
-    """The groups of what a constructor was given: dicts, or parameters of one group.
+    """A constructor's argument as groups: dicts, or the parameters of one group.
 
     A dict with the key "params" is a group; every other dict holds parameters.
     """
@@ -83,7 +83,7 @@ def as_groups(params: ParamsT, optimizer: str) -> list[Any]:
 
 
 def _are_layers(entries: list[Any]) -> bool:
-    """Whether dicts hold parameters themselves, rather than be groups."""
+    """Whether dicts contain parameters directly, so that they are not groups."""
     if any(isinstance(entry, Mapping) and "params" in entry for entry in entries):
         return False
     leaves = [leaf for _, leaf in named_leaves(entries)]
@@ -91,7 +91,7 @@ def _are_layers(entries: list[Any]) -> bool:
 
 
 def check_ordered(params: Any) -> None:
-    """Refuse sets, whose order is another in every run."""
+    """Refuse sets, whose order changes from run to run."""
     if isinstance(params, (set, frozenset)):
         raise TypeError(
             "optimizer parameters need to be organized in ordered collections, but the "
@@ -100,8 +100,8 @@ def check_ordered(params: Any) -> None:
 
 
 def share_groups(params: Any, optimizer: Any) -> None:
-    """Note that an optimizer is given another's very list of groups by a class of the user's: it
-    wraps this one, and both are to have the same dicts."""
+    """Record an owner of a list of groups: a user's class that wraps an optimizer passes the
+    optimizer's own list, and both share its dicts."""
     for group in params if isinstance(params, list) else ():
         members = group.get("params") if isinstance(group, dict) else None
         if isinstance(members, Members) and any(
@@ -113,7 +113,7 @@ def share_groups(params: Any, optimizer: Any) -> None:
 
 
 def members_for(group: Group, members: list[Any], optimizer: Any) -> Members:
-    """The list that takes the place of the parameters in a group that an optimizer is given."""
+    """The list that replaces the parameters in a new group of an optimizer."""
     before, owner = group["params"], weakref.ref(optimizer)
     if isinstance(before, Members):
         return Members(members, before.given, [*before.owners, owner])
@@ -121,8 +121,8 @@ def members_for(group: Group, members: list[Any], optimizer: Any) -> Members:
 
 
 def own_group(group: Any, optimizer: Any) -> Any:
-    """The dict itself; or what the user had written, if it is a group of another optimizer that
-    does not wrap this one."""
+    """The dict itself; or, if it is a group of another optimizer that does not wrap this one, a
+    copy of the user's entries."""
     members = group.get("params") if isinstance(group, dict) else None
     if not isinstance(members, Members):
         return group
@@ -149,7 +149,7 @@ def check_one_group_each(groups: list[Group], labels: list[str]) -> None:
 
 
 def labels_of(groups: list[Group]) -> list[str]:
-    """How errors name each parameter."""
+    """The name of each parameter in messages."""
     labels = []
     for g, group in enumerate(groups):
         names = group.get("param_names") or ()
@@ -162,8 +162,8 @@ def labels_of(groups: list[Group]) -> list[str]:
 def check_option_names(group: Group, number: int, known: Mapping[str, Any], optimizer: str) -> None:
     """Refuse misspelt options, warn of unknown ones.
 
-    Names that begin with an underscore are the user's own; what another optimizer's defaults have
-    put in is that one's.
+    Names that begin with an underscore are the user's own; defaults that another optimizer has
+    added are ignored.
     """
     members = group["params"]
     written = members.given if isinstance(members, Members) else group

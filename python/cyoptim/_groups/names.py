@@ -13,7 +13,7 @@ from cyoptim._types import Group
 
 
 def split_names(params: Any) -> tuple[list[Any], list[str]]:
-    """Parameters, and their names if they came with names or in a tree."""
+    """Parameters, and their names if they are pairs or a tree."""
     if is_parameter(params):
         return [params], []
     if isinstance(params, Mapping) or is_named_tuple(params):
@@ -37,7 +37,7 @@ def _split_tree(tree: Any) -> tuple[list[Any], list[str]]:
 
 
 def is_tree(entries: list[Any]) -> bool:
-    """Whether there are containers of parameters in the list, rather than parameters or pairs."""
+    """Whether the list has containers of parameters, rather than parameters or pairs."""
     return any(_holds_parameters(entry) for entry in entries if not _is_pair(entry))
 
 
@@ -55,7 +55,7 @@ def _is_pair(entry: Any) -> bool:
 
 
 def check_names(names: Any, members: list[Any], number: int) -> None:
-    """Refuse one name for two parameters of a group: gradients and checkpoints go by name."""
+    """Refuse one name for two parameters of a group: names match gradients and checkpoints."""
     seen: dict[Any, Any] = {}
     for name, param in zip(names, members, strict=False):
         if seen.setdefault(name, param) is not param:
@@ -66,7 +66,7 @@ def check_names(names: Any, members: list[Any], number: int) -> None:
 
 
 def check_named_alike(group: Group, others: list[Group]) -> None:
-    """Refuse names in some groups only."""
+    """Refuse names in some but not all groups."""
     for other in others:
         if ("param_names" in group) != ("param_names" in other):
             text = "with names" if "param_names" in group else "without names"
@@ -77,11 +77,11 @@ def check_named_alike(group: Group, others: list[Group]) -> None:
 
 
 class Named:
-    """The names that parameters had when the groups were last looked at; those of parameters that
-    have been taken out, too, as they may come back."""
+    """The names of parameters at the last check of the groups, including parameters that were
+    removed, as they may come back."""
 
     def __init__(self, groups: list[Group], before: Named | None = None) -> None:
-        # A reference to each parameter, by its identity, and its name.
+        # By identity: a reference to the parameter, and its name.
         self._names: dict[int, tuple[Callable[[], Any], Any]] = {}
         if before is not None:
             self._names = {i: entry for i, entry in before._names.items() if entry[0]() is not None}
@@ -97,10 +97,10 @@ class Named:
         return name if reference is not None and reference() is param else None
 
     def settle(self, groups: list[Group]) -> dict[int, list[Any]]:
-        """The names of groups whose parameters have been edited, by the group's number.
+        """New lists of names for groups whose parameters have been edited, by the group's number.
 
-        A parameter keeps its name wherever it stands; a new one takes the name at its place. Where
-        the names have been edited, too, they hold.
+        A parameter keeps its name at any position; a new one takes the name at its position. If
+        the names have been edited, too, they apply.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Numbers in whichever form they come: Python's, NumPy's, arrays and tensors of one element."""
+"""Numbers in any form: Python's, NumPy's, arrays and tensors of one element."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cyoptim._arrays.doors import is_tensor, type_name
 
 
 def plain(value: Any) -> Any:
-    """A value in the types of Python that JSON knows, as far as it consists of numbers."""
+    """A value with its numbers converted to Python types that JSON supports."""
     if isinstance(value, (np.generic, np.ndarray)):
         return of_numpy(value)
     if is_tensor(value):
@@ -25,7 +25,7 @@ def plain(value: Any) -> Any:
 
 
 def of_numpy(value: Any) -> Any:
-    """A number of NumPy's, or an array of one element, as Python's number; all else as it is."""
+    """A NumPy number, or an array of one element, as a Python number; other values unchanged."""
     if value.size != 1 or is_masked(value):
         return value
     item = value.item()
@@ -34,7 +34,7 @@ def of_numpy(value: Any) -> Any:
 
 
 def is_masked(value: Any) -> bool:
-    """Whether this is an array with an element that is masked."""
+    """Whether this is an array with a masked element."""
     masked = sys.modules.get("numpy.ma")  # which takes time to import
     return (
         masked is not None
@@ -44,7 +44,7 @@ def is_masked(value: Any) -> bool:
 
 
 def number(name: str, value: Any) -> Any:
-    """An argument that is to be one real number, as Python's int, float or bool."""
+    """An argument that must be one real number, as a Python int, float or bool."""
     found = plain(value)
     if hasattr(found, "__array__") and not isinstance(found, np.ndarray) and not is_tensor(found):
         found = plain(np.asarray(found))  # of another library

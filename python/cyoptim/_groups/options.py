@@ -1,10 +1,11 @@
-"""The options of a group: what is refused, in torch's words."""
+"""Checks of the options of a group, with torch's messages."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import cache
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -17,7 +18,7 @@ MOST = int(np.finfo(float).max)
 
 
 class _Required:
-    """The default of an option that every group must give."""
+    """The default of an option that every group must set."""
 
     def __repr__(self) -> str:
         return "<required parameter>"
@@ -27,8 +28,8 @@ required = _Required()
 
 
 def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
-    """Refuse an argument that a constructor does not take, if it is near to one that it does; all
-    other errors are Python's own."""
+    """Refuse an unknown argument of a constructor if it resembles a known one; Python reports all
+    others."""
     code = getattr(cls.__init__, "__code__", None)  # type: ignore[misc]
     if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
         return
@@ -42,7 +43,7 @@ def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
 
 
 def explain_options(options: Group, defaults: Mapping[str, Any], error: Exception) -> str:
-    """Which option it is that a step cannot use; else what Python says of it."""
+    """For messages: the option that a step cannot use, or else Python's own message."""
     for name, default in defaults.items():
         if name not in options:
             return f"{name!r} is missing"
@@ -58,10 +59,10 @@ _TEXT_AND_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
 
 
 def check_switch(name: str, value: Any) -> None:
-    """Refuse what is neither True nor False, such as a string or a list."""
+    """Refuse a value that is neither True nor False, such as a string or a list."""
     try:
         known = not isinstance(value, _TEXT_AND_CONTAINERS) and bool(value) in (True, False)
-    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several elements
+    except (TypeError, ValueError, RuntimeError):  # an array or a tensor with several elements
         known = False
     if not known:
         raise TypeError(f"{name} must be True or False, got {type_name(value)}: {value!r}")
@@ -76,10 +77,10 @@ _FILLED = frozenset({"lr", "initial_lr"})
 
 
 def plain_options(options: Group, rules: bool) -> Group:
-    """A copy of a group in which NumPy's numbers are Python's, so that JSON and torch can load it.
+    """A copy of a group with Python numbers instead of NumPy's, so that JSON and torch can load it.
 
-    `rules` tells whether all options are those of our own rules, where an array of one element is a
-    number, and one of several a tuple.
+    `rules`: whether all options belong to our own rules, in which an array of one element is a
+    number, and an array of several a tuple.
     """
     return {
         name: value
@@ -101,20 +102,20 @@ def _plain_option(value: Any, arrays: bool) -> Any:
 
 
 def as_float(value: Any) -> float:
-    """An option that was checked to be one number, which may be an array or a tensor of one."""
+    """An option that was checked to be one number, or an array or a tensor of one element."""
     return float(value.item() if hasattr(value, "item") else value)
 
 
 def as_sequence(value: Any) -> Any:
-    """A list of an array's elements; all else as it is."""
+    """A list of an array's elements; other values unchanged."""
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def execution_switches(**switches: Any) -> dict[str, Any]:
-    """torch's switches that choose how a step is executed.
+    """torch's switches for the execution of a step.
 
-    ``foreach`` and ``fused`` ask for what is always the case here and are kept without effect;
-    ``capturable`` asks for what cannot be; ``differentiable`` does so where there is a graph, see
+    ``foreach`` and ``fused`` are kept without effect, as every step is one native call;
+    ``capturable`` is not supported, nor is ``differentiable`` where there is a graph: see
     :func:`check_undifferentiated`. Combinations that torch refuses are refused.
     """
     for name in ("capturable", "differentiable", "fused", "foreach"):
@@ -130,29 +131,52 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
     return switches
 
 
+class Switches(TypedDict, total=False):
+    """torch's switches, as an optimizer that torch has not accepts them all."""
+
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
+def all_switches(**switches: Unpack[Switches]) -> dict[str, Any]:
+    """As :func:`execution_switches`, of all switches; others are refused."""
+    known = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
+    for name in switches.keys() - known.keys():
+        raise TypeError(f"unexpected keyword argument {name!r}")
+    return execution_switches(**{**known, **switches})
+
+
 def check_undifferentiated(group: Group) -> None:
     """Refuse ``differentiable`` for arrays, which have no graph.
 
-    For tensors it is refused by a step in which there is anything to differentiate.
+    For tensors, a step raises if there is anything to differentiate.
     """
     if group.get("differentiable") and not all(map(is_tensor, group["params"])):
         raise ValueError("differentiable=True is not supported: steps run outside of any graph")
 
 
-def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
-    """Refuse what is neither True nor False for an option that is one of them by its name, or by
-    default."""
-    for name, default in defaults.items():
+def check_switches(group: Group, optimizer: Any) -> None:
+    """Refuse a value other than True and False for an option that its name or its default makes a
+    switch."""
+    switches = _SWITCHES | _switches_of(type(optimizer).__init__)
+    for name, default in optimizer.defaults.items():
         value = group[name]
-        if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
+        if isinstance(default, bool) or name in switches or (name in _HINTS and value is not None):
             check_switch(name, value)
 
 
-def check_group(
-    group: Group, defaults: Mapping[str, Any], check_options: Callable[[Group], None]
-) -> None:
+@cache
+def _switches_of(constructor: Any) -> frozenset[str]:
+    """The arguments that are switches by their default."""
+    parameters = inspect.signature(constructor).parameters.values()
+    return frozenset(p.name for p in parameters if isinstance(p.default, bool))
+
+
+def check_group(group: Group, optimizer: Any, check_options: Callable[[Group], None]) -> None:
     """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
-    check_switches(group, defaults)
+    check_switches(group, optimizer)
     check_options(group)
     execution_switches(**group)
     check_undifferentiated(group)
@@ -168,7 +192,7 @@ def check_groups(groups: list[Group], check_options: Callable[[Group], None]) ->
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
-    """Refuse a learning rate that is not one number >= 0, or that cannot hold one."""
+    """Refuse a learning rate that is not one number >= 0, or an array that cannot store one."""
     if is_tensor(lr) and lr.numel() != 1:
         raise ValueError("Tensor lr must be 1-element")
     if isinstance(lr, np.ndarray) and lr.size != 1:
@@ -178,7 +202,7 @@ def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
 
 
 def check_holds_rates(name: str, value: Any) -> None:
-    """Refuse an array without axes or a tensor into which schedules would write whole numbers."""
+    """Refuse an array without axes, or a tensor, of integers: it would truncate rates."""
     if is_tensor(value):
         kind, holds = "a tensor", value.is_floating_point() or value.is_complex()
     elif isinstance(value, np.ndarray) and not value.ndim:
@@ -217,12 +241,19 @@ def check_number(name: str, value: Any) -> None:
 
 
 def check_nonnegative(name: str, value: Any, message: str = "") -> None:
-    """Refuse a value that is not a number >= 0; NaN is not."""
+    """Refuse a value that is not a number >= 0, such as NaN."""
     check_number(name, value)
     if not value >= 0.0:
         text = message or f"Invalid {name} value: {{}}"
         tells = "expected" in text or ">=" in text
         raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse a value that is not a number > 0; NaN is not."""
+    check_number(name, value)
+    if not value > 0.0:
+        raise ValueError(f"Invalid {name} value: {value} (expected > 0)")
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:
@@ -259,7 +290,7 @@ def check_betas(betas: Any) -> None:
 
 
 def check_pair(name: str, value: Any) -> None:
-    """Refuse what is not two values in a tuple, a list or an array."""
+    """Refuse a value that is not a tuple, a list or an array of two values."""
     if not isinstance(as_sequence(value), (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
 
@@ -273,7 +304,7 @@ def check_moments(group: Group) -> None:
 
 
 def check_undecayed(group: Group, label: str) -> None:
-    """Refuse a sparse gradient where weight decay moves every element."""
+    """Refuse a sparse gradient if weight decay changes every element."""
     if group["weight_decay"] != 0:
         raise UnsupportedError(
             "weight_decay option is not compatible with sparse gradients "

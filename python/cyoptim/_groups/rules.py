@@ -12,7 +12,7 @@ from cyoptim._groups.names import is_tree
 from cyoptim._groups.numbers import plain
 from cyoptim._types import Group
 
-# A piece of a name, a greatest number of dimensions, or a function of name and parameter.
+# A substring of a name, a largest number of dimensions, or a function of name and parameter.
 Rule: TypeAlias = str | int | Callable[[str, Any], bool]
 
 
@@ -37,31 +37,32 @@ def param_groups(
         gives them; ``(name, parameter)`` pairs; or anything with a method
         ``named_parameters()``, such as a torch module.
     lr : float, optional
-        Learning rate :math:`\gamma` of the last layer. Needed with `layer_decay` or `lr_scale`;
-        without it, the optimizer's own counts.
+        Learning rate :math:`\gamma` of the last layer. Required with `layer_decay` or `lr_scale`;
+        without it, the groups have the optimizer's own rate.
     no_decay : str, int, callable, or several of them
-        Which parameters have no weight decay: those whose name has this piece, whatever its case;
-        those of at most so many dimensions; those for which ``no_decay(name, parameter)`` is true.
+        The parameters without weight decay: a str selects names that contain it, in any case; an
+        int, parameters of at most that many dimensions; a function, those for which
+        ``no_decay(name, parameter)`` is true.
     layer_decay : float, optional
-        Factor :math:`d > 0` from a layer to the one below. A layer is the first number that stands
-        between dots in a name, as in ``blocks.3.weight``; parameters without one belong to a layer
-        of their own: below all others if they come before the first that has a number, and above
-        them if after.
+        Factor :math:`d > 0` from a layer to the one below. The number of the layer is the first
+        number between dots in a name, as in ``blocks.3.weight``; parameters without one form two
+        further layers: the lowest if they come before the first parameter with a number, and the
+        highest if after.
     lr_scale : mapping or callable, optional
-        Factors >= 0 by piece of a name, or ``lr_scale(name, parameter)``.
+        Factors >= 0 by substrings of names, or ``lr_scale(name, parameter)``.
 
     Returns
     -------
     list of dict
-        For an optimizer's `params`: with names, and ``weight_decay`` 0 where there is to be none.
+        For an optimizer's `params`: with names, and ``weight_decay`` 0 for groups without it.
 
     Raises
     ------
     TypeError
-        If something in `named_params` is no parameter or has no name, or a rule is of no such kind.
+        If an entry of `named_params` is not a parameter or has no name, or a rule has a wrong type.
     ValueError
-        If there are no parameters, a factor is out of range, `lr` is missing, or a piece of a name
-        given to `no_decay` or `lr_scale` occurs in none, or there are no layers.
+        If there are no parameters, a factor is out of range, `lr` is missing, no name contains a
+        substring of `no_decay` or `lr_scale`, or there are no layers.
 
     References
     ----------
@@ -191,7 +192,7 @@ def _nowhere(argument: str, piece: str, named: list[tuple[str, Any]]) -> ValueEr
 
 
 def _layers(names: list[str]) -> list[int]:
-    """The layer of each, counted from 0 without gaps."""
+    """The layer of each name, numbered from 0 without gaps."""
     numbers = [next((int(p) for p in name.split(".") if p.isdecimal()), None) for name in names]
     known = [number for number in numbers if number is not None]
     if not known:

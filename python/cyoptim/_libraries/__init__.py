@@ -1,1 +1,1 @@
-"""What is known of other libraries, one file for each; imported only when it is needed."""
+"""Code for other libraries, one file for each; imported only when needed."""

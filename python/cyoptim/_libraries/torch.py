@@ -16,7 +16,7 @@ torch_optim.join()
 
 
 def view_leaf(tensor: torch.Tensor, label: str) -> Array:
-    """The memory of a tensor that can be optimized."""
+    """The memory of a tensor that can be a parameter."""
     if not (tensor.is_leaf or tensor.retains_grad):
         raise ValueError(f"can't optimize a non-leaf Tensor: {label} is the result of an operation")
     if tensor.is_conj() or tensor.is_neg():
@@ -27,7 +27,7 @@ def view_leaf(tensor: torch.Tensor, label: str) -> Array:
 
 
 def view_tensor(tensor: torch.Tensor, label: str) -> Array:
-    """The memory of a dense CPU tensor; of a conjugate or negative view, a copy."""
+    """The memory of a dense CPU tensor; a copy for a conjugate or negative view."""
     if tensor.device.type != "cpu":
         raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
     if tensor.layout is not torch.strided:
@@ -41,8 +41,8 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
 
 
 def loaded_array(tensor: torch.Tensor, label: str) -> Array:
-    """The values of a tensor that was loaded: dense or sparse, on any device; as float32 if they
-    are floats that NumPy does not have."""
+    """The values of a loaded tensor, dense or sparse, on any device; floats that NumPy lacks become
+    float32."""
     if tensor.device.type == "meta" or tensor.is_quantized:
         raise TypeError(f"{label} is a tensor of layout {tensor.layout} without plain values")
     if tensor.layout is not torch.strided:
@@ -55,9 +55,9 @@ def loaded_array(tensor: torch.Tensor, label: str) -> Array:
 
 
 def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
-    """A copy of a loaded state entry, in the dtype and on the device of its parameter where torch's
-    load_state_dict takes it there."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":  # of a file
+    """A copy of a loaded state entry, in the dtype and on the device of its parameter if torch's
+    load_state_dict converts it."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":  # from a file
         value = torch.from_numpy(np.array(value))
     if isinstance(value, torch.Tensor):
         if name == "step":
@@ -80,7 +80,7 @@ def is_sparse_tensor(tensor: torch.Tensor) -> bool:
 
 
 def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Array]:
-    """Shape, indices of the leading axes, and the values there."""
+    """The shape, the indices of the leading axes, and the values at them."""
     coo = tensor.detach()
     coo = coo if coo.is_sparse else coo.to_sparse_coo()
     values = coo._values().resolve_conj().resolve_neg()
@@ -88,27 +88,27 @@ def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Ar
 
 
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:
-    """Let autograd notice that the tensors were changed."""
+    """Notify autograd that the tensors were changed."""
     torch.autograd.graph.increment_version(tensors)
 
 
 def as_tensor(value: Any) -> Any:
-    """A tensor that shares the array's memory; anything else as it is."""
+    """A tensor that shares the array's memory; other values unchanged."""
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def as_array(value: Any) -> Any:
-    """An array that shares the tensor's memory; anything else as it is."""
+    """An array that shares the tensor's memory; other values unchanged."""
     if not isinstance(value, torch.Tensor):
         return value
     try:
         return value.detach().numpy()
-    except (TypeError, RuntimeError):  # one that NumPy cannot hold
+    except (TypeError, RuntimeError):  # of a dtype that NumPy lacks
         return value
 
 
 def export_state(value: Any) -> Any:
-    """A state entry in the form in which torch keeps it."""
+    """A state entry in torch's form."""
     if isinstance(value, np.ndarray):
         return as_tensor(value)
     if type(value) in (list, tuple):
@@ -117,8 +117,8 @@ def export_state(value: Any) -> Any:
 
 
 def export_count(value: Any) -> Any:
-    """A step count as torch keeps it; in a wider dtype where that one would lose bits."""
-    if isinstance(value, (int, float)):  # of a user who counts
+    """A step count in torch's form; in a wider dtype if torch's would lose bits."""
+    if isinstance(value, (int, float)):  # a custom optimizer's own count
         return value
     count = int(value)
     for dtype in (torch.get_default_dtype(), torch.float64):
@@ -129,7 +129,7 @@ def export_count(value: Any) -> Any:
 
 
 def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
-    """Refuse a differentiable step in which there is anything to differentiate."""
+    """Refuse a differentiable step if there is anything to differentiate."""
     for param in params:
         grad = param.grad
         if grad is not None and (param.requires_grad or grad.requires_grad):
@@ -140,7 +140,7 @@ def check_unrecorded(params: Iterable[torch.Tensor]) -> None:
 
 
 def check_zeroable(grad: torch.Tensor, label: str) -> None:
-    """Refuse a gradient that cannot be cut off from its graph, and filled with zeros."""
+    """Refuse a gradient that cannot be detached from its graph and filled with zeros."""
     if grad.is_inference() and not torch.is_inference_mode_enabled():
         raise ValueError(f"{label} is an inference tensor: it cannot be filled with zeros here")
     if grad.grad_fn is not None and grad._is_view():

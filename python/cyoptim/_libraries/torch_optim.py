@@ -1,11 +1,11 @@
-"""torch's base classes among the bases of ours, for all that is written for torch.optim.
+"""Makes our base classes subclasses of torch's, for code written for torch.optim.
 
-Trainers, wrappers and schedules of torch ask ``isinstance(optimizer, torch.optim.Optimizer)``, and
-what is none they refuse, or leave out of accumulation and checkpoints without a word. So our base
-classes take in torch's when torch comes into use, which is when the first tensor is seen; from then
-on every optimizer and schedule is one of torch's, too, those of a user's own classes among them.
+Trainers, wrappers and schedules of torch check ``isinstance(optimizer, torch.optim.Optimizer)``;
+they refuse other objects, or silently omit them from accumulation and checkpoints. So our base
+classes add torch's to their bases when the first tensor is seen; from then
+on every optimizer and schedule is also one of torch's, including those of users' own classes.
 
-What torch's classes define is defined by ours, which stand before them: no code of torch's runs.
+Our classes come first, and define every name that torch's define: no code of torch's runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cyoptim.optimizer import Optimizer
 
 
 def join() -> None:
-    """Make our classes subclasses of torch's; hooks and profilers of torch's then see our steps."""
+    """Make our classes subclasses of torch's; torch's hooks and profilers then see our steps."""
     if issubclass(Optimizer, torch.optim.Optimizer):
         return
     _take_in(Optimizer, torch.optim.Optimizer)
@@ -49,7 +49,7 @@ def _take_in(ours: Any, theirs: type) -> None:
 
 @contextmanager
 def _record(optimizer: Any, method: str) -> Iterator[None]:
-    """What torch's own optimizers show to torch's profilers."""
+    """Report a call to torch's profilers, as torch's own optimizers do."""
     if not profiler._is_profiler_enabled:
         yield
         return

@@ -54,7 +54,7 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
         return self.module(*args, **kwargs)
 
     def update_parameters(self, model: torch.nn.Module) -> None:
-        """Take the parameters of a module into the average."""
+        """Update the average with the parameters of a module."""
         with torch.no_grad():
             self._update(model)
 
@@ -79,7 +79,7 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
         self.n_averaged += 1
 
     def _move(self, averaged: list[torch.Tensor], current: list[torch.Tensor]) -> None:
-        """Move averages in place, those of one precision at a time."""
+        """Update averages in place, one precision at a time."""
         move = self.multi_avg_fn or get_swa_multi_avg_fn()
         with _undone(() if is_ours(move) else averaged):
             for dtype in dict.fromkeys(a.dtype for a in averaged):
@@ -109,10 +109,10 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
 def _pairs(
     own: dict[str, torch.Tensor], other: dict[str, torch.Tensor], whole: bool = False
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The tensors of an average, each with that of the module that belongs to it: of the same name,
-    but for what a wrapper puts before all names of one of the two.
+    """Pairs of tensors of an average and of a module, matched by name; a wrapper may have added a
+    prefix to all names of one of the two.
 
-    As in torch, a module may have a part of the tensors, unless it must have the `whole`.
+    As in torch, a module may lack some of the tensors, unless `whole` is set.
     """
     if not own.keys() & other.keys() and all(map(_is_wrapped, own, other)):
         other = dict(zip(own, other.values(), strict=False))
@@ -122,12 +122,12 @@ def _pairs(
 
 
 def _is_wrapped(name: str, other: str) -> bool:
-    """Whether two names are one, but for something before one of them."""
+    """Whether one of two names is the other with a prefix."""
     return other.endswith(f".{name}") or name.endswith(f".{other}")
 
 
 def _check_like(value: Any, average: torch.Tensor, what: str) -> None:
-    """Refuse what cannot be copied into an average as it is."""
+    """Refuse a value that cannot be copied into an average without conversion."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{what} is a {type_name(value)}, expected a tensor")
     if value.is_complex() and not average.is_complex():
@@ -138,7 +138,7 @@ def _check_like(value: Any, average: torch.Tensor, what: str) -> None:
 
 @contextmanager
 def _undone(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Give tensors back their values if anything is raised inside the block."""
+    """Restore the values of tensors if the block raises."""
     kept = [tensor.clone() for tensor in tensors]
     try:
         yield
@@ -149,7 +149,7 @@ def _undone(tensors: Sequence[torch.Tensor]) -> Iterator[None]:
 
 
 def over_module(cls: Any) -> Any:
-    """The class of averages of torch modules for this class of averages, which may be a user's."""
+    """The class of averages of torch modules for this class of averages, possibly a user's."""
     if issubclass(AveragedModule, cls):
         return AveragedModule
     if issubclass(cls, AveragedModule):
@@ -159,7 +159,7 @@ def over_module(cls: Any) -> Any:
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__,
-            # pickle and copy find a class by its name, under which there is the user's.
+            # pickle and copy find a class by its name, which is that of the user's class.
             "__reduce_ex__": lambda self, protocol: (_revive, (cls,), self.__getstate__()),
         }
         cls._over_module = type(cls.__name__, (cls, AveragedModule), body)
@@ -171,7 +171,7 @@ def _revive(cls: Any) -> Any:
 
 
 def update_batch_norms(loader: Iterable[Any], model: torch.nn.Module, device: Any) -> None:
-    """Run the inputs through the module with cumulative averages in its batch norms."""
+    """Recompute the statistics of batch norms as cumulative averages over the inputs."""
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return

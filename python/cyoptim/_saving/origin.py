@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from cyoptim._state.form import entries_of_rules, essential_entries
+from cyoptim._state.form import entries_of_rules, essential_entries, essential_options
 from cyoptim._types import Group
 
 _ADVICE = ". Load it into an optimizer of the kind that saved it"
@@ -16,7 +16,7 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
     those of this kind of optimizer."""
     name = type(optimizer).__name__
     for number, group in enumerate(groups):
-        missing = [option for option in optimizer._essential_options if option not in group]
+        missing = [o for o in essential_options(type(optimizer)) if o not in group]
         if missing:
             raise ValueError(
                 f"the loaded state dict is not that of {name}: param group {number} has no "
@@ -43,9 +43,9 @@ def _resemblance(group: Group, states: Collection[Any]) -> str:
     found = []
     for name in optimizers.__all__:
         cls = getattr(optimizers, name)
-        entries = essential_entries(cls)
-        if {*cls._essential_options} <= group.keys() and (not names or {*entries} <= names):
-            found.append((len(cls._essential_options) + len(entries), name))
+        options, entries = essential_options(cls), essential_entries(cls)
+        if {*options} <= group.keys() and (not names or {*entries} <= names):
+            found.append((len(options) + len(entries), name))
     best = [name for count, name in found if count == max(found)[0]]
     return f"; it looks like that of {' or '.join(best)}" if best else ""
 

@@ -28,14 +28,14 @@ class _Composed(LRScheduler):
 
     def _parts(self) -> Iterator[LRScheduler]:
         yield self
-        for scheduler in getattr(self, "_schedulers", ()):  # not there when it is being constructed
+        for scheduler in getattr(self, "_schedulers", ()):  # missing during construction
             yield from scheduler._parts()
 
     def _start_lrs(self) -> list[Scalar]:
         return self._first_child()._start_lrs()
 
     def _reset_lrs(self) -> None:
-        """Undo what constructing the schedules one after another has done to the groups."""
+        """Undo the changes of groups by the construction of the schedules."""
         lrs = [copied(lr) for lr in self._start_lrs()]
         self._set_lrs(lrs + group_values(self.optimizer, "lr")[len(lrs) :])
 
@@ -100,21 +100,21 @@ class SequentialLR(_Composed):
     Parameters
     ----------
     optimizer : Optimizer
-        The one that all `schedulers` drive.
+        The optimizer of all `schedulers`.
     schedulers : list of LRScheduler
-        The schedules in their order. From now on only this scheduler is stepped.
+        The schedules in their order. From now on step only this scheduler.
     milestones : list of int
         The epochs at which the second, third, ... schedule takes over.
     last_epoch : int
-        The last epoch that is done; -1 to begin. Otherwise the schedules are run through up to it.
+        The last completed epoch; -1 to begin. Otherwise the schedules are stepped up to it.
 
     Raises
     ------
     TypeError
-        If one of `schedulers` is none.
+        If one of `schedulers` is not a scheduler.
     ValueError
-        If there are not as many milestones as takeovers, if they decrease, or if the schedulers
-        drive different optimizers or need a metric.
+        If the number of milestones is not that of schedulers less one, if milestones decrease, or
+        if the schedulers drive different optimizers or need a metric.
 
     Examples
     --------
@@ -159,7 +159,7 @@ class SequentialLR(_Composed):
         self._fast_forward(last_epoch + 1)
 
     def _fast_forward(self, epochs: int) -> None:
-        # No warning: the optimizer has made its steps before.
+        # No warning: the optimizer has already made its steps.
         called, self.optimizer._opt_called = self.optimizer._opt_called, True
         try:
             for _ in range(epochs):
@@ -198,16 +198,16 @@ class ChainedScheduler(_Composed):
     Parameters
     ----------
     schedulers : sequence of LRScheduler
-        Those to step, in this order.
+        The schedules to step, in this order.
     optimizer : Optimizer, optional
-        The one that they drive; the first one's by default.
+        Their optimizer; by default that of the first.
 
     Raises
     ------
     TypeError
-        If one of `schedulers` is none.
+        If one of `schedulers` is not a scheduler.
     ValueError
-        If there are none, or they drive different optimizers or need a metric.
+        If there are no schedulers, or they drive different optimizers or need a metric.
 
     Examples
     --------

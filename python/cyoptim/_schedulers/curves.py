@@ -1,4 +1,4 @@
-"""The curves that schedules are made of."""
+"""Curves of schedules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cyoptim._schedulers.values import Scalar
 
 
 def strategy_of(function: Any) -> Literal["cos", "linear"] | None:
-    """Which curve a function is that older versions of torch kept in a state."""
+    """The curve of a function in a state saved by an older version of torch."""
     name = getattr(function, "__name__", str(function))
     return "linear" if "linear" in name else "cos" if "cos" in name else None
 

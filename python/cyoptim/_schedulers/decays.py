@@ -1,10 +1,10 @@
-"""Schedules in which the learning rate is a starting one times a factor of the epoch.
+"""Schedules whose learning rate is a starting rate times a factor of the epoch.
 
-(a) Such a schedule has two forms. The closed one, ``base * factor(epoch)``, is exact at any epoch.
-    The chained one multiplies the present rate by ``factor(epoch) / factor(epoch - 1)``; so several
-    schedules can drive one optimizer, and the user may change the rate between two steps.
-(b) A group that holds what the closed form gave it at the last epoch gets the closed form again:
-    rounding does not add up. Any other group gets the chained form.
+(a) Such a schedule has two forms. The closed form, ``base * factor(epoch)``, is exact at any epoch.
+    The chained form multiplies the present rate by ``factor(epoch) / factor(epoch - 1)``; so
+    several schedules can drive one optimizer, and the user may change the rate between two steps.
+(b) A group whose rate is still the result of the closed form at the last epoch gets the closed form
+    again, so that rounding errors do not add up. Other groups get the chained form.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from cyoptim.optimizer import Optimizer
 
 
 class ChainableLR(LRScheduler):
-    """Schedules that have a closed and a chained form."""
+    """Schedules with a closed and a chained form."""
 
-    # torch lets these decay when constructed at an epoch of decay, even with last_epoch >= 0.
+    # In torch these decay when constructed at an epoch of decay, even with last_epoch >= 0.
     _decays_on_resume: ClassVar[bool] = False
 
     def _factor(self, epoch: int) -> float:
-        """What `base_lrs` are multiplied by at an epoch."""
+        """The factor of `base_lrs` at an epoch."""
         raise NotImplementedError
 
     def _closed(self, base: Scalar, epoch: int) -> Scalar:
         return base * self._factor(epoch)
 
     def _first(self, lr: Scalar) -> Scalar:
-        """At epoch 0, from the rate that the group had before."""
+        """The rate at epoch 0, from the group's rate before it."""
         return lr * self._factor(0)
 
     def _chained(self, base: Scalar, lr: Scalar, epoch: int) -> Scalar:
-        """At an epoch, from the rate `lr` at the epoch before it."""
+        """The rate at an epoch, from the rate `lr` at the previous epoch."""
         before, now = self._factor(epoch - 1), self._factor(epoch)
         if before == now:
             return copied(lr)
         return lr * (now / before) if before else base * now
 
     def get_lr(self) -> list[Scalar]:
-        """The learning rates at ``last_epoch``, from those at the epoch before it."""
+        """The learning rates at ``last_epoch``, from those at the previous epoch."""
         warn_outside_step(self)
         groups = self.optimizer.param_groups
         return [
@@ -69,8 +69,8 @@ class ChainableLR(LRScheduler):
         return self._chained(base, lr, epoch)
 
     def _resumed(self, base: Scalar, lr: Scalar, epoch: int) -> Scalar:
-        """With last_epoch >= 0 the optimizer's state, loaded before, has the right rate already,
-        unless it is recognized as that of the epoch before."""
+        """With last_epoch >= 0 the optimizer's state, loaded before, already has the right rate,
+        unless it has that of the previous epoch."""
         if self._decays_on_resume and lr == self._closed(base, epoch - 1):
             return self._closed(base, epoch)
         return copied(lr)
@@ -102,13 +102,13 @@ class StepLR(_PowerLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     step_size : int
-        Epochs :math:`s` from one decay to the next, > 0.
+        Epochs :math:`s` between decays, > 0.
     gamma : float
         Factor :math:`\gamma` of a decay.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -145,13 +145,13 @@ class MultiStepLR(_PowerLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     milestones : iterable of int
-        The epochs :math:`m` of the decays. One that is given twice decays twice.
+        The epochs :math:`m` of the decays. An epoch that occurs twice decays twice.
     gamma : float
         Factor :math:`\gamma` of a decay.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Examples
     --------
@@ -179,7 +179,7 @@ class MultiStepLR(_PowerLR):
         return sum(count for milestone, count in self.milestones.items() if milestone <= epoch)
 
     def _load(self, state: StateDict, commit: Commit) -> None:
-        # JSON turns the milestones, which are keys, into strings.
+        # JSON converts the milestones, which are keys, to strings.
         saved = state["milestones"].items()
         milestones = Counter({_epoch(key): n for key, n in saved})
         super()._load({**state, "milestones": milestones}, commit)
@@ -208,11 +208,11 @@ class ExponentialLR(_PowerLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     gamma : float
         Factor :math:`\gamma` of a decay.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Examples
     --------
@@ -240,13 +240,13 @@ class ConstantLR(ChainableLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     factor : float
         The factor :math:`f`, in [0, 1].
     total_iters : int
-        Epochs :math:`T` that it lasts.
+        The number :math:`T` of these epochs.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -289,15 +289,15 @@ class LinearLR(ChainableLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     start_factor : float
         The factor :math:`a` at epoch 0, in (0, 1].
     end_factor : float
         The factor :math:`b` from epoch :math:`T` on, in [0, 1].
     total_iters : int
-        Epochs :math:`T` that the change takes.
+        The number :math:`T` of epochs of the change.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -339,20 +339,20 @@ class LinearLR(ChainableLR):
 
 
 class PolynomialLR(ChainableLR):
-    r"""Let the learning rate go to zero along a polynomial over `total_iters` epochs.
+    r"""Decay the learning rate to zero along a polynomial over `total_iters` epochs.
 
     .. math:: \eta_t = \eta_0 \left(1 - \frac{\min(t, T)}{T}\right)^p
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     total_iters : int
-        Epochs :math:`T` that the decay takes, > 0.
+        The number :math:`T` of epochs of the decay, > 0.
     power : float
         The power :math:`p`.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -386,25 +386,25 @@ class PolynomialLR(ChainableLR):
 
 
 class CosineAnnealingLR(ChainableLR):
-    r"""Let the learning rate swing between its start and `eta_min` on a cosine wave.
+    r"""Move the learning rate between its start and `eta_min` along a cosine wave.
 
     .. math::
 
         \eta_t = \eta_{min} + \frac{\eta_0 - \eta_{min}}{2}
             \left(1 + \cos\frac{\pi t}{T_{max}}\right)
 
-    It reaches `eta_min` at :math:`T_{max}`, and rises again if the training goes on.
+    It reaches `eta_min` at :math:`T_{max}`, and rises again if training continues.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     T_max : int
         Epochs of half a wave, > 0.
     eta_min : float
         The least learning rate.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -442,7 +442,7 @@ class CosineAnnealingLR(ChainableLR):
 
     def _chained(self, base: Scalar, lr: Scalar, epoch: int) -> Scalar:
         if (epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
-            # The wave starts anew from eta_min, where there is nothing left to multiply.
+            # A new wave starts from eta_min; the chained form would multiply zero.
             return lr + (base - self.eta_min) * (1 - math.cos(math.pi / self.T_max)) / 2
         before = 1 + math.cos(math.pi * (epoch - 1) / self.T_max)
         now = 1 + math.cos(math.pi * epoch / self.T_max)

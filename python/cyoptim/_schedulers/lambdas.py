@@ -1,4 +1,4 @@
-"""Schedules made of functions that the user gives."""
+"""Schedules by functions of the user."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EpochFunction: TypeAlias = Callable[[int], float]
 
 
 def returned(value: Any, what: str, epoch: float) -> Any:
-    """What a function of the user's returned, as a number."""
+    """The result of a user's function, as a number."""
     return value if type(value) is float else number(f"the result of {what} at {epoch}", value)
 
 
 def callable_state(function: Any) -> dict[str, Any] | None:
-    """What a state dict keeps of a callable: of an object its attributes, of a function nothing."""
+    """The entry of a callable in a state dict: the attributes of an object; None for a function."""
     functions = (FunctionType, MethodType, BuiltinFunctionType)
     if isinstance(function, functions) or not hasattr(function, "__dict__"):
         return None
@@ -32,12 +32,12 @@ def callable_state(function: Any) -> dict[str, Any] | None:
 
 
 def saved_callable(saved: Any) -> Any:
-    """What a state holds of a callable, also where that is the callable itself."""
+    """The saved attributes of a callable, also if the state contains the callable itself."""
     return callable_state(saved) if callable(saved) else plain(saved)
 
 
 def restore_callable(function: Any, state: Any, commit: Commit) -> None:
-    """Let `commit` give a user's callable the attributes that were saved of it."""
+    """Let `commit` restore the saved attributes of a user's callable."""
     if state is None:
         return
     if not isinstance(state, dict) or not hasattr(function, "__dict__"):
@@ -62,7 +62,7 @@ class _LambdasLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _factors(self) -> list[float]:
-        """What the functions return for the present epoch."""
+        """The results of the functions for the present epoch."""
         epoch = self.last_epoch
         return [
             returned(function(epoch), f"lr_lambda of parameter group {i}", epoch)
@@ -117,11 +117,11 @@ class LambdaLR(_LambdasLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     lr_lambda : callable or list of callable
         The function :math:`f`, for all groups or one for each.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -159,11 +159,11 @@ class MultiplicativeLR(_LambdasLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     lr_lambda : callable or list of callable
         The function :math:`f`, for all groups or one for each.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -187,7 +187,7 @@ class MultiplicativeLR(_LambdasLR):
     _marks = frozenset({"lr_lambdas"})
 
     def get_lr(self) -> list[Scalar]:
-        """The learning rates at ``last_epoch``, from those at the epoch before it."""
+        """The learning rates at ``last_epoch``, from those at the previous epoch."""
         warn_outside_step(self)
         if self._is_initial:
             return group_values(self.optimizer, "lr")

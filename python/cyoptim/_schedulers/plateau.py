@@ -29,26 +29,26 @@ class ReduceLROnPlateau(LRScheduler):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     mode : {"min", "max"}
         Whether a smaller or a larger metric is better.
     factor : float
         The factor :math:`f` of a reduction, < 1.
     patience : int
-        How many bad epochs in a row are put up with.
+        The number of bad epochs in a row without a reduction.
     threshold : float
-        By how much a metric must surpass the best one to be better.
+        The least improvement over the best metric.
     threshold_mode : {"rel", "abs"}
-        Whether `threshold` is a share of the best metric or a difference from it.
+        Whether `threshold` is relative to the best metric or absolute.
     cooldown : int
-        Epochs after a reduction in which bad ones do not count.
+        The number of epochs after a reduction in which bad epochs do not count.
     min_lr : float or list of float
         The bound :math:`\eta_{min}`, for all groups or one for each.
     eps : float
-        Smaller reductions are not made.
+        The least reduction; smaller ones are skipped.
     nan_policy : {"bad", "ignore", "raise"}
-        What a metric that is NaN does: count as a bad epoch, leave all counters as they are, or
-        raise ValueError.
+        The effect of a metric of NaN: it counts as a bad epoch, changes no counter, or raises
+        ValueError.
 
     Raises
     ------
@@ -118,11 +118,11 @@ class ReduceLROnPlateau(LRScheduler):
 
     @property
     def in_cooldown(self) -> bool:
-        """Whether bad epochs do not count now."""
+        """Whether bad epochs do not count at present."""
         return self.cooldown_counter > 0
 
     def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:
-        """Take in the metric of an epoch, and reduce the learning rate if it is time.
+        """Record the metric of an epoch, and reduce the learning rate if it no longer improves.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class ReduceLROnPlateau(LRScheduler):
         ValueError
             If the metric is NaN and `nan_policy` is ``"raise"``.
         RuntimeError
-            If there are other groups than there were, and `min_lr` was one bound for each.
+            If the number of groups has changed, and `min_lr` has one bound per group.
         """
         current = _as_float(metrics)
         if math.isnan(current) and self.nan_policy == "raise":
@@ -209,7 +209,7 @@ class ReduceLROnPlateau(LRScheduler):
         Parameters
         ----------
         n : int
-            How many steps to look ahead, >= 0.
+            The number of steps, >= 0.
         metrics : float or sequence of float
             The metric of each step, or one for all.
 
@@ -238,7 +238,7 @@ class ReduceLROnPlateau(LRScheduler):
 
 
 def _as_float(metric: Any) -> float:
-    """A metric; one that is masked is missing, which is to be NaN."""
+    """A metric as a number; NaN if it is masked."""
     if is_masked(metric) and metric.size == 1:
         return math.nan
     if isinstance(metric, str):

@@ -1,4 +1,4 @@
-"""The schedule that goes with averaged weights."""
+"""The schedule for averaged weights."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from cyoptim.optimizer import Optimizer
 
 
 class SWALR(LRScheduler):
-    r"""Anneal the learning rate to a value at which it stays, for weights to be averaged there.
+    r"""Anneal the learning rate to a constant, at which weights are averaged.
 
     .. math:: \eta_t = \alpha_t \eta_{swa} + (1 - \alpha_t) \eta_0, \qquad
         \alpha_t = \tfrac12 (1 - \cos(\pi \min(1, t / T)))
 
-    or :math:`\alpha_t = \min(1, t / T)`. It begins from the rate that the optimizer has, so that
-    another schedule may come before it.
+    or :math:`\alpha_t = \min(1, t / T)`. It begins from the optimizer's present rate, so another
+    schedule may come before it.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     swa_lr : float or list of float
-        The rate :math:`\eta_{swa}` to end at, for all groups or one each.
+        The final rate :math:`\eta_{swa}`, for all groups or one for each.
     anneal_epochs : int
-        Epochs :math:`T` until then, >= 0.
+        The number :math:`T` of epochs to the final rate, >= 0.
     anneal_strategy : {"cos", "linear"}
-        The way there.
+        The curve :math:`\alpha_t`.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
     ValueError
-        If `anneal_strategy` or `anneal_epochs` is none of these, or `swa_lr` has another length
-        than the groups.
+        If `anneal_strategy` or `anneal_epochs` is invalid, or the length of `swa_lr` is not the
+        number of groups.
 
     References
     ----------
@@ -84,7 +84,7 @@ class SWALR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def anneal_func(self, progress: float) -> float:
-        """How far the rate has come when this share of the epochs has passed."""
+        """The value of :math:`\\alpha` at this share of the epochs."""
         if self._anneal_strategy == "linear":
             return progress
         return (1 - math.cos(math.pi * progress)) / 2
@@ -108,12 +108,12 @@ class SWALR(LRScheduler):
 
     def _alpha(self, epoch: int) -> float:
         if self.anneal_epochs == 0:
-            # torch sets the last rate at once, and takes it for reached one epoch before.
+            # torch sets the last rate at once, and treats it as reached one epoch earlier.
             return 1.0 if epoch >= 0 else 0.0
         return self.anneal_func(max(0.0, min(1.0, epoch / self.anneal_epochs)))
 
 
 def _moved(lr: Scalar, end: Scalar, before: float, now: float) -> Scalar:
-    # The rate is `before` of the way from a start that is not kept: take it back from there.
+    # The rate has covered the share `before` of the way from an unsaved start: solve for the start.
     start = end if before == 1 else (lr - before * end) / (1 - before)
     return end * now + start * (1 - now)

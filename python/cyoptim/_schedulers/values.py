@@ -14,14 +14,14 @@ from cyoptim._groups.options import check_fillable
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
-# A number of Python's, or an array without axes or a torch tensor of one element, which the user
-# gave as a learning rate.
+# A Python number, or the array without axes or torch tensor of one element that the user passed
+# as a learning rate.
 Scalar: TypeAlias = Any
 
 
 def copied(value: Scalar) -> Scalar:
     """A value that does not change when the original is filled in place."""
-    if type(value) is float:  # nearly always; the other questions take longer
+    if type(value) is float:  # the most frequent case; the other checks take longer
         return value
     if isinstance(value, np.ndarray):
         return value.copy()
@@ -36,7 +36,7 @@ def group_values(optimizer: Optimizer, key: str) -> list[Scalar]:
 
 
 def set_value(group: Group, key: str, value: Scalar) -> None:
-    """Write a number as an option; one that is an array or a tensor keeps its identity."""
+    """Write a number as an option; an array or a tensor is filled in place."""
     current = group[key]
     if type(current) is float and type(value) is float:
         group[key] = value
@@ -51,20 +51,20 @@ def set_value(group: Group, key: str, value: Scalar) -> None:
 
 
 def tensor_values(optimizer: Optimizer) -> list[Any]:
-    """The memory of the options that are torch tensors, and are filled in place."""
+    """The memory of options that are torch tensors, which are filled in place."""
     values = (value for group in optimizer.param_groups for value in group.values())
     return [value.detach().numpy() for value in values if is_tensor(value)]
 
 
 def listed(value: Any) -> Any:
-    """A list of the elements of an array or a tensor of several; all else as it is."""
+    """A list of the elements of an array or a tensor with several; other values unchanged."""
     if isinstance(value, np.ndarray) or is_tensor(value):
         return value.tolist() if math.prod(value.shape) != 1 else value
     return value
 
 
 def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
-    """One number for each group, from one for all or a list or array of them."""
+    """One number for each group, from one number for all, or a list or array."""
     value = listed(value)
     count = len(optimizer.param_groups)
     if not isinstance(value, (list, tuple)):
@@ -78,7 +78,7 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 
 
 def shared(values: Sequence[Any], name: str) -> Any:
-    """What a group that was added later gets: the value that all others have."""
+    """The value for a group that was added later: the common value of all others."""
     first = values[0]
     if any(value != first for value in values):
         raise ValueError(

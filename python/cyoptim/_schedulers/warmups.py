@@ -13,7 +13,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class WarmupCosineLR(ChainableLR):
-    r"""Let the learning rate rise linearly, then fall on half a cosine wave.
+    r"""Increase the learning rate linearly, then decay it along half a cosine wave.
 
     .. math::
 
@@ -25,7 +25,7 @@ class WarmupCosineLR(ChainableLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     warmup_steps : int
         Epochs :math:`W` of the rise, >= 0.
     total_steps : int
@@ -35,7 +35,7 @@ class WarmupCosineLR(ChainableLR):
     end_factor : float
         The factor :math:`b` at the end, in [0, 1].
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -94,7 +94,7 @@ _DECAY_SHAPES: dict[str, Callable[[float], float]] = {
 
 
 class WarmupStableDecayLR(ChainableLR):
-    r"""Let the learning rate rise linearly, stay, and fall at the end (WSD).
+    r"""Increase the learning rate linearly, keep it, and decay it at the end (WSD).
 
     .. math::
 
@@ -109,7 +109,7 @@ class WarmupStableDecayLR(ChainableLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     warmup_steps : int
         Epochs :math:`W` of the rise, >= 0.
     stable_steps : int
@@ -123,7 +123,7 @@ class WarmupStableDecayLR(ChainableLR):
     decay : {"cosine", "linear", "1-sqrt"}
         The shape :math:`d` of the fall.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
@@ -178,7 +178,7 @@ class WarmupStableDecayLR(ChainableLR):
 
 
 class InverseSqrtLR(ChainableLR):
-    r"""Let the learning rate rise linearly, then fall with the square root of the epoch.
+    r"""Increase the learning rate linearly, then decay it with the square root of the epoch.
 
     .. math::
 
@@ -189,16 +189,17 @@ class InverseSqrtLR(ChainableLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     warmup_steps : int
         Epochs :math:`W` of the rise, >= 0.
     timescale : int, optional
-        :math:`\tau`, > 0: that many epochs after the warm-up, the rate has fallen by
-        :math:`\sqrt 2`. The default is `warmup_steps`, as in the paper, or 10,000 if that is 0.
+        :math:`\tau`, > 0: the number of epochs after the warm-up in which the rate falls by a
+        factor of :math:`\sqrt 2`. The default is `warmup_steps`, as in the paper, or 10,000 if
+        that is 0.
     start_factor : float
         The factor :math:`a` at epoch 0, in [0, 1].
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------

@@ -5,7 +5,7 @@ Whoever loads, saves, or asks whose a state is, asks here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -23,7 +23,7 @@ class Kind(Enum):
     """What an entry is."""
 
     ARRAY = auto()  # of the parameter's dtype, and of a shape that is known
-    NUMBER = auto()  # float32, as rules remember them
+    NUMBER = auto()  # of a rule: one, or one for each unit
     COUNT = auto()  # of steps; a plain number stays one, for those who count themselves
     COUNTER = auto()  # of steps, always an array
     VALUE = auto()  # what an update() works with: arrays of the parameter's dtype, numbers, others
@@ -36,6 +36,7 @@ class Entry:
 
     kind: Kind
     shape: tuple[int, ...] = ()
+    dtype: Any = None
     may_be_none: bool = False  # until the first step
 
 
@@ -49,23 +50,18 @@ class Form:
         self._is_free = self._steps_itself and not self._updates
         self._shape_of = optimizer._state_shape
         self._step_type = optimizer._step_type
-        rules = rules_of(type(optimizer))
-        self._arrays = {name for rule in rules for name in rule.states}
-        self._numbers = {name for rule in rules for name in rule.memory}
+        self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
 
     def entry(self, name: str, view: Array) -> Entry:
         """What the entry of this name must be, for the parameter of this memory."""
-        if self._is_free:
-            return Entry(Kind.NOTE)
-        if self._updates:
+        rule = self._rules.get(name)
+        if rule is not None and not self._steps_itself:
+            return _entry_of_rule(rule, name, view)
+        if self._updates and not (self._rules and name == "step"):
             return self._entry_of_update(name, view)
-        if name == "step":
-            return Entry(Kind.COUNT)
-        if name in self._arrays:
-            return Entry(Kind.ARRAY, view.shape, may_be_none=True)
-        if name in self._numbers:
-            return Entry(Kind.NUMBER, may_be_none=True)
-        return Entry(Kind.NOTE)
+        if self._steps_itself:
+            return Entry(Kind.NOTE)
+        return Entry(Kind.COUNT if name == "step" else Kind.NOTE)
 
     def _entry_of_update(self, name: str, view: Array) -> Entry:
         if name == "step" and self._prepares:
@@ -101,9 +97,9 @@ class Form:
             return as_it_is(param, value, name)
         what = f"loaded state {name!r} of {label}"
         if entry.kind is Kind.ARRAY:
-            return _array(name, value, entry.shape, view, what, room)
+            return _array(name, value, entry, view, what, room)
         if entry.kind is Kind.NUMBER:
-            return make_number(value, what, name, room)
+            return make_number(value, what, name, room, entry.dtype, entry.shape)
         if entry.kind is Kind.VALUE and not (name == "step" and _is_scalar(value)):
             return arrays_in(value, view.dtype, what)
         counter = make_counter(value, label, room)
@@ -131,13 +127,22 @@ def _is_scalar(value: Any) -> bool:
     return (is_tensor(value) or isinstance(value, np.ndarray)) and value.ndim == 0
 
 
-def _array(
-    name: str, value: Any, shape: tuple[int, ...], view: Array, what: str, room: Room
-) -> Array:
-    array = array_like(value, shape, view.dtype, what)
-    if shape != view.shape:
-        return array.astype(view.dtype)
-    own = room.zeros(name, view)
+def _entry_of_rule(rule: Rule, name: str, view: Array) -> Entry:
+    kind = Kind.ARRAY if rule.kind_of(name) == "array" else Kind.NUMBER
+    return Entry(
+        kind,
+        rule.shape_of(name, view.shape),
+        rule.dtype_of(name, view.dtype),
+        may_be_none=True,
+    )
+
+
+def _array(name: str, value: Any, entry: Entry, view: Array, what: str, room: Room) -> Array:
+    dtype = entry.dtype or view.dtype
+    array = array_like(value, entry.shape, dtype, what)
+    if entry.shape != view.shape:
+        return array.astype(dtype)
+    own = room.zeros(name, view, dtype)
     own[...] = array
     return own
 
@@ -155,13 +160,23 @@ def essential_entries(optimizer: Any) -> list[str]:
     """What the state of a parameter has that has been stepped, whatever the options."""
     if optimizer._essential_state is not None:
         return list(optimizer._essential_state)
-    entries = [(*rule.states, *rule.memory) for rule in rules_of(optimizer)]
-    if not entries:
-        return []
-    common = [name for name in entries[0] if all(name in others for others in entries)]
-    return ["step", *common] if optimizer._counts_steps else common
+    common = _common(rule.entries for rule in rules_of(optimizer))
+    return ["step", *common] if common and optimizer._counts_steps else common
+
+
+def essential_options(optimizer: Any) -> list[str]:
+    """The options that the groups of a class always have."""
+    if optimizer._essential_options is not None:
+        return list(optimizer._essential_options)
+    return _common(rule.options for rule in rules_of(optimizer))
+
+
+def _common(lists: Iterable[tuple[str, ...]]) -> list[str]:
+    """The names that are in all of the lists."""
+    first, *others = list(lists) or [()]
+    return [name for name in first if all(name in other for other in others)]
 
 
 def entries_of_rules() -> set[str]:
     """What the native rules of all optimizers keep in the state of a parameter."""
-    return {"step", *(name for rule in RULES.values() for name in (*rule.states, *rule.memory))}
+    return {"step", *(name for rule in RULES.values() for name in rule.entries)}

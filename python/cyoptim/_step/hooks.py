@@ -1,4 +1,4 @@
-"""Functions that users register to be called around a step, a save or a load."""
+"""Hooks: users' functions that run before or after a step, a save or a load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _numbers = count()
 
 
 class HookTable(OrderedDict[int, Hook]):
-    """Hooks in the order in which they are called."""
+    """Hooks in the order of their calls."""
 
     def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Add a hook, at the end or in front."""
@@ -36,20 +36,20 @@ class HookTable(OrderedDict[int, Hook]):
 
 
 class RemovableHandle:
-    """Takes one hook out again, by :meth:`remove` or at the end of a ``with`` block."""
+    """Removes one hook, by :meth:`remove` or at the end of a ``with`` block."""
 
     def __init__(self, table: HookTable) -> None:
         self.id = next(_numbers)
         self._table = weakref.ref(table)
 
     def remove(self) -> None:
-        """Take the hook out; more than once does no harm."""
+        """Remove the hook; further calls have no effect."""
         table = self._table()
         if table is not None:
             table.pop(self.id, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies of an optimizer have no hooks: a copy of the handle has nothing to take out.
+        # Copies of an optimizer have no hooks: a copy of the handle has nothing to remove.
         return RemovableHandle, (HookTable(),)
 
     def __enter__(self) -> RemovableHandle:
@@ -62,15 +62,15 @@ class RemovableHandle:
 STEP_PRE_HOOKS = HookTable()
 STEP_POST_HOOKS = HookTable()
 
-# The tables of hooks around the steps of every optimizer; of each pair the first is called before.
+# Pairs of tables of global hooks: those before, and those after the steps of every optimizer.
 _TABLES: list[tuple[dict[int, Hook], dict[int, Hook]]] = []
 Recorder = Callable[[Any, str], AbstractContextManager[Any]]
-# Shows profilers that are running a call of a method of an optimizer.
+# Reports calls of methods of an optimizer to running profilers.
 _recorders: list[Recorder] = []
 
 
 def add_tables(before: dict[int, Hook], after: dict[int, Hook]) -> None:
-    """Have the hooks in two tables called around every step."""
+    """Call the hooks in two tables before and after every step."""
     _TABLES.append((before, after))
     detour_by_hooks(before)
     detour_by_hooks(after)
@@ -80,12 +80,12 @@ add_tables(STEP_PRE_HOOKS, STEP_POST_HOOKS)
 
 
 def add_recorder(record: Recorder) -> None:
-    """Have ``with record(optimizer, "step")`` written around steps that go the long way."""
+    """Wrap steps on the slow path in ``with record(optimizer, "step")``."""
     _recorders.append(record)
 
 
 def recorded(optimizer: object, method: str) -> AbstractContextManager[Any]:
-    """A block in which a method of the optimizer is called, as profilers see it."""
+    """A context that reports a call of a method to profilers."""
     if not _recorders:
         return nullcontext()
     stack = ExitStack()
@@ -105,7 +105,7 @@ def register_optimizer_step_pre_hook(hook: Hook) -> RemovableHandle:
     Returns
     -------
     RemovableHandle
-        Whose ``remove()`` takes the hook out again.
+        Its ``remove()`` removes the hook.
     """
     return STEP_PRE_HOOKS.register(hook)
 
@@ -121,13 +121,13 @@ def register_optimizer_step_post_hook(hook: Hook) -> RemovableHandle:
     Returns
     -------
     RemovableHandle
-        Whose ``remove()`` takes the hook out again.
+        Its ``remove()`` removes the hook.
     """
     return STEP_POST_HOOKS.register(hook)
 
 
 def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-    """Run ``step(*args, **kwargs)``, whose first argument is the optimizer, and its hooks."""
+    """Run ``step(*args, **kwargs)``, with the optimizer as the first argument, and its hooks."""
     with recorded(args[0], "step"):
         return _call_with_hooks(step, args, kwargs)
 
@@ -152,9 +152,9 @@ def _call_with_hooks(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
 
 
 def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[..., Any]:
-    """A subclass's own ``step``, with the hooks around it; once, however it calls its parent's.
+    """Wrap a subclass's ``step`` to call the hooks once, however often it calls its parent's.
 
-    `averages` tells whether it moves the averages itself.
+    `averages`: whether it updates the averages itself.
     """
     followed = step if averages else averaging(step)
     code = getattr(step, "__code__", None)
@@ -197,12 +197,13 @@ def _mentions_step(code: CodeType) -> bool:
 
 
 class Hooked:
-    """An object whose steps, saves and loads call what its users have registered."""
+    """An object whose steps, saves and loads call registered hooks."""
 
     # The plan's own step, if a step has nothing else to do.
+
     _quick: Callable[..., bool] | None = None
     _turn: Turn
-    # What step was when the first scheduler came, which warns if it is replaced.
+    # step at the construction of the first scheduler, which warns if it is replaced later.
     _watched_step: Any
 
     if not TYPE_CHECKING:  # the signature is that of a subclass's __init__
@@ -215,8 +216,8 @@ class Hooked:
             return self
 
     def _make_own(self) -> None:
-        """Make what an optimizer has from the start: not in the constructor, which subclasses that
-        wrap an optimizer may not call."""
+        """Set the initial attributes: not in the constructor, as subclasses that wrap an optimizer
+        may not call it."""
         self._turn = Turn()
         self._optimizer_step_pre_hooks = HookTable()
         self._optimizer_step_post_hooks = HookTable()
@@ -227,9 +228,9 @@ class Hooked:
 
     @staticmethod
     def profile_hook_step(step: Callable[..., Any]) -> Callable[..., Any]:
-        """Call the hooks around a ``step``, as is done with every subclass's own.
+        """Call the hooks before and after a ``step``, as for every subclass's own.
 
-        For code that decorates its ``step`` with it; the hooks are called once nevertheless.
+        For code that decorates its ``step`` with it; the hooks still run only once.
 
         Parameters
         ----------
@@ -255,7 +256,7 @@ class Hooked:
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         self._quick = None
         return self._optimizer_step_pre_hooks.register(hook)
@@ -271,7 +272,7 @@ class Hooked:
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         self._quick = None
         return self._optimizer_step_post_hooks.register(hook)
@@ -282,50 +283,50 @@ class Hooked:
         Parameters
         ----------
         hook : callable
-            Its result is not used.
+            Its result is ignored.
         prepend : bool
-            Call it before the hooks that are there, instead of after them.
+            Call it before the existing hooks instead of after them.
 
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         return self._optimizer_state_dict_pre_hooks.register(hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` on what :meth:`state_dict` is about to return.
+        """Call ``hook(optimizer, state_dict)`` before :meth:`state_dict` returns.
 
         Parameters
         ----------
         hook : callable
             May change the dict in place, or return another one.
         prepend : bool
-            Call it before the hooks that are there, instead of after them.
+            Call it before the existing hooks instead of after them.
 
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         return self._optimizer_state_dict_post_hooks.register(hook, prepend)
 
     def register_load_state_dict_pre_hook(
         self, hook: Hook, prepend: bool = False
     ) -> RemovableHandle:
-        """Call ``hook(optimizer, state_dict)`` on what :meth:`load_state_dict` was given.
+        """Call ``hook(optimizer, state_dict)`` before :meth:`load_state_dict` loads.
 
         Parameters
         ----------
         hook : callable
-            Gets a shallow copy, which it may change in place; or it returns another dict.
+            Gets a shallow copy, which it may change in place, or returns another dict.
         prepend : bool
-            Call it before the hooks that are there, instead of after them.
+            Call it before the existing hooks instead of after them.
 
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         return self._optimizer_load_state_dict_pre_hooks.register(hook, prepend)
 
@@ -337,13 +338,13 @@ class Hooked:
         Parameters
         ----------
         hook : callable
-            Its result is not used.
+            Its result is ignored.
         prepend : bool
-            Call it before the hooks that are there, instead of after them.
+            Call it before the existing hooks instead of after them.
 
         Returns
         -------
         RemovableHandle
-            Whose ``remove()`` takes the hook out again.
+            Its ``remove()`` removes the hook.
         """
         return self._optimizer_load_state_dict_post_hooks.register(hook, prepend)

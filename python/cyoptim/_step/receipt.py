@@ -1,4 +1,4 @@
-"""What a step does beside its update, and what it leaves as its receipt."""
+"""The arguments of a step besides its gradients, and its receipt."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from cyoptim._types import Group, Kwargs
 
 @dataclass(frozen=True)
 class StepReceipt:
-    """What a step has found and done beside its update; see :meth:`cyoptim.Optimizer.step`.
+    """The norm, clipping and checks of a step; see :meth:`cyoptim.Optimizer.step`.
 
     Attributes
     ----------
     total_norm : float or None
         The norm of all gradients as one vector, after division by ``grad_scale``; None if it was
-        not asked for.
+        not computed.
     clip_coefficient : float
-        What clipping has multiplied the gradients by: 1 if nothing had to be clipped.
+        The factor by which clipping multiplied the gradients: 1 if they were not clipped.
     skipped : bool
-        Whether the step was skipped, because of gradients that are not finite.
+        Whether the step was skipped, because gradients were not finite.
     nonfinite : tuple
-        The parameters whose gradients hold NaN or infinity: names, or numbers in the order of the
-        groups. Looked for only where the norm was asked for.
+        The parameters whose gradients contain NaN or infinity: names, or numbers in the order of
+        the groups. Empty if the norm was not computed.
 
     Examples
     --------

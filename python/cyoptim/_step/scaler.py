@@ -1,4 +1,4 @@
-"""What torch.amp.GradScaler leaves with an optimizer that says it scales gradients itself."""
+"""The attributes that torch.amp.GradScaler sets on optimizers that unscale by themselves."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ NAMES = ("grad_scale", "found_inf")
 class ScalerInput:
     """An attribute that a scaler sets for one step, and deletes.
 
-    Only steps that go the long way look at it, and they do while it is there. Until it is set there
-    is no such attribute, as on torch's optimizers.
+    Only steps on the slow path read it; while it is set, all steps take that path. Before it is
+    set, the attribute does not exist, as on torch's optimizers.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -39,9 +39,9 @@ class ScalerInput:
 
 
 class ScalesItself:
-    """Whether a scaler is to leave gradients scaled, as it is for torch's fused steps.
+    """Whether a scaler leaves gradients scaled, as for torch's fused steps.
 
-    A class of a user's own may set the attribute to what it likes.
+    A user's class may set the attribute to any value.
     """
 
     def __get__(self, optimizer: Any, owner: type) -> bool:
@@ -49,7 +49,7 @@ class ScalesItself:
 
 
 def scaler_inputs(optimizer: Any) -> tuple[float, bool]:
-    """What gradients are to be divided by, and whether one of them is not finite."""
+    """The divisor of the gradients, and whether any of them is not finite."""
     if not optimizer._step_supports_amp_scaling:
         return 1.0, False
     scale, found = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)

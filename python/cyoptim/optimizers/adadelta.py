@@ -10,7 +10,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class Adadelta(Optimizer):
-    r"""Adadelta: steps in the units of the parameters, from running averages of both.
+    r"""Adadelta: steps in the units of the parameters, by averages of squared gradients and steps.
 
     .. math::
 
@@ -27,17 +27,17 @@ class Adadelta(Optimizer):
     lr : float
         Factor :math:`\gamma` of each step, >= 0.
     rho : float
-        :math:`\rho`: how much of the averages is kept at each step, in [0, 1].
+        :math:`\rho`: the decay rate of the averages, in [0, 1].
     eps : float
         :math:`\epsilon`, added under the roots, >= 0.
     weight_decay : float
         L2 penalty :math:`\lambda`, >= 0.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

@@ -21,7 +21,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class Adafactor(Optimizer):
-    r"""Adafactor: second moments kept as one factor a row and one a column of a matrix.
+    r"""Adafactor: second moments of a matrix, factored into one number per row and one per column.
 
     For a gradient :math:`G_t` of :math:`n` rows and :math:`m` columns,
 
@@ -36,14 +36,14 @@ class Adafactor(Optimizer):
         \theta_t &= (1 - \gamma \lambda) \theta_{t-1}
             - \alpha_t U_t / \max(1, \text{RMS}(U_t) / d)
 
-    The state of a matrix is a row and a column. Of an array of more than two axes, the last two
-    make matrices; for a vector, :math:`V_t = \beta_t V_{t-1} + (1 - \beta_t) G_t^2` is kept whole.
+    The state of a matrix is a row and a column. The last two axes of an array with more than two
+    form matrices; the state of a vector is :math:`V_t = \beta_t V_{t-1} + (1 - \beta_t) G_t^2`.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
-        Real ones.
+        Parameters must be real.
     lr : float
         :math:`\gamma`: the largest relative step, and the rate of decay, >= 0.
     beta2_decay : float
@@ -58,7 +58,7 @@ class Adafactor(Optimizer):
     foreach : bool, optional
         Accepted as in torch, without effect.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
 
     Notes
     -----
@@ -166,7 +166,7 @@ class Adafactor(Optimizer):
         norm = matrices.scale(row, column, eps1 * eps1) / (root * as_float(group["d"]))
         size = max(as_float(eps2), scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
         if not math.isfinite(norm) or math.isnan(scale):
-            size = math.nan  # where max() would have dropped it
+            size = math.nan  # max() would drop it
         size, shrink = (
             -size if group["maximize"] else size,
             1 - lr * as_float(group["weight_decay"]),
@@ -179,7 +179,7 @@ class Adafactor(Optimizer):
         return new
 
     def _missing(self, param: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """The entries that the state lacks, as at the beginning."""
+        """The initial values of the entries that the state lacks."""
         names = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
         new: dict[str, Any] = {
             name: np.zeros(self._state_shape(name, param.shape) or (), param.dtype)

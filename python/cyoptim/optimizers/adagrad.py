@@ -11,7 +11,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class Adagrad(Optimizer):
-    r"""Adagrad: steps scaled by the root of all squared gradients so far.
+    r"""Adagrad: steps scaled by the root of the sum of all squared gradients.
 
     .. math::
 
@@ -35,18 +35,18 @@ class Adagrad(Optimizer):
     eps : float
         :math:`\epsilon`, added to the denominator, >= 0.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach, fused : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----
-    Gradients may be sparse where there is no weight decay: ``(rows, values)`` pairs, SciPy's sparse
-    arrays, torch's sparse tensors. Only the elements that they name are touched.
+    Gradients may be sparse if `weight_decay` is 0: ``(rows, values)`` pairs, SciPy's sparse
+    arrays, torch's sparse tensors. Only the elements with entries are updated.
 
-    State: ``step`` and ``sum`` (:math:`s`), there from the start.
+    State: ``step`` and ``sum`` (:math:`s`), which exist from the start.
 
     References
     ----------

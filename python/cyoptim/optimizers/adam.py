@@ -21,7 +21,7 @@ class Adam(Optimizer):
         \theta_t &= \theta_{t-1} - \frac{\gamma}{1 - \beta_1^t}
             \frac{m_t}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}
 
-    With `amsgrad`, the largest :math:`v` so far takes the place of :math:`v_t`. With
+    With `amsgrad`, the largest :math:`v` so far replaces :math:`v_t`. With
     `decoupled_weight_decay`, :math:`d_t = \pm g_t` and :math:`\theta_{t-1}` is first multiplied by
     :math:`1 - \gamma\lambda`.
 
@@ -32,7 +32,7 @@ class Adam(Optimizer):
     lr : float
         Learning rate :math:`\gamma`, >= 0.
     betas : tuple of float
-        :math:`\beta_1, \beta_2`: how much of the two averages is kept at each step, in [0, 1).
+        :math:`\beta_1, \beta_2`: the decay rates of the two averages, in [0, 1).
     eps : float
         :math:`\epsilon`, added to the denominator, >= 0.
     weight_decay : float
@@ -40,13 +40,13 @@ class Adam(Optimizer):
     amsgrad : bool
         Use the AMSGrad variant.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     decoupled_weight_decay : bool
         Decay the parameters themselves, as :class:`cyoptim.AdamW` does.
     foreach, fused : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----
@@ -114,7 +114,7 @@ class Adam(Optimizer):
 
 
 def _check_tensors(group: Group) -> None:
-    """Refuse the tensors among the options that torch refuses."""
+    """Refuse tensors as options where torch refuses them."""
     betas = group["betas"]
     named = {"lr": group["lr"]}
     if isinstance(betas, (tuple, list)) and len(betas) == 2:

@@ -10,7 +10,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class Adamax(Optimizer):
-    r"""Adamax: Adam with the infinity norm of past gradients in place of their squares' average.
+    r"""Adamax: Adam with the infinity norm of past gradients instead of their mean square.
 
     .. math::
 
@@ -32,11 +32,11 @@ class Adamax(Optimizer):
     weight_decay : float
         L2 penalty :math:`\lambda`, >= 0.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

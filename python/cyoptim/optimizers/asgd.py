@@ -29,22 +29,22 @@ class ASGD(Optimizer):
     lambd : float
         Decay :math:`\lambda_d`.
     alpha : float
-        Power :math:`\alpha` with which the learning rate falls.
+        Power :math:`\alpha` of the decay of the learning rate.
     t0 : float
         Step :math:`t_0` at which averaging begins.
     weight_decay : float
         L2 penalty :math:`\lambda`, >= 0.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----
     State: ``step``, ``eta`` and ``mu`` (of the next step, in float32), ``ax``
-    (:math:`\bar\theta`), which is the result.
+    (:math:`\bar\theta`, the result).
 
     References
     ----------

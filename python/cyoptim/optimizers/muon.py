@@ -18,7 +18,7 @@ ADJUSTMENTS = ("original", "match_rms_adamw")
 
 
 class Muon(Optimizer):
-    r"""Muon: momentum whose matrix is made orthogonal before the step.
+    r"""Muon: momentum, orthogonalized before the step.
 
     .. math::
 
@@ -34,7 +34,7 @@ class Muon(Optimizer):
 
         A = X X^\top, \qquad X \leftarrow a X + (b A + c A^2) X,
 
-    which draws every singular value towards 1. The ratio :math:`r` depends on the shape,
+    which moves every singular value towards 1. The ratio :math:`r` depends on the shape,
     :math:`n \times m`: :math:`\sqrt{\max(1, n / m)}`, or, to match the size of AdamW's steps,
     :math:`0.2 \sqrt{\max(n, m)}`.
 
@@ -51,20 +51,21 @@ class Muon(Optimizer):
     momentum : float
         :math:`\mu`, >= 0.
     nesterov : bool
-        Look ahead along the buffer.
+        Use Nesterov's form.
     ns_coefficients : tuple of float
         :math:`a`, :math:`b` and :math:`c`.
     eps : float
-        :math:`\epsilon`: the least norm that a matrix is divided by.
+        :math:`\epsilon`: the least divisor of a matrix.
     ns_steps : int
         :math:`k`, < 100.
     adjust_lr_fn : {None, "original", "match_rms_adamw"}
-        The ratio :math:`r`: the first of the two, also for None, or the second.
+        The ratio :math:`r`: "original" and None choose the first of the two, "match_rms_adamw" the
+        second.
 
     Raises
     ------
     ValueError
-        If a parameter is no matrix, or an option is out of range.
+        If a parameter is not a matrix, or an option is out of range.
     TypeError
         If a parameter is complex.
 
@@ -72,10 +73,10 @@ class Muon(Optimizer):
     -----
     State: ``momentum_buffer`` (:math:`B`).
 
-    The iteration runs in the parameter's own precision, where torch rounds it to bfloat16: steps
-    are closer to the formula than torch's, and differ from them as bfloat16 rounds. Its matrix
-    products are NumPy's, on as many threads as NumPy's BLAS takes, and it is for that library to
-    say whether they give the same bits on every machine and number of threads.
+    The iteration runs in the parameter's own precision, while torch rounds it to bfloat16: steps
+    are closer to the formula than torch's, and differ from them by the rounding of bfloat16. NumPy
+    computes the matrix products, on the threads of its BLAS, which may give other bits on another
+    machine or number of threads.
 
     References
     ----------
@@ -189,7 +190,7 @@ class Muon(Optimizer):
 
 
 def _ratio(shape: tuple[int, int], adjustment: str | None) -> float:
-    """How far a matrix of this shape goes, as a multiple of the learning rate."""
+    """The step of a matrix of this shape, as a multiple of the learning rate."""
     rows, columns = shape
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
@@ -197,13 +198,13 @@ def _ratio(shape: tuple[int, int], adjustment: str | None) -> float:
 
 
 def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any:
-    """The matrix with its singular values drawn towards 1, by Newton-Schulz iterations."""
+    """The matrix with singular values near 1, by Newton-Schulz iterations."""
     a, b, c = (as_float(value) for value in coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
     x = np.array(matrix.T if tall else matrix, order="C")
     norm = Spans([x]).norm(2)
     if not math.isfinite(norm):
-        x.fill(math.nan)  # in every element, however few iterations there are
+        x.fill(math.nan)  # in every element, for any number of iterations
     x /= max(norm, eps)
     gram, polynomial = (np.empty((len(x), len(x)), x.dtype) for _ in range(2))
     product = np.empty_like(x)

@@ -42,11 +42,11 @@ class NAdam(Optimizer):
     decoupled_weight_decay : bool
         Decay the parameters themselves, as AdamW does.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

@@ -10,7 +10,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class RAdam(Optimizer):
-    r"""RAdam: Adam whose first steps, when the variance is not yet known, are plain momentum.
+    r"""RAdam: Adam with plain momentum in the first steps, while the variance cannot be estimated.
 
     .. math::
 
@@ -45,11 +45,11 @@ class RAdam(Optimizer):
     decoupled_weight_decay : bool
         Decay the parameters themselves, as AdamW does.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

@@ -19,7 +19,7 @@ class RMSprop(Optimizer):
         b_t &= \mu b_{t-1} + d_t / (\sqrt{v_t} + \epsilon) \\
         \theta_t &= \theta_{t-1} - \gamma b_t
 
-    With `centered`, :math:`v_t - \bar d_t^2` takes the place of :math:`v_t` under the root, where
+    With `centered`, :math:`v_t - \bar d_t^2` replaces :math:`v_t` under the root, where
     :math:`\bar d_t = \alpha \bar d_{t-1} + (1 - \alpha) d_t`.
 
     Parameters
@@ -29,7 +29,7 @@ class RMSprop(Optimizer):
     lr : float
         Learning rate :math:`\gamma`, >= 0.
     alpha : float
-        :math:`\alpha`: how much of the averages is kept at each step, >= 0.
+        :math:`\alpha`: the decay rate of the averages, >= 0.
     eps : float
         :math:`\epsilon`, added to the denominator, >= 0.
     weight_decay : float
@@ -39,11 +39,11 @@ class RMSprop(Optimizer):
     centered : bool
         Divide by an estimate of the standard deviation.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

@@ -10,7 +10,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class Rprop(Optimizer):
-    r"""Resilient backpropagation: each element has a step size, and only signs count.
+    r"""Resilient backpropagation: a step size for each element, which depends on signs alone.
 
     .. math::
 
@@ -21,24 +21,24 @@ class Rprop(Optimizer):
         \end{cases} \\
         \theta_t &= \theta_{t-1} - s_t \operatorname{sign}(g_t)
 
-    Made for full batches. A NaN in the gradient counts as 0, as in torch.
+    For full batches. A NaN in the gradient counts as 0, as in torch.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
     lr : float
-        Step size to begin with, >= 0.
+        Initial step size, >= 0.
     etas : tuple of float
         :math:`\eta^-, \eta^+`, with :math:`0 < \eta^- < 1 < \eta^+`.
     step_sizes : tuple of float
         :math:`s_{min}, s_{max}`.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     capturable, differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----

@@ -38,24 +38,24 @@ class SGD(Optimizer):
     momentum : float
         Factor :math:`\mu` of the buffer, >= 0.
     dampening : float
-        :math:`\tau`: how much of the gradient is kept out of the buffer.
+        :math:`\tau`: the share of the gradient that is not added to the buffer.
     weight_decay : float
         L2 penalty :math:`\lambda`, >= 0.
     nesterov : bool
-        Look ahead along the buffer. Needs momentum, and no dampening.
+        Use Nesterov's form. Requires momentum, and no dampening.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
     foreach, fused : bool, optional
-        Accepted as in torch; always so here.
+        Accepted as in torch, without effect.
     differentiable : bool
-        Only False.
+        Must be False.
 
     Notes
     -----
-    Gradients may be sparse where there is no weight decay: ``(rows, values)`` pairs, SciPy's sparse
-    arrays, torch's sparse tensors. Without momentum only the elements that they name are touched.
+    Gradients may be sparse if `weight_decay` is 0: ``(rows, values)`` pairs, SciPy's sparse
+    arrays, torch's sparse tensors. Without momentum only the elements with entries are updated.
 
-    State: ``momentum_buffer``, where momentum is not zero.
+    State: ``momentum_buffer``, if momentum is not zero.
 
     References
     ----------

@@ -13,9 +13,9 @@ from cyoptim.optimizer import Optimizer
 
 
 class SparseAdam(Optimizer):
-    r"""Adam for sparse gradients: only the elements that have a gradient are touched.
+    r"""Adam for sparse gradients: only the elements that have a gradient are updated.
 
-    For the elements that the gradient names, and for these alone,
+    For each element that has an entry in the gradient,
 
     .. math::
 
@@ -24,8 +24,8 @@ class SparseAdam(Optimizer):
         \theta_t &= \theta_{t-1} - \gamma \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t}
             \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    where :math:`t` counts the parameter's steps. A step costs what its entries cost, however large
-    the parameter is.
+    where :math:`t` counts the parameter's steps. The time of a step depends on the number of
+    entries, not on the size of the parameter.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class SparseAdam(Optimizer):
         - a pair ``(rows, values)`` of arrays: entry ``k`` is ``values[k]``, the gradient of
           ``param[rows[k]]``,
         - a sparse array or matrix of SciPy, of the parameter's shape,
-        - a sparse tensor of torch, as ``torch.nn.Embedding(sparse=True)`` makes it.
+        - a sparse tensor of torch, as from ``torch.nn.Embedding(sparse=True)``.
 
-        Entries for the same element are added up. An entry that is zero counts as an entry.
+        Entries for the same element are added up. A zero is an entry, too.
     lr : float
         Learning rate :math:`\gamma`, > 0.
     betas : tuple of float
@@ -46,7 +46,7 @@ class SparseAdam(Optimizer):
     eps : float
         :math:`\epsilon`, added to the denominator before the bias correction, > 0.
     maximize : bool
-        Follow the gradient upwards.
+        Maximize the objective instead of minimizing it.
 
     Raises
     ------
@@ -97,7 +97,7 @@ class SparseAdam(Optimizer):
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"])
         check_number("epsilon", group["eps"])
-        # Schedulers may bring lr to 0 later; as an option it must be positive, as in torch.
+        # Schedulers may set lr to 0 later; as an option it must be positive, as in torch.
         if not group["lr"] > 0.0:
             raise ValueError(f"Invalid learning rate: {group['lr']}")
         if not group["eps"] > 0.0:
@@ -107,7 +107,7 @@ class SparseAdam(Optimizer):
     def _check_loaded_options(self, group: Group) -> None:
         lr = group["lr"]
         check_lr(lr)
-        # Schedules may have brought it to 0.
+        # Schedules may have set it to 0.
         self._check_options({**group, "lr": lr if lr > 0.0 else 1.0})
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:

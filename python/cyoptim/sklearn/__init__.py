@@ -1,4 +1,4 @@
-"""scikit-learn estimators that are trained by any optimizer and schedule of this package.
+"""scikit-learn estimators, trained by any optimizer and schedule of this package.
 
 :class:`MLPClassifier` and :class:`MLPRegressor` are scikit-learn's own with another solver.
 :class:`LinearClassifier` and :class:`LinearRegressor` are linear models for mini-batches.

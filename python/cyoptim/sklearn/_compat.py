@@ -1,4 +1,4 @@
-"""What scikit-learn has not had in all the versions that are supported."""
+"""Functions that some supported versions of scikit-learn lack."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ try:
 except ImportError:  # before scikit-learn 1.6
 
     def validate_data(estimator: Any, *args: Any, **kwargs: Any) -> Any:
-        """What was a method of estimators."""
+        """Call the estimator's method, which came before the function."""
         return estimator._validate_data(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""What linear models share: the loop over mini-batches, the penalty, and what is shown."""
+"""The base of linear models: the loop over mini-batches, the penalty, and fitted attributes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _check_finite(arrays: list[Array]) -> None:
 
 
 class LinearBase(BaseEstimator):  # type: ignore[misc]
-    """What classifier and regressor share: the loop, the penalty, and what is shown."""
+    """The base of classifier and regressor: the loop, the penalty, and fitted attributes."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **CONSTRAINTS,
@@ -84,7 +84,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         return goes_on
 
     def _relative(self, sample_weight: Any, X: Any) -> Array:
-        """Weights of mean 1."""
+        """Sample weights, scaled to mean 1."""
         if sample_weight is None:
             return np.ones(X.shape[0], X.dtype)
         weight: Array = _check_sample_weight(sample_weight, X, dtype=X.dtype)
@@ -100,7 +100,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     def _train(
         self, recipe: Recipe, X: Any, y: Array, weight: Array, n_columns: int, incremental: bool
     ) -> None:
-        """Run epochs: one, or until the loss or score no longer improves."""
+        """Run one epoch, or epochs until the loss or score no longer improves."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         random_state = check_random_state(self.random_state)
@@ -140,7 +140,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         self._watch()
 
     def _watch(self) -> None:
-        """Stop by the losses or scores from now on: those of other data are no measure."""
+        """Reset losses and scores, as those of other data are not comparable."""
         if not self.early_stopping:
             self.validation_scores_ = None
         elif self.validation_scores_ is None:
@@ -151,10 +151,10 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         self._to_improve, self._no_improvement_count = np.inf, 0
 
     def _named_arrays(self, n_columns: int) -> tuple[list[str], list[Array]]:
-        """The arrays to go on from, which may have been set by hand."""
+        """The arrays to continue from, which the user may have set."""
         coef, intercept = np.asanyarray(self.coef_), np.atleast_1d(self.intercept_)
         expected = (n_columns, self.n_features_in_)
-        # Of one column, a vector will do; other shapes of that size may be transposed.
+        # A vector is accepted for one column; other shapes of that size may be transposed.
         if coef.shape != expected and not (n_columns == 1 and coef.shape == expected[1:]):
             raise ValueError(f"cannot go on: coef_ has shape {coef.shape}, expected {expected}")
         weights = coef.reshape(n_columns, -1).T
@@ -163,7 +163,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         return ["coef_", "intercept_"], [weights, intercept]
 
     def _pair(self, arrays: list[Array]) -> tuple[Array, Array]:
-        """Weights and intercepts, which are zero where there are none."""
+        """Weights and intercepts; zeros if there are no intercepts."""
         if self.fit_intercept:
             return arrays[0], arrays[1]
         return arrays[0], np.zeros(arrays[0].shape[1], arrays[0].dtype)
@@ -229,7 +229,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         return value, slope
 
     def _end_epoch(self, training: Training, held_out: Any) -> None:
-        """Note whether loss or score has improved, and let the schedule go on."""
+        """Record whether loss or score has improved, and step the schedule."""
         if held_out:
             metric = self._validate(training, *held_out)
             worse = -metric
@@ -246,7 +246,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         return self.tol is not None and self._no_improvement_count >= self.n_iter_no_change
 
     def _validate(self, training: Training, X: Any, y: Array, weight: Array) -> float:
-        """The score; the arrays are kept if it is the best."""
+        """The validation score; keeps the arrays if it is the best."""
         _check_finite(training.result())
         self._show(*self._pair(training.result()))
         score = self._score_of(X, y, weight)
@@ -262,7 +262,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     # --- prediction -------------------------------------------------------------------------------
 
     def _scores(self, X: Any) -> Array:
-        """Of shape (n, k)."""
+        """The scores, of shape (n, k)."""
         n_columns = len(self.intercept_)
         scores: Array = safe_sparse_dot(X, self.coef_.reshape(n_columns, -1).T)
         return scores + self.intercept_

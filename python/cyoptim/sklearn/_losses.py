@@ -1,7 +1,8 @@
-"""The losses of the linear models: values and slopes at the scores of some samples.
+"""The losses of the linear models: values and slopes at the scores of samples.
 
-Scores are of shape (n, k). The targets of classifiers are class numbers, of shape (n,); several
-classes have a score each, two share one. Those of regressors are of the scores' shape.
+Scores have the shape (n, k). The targets of classifiers are class numbers, of shape (n,); several
+classes have one score each, two classes share one. The targets of regressors are of the shape of
+the scores.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ MARGIN_LOSSES = {
 
 
 def classification(name: str, n_columns: int) -> Loss:
-    """A loss of classes. Margins are those of each class against all others."""
+    """A loss of classes, with the margins of each class against all others."""
     if name == "log_loss" and n_columns > 1:
         return _softmax
     of_margins = MARGIN_LOSSES[name]
@@ -64,13 +65,13 @@ def classification(name: str, n_columns: int) -> Loss:
 
 
 def _members(targets: Array, n_columns: int) -> Array:
-    """Which samples belong to the class of each column."""
+    """For each column, which samples belong to its class."""
     members: Array = targets[:, None] == (1 if n_columns == 1 else np.arange(n_columns))
     return members
 
 
 def _softmax(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """-log of the share that the own class has of all exp(score)."""
+    """-log of the softmax of the sample's own class."""
     logs = scores - logsumexp(scores, axis=1, keepdims=True)
     slopes = np.exp(logs)
     rows = np.arange(len(targets))
@@ -79,7 +80,7 @@ def _softmax(scores: Array, targets: Array) -> tuple[Array, Array]:
 
 
 def regression(name: str, epsilon: float) -> Loss:
-    """A loss of numbers; summed over the targets of a sample."""
+    """A loss of numbers, summed over the targets of a sample."""
     of_residuals = RESIDUAL_LOSSES[name]
 
     def loss(scores: Array, targets: Array) -> tuple[Array, Array]:

@@ -11,14 +11,14 @@ from sklearn import neural_network
 
 from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
 
-# Parameters of scikit-learn's solvers, which are those of the optimizer and its schedule here.
+# Parameters of scikit-learn's solvers; here they belong to the optimizer and its schedule.
 REPLACED = frozenset(
     {"solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum"}
     | {"beta_1", "beta_2", "epsilon", "max_fun"}
 )
 
 
-# What to write for them.
+# For messages: what to write instead.
 INSTEAD = {
     "solver": "optimizer='adam' or 'sgd'; scikit-learn's own estimator has solver='lbfgs'",
     "learning_rate": "lr_scheduler=, such as 'InverseSqrtLR', or optimizer's learning_rate_init=",
@@ -33,7 +33,7 @@ INSTEAD = {
 
 
 class _Solver:
-    """What scikit-learn's training loop calls."""
+    """The interface of solvers in scikit-learn's training loop."""
 
     def __init__(self, training: Training) -> None:
         self.training = training
@@ -43,10 +43,10 @@ class _Solver:
         self.training.step(grads)
 
     def iteration_ends(self, time_step: int) -> None:
-        """Nothing: the schedule has gone on, as the epoch's loss was known."""
+        """Do nothing: the schedule was already stepped with the epoch's loss."""
 
     def trigger_stopping(self, message: str, verbose: Any) -> bool:
-        """Whether to stop where the loss no longer improves."""
+        """Whether to stop when the loss no longer improves."""
         if verbose:
             print(f"{message} Stopping.")
         return True
@@ -66,7 +66,7 @@ class _Optimized:
                     )
             return super().__new__(cls)
 
-    # For scikit-learn's questions: whether there are epochs, and partial_fit.
+    # scikit-learn asks this name whether there are epochs, and partial_fit.
     solver = "sgd"
 
     _training: Training | None = None
@@ -118,7 +118,7 @@ class _Optimized:
                 self.best_loss_ = min(self.loss_curve_)
 
     def _check_layers(self, layer_units: Sequence[int]) -> None:
-        """Refuse to go on with a network of other layers: scikit-learn would train the old one."""
+        """Refuse to continue with other layers: scikit-learn would train the old network."""
         found = [np.shape(coef)[:1] for coef in self.coefs_] + [np.shape(self.coefs_[-1])[1:]]
         sizes = [n for shape in found for n in shape]
         if sizes != list(layer_units):
@@ -128,7 +128,7 @@ class _Optimized:
             )
 
     def _watch(self) -> None:
-        """Stop by the losses or scores from now on: those of other data are no measure."""
+        """Reset losses and scores, as those of other data are not comparable."""
         early = self.early_stopping
         if early != (self.validation_scores_ is not None):
             self.validation_scores_ = [] if early else None
@@ -157,7 +157,7 @@ class _Optimized:
 
     @contextmanager
     def _optimizer_is_given(self) -> Iterator[None]:
-        """scikit-learn makes an optimizer for the solvers that it knows; its loop takes any."""
+        """Provide our solver: scikit-learn creates only its own, but its loop accepts any."""
         before = vars(self).get("solver")
         self.solver = "cyoptim"
         try:
@@ -178,7 +178,7 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
 
     The network, its gradients, the training loop and the fitted attributes are scikit-learn's;
     see `sklearn.neural_network.MLPClassifier`. The step writes into ``coefs_`` and ``intercepts_``.
-    In `partial_fit`, and in `fit` with `warm_start`, the optimizer's state and the schedule go on.
+    `partial_fit`, and `fit` with `warm_start`, continue the optimizer's state and the schedule.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
         The name of an optimizer of this package in any case, its class, or a function
         ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
         the ``(name, parameter)`` pairs ``"coefs_.0"``, ..., ``"intercepts_.0"``, ... Parameters
-        that it leaves out are not trained.
+        that it omits are not trained.
     optimizer_params : dict, optional
         Options of the optimizer.
     learning_rate_init : float, optional
@@ -202,37 +202,36 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     lr_scheduler_params : dict, optional
         Options of the schedule.
     schedule_per : {"epoch", "batch"}
-        After what the schedule goes on: an epoch (a call of `partial_fit` is one), or a step.
+        When the schedule steps: after each epoch (a call of `partial_fit` is one), or each step.
     clip_norm : float, optional
         The largest norm of all gradients together; see :func:`cyoptim.clip_grad_norm_`.
     weight_averaging : float, optional
-        Predict, and measure the validation score, with a moving average of the parameters over the
-        steps that keeps this share of itself at each; see :mod:`cyoptim.swa_utils`. Training is not
-        changed by it.
+        The decay of a moving average of the parameters over the steps, which is used to predict
+        and for the validation score; see :mod:`cyoptim.swa_utils`. It does not affect training.
     alpha : float
-        Strength of the L2 penalty in the loss. Beside it there may be the optimizer's own
-        ``weight_decay``, which AdamW has by default.
+        Strength of the L2 penalty in the loss. The optimizer may have its own ``weight_decay``
+        in addition, as AdamW by default.
     batch_size : int or "auto"
-        Samples a step; "auto": 200, or all if they are fewer.
+        Samples per step; "auto": 200, or all if they are fewer.
     max_iter : int
-        The most epochs.
+        The largest number of epochs.
     shuffle : bool
         Whether to shuffle the samples before each epoch.
     random_state : int, RandomState or None
         For initial weights, the validation split and shuffling.
     tol : float
-        By how much loss or score must improve to count.
+        The least improvement of loss or score that counts.
     verbose : bool
         Print the loss of each epoch.
     warm_start : bool
-        Whether `fit` goes on where the last call has stopped.
+        Whether `fit` continues from the end of the last call.
     early_stopping : bool
-        Keep some samples back, and stop when the score on them no longer improves. ``coefs_`` are
-        then the best ones; a further `fit` goes on from the last ones.
+        Hold some samples out, and stop when the score on them no longer improves. ``coefs_`` are
+        then the best coefficients; a further `fit` continues from the last ones.
     validation_fraction : float
-        The share that is kept back.
+        The share of samples held out.
     n_iter_no_change : int
-        Stop after more than so many epochs in a row without improvement.
+        Stop after more than this number of epochs in a row without improvement.
 
     Attributes
     ----------
@@ -246,7 +245,7 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
 
     Notes
     -----
-    If a parameter of optimizer or schedule is changed between two fits with `warm_start`, a new
+    If a parameter of optimizer or schedule changes between two fits with `warm_start`, a new
     optimizer begins, with a new schedule and average.
 
     Examples
@@ -324,13 +323,13 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
 class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[misc]
     """scikit-learn's ``MLPRegressor``, trained by any optimizer and schedule of this package.
 
-    See `sklearn.neural_network.MLPRegressor` for the network, and :class:`MLPClassifier` for how it
-    is trained.
+    See `sklearn.neural_network.MLPRegressor` for the network, and :class:`MLPClassifier` for the
+    training.
 
     Parameters
     ----------
     loss : {"squared_error", "poisson"}
-        What is minimized; "poisson" with scikit-learn 1.7 or later.
+        The loss; "poisson" with scikit-learn 1.7 or later.
     hidden_layer_sizes, activation : object
         See :class:`MLPClassifier`.
     optimizer, optimizer_params, learning_rate_init : object

@@ -1,4 +1,4 @@
-"""What a fit continues: an optimizer over an estimator's arrays, its schedule, and an average."""
+"""The state of training: an optimizer over an estimator's arrays, its schedule, and an average."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ UNSUITED = {
 
 
 def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
-    """The class that a name means; other values stay."""
+    """The class of this name; other values unchanged."""
     return class_named(argument, value, known, UNSUITED) if isinstance(value, str) else value
 
 
@@ -56,7 +56,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """How an optimizer and its schedule are made. While it is the same, a training goes on."""
+    """How to make an optimizer and its schedule. Training continues while both stay the same."""
 
     make_optimizer: Callable[..., Any]
     options: dict[str, Any]
@@ -67,7 +67,7 @@ class Recipe:
 
     @classmethod
     def of(cls, estimator: Any) -> Recipe:
-        """That of an estimator's parameters, whose types have been checked."""
+        """The recipe of an estimator, after a check of the types of its parameters."""
         options = dict(estimator.optimizer_params or {})
         if estimator.learning_rate_init is not None:
             if "lr" in options:
@@ -89,13 +89,13 @@ class Recipe:
         )
 
     def same_as(self, other: Recipe) -> bool:
-        """Whether the other one makes the same."""
+        """Whether both recipes make the same."""
         return _equal(vars(self), vars(other))
 
     def check(self) -> None:
-        """Raise for options that a class does not take, before anything is trained.
+        """Raise for options that a class does not take, before training begins.
 
-        Functions are not tried: what they do is theirs, and they expect the real arrays.
+        Functions are not called, as they may have effects, and expect the real arrays.
         """
         if not isinstance(self.make_optimizer, type):
             return
@@ -148,7 +148,7 @@ class Recipe:
 
 
 class TrainedArray(Parameter):
-    """A Parameter that can go on after joblib has mapped its file into memory, read-only."""
+    """A Parameter that can be trained after joblib has mapped its file into memory, read-only."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _trained, (self.data,)
@@ -165,11 +165,11 @@ def _writable(array: Array) -> Array:
 class Training:
     """An optimizer over arrays, with its schedule and the moving average of the arrays.
 
-    The arrays are trained in place. What an estimator shows and predicts with may be others: the
-    average, or the best so far. A later fit goes on from the trained ones.
+    The arrays are trained in place. An estimator may show and predict with other arrays: the
+    average, or the best so far. A later fit continues from the trained ones.
 
-    The optimizer holds the arrays in Parameters: joblib makes two arrays of one that is referred to
-    twice, but does not double other objects.
+    The optimizer holds the arrays in Parameters: joblib duplicates an array with two references,
+    but not other objects.
     """
 
     def __init__(self, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]) -> None:
@@ -180,7 +180,7 @@ class Training:
         self.clip_norm: float | None = None
         self.decay: float | None = None
         self.average: list[Array] = []
-        self.count = 0  # of steps in the average
+        self.count = 0  # steps in the average
         self.shown = list(arrays)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -198,14 +198,14 @@ class Training:
 
     @property
     def lr(self) -> float | list[float]:
-        """The learning rate; of several groups, a list."""
+        """The learning rate; a list if there are several groups."""
         lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
         return lrs if len(lrs) > 1 else lrs[0]
 
     def resume(self, estimator: Any, current: Sequence[Array], anew: bool) -> None:
-        """Begin a fit: take the estimator's settings, and values put in place of those shown.
+        """Begin a fit: apply the estimator's settings, and values that the user has assigned.
 
-        `anew`: of data that may be others, whose losses the last ones are no measure of.
+        `anew`: the data may be others, so earlier losses are not comparable.
         """
         if anew and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler._reset()
@@ -232,7 +232,7 @@ class Training:
             self.count = 0
 
     def step(self, grads: Sequence[Array]) -> None:
-        """Go along these gradients, one of each array."""
+        """Step along these gradients, one for each array."""
         for param, grad in zip(self.params, grads, strict=True):
             # scikit-learn's are float64 where float32 meets sample weights.
             param.grad = grad.astype(param.data.dtype, copy=False)
@@ -256,8 +256,8 @@ class Training:
         self.count += 1
 
     def show(self, best: list[Array]) -> list[Array]:
-        """What an estimator is to show, the best arrays or else the result. Those that are not
-        trained are copied: what is written into them is then noticed."""
+        """The arrays for an estimator to show: the best, or else the result. Arrays that are not
+        trained are copied, to notice values that the user writes into them."""
         self.shown = best or self.result()
         pairs = zip(self.shown, self.arrays, strict=True)
         return [shown if shown is trained else shown.copy() for shown, trained in pairs]
@@ -267,7 +267,7 @@ class Training:
         return self.average if self.count else self.arrays
 
     def end_epoch(self, metric: float) -> float | list[float]:
-        """Let the schedule go on; the learning rate that the epoch had, at its last step."""
+        """Step the schedule; return the learning rate of the epoch, at its last step."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(metric)
         elif self.scheduler is not None and self.recipe.per == "epoch":
@@ -278,7 +278,7 @@ class Training:
 def training_of(
     last: Training | None, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]
 ) -> Training:
-    """The last training, or what follows it; without one, that of `arrays`."""
+    """The last training or its successor; if there is none, a new one of `arrays`."""
     if last is None:
         return Training(recipe, names, arrays)
     if last.recipe.same_as(recipe):

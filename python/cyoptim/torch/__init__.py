@@ -1,10 +1,10 @@
 """The optimizers under the names that ``torch.optim`` has, as subclasses of torch's own.
 
-An optimizer over torch tensors is a ``torch.optim.Optimizer`` without this module, and its
-schedules are torch's schedulers. Import it where a *class* is asked for before there is any tensor,
-as transformers' ``Trainer`` and checks with ``issubclass`` do, and for type checkers, which see the
-bases here. The classes are those of :mod:`cyoptim`; a subclass of your own of
-:class:`cyoptim.Optimizer`, or of any optimizer, is one of torch's, too, once torch is in use.
+An optimizer over torch tensors is a ``torch.optim.Optimizer`` also without this module, and its
+schedules are torch's schedulers. Import it for code that uses a *class* before the first tensor,
+such as transformers' ``Trainer`` and checks with ``issubclass``, and for type checkers, which see
+the bases here. The classes are those of :mod:`cyoptim`; your own subclass of
+:class:`cyoptim.Optimizer`, or of any optimizer, is also one of torch's once torch is in use.
 
 >>> import torch
 >>> import cyoptim.torch as optim

@@ -1,6 +1,6 @@
 """The averages of :mod:`cyoptim.swa_utils`, as subclasses of torch's.
 
-``AveragedModel`` is the class of averages of torch modules, which are modules themselves.
+``AveragedModel`` is the class for averages of torch modules, and a torch module itself.
 """
 
 from cyoptim._libraries.torch_swa import AveragedModule as AveragedModel
