@@ -21,7 +21,7 @@ from cyoptim._arrays.doors import (
 from cyoptim._arrays.trees import is_branch, named_leaves
 from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients.aligned import align
-from cyoptim._groups.groups import split_names
+from cyoptim._groups.names import split_names
 from cyoptim._groups.numbers import number
 from cyoptim._groups.options import check_switch
 from cyoptim._types import Array, Gradients

@@ -24,20 +24,19 @@ from cyoptim._gradients.aligned import (
 from cyoptim._gradients.reset import reset_gradients
 from cyoptim._gradients.sums import Sums
 from cyoptim._groups.attributes import OptionOfGroups
-from cyoptim._groups.completion import add_groups, completed
+from cyoptim._groups.completion import add_groups, complete_group
 from cyoptim._groups.groups import (
-    Named,
     as_groups,
     check_one_group_each,
     labels_of,
     own_group,
     parameters_of,
-    renamed,
     share_groups,
 )
+from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required
 from cyoptim._saving.loading import prepare_load
-from cyoptim._saving.saving import saved
+from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
 from cyoptim._step.hooks import (
@@ -189,6 +188,8 @@ class Optimizer(Hooked):
     #   update()                          Python, one parameter at a time, undone if it raises;
     #   update() and _prepare_update()    Python that changes nothing until all is computed;
     #   step()                            Python, for all parameters at once.
+    # What it asks of groups and parameters beyond _check_options(), it adds to _complete_group() or
+    # _make_plan(); what a new group does to the state, it says in _prepare_groups().
 
     # The native rule, if it is the same whatever the options.
     _rule: ClassVar[str | None] = None
@@ -388,7 +389,7 @@ class Optimizer(Hooked):
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         """A copy with names and defaults filled in, checked as far as it goes alone."""
-        return completed(param_group, others, self)
+        return complete_group(param_group, others, self)
 
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python's numbers."""
@@ -541,8 +542,8 @@ class Optimizer(Hooked):
         asked = Asked(max_norm, grad_scale, zero_grad, nonfinite)
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
-            kwargs = {} if grads is None else {"grads": grads}
-            return call_around_step(Optimizer._step, args, {**kwargs, **asked.given()})
+            given = asked.given() if grads is None else {"grads": grads, **asked.given()}
+            return call_around_step(Optimizer._step, args, given)
         return self._step_as_asked(closure, grads, asked)
 
     @property
@@ -858,7 +859,7 @@ class Optimizer(Hooked):
             self._average.check_unswapped("call state_dict()")
             self._refit()
         groups = [self._plain_group(group) for group in self.param_groups]
-        return saved(groups, self.state, self._form(), self._average, self._sums)
+        return state_dict_of(groups, self.state, self._form(), self._average, self._sums)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from a state that :meth:`state_dict`, here or in torch, has returned.

@@ -8,7 +8,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import check_array, foreign_array, is_tensor, type_name, view_parameter
 from cyoptim._engine import Commit, together
-from cyoptim._groups.groups import split_names
+from cyoptim._groups.names import split_names
 from cyoptim._types import Array
 
 __all__ = ["parameters_to_vector", "vector_to_parameters"]

@@ -7,14 +7,8 @@ from typing import Any
 
 from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
-from cyoptim._groups.groups import (
-    check_named_alike,
-    check_names,
-    check_option_names,
-    check_ordered,
-    members_for,
-    split_names,
-)
+from cyoptim._groups.groups import check_option_names, check_ordered, members_for
+from cyoptim._groups.names import check_named_alike, check_names, split_names
 from cyoptim._groups.options import check_group, required
 from cyoptim._types import Group
 from cyoptim._warnings import warn
@@ -38,7 +32,7 @@ def add_groups(groups: list[Any], optimizer: Any) -> None:
     commit.run()
 
 
-def completed(param_group: Any, others: list[Group], optimizer: Any) -> Group:
+def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Group:
     """A copy with names and defaults filled in, checked as far as it goes alone."""
     if not isinstance(param_group, dict):
         raise TypeError(f"param_group must be a dict, but got {type(param_group)}")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from cyoptim._arrays.doors import is_parameter, type_name, view_parameter
 from cyoptim._arrays.trees import is_named_tuple, named_leaves
-from cyoptim._groups.groups import is_tree
+from cyoptim._groups.names import is_tree
 from cyoptim._groups.numbers import plain
 from cyoptim._types import Group
 

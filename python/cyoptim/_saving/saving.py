@@ -11,7 +11,7 @@ from cyoptim._state.mapping import State
 from cyoptim._types import Group, StateDict
 
 
-def saved(
+def state_dict_of(
     groups: list[Group], state: State, form: Form, average: MovingAverage | None, sums: Sums
 ) -> StateDict:
     """The state dict: numbers in the place of parameters, and arrays that are not copied."""

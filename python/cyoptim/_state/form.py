@@ -47,6 +47,7 @@ class Form:
         self._updates = optimizer._has_update()
         self._prepares = optimizer._prepares_update
         self._steps_itself = optimizer._steps_itself
+        self._is_free = self._steps_itself and not self._updates
         self._shape_of = optimizer._state_shape
         self._step_type = optimizer._step_type
         self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
@@ -79,13 +80,14 @@ class Form:
     def loaded(self, param: Any, view: Array, values: Any, label: str, room: Room) -> Any:
         """A copy of one parameter's loaded state, as the optimizer keeps it."""
         if not isinstance(values, dict):
-            if self._steps_itself and not self._updates:
+            if self._is_free:
                 return as_it_is(param, values)
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
-        return {
+        entries = {
             name: self._loaded_entry(name, param, view, value, label, room)
             for name, value in values.items()
         }
+        return entries if self._is_free else in_kind(param, entries)
 
     def _loaded_entry(
         self, name: str, param: Any, view: Array, value: Any, label: str, room: Room
@@ -94,18 +96,14 @@ class Form:
         if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
             return as_it_is(param, value, name)
         what = f"loaded state {name!r} of {label}"
-        own: Any
         if entry.kind is Kind.ARRAY:
-            own = _array(name, value, entry, view, what, room)
-        elif entry.kind is Kind.NUMBER:
-            own = make_number(value, what, name, room, entry.dtype, entry.shape)
-        elif entry.kind is Kind.VALUE and not (name == "step" and _is_scalar(value)):
-            own = arrays_in(value, view.dtype, what)
-        else:
-            own = make_counter(value, label, room)
-            if entry.kind is Kind.COUNT and isinstance(value, (int, float)):
-                own = value
-        return in_kind(param, {name: own})[name]
+            return _array(name, value, entry, view, what, room)
+        if entry.kind is Kind.NUMBER:
+            return make_number(value, what, name, room, entry.dtype, entry.shape)
+        if entry.kind is Kind.VALUE and not (name == "step" and _is_scalar(value)):
+            return arrays_in(value, view.dtype, what)
+        counter = make_counter(value, label, room)
+        return value if entry.kind is Kind.COUNT and isinstance(value, (int, float)) else counter
 
     def saved(self, param: Any, values: Any) -> Any:
         """One parameter's state as state_dict() returns it: tensors where the parameter is one."""
@@ -113,14 +111,16 @@ class Form:
             return values
         if not is_tensor(param):
             return dict(values)
+        return {name: self._saved_entry(name, value) for name, value in values.items()}
+
+    def _saved_entry(self, name: str, value: Any) -> Any:
         from cyoptim._libraries.torch import export_count, export_state
 
-        saved = {name: export_state(value) for name, value in values.items()}
-        if "step" in values and self._step_type is not None:
-            saved["step"] = self._step_type(values["step"])
-        elif "step" in values and not self._steps_itself:
-            saved["step"] = export_count(values["step"])
-        return saved
+        if name == "step" and self._step_type is not None:
+            return self._step_type(value)
+        if name == "step" and not self._steps_itself:
+            return export_count(value)
+        return export_state(value)
 
 
 def _is_scalar(value: Any) -> bool:

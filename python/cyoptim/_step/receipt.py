@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyoptim._engine import Extras
 from cyoptim._groups.options import as_float, check_finite, check_nonnegative, check_switch
@@ -61,8 +61,7 @@ def receipt_of(extras: Extras, groups: list[Group]) -> StepReceipt:
 _POLICIES = ("propagate", "raise", "skip")
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a step is asked for beside its update."""
 
     max_norm: Any = None
@@ -72,13 +71,16 @@ class Asked:
 
     def given(self) -> Kwargs:
         """What is not as by default, by name."""
-        own = {
-            "max_norm": self.max_norm,
-            "grad_scale": self.grad_scale,
-            "zero_grad": self.zero_grad or None,
-            "nonfinite": None if self.nonfinite == "propagate" else self.nonfinite,
-        }
-        return {name: value for name, value in own.items() if value is not None}
+        given: Kwargs = {}
+        if self.max_norm is not None:
+            given["max_norm"] = self.max_norm
+        if self.grad_scale is not None:
+            given["grad_scale"] = self.grad_scale
+        if self.zero_grad:
+            given["zero_grad"] = self.zero_grad
+        if self.nonfinite != "propagate":
+            given["nonfinite"] = self.nonfinite
+        return given
 
 
 def extras_of(asked: Asked, scale: float, averaged: int) -> Extras | None:

@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.optimize import OptimizeResult
@@ -25,6 +25,14 @@ MESSAGES = {
     NONFINITE: "NaN or infinity was found; x is the best point before.",
     STOPPED: "`callback` raised `StopIteration`.",
 }
+
+
+Ending: TypeAlias = tuple[int, str]  # status and message
+
+
+def ended(status: int) -> Ending:
+    """An ending with its message."""
+    return status, MESSAGES[status]
 
 
 @dataclass
@@ -46,21 +54,22 @@ class Limits:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)!r}")
 
-    def reached(self, slope: float, before: float | None, now: float) -> str:
-        """Which tolerance has been reached, as a sentence; empty if none has."""
+    def ending(self, slope: float, before: float | None, now: float, done: int) -> Ending | None:
+        """How iterations end at a point that `done` of them have led to; None if they go on."""
         if self.gtol and slope <= self.gtol:
-            return "Optimization terminated successfully: the gradient is within gtol."
+            return CONVERGED, "Optimization terminated successfully: the gradient is within gtol."
         if self.ftol and before is not None:
             scale = max(abs(before), abs(now), 1.0)
             if abs(before - now) <= self.ftol * scale:
-                return "Optimization terminated successfully: the change of fun is within ftol."
-        return ""
-
-    def exhausted(self) -> tuple[int, str]:
-        """How to end at maxiter."""
+                return (
+                    CONVERGED,
+                    "Optimization terminated successfully: the change of fun is within ftol.",
+                )
+        if done < self.maxiter:
+            return None
         if self.stochastic and not (self.gtol or self.ftol):
             return CONVERGED, "All iterations over a stochastic function are done."
-        return MAXITER, MESSAGES[MAXITER]
+        return ended(MAXITER)
 
 
 class Stepper:
@@ -122,6 +131,26 @@ class Stepper:
         return self.point
 
 
+class _Mean:
+    """The running average of the iterates, of which a share is kept at each."""
+
+    def __init__(self, share: float, x: Array) -> None:
+        self._share, self._dtype = share, x.dtype
+        self._sum, self._weight = np.zeros(x.shape), 0.0
+
+    def add(self, x: Array) -> None:
+        """Take an iterate in."""
+        self._sum = self._share * self._sum + (1 - self._share) * x
+        self._weight = self._share * self._weight + (1 - self._share)
+
+    def value(self) -> Array | None:
+        """The average; None if there have been no iterates."""
+        if not self._weight:
+            return None
+        average: Array = (self._sum / self._weight).astype(self._dtype)
+        return average
+
+
 def run(
     stepper: Stepper, limits: Limits, average: float | None, observe: Callable[[Any], bool]
 ) -> OptimizeResult:
@@ -129,41 +158,39 @@ def run(
     problem = stepper.problem
     last = best = stepper.start()
     rates: list[float] = []
-    mean, weight = np.zeros(last.x.shape), 0.0
-    status, message = NONFINITE, MESSAGES[NONFINITE]
+    mean = None if average is None else _Mean(average, last.x)
     before: float | None = None
-    while last.is_finite():
-        message = limits.reached(problem.box.slope(last.x, last.jac), before, last.fun)
-        if message:
-            status = CONVERGED
-            break
-        if len(rates) == limits.maxiter:
-            status, message = limits.exhausted()
+    ending: Ending | None = None if last.is_finite() else ended(NONFINITE)
+    while ending is None:
+        ending = limits.ending(problem.box.slope(last.x, last.jac), before, last.fun, len(rates))
+        if ending is not None:
             break
         rates.append(stepper.lr())
         point = stepper.advance()
         if not point.is_finite():
-            status, message = NONFINITE, MESSAGES[NONFINITE]
+            ending = ended(NONFINITE)
             break
         stuck = stepper.searches and rates[-1] > 0 and np.array_equal(point.x, last.x)
         before, last = last.fun, point
         best = last if last.fun < best.fun else best
-        if average is not None:
-            mean = average * mean + (1 - average) * last.x
-            weight = average * weight + (1 - average)
+        if mean is not None:
+            mean.add(last.x)
         if observe(OptimizeResult(x=last.x.copy(), fun=last.fun, jac=last.jac, nit=len(rates))):
-            status, message = STOPPED, MESSAGES[STOPPED]
-            break
-        if stuck:
-            status, message = STUCK, MESSAGES[STUCK]
-            break
-    chosen = last if limits.stochastic or status == CONVERGED else best
-    if weight:
-        x = (mean / weight).astype(last.x.dtype)
+            ending = ended(STOPPED)
+        elif stuck:
+            ending = ended(STUCK)
+    chosen = last if limits.stochastic or ending[0] == CONVERGED else best
+    x = None if mean is None else mean.value()
+    if x is not None:
         problem.box.project(x)
         chosen = problem.at(x)
         if not chosen.is_finite():
-            chosen, status, message = best, NONFINITE, MESSAGES[NONFINITE]
+            chosen, ending = best, ended(NONFINITE)
+    return _result(problem, chosen, rates, ending)
+
+
+def _result(problem: Problem, chosen: Point, rates: list[float], ending: Ending) -> OptimizeResult:
+    status, message = ending
     return OptimizeResult(
         x=chosen.x,
         fun=chosen.fun,
