@@ -55,6 +55,19 @@ def _default_kernels_and_threads():
     _set_limit(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as `quick` the first case of each test, and of each optimizer in it, unless it is `slow`."""
+    seen = set()
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        card = callspec.params.get("card") if callspec else None
+        key = item.path, getattr(item, "originalname", item.name), card
+        if key not in seen and item.get_closest_marker("slow") is None:
+            item.add_marker("quick")
+        seen.add(key)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The largest differences from torch and other sources that the parity tests have seen."""
     worst: dict[tuple[str, str], float] = {}

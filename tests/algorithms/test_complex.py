@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_state_is_complex_and_goes_both_ways(torch: Any, card: Card) -> None:
         assert_close(resumed(*classes), expected, np.complex128)
 
 
+@every_variant(COMPLEX)
+def test_state_is_complex_and_goes_on(card: Card, options: Options) -> None:
+    start, grads = complex_inputs(np.complex64, 8, seed=3)
+    expected = run(card, options, start, grads)
+    params = [cyoptim.Parameter(array.copy()) for array in start]
+    first, second = (card.cls(params, **options) for _ in range(2))
+    for step in grads[:4]:
+        advance(card, first, params, step)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for step in grads[4:]:
+        advance(card, second, params, step)
+    for param, array in zip(params, expected, strict=True):
+        np.testing.assert_array_equal(param.data, array)
+
+
 @every_card(~COMPLEX)
 def test_complex_parameters_are_refused(card: Card) -> None:
     w = cyoptim.Parameter(np.ones((2, 2), complex))
@@ -138,6 +154,15 @@ def test_conjugate_views(torch: Any) -> None:
     assert single.item() == 1
     with pytest.raises(ValueError, match="parameter 0 of group 0 is a conjugate or negative view"):
         cyoptim.SGD([values.conj()], lr=0.1)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3.5, np.inf, -np.inf])
+def test_norm_is_that_of_absolute_values(order: float) -> None:
+    rng = np.random.default_rng(4)
+    grads = [rng.standard_normal(9) + 1j * rng.standard_normal(9) for _ in range(3)]
+    found = cyoptim.get_total_norm(grads, order)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, np.linalg.norm(np.concatenate(grads), order), rtol=1e-12)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3.5, np.inf, -np.inf])

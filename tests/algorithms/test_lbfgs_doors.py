@@ -13,11 +13,13 @@ from cyoptim import _dispatch
 from cyoptim.optimizers._lbfgs.flat import FlatArrays
 from tests.support.bits import digest, digests_on_threads, use_isa
 from tests.support.doors import NUMPY_DOORS, TensorDoor
+from tests.support.dtypes import REALS
 from tests.support.lbfgs_runs import CHUNK, WOLFE, Problem, Run
+from tests.support.parametrize import every_real
 
 
 @pytest.mark.parametrize("options", [{"lr": 0.3}, WOLFE])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_doors_give_the_same_bits(options: dict[str, Any], dtype: Any) -> None:
     expected = Run(cyoptim.LBFGS, options, dtype=dtype).steps(2)
     for door in NUMPY_DOORS[1:]:
@@ -194,7 +196,7 @@ def all_digests() -> dict[str, str]:
     found = {}
     problem = Problem([(17,), (CHUNK - 1,), (4 * CHUNK + 5,), (0,)], seed=3)
     for options in ({"lr": 0.2, "max_iter": 6}, {**WOLFE, "max_iter": 6, "history_size": 3}):
-        for dtype in (np.float32, np.float64):
+        for dtype in REALS:
             run = Run(cyoptim.LBFGS, options, problem=problem, dtype=dtype).steps(2)
             name = f"{options}-{np.dtype(dtype)}"
             found[name] = digest([*run.points, run.end(), *run.state()["old_dirs"]])

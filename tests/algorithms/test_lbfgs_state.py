@@ -13,6 +13,7 @@ import pytest
 
 import cyoptim
 from tests.support.lbfgs_runs import IDS, OPTIONS, SIZE, WOLFE, Run
+from tests.support.parametrize import every_real
 
 # --- groups ---------------------------------------------------------------------------------------
 
@@ -246,7 +247,7 @@ def test_bad_options(options: dict[str, Any], error: type[Exception], message: s
 # --- state ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 @pytest.mark.parametrize("options", OPTIONS, ids=IDS)
 def test_save_and_resume_does_not_matter(
     options: dict[str, Any], dtype: Any, tmp_path: Path

@@ -19,6 +19,7 @@ from cyoptim.swa_utils import (
     get_swa_multi_avg_fn,
     update_bn,
 )
+from tests.support.parametrize import every_real
 
 RULES = {
     "default": {},
@@ -37,7 +38,7 @@ def expected_average(history: list[np.ndarray], rule: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_arrays(rule: str, dtype: Any, rng: np.random.Generator) -> None:
     base = np.zeros((4, 6), dtype)
     model = {

@@ -8,6 +8,7 @@ import importlib
 import io
 import pkgutil
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMPILED = ("cyoptim._kernels", "cyoptim._engine")
+
+
+def modules_of(folders: Iterable[str], prefix: str) -> Iterator[str]:
+    """All modules of a package, of which none is imported."""
+    for module in pkgutil.iter_modules(folders, prefix):
+        yield module.name
+        if module.ispkg:
+            folder = Path(module.module_finder.path) / module.name.rpartition(".")[2]  # type: ignore[union-attr]
+            yield from modules_of([str(folder)], f"{module.name}.")
+
+
 MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.", onerror=lambda name: None)
-    if not module.name.startswith((*COMPILED, "cyoptim._libraries."))
+    name
+    for name in modules_of(cyoptim.__path__, "cyoptim.")
+    if not name.startswith((*COMPILED, "cyoptim._libraries."))
 )
 # Which of them need what is not NumPy.
 NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy", "cyoptim.torch": "torch"}

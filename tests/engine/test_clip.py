@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import cyoptim
 from cyoptim import _cpu, _dispatch
 from tests.support.doors import Box, trajectory_inputs
+from tests.support.parametrize import every_real
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0,), (17,), (40, 500)]
 ORDERS = [2.0, 1.0, math.inf, 3.0, 0.5, 2, "inf"]
@@ -34,7 +35,7 @@ def boxed(make: Any, grads: list[np.ndarray]) -> list[Any]:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 @pytest.mark.parametrize("door", ["parameter", "object", "array", "tensor"])
 def test_norm_equals_torchs(torch: Any, door: str, dtype: Any, order: Any) -> None:
     grads = gradients(dtype, order=order)
@@ -65,7 +66,7 @@ def test_norm_equals_torchs(torch: Any, door: str, dtype: Any, order: Any) -> No
 
 
 @pytest.mark.parametrize("order", [2.0, 1.0, math.inf, -math.inf, 0.0, 3.0, -1.0])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_norm_is_that_of_one_vector(dtype: Any, order: float) -> None:
     grads = gradients(dtype)
     grads[0][0, 0] = 0 if order >= 0 else 1
@@ -119,7 +120,7 @@ def test_nonfinite(torch: Any, bad: float, order: float) -> None:
         np.testing.assert_array_equal(g, p.grad.numpy())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_value(torch: Any, dtype: Any) -> None:
     grads = gradients(dtype)
     grads[3][:3] = [np.nan, np.inf, -np.inf]
@@ -304,7 +305,7 @@ def test_bad_arguments(function: Any, args: Any, kwargs: Any, error: Any, messag
 
 
 @pytest.mark.parametrize("order", [2.0, 1.0, math.inf, -math.inf, 0.0, 3.0])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_same_bits_on_each_instruction_set_and_number_of_threads(dtype: Any, order: float) -> None:
     grads = [np.random.default_rng(3).standard_normal(200_003).astype(dtype) for _ in range(3)]
 

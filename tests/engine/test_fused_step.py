@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import cyoptim
 from tests.support.cards import CLOSURE, DENSE, ELEMENT_WISE, NATIVE, Card, Options
 from tests.support.doors import Box, Door, trajectory_inputs
-from tests.support.dtypes import rounding_tolerance
+from tests.support.dtypes import REALS, rounding_tolerance
 from tests.support.parametrize import every_card, every_door, every_real, every_variant
 from tests.support.runs import bowl
 
@@ -103,7 +103,7 @@ def test_what_a_closures_step_cannot_do_is_refused(card: Card) -> None:
 
 def test_the_norm_has_the_bits_of_clip_grad_norm() -> None:
     rng = np.random.default_rng(0)
-    for dtype in (np.float32, np.float64):
+    for dtype in REALS:
         grads = [rng.standard_normal(n).astype(dtype) for n in (100_000, 3, 20_000)]
         params = [np.zeros_like(g) for g in grads]
         optimizer = cyoptim.SGD(params, lr=0.1)

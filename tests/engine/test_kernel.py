@@ -18,6 +18,7 @@ import pytest
 import cyoptim
 from cyoptim.kernel import Kernel
 from tests.support.cards import KERNEL, Card, Options
+from tests.support.dtypes import REALS
 from tests.support.fp_modes import MODES, Mode, needs_modes
 from tests.support.parametrize import every_card, every_real, every_variant
 from tests.support.paths import ROOT, TESTS
@@ -138,7 +139,7 @@ def test_norm_of_several_arrays_is_clip_grad_norms(downstream: Any) -> None:
     arrays = [
         rng.standard_normal(size).astype(dtype)
         for size in (0, 1, 33, CHUNK, 2 * CHUNK + 7)
-        for dtype in (np.float32, np.float64)
+        for dtype in REALS
     ]
     assert downstream.norm(arrays) == cyoptim.get_total_norm(arrays)
 
@@ -416,7 +417,7 @@ def test_the_mode_of_the_caller_changes_no_bits(
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_sums_of_squares_in_the_mode_of_the_caller(downstream: Any, mode: Mode) -> None:
     rng = np.random.default_rng(3)
-    arrays = [rng.standard_normal(3 * CHUNK + 5).astype(t) for t in (np.float32, np.float64)]
+    arrays = [rng.standard_normal(3 * CHUNK + 5).astype(t) for t in REALS]
     expected = [downstream.squares(a, 0.1) for a in arrays]
     with mode:
         found = [downstream.squares(a, 0.1) for a in arrays]

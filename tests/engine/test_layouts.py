@@ -15,7 +15,7 @@ from tests.optimizers import cards
 from tests.support.cards import DENSE, ELEMENT_WISE, Card
 from tests.support.doors import trajectory_inputs
 from tests.support.dtypes import REALS
-from tests.support.parametrize import every_card
+from tests.support.parametrize import every_card, every_real
 from tests.support.runs import advance, run
 
 SHAPE = (6, 5, 4)
@@ -66,7 +66,7 @@ DENSE_LAYOUTS = ("c_order", "f_order", "permuted")
 
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_same_result_in_any_layout(layout: str, grad_layout: str, dtype: Any) -> None:
     rng = np.random.default_rng(11)
     start = rng.standard_normal(SHAPE).astype(dtype)

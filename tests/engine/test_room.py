@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim._engine import Room, memory_bounds
+from tests.support.dtypes import COMPLEXES, REALS
 
 LINE = 64
 SMALL = 65536  # bytes
@@ -14,7 +15,7 @@ SMALL = 65536  # bytes
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple) | st.sampled_from(
     [(SMALL // 8,), (SMALL // 8 + 1,), (SMALL // 4,), (SMALL // 4 + 1,), (300, 300)]
 )
-dtypes = st.sampled_from([np.float32, np.float64, np.complex64, np.complex128])
+dtypes = st.sampled_from([*REALS, *COMPLEXES])
 layouts = st.sampled_from(
     [
         lambda a: a,

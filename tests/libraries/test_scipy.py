@@ -10,6 +10,7 @@ import pytest
 
 from tests.optimizers import cards
 from tests.support.cards import CLOSURE, MATRICES, Card
+from tests.support.dtypes import REALS
 from tests.support.parametrize import every_card
 
 pytest.importorskip("scipy")
@@ -366,7 +367,7 @@ def test_shows_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     card=st.sampled_from(cards(~MATRICES, ~CLOSURE)),
-    dtype=st.sampled_from([np.float32, np.float64]),
+    dtype=st.sampled_from(REALS),
     data=st.data(),
     numeric=st.booleans(),
 )

@@ -12,6 +12,8 @@ import pytest
 
 import cyoptim
 from cyoptim import lr_scheduler
+from tests.support.dtypes import REALS
+from tests.support.parametrize import every_real
 
 pytest.importorskip("sklearn")
 
@@ -87,7 +89,7 @@ def relative(a, b):
     return np.max(np.abs(np.subtract(a, b) / b))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@every_real
 def test_sgd_gives_the_bits_of_scikit_learns(dtype):
     X, y = (DIGITS[0] / 16).astype(dtype), DIGITS[1]
     shared = {"hidden_layer_sizes": (20, 10), "max_iter": 5, "random_state": 1}
@@ -146,7 +148,7 @@ def test_sample_weights_are_scikit_learns():
         pytest.skip("scikit-learn's perceptrons take sample weights from 1.7 on")
     weight = np.random.default_rng(0).uniform(0, 2, len(y))
     shared = {"hidden_layer_sizes": (5,), "max_iter": 5, "random_state": 1}
-    for dtype in (np.float32, np.float64):
+    for dtype in REALS:
         ours = MLPClassifier(optimizer="sgd", **shared).fit(X.astype(dtype), y, weight)
         theirs = neural_network.MLPClassifier(solver="sgd", momentum=0, **shared)
         theirs.fit(X.astype(dtype), y, weight)

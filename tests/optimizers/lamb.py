@@ -75,7 +75,7 @@ CARD = Card(
         *(*RATE, *DECAY, *EPS, *BETAS, *COMMON, *BETAS_NO_PAIR),
         ({"max_grad_norm": 0.0}, ValueError, "Invalid max_grad_norm value: 0.0 (expected > 0)"),
     ),
-    source=Source("timm.optim.Lamb", "1.0.31"),
+    source=Source("timm.optim.Lamb", "1.0.31", counts_together=True),
     timed=(Timed(3, passes=11), Timed(3, {"max_grad_norm": None}, "-unclipped", passes=10)),
     drawing=Recipe(
         "cyoptim.Lamb([p], lr=0.03)",

@@ -98,6 +98,7 @@ class Source:
 
     cls: str  # "lion_pytorch.Lion"; of the paper's authors' file "Lion" alone
     version: str  # of the package, or the commit of the file
+    counts_together: bool = False  # one step count a group: gradients must not be missing
 
     @property
     def name(self) -> str:

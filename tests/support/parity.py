@@ -59,12 +59,13 @@ def inputs(card: Card, dtype: Any) -> tuple[Arrays, list[list[Any]]]:
     """
     draw = np.random.RandomState(sum(map(ord, card.name)))
     shapes = shapes_for(card)
+    share = 0 if card.source is not None and card.source.counts_together else MISSING
     start = [draw.standard_normal(shape).astype(dtype) for shape in shapes]
     grads: list[list[Any]] = []
     for _ in range(STEPS):
         step: list[Any] = []
         for shape in shapes:
-            missing = draw.random_sample() < MISSING
+            missing = draw.random_sample() < share
             values = draw.standard_normal(shape).astype(dtype)
             rows = draw.randint(0, shape[0], shape[0])
             step.append(None if missing else values if DENSE(card) else (rows, values))
