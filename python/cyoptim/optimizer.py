@@ -35,6 +35,7 @@ from cyoptim._groups.groups import (
 )
 from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required
+from cyoptim._saving.counts import with_counts_of_groups
 from cyoptim._saving.loading import prepare_load
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
@@ -200,6 +201,8 @@ class Optimizer(Hooked):
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
+    # Whether a state dict has the count in the groups, too, where other packages keep it.
+    _exchanges_group_steps: ClassVar[bool] = False
     # What torch keeps the step count as: a tensor, or int.
     _step_type: ClassVar[type | None] = None
     # The options that its groups always have, in a state dict, too; None: those of its rules.
@@ -252,8 +255,9 @@ class Optimizer(Hooked):
         self._check_options(group)
 
     def _rule_of(self, group: Group) -> str | None:
-        """The native rule of a group; None: :meth:`update` steps its parameters. Groups of both kinds
-        are stepped together, all or none.
+        """The native rule of a group; None: :meth:`update` steps its parameters.
+
+        Groups of both kinds are stepped together, all or none.
 
         Asked for when an option has changed. What the rule needs to know of the group it takes from
         the options of its scalars' names; what depends on the step count is its clock's.
@@ -859,7 +863,9 @@ class Optimizer(Hooked):
             self._average.check_unswapped("call state_dict()")
             self._refit()
         groups = [self._plain_group(group) for group in self.param_groups]
-        return state_dict_of(groups, self.state, self._form(), self._average, self._sums)
+        form = self._form()
+        state_dict = state_dict_of(groups, self.state, form, self._average, self._sums)
+        return with_counts_of_groups(state_dict) if self._exchanges_group_steps else state_dict
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from a state that :meth:`state_dict`, here or in torch, has returned.

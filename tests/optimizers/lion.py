@@ -32,7 +32,7 @@ CARD = Card(
         {"lr": 0.01, "betas": (0.8, 0.95)},
         {"lr": 0.01, "weight_decay": 0.1, "maximize": True},
     ),
-    states=("step", "exp_avg"),
+    states=("exp_avg",),
     kept={"exp_avg": "m"},
     bad=(*RATE, *DECAY, *BETAS, *COMMON, *BETAS_NO_PAIR),
     source=Source("lion_pytorch.Lion", "0.2.5"),

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._engine import DTYPES
+
 REALS = (np.float32, np.float64)
 COMPLEXES = (np.complex64, np.complex128)
 
-# By the size of a real, in bytes, relative to max(1, |p|).
-# float64: the same operations in another order, 60 times, differ by some 1e-14.
-# float32: each step rounds to 6e-8 of values of size 1; 60 steps of that, and the steps' own
-# rounding errors that momentum carries on, stay below 3e-5.
-_AFTER_60_STEPS = {4: 3e-5, 8: 1e-10}
+# By the size of a real, in bytes, relative to max(1, |p|); explained where it stands.
+_AFTER_60_STEPS = {dtype.size: dtype.tolerance for dtype in DTYPES.values()}
 # One rounding more or less a step, at the gradient: a few units of its last place, which 20 steps
 # carry on.
 _AFTER_20_ROUNDINGS = {4: 2e-5, 8: 1e-12}

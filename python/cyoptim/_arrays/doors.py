@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import ParameterBase, is_self_overlapping, memory_bounds
+from cyoptim._engine import DTYPES, ParameterBase, is_self_overlapping, memory_bounds
 from cyoptim._spelling import close_name
 from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
+
+_CHARS = frozenset(d.char for row in DTYPES.values() for d in (row.numpy, row.complex))
 
 
 class UnsupportedError(TypeError, RuntimeError):
@@ -140,12 +142,12 @@ def _parameter_hint(param: Any) -> str:
 
 
 def check_array(array: Array, label: str) -> None:
-    """Refuse a masked array, and every dtype but native float32, float64, complex64, complex128."""
+    """Refuse a masked array, and every dtype but those of the kernels, in this machine's order."""
     check_unmasked(array, label)
-    if array.dtype.char not in "fdFD":
+    if array.dtype.char not in _CHARS:
         raise TypeError(
-            f"{label} has dtype {array.dtype}, expected float32 or float64, or complex of these: "
-            "write .astype(np.float32)"
+            f"{label} has dtype {array.dtype}, expected {' or '.join(DTYPES)}, or complex of "
+            "these: write .astype(np.float32)"
         )
     if not array.dtype.isnative:
         raise TypeError(

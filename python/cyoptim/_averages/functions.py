@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from cyoptim._arrays.doors import foreign_array, is_tensor, type_name
 from cyoptim._arrays.trees import shown
-from cyoptim._engine import Commit, Spans, is_dense, same_layout_as
+from cyoptim._engine import DTYPES, Commit, Spans, is_dense, same_layout_as
 from cyoptim._groups.numbers import number
 from cyoptim._types import Array
 
@@ -189,7 +189,7 @@ def _average(
 def _native_dtypes() -> tuple[Any, ...]:
     import torch
 
-    return torch.float32, torch.float64
+    return tuple(getattr(torch, name) for name in DTYPES)
 
 
 # --- checks ---------------------------------------------------------------------------------------

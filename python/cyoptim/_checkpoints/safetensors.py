@@ -36,6 +36,7 @@ from cyoptim._checkpoints.packing import (
     read_json,
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
+from cyoptim._engine import DTYPES as ENGINE_DTYPES
 from cyoptim._types import Array
 
 METADATA = "__metadata__"
@@ -46,8 +47,7 @@ BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # the beginning
 PLAIN = ("model", "params")  # objects whose arrays have their own names
 MOST_AXES = 64
 DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
+    **{dtype.safetensors: dtype.numpy.newbyteorder("<") for dtype in ENGINE_DTYPES.values()},
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # the upper half of a float32
     "C64": np.dtype("<c8"),
@@ -61,6 +61,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_COMPLEXES = tuple(dtype.complex for dtype in ENGINE_DTYPES.values())
+_OF_PAIRS = frozenset(dtype.safetensors for dtype in ENGINE_DTYPES.values())
 # Some readers do not support complex numbers.
 WRITTEN = {dtype: code for code, dtype in DTYPES.items() if code not in ("BF16", "C64")}
 
@@ -77,7 +79,7 @@ class Safetensors(Format):
 
     def refusal(self, array: Array) -> str | None:
         dtype = array.dtype
-        if dtype.newbyteorder("<") in WRITTEN or dtype.char in "FD":
+        if dtype.newbyteorder("<") in WRITTEN or dtype.newbyteorder("=") in _COMPLEXES:
             kept = dtype.isnative
             return None if kept else f"dtype {dtype} in a .safetensors file; a .npz file keeps it"
         return f"dtype {dtype!s:.1000} in a .safetensors file; a .npz file keeps most"
@@ -172,7 +174,7 @@ class _Tensors(Reader):
             raise CheckpointError(f"damaged: {COMPLEX} is no list of names")
         for name in names:
             entry = self._entries.get(name) if isinstance(name, str) else None
-            if entry is None or entry.code not in ("F32", "F64") or entry.shape[-1:] != (2,):
+            if entry is None or entry.code not in _OF_PAIRS or entry.shape[-1:] != (2,):
                 raise CheckpointError(f"damaged: {short(name)} in {COMPLEX} is no pairs of reals")
         return set(names)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cyoptim._engine import DTYPES
 from cyoptim._libraries import torch_optim
 from cyoptim._types import Array
 
@@ -34,7 +35,7 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         raise TypeError(f"{label} has layout {tensor.layout}, expected a dense tensor")
     if tensor.dtype not in _DTYPES:
         raise TypeError(
-            f"{label} has dtype {tensor.dtype}, expected float32 or float64, or complex of these"
+            f"{label} has dtype {tensor.dtype}, expected {' or '.join(DTYPES)}, or complex of these"
         )
     array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
     return array
@@ -71,7 +72,7 @@ def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
     return copy.deepcopy(value)
 
 
-_DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_DTYPES = tuple(getattr(torch, d.name) for row in DTYPES.values() for d in (row.numpy, row.complex))
 
 
 def is_sparse_tensor(tensor: torch.Tensor) -> bool:

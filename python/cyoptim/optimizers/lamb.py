@@ -54,7 +54,8 @@ class Lamb(Optimizer):
 
     Notes
     -----
-    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`).
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`). A state dict has the step
+    count in the groups, too, where timm keeps it; here a parameter's age is its own.
 
     Defaults and options are those of timm's ``Lamb``. The paper does not clip
     (``max_grad_norm=None``); optax always takes the ratio, too (``always_adapt=True``).
@@ -74,6 +75,7 @@ class Lamb(Optimizer):
     """
 
     _rule: ClassVar[str | None] = "lamb"
+    _exchanges_group_steps: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -106,6 +108,12 @@ class Lamb(Optimizer):
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
+
+    def _check_loaded_options(self, group: Group) -> None:
+        super()._check_loaded_options(group)
+        for name in ("caution", "corrected_weight_decay"):  # timm's, which are not here
+            if group.get(name):
+                raise ValueError(f"{name}={group[name]} is not supported")
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)

@@ -33,7 +33,7 @@ class Lion(Optimizer):
 
     Notes
     -----
-    State: ``step``, ``exp_avg`` (:math:`m`). The sign of zero is zero, and that of NaN is NaN.
+    State: ``exp_avg`` (:math:`m`). The sign of zero is zero, and that of NaN is NaN.
 
     References
     ----------
@@ -49,6 +49,7 @@ class Lion(Optimizer):
     """
 
     _rule: ClassVar[str | None] = "lion"
+    _counts_steps: ClassVar[bool] = False
     _takes_complex: ClassVar[bool] = False
 
     def __init__(

@@ -1,0 +1,106 @@
+"""States of the packages that optimizers beyond torch's come from: they load here, and ours there."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cyoptim
+from tests.support.cards import Card
+from tests.support.parametrize import every_card
+
+
+def from_a_package(card: Card) -> bool:
+    return card.source is not None and "." in card.source.cls
+
+
+def source_of(card: Card) -> Any:
+    """The package's class; without the package the test is skipped."""
+    assert card.source is not None
+    module, _, name = card.source.cls.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+@every_card(from_a_package)
+def test_states_go_both_ways(torch: Any, card: Card) -> None:
+    theirs = source_of(card)
+    rng = np.random.default_rng(1)
+    ours, others = (
+        [
+            torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+            for shape in ((3, 4), (5,))
+        ]
+        for _ in range(2)
+    )
+    mine, other = card.cls(ours, lr=0.01), theirs(others, lr=0.01)
+
+    def step_both() -> None:
+        for _ in range(3):
+            for a, b in zip(ours, others, strict=True):
+                a.grad = torch.from_numpy(rng.standard_normal(tuple(a.shape)))
+                b.grad = a.grad.clone()
+            mine.step()
+            other.step()
+        for a, b in zip(ours, others, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+    step_both()
+    mine = card.cls(ours, lr=0.01)
+    mine.load_state_dict(copy.deepcopy(other.state_dict()))
+    step_both()
+    other = theirs(others, lr=0.01)
+    other.load_state_dict(copy.deepcopy(mine.state_dict()))
+    step_both()
+
+
+def stepped(steps: int) -> tuple[Any, np.ndarray]:
+    w = np.array([1.0, -2.0, 3.0])
+    optimizer = cyoptim.Lamb([w], lr=0.1)
+    for k in range(steps):
+        optimizer.step(grads=[np.array([1.0, 2.0, -1.0]) + k])
+    return optimizer, w
+
+
+@pytest.mark.parametrize("count", [3, 3.0, np.array(3.0, np.float32)])
+def test_a_step_count_of_a_group_is_that_of_its_parameters(count: Any) -> None:
+    optimizer, w = stepped(3)
+    saved = copy.deepcopy(optimizer.state_dict())
+    assert saved["param_groups"][0]["step"] == 3
+    del saved["state"][0]["step"]
+    saved["param_groups"][0]["step"] = count
+    again = w.copy()
+    other = cyoptim.Lamb([again])
+    other.load_state_dict(saved)
+    assert "step" not in other.param_groups[0]
+    assert other.state[again]["step"] == 3
+    for one, p in ((optimizer, w), (other, again)):
+        one.step(grads=[np.ones_like(p)])
+    np.testing.assert_array_equal(w, again)
+
+
+def test_a_parameters_own_count_goes_before_its_groups() -> None:
+    optimizer, w = stepped(3)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["step"] = 7
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[w]["step"] == 3
+
+
+@pytest.mark.parametrize("option", ["caution", "corrected_weight_decay"])
+def test_options_that_are_not_here_are_refused(option: str) -> None:
+    optimizer, w = stepped(1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0][option] = False
+    optimizer.load_state_dict(saved)
+    saved["param_groups"][0][option] = True
+    before = w.copy()
+    with pytest.raises(ValueError, match=f"param group 0: {option}=True is not supported"):
+        optimizer.load_state_dict(saved)
+    np.testing.assert_array_equal(w, before)
