@@ -47,7 +47,10 @@ BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # the beginning
 PLAIN = ("model", "params")  # objects whose arrays have their own names
 MOST_AXES = 64
 DTYPES: dict[str, np.dtype[Any]] = {
-    **{dtype.safetensors: dtype.numpy.newbyteorder("<") for dtype in ENGINE_DTYPES.values()},
+    **{
+        dtype.safetensors: dtype.numpy.newbyteorder("<")
+        for dtype in reversed(ENGINE_DTYPES.values())
+    },
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # the upper half of a float32
     "C64": np.dtype("<c8"),
