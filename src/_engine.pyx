@@ -30,13 +30,16 @@ from operator import index
 
 import numpy as np
 
-from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, GRADIENT_SQUARES, MAX_ABS, MIN_ABS, SUM_ABS,
-                      SUM_POWER, SUM_SQUARES, combine)
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, SQUARES, STATISTICS, UPDATE,
-                     Chunk, Clock, Head, Kernels, Matrices, Row, Table, Tensor)
+from _codecs cimport stored_size
+from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
+                      combine)
+from _table cimport (APPLY, CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, NORM,
+                     PER_GROUP, PER_ROW, REDUCE, SCALED, SQUARES, STATISTICS, UPDATE, Chunk, Clock, Group,
+                     Head, Kernels, Matrices, Pass, Row, Stage, Table, Tensor, Units)
 
 cnp.import_array()
 
+include "engine/dtypes.pxi"     # what a type of elements is
 include "engine/rules.pxi"      # what a rule says of itself
 include "engine/threads.pxi"    # which kernels run, and on how many threads
 include "engine/arrays.pxi"     # parameters, and what is asked of an array
@@ -50,9 +53,14 @@ include "engine/room.pxi"       # where new state is put
 include "engine/work.pxi"       # the tables of a run, and runs over lists of arrays
 include "engine/factored.pxi"   # Adafactor's passes over matrices
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
-include "engine/runs.pxi"       # the update of a parameter whose gradient is sparse
+include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse
 include "engine/extras.pxi"     # what a step does beside its update
-include "engine/averages.pxi"   # averages that follow the parameters
 include "engine/commit.pxi"     # changes that are made all at once
-include "engine/inputs.pxi"     # the first half of a step: parameters and gradients
-include "engine/plan.pxi"       # the second half: scalars, state, and the native call
+
+# The plan of a step, each layer on the one before.
+include "engine/inputs.pxi"     # parameters and gradients
+include "engine/rows.pxi"       # options, and the scalars of each tensor
+include "engine/states.pxi"     # state: found, made, bound
+include "engine/averages.pxi"   # averages that follow the parameters
+include "engine/passes.pxi"     # the runs over all tensors
+include "engine/plan.pxi"       # the step

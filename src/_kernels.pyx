@@ -13,20 +13,25 @@ from cython cimport floating
 
 from libc.string cimport memcpy, memset
 
-from _reduce cimport (AXPBY_DOT, DOT, GRADIENT_SQUARES, SUM_SQUARES, axpby_dot_span, dot_span,
-                      reduce_span)
-from _table cimport (FLOAT32, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, PIECE, SQUARES, STATISTICS,
-                     Chunk, Clock, Kernels, Matrices, Row, Table, Tensor)
+from _codecs cimport decode, encode, stored_size
+from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
+                      fold_sums, reduce_span)
+from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_MEMORY, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_TENSOR, PIECE, SQUARES,
+                     STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
+                     Table, Tensor, Units)
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
-from rules.adafactor cimport (MeanSquare, add_squares, mean_square, scaled_square, scaled_update,
+from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_square, scaled_update,
                               sum_squares)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.asgd cimport Asgd, asgd, asgd_clock
-from rules.average cimport Average, average
+from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
+from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
+from rules.lion cimport Lion, lion, lion_clock
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
@@ -41,24 +46,36 @@ cdef extern from "fp_mode.h" nogil:
 
 ctypedef void (*Rule32)(float **, const double *, Py_ssize_t) noexcept nogil
 ctypedef void (*Rule64)(double **, const double *, Py_ssize_t) noexcept nogil
+ctypedef void (*Measure32)(float **, const double *, double *, Py_ssize_t) noexcept nogil
+ctypedef void (*Measure64)(double **, const double *, double *, Py_ssize_t) noexcept nogil
 
 cdef enum:
-    MAX_RULES = 64
+    MAX_RULES = 128
 
+# By the number of the rule.
 cdef Rule32 RULES32[MAX_RULES]
 cdef Rule64 RULES64[MAX_RULES]
+cdef Measure32 MEASURES32[MAX_RULES]    # NULL: it does not measure
+cdef Measure64 MEASURES64[MAX_RULES]
+cdef Finish FINISHES[MAX_RULES]
+cdef int SCOPES[MAX_RULES]
+cdef int SUMS[MAX_RULES]             # how many it takes
+cdef int STREAMS[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
-# name: (names of the scalars, those of them that the clock computes, state arrays in the order of the
-# streams, numbers of the rule's memory). Arrays and numbers are names, or pairs of a name and what
-# they begin with: a number, or the option that holds it; without it they begin with 0.
+# What each rule says of itself, by name; see Rule in engine/rules.pxi.
 RULES = {}
 
 
 cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=NULL,
               tuple states=(), tuple memory=()) except -1:
-    """Add a rule. `scalars` is its struct, whose fields are named as the group's options; what the
-    clock writes is no option."""
+    """Add a rule.
+
+    `scalars` is its struct, whose fields have the names of the group's options; what the clock writes is no
+    option. `states` are its arrays in the order of the streams, `memory` the numbers that its clock
+    remembers: each a name, or a pair of a name and what it begins with, which is a number, the name of the
+    option that holds it, or "param" for a copy of the parameter; else it begins with 0.
+    """
     cdef Py_ssize_t number = len(RULES)
     if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or len(scalars) > MAX_SCALARS
             or len(memory) > MAX_MEMORY):
@@ -68,7 +85,37 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     RULES32[number] = rule32
     RULES64[number] = rule64
     CLOCKS[number] = clock
-    RULES[name] = (tuple(scalars), written_by(clock, list(scalars)), states, memory)
+    STREAMS[number] = <int>(2 + len(states))
+    SCOPES[number] = PER_ELEMENT
+    RULES[name] = {
+        "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
+        "states": states, "memory": memory, "scope": PER_ELEMENT, "measures": False, "numbers": (),
+    }
+    return 0
+
+
+cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 measure64, Finish finish,
+                tuple numbers=()) except -1:
+    """Give the rule of this name a pass before it, which adds up so many sums over units of this scope, and
+    what turns the sums into scalars of the unit.
+
+    The pass that measures has room in the stream WORK for what the rule itself would compute again; there the
+    stream is NULL where that was not kept.
+
+    `numbers` are what the finish carries on from step to step, as doubles in the state of a row or tensor or
+    in the group, given as the rule's memory is. Without a measure, the finish advances the numbers of groups.
+    """
+    about = RULES[name]
+    cdef int number = about["number"]
+    if len(numbers) > MAX_NUMBERS or sums > MAX_SUMS or (measure32 == NULL and scope < PER_GROUP):
+        raise ValueError(f"rule {name} has too many numbers or sums, or measures nothing")
+    MEASURES32[number] = measure32
+    MEASURES64[number] = measure64
+    FINISHES[number] = finish
+    SCOPES[number] = scope
+    SUMS[number] = sums
+    about.update(scope=scope, measures=measure32 != NULL, numbers=numbers,
+                 computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
 
 
@@ -87,6 +134,22 @@ cdef frozenset written_by(Clock clock, list names):
     return frozenset([name for k, name in enumerate(names) if scalars[k] != 0.1 + 0.01 * k])
 
 
+cdef frozenset finished_by(Finish finish, list names):
+    """The scalars that a finish writes: found by running it."""
+    cdef double scalars[MAX_SCALARS]
+    cdef double sums[MAX_SUMS]
+    cdef double numbers[MAX_NUMBERS]
+    cdef int k
+    for k in range(MAX_SUMS):
+        sums[k] = 2 + k
+    for k in range(MAX_NUMBERS):
+        numbers[k] = 0.5
+    for k in range(MAX_SCALARS):
+        scalars[k] = 0.1 + 0.01 * k
+    finish(scalars, sums, numbers, 10)
+    return frozenset([name for k, name in enumerate(names) if scalars[k] != 0.1 + 0.01 * k])
+
+
 # Of each struct one, for its fields' names.
 cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
@@ -96,6 +159,8 @@ cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
 cdef Clamp CLAMP
+cdef Lamb LAMB
+cdef Lion LION
 cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
@@ -134,151 +199,52 @@ rule("asgd", ASGD, asgd[float], asgd[double], asgd_clock, ("ax",),
 rule("rprop", RPROP, rprop[float], rprop[double], NULL, ("prev", ("step_size", "lr")))
 rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse_adam_clock,
      ("exp_avg", "exp_avg_sq"))
+rule("lion", LION, lion[float], lion[double], lion_clock, ("exp_avg",))
+rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
+passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])
+rule("copy", AVERAGE, copy[float], copy[double])
 rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
 
-cdef inline void update_span(const Table *table, const Tensor *tensor,
-                             Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef const Row *row
-    cdef float *s32[MAX_STREAMS]
-    cdef double *s64[MAX_STREAMS]
-    cdef int k
-    if tensor.row < 0:
-        return
-    row = &table.rows[tensor.row]
-    if tensor.dtype == FLOAT32:
-        for k in range(MAX_STREAMS):
-            s32[k] = (<float *>tensor.streams[k]) + start
-        RULES32[row.rule](s32, row.scalars, stop - start)
-        if table.zero:
-            memset(s32[1], 0, (stop - start) * sizeof(float))
-    else:
-        for k in range(MAX_STREAMS):
-            s64[k] = (<double *>tensor.streams[k]) + start
-        RULES64[row.rule](s64, row.scalars, stop - start)
-        if table.zero:
-            memset(s64[1], 0, (stop - start) * sizeof(double))
+include "kernels/passes.pxi"
+include "kernels/reductions.pxi"
+include "kernels/matrices.pxi"
 
 
-cdef inline void average_span(const Table *table, const Tensor *tensor, void *mean,
-                              Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(float) if tensor.dtype == FLOAT32 else sizeof(double)
-    cdef void *streams[2]
-    streams[0] = <char *>mean + size * start
-    streams[1] = <char *>tensor.streams[0] + size * start
-    if table.weight == 1:       # adding the difference would round
-        memcpy(streams[0], streams[1], size * (stop - start))
-    elif tensor.dtype == FLOAT32:
-        average(<float **>streams, &table.weight, stop - start)
-    else:
-        average(<double **>streams, &table.weight, stop - start)
-
-
-cdef inline void update_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
-    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
-    cdef void *mean = NULL if table.averages == NULL else table.averages[chunk.tensor]
-    cdef Py_ssize_t start, stop
-    if mean == NULL:
-        update_span(table, tensor, chunk.start, chunk.stop)
-        return
-    start = chunk.start
-    while start < chunk.stop:
-        stop = min(start + PIECE, chunk.stop)
-        update_span(table, tensor, start, stop)
-        average_span(table, tensor, mean, start, stop)
-        start = stop
-
-
-cdef void update_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+cdef void run_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+    """A bundle's part of the table's pass. Sums go to places of their own, one or MAX_SUMS a chunk, which
+    the caller combines in the order of the chunks."""
     cdef const Table *table = <const Table *>context
-    cdef Py_ssize_t c
+    cdef Py_ssize_t c, first, last
     cdef unsigned long long mode = fp_flush()
-    for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
-        update_chunk(table, &table.chunks[c])
-    fp_restore(mode)
-
-
-cdef inline double reduce_streams(const Table *table, floating **s, Py_ssize_t n) noexcept nogil:
-    if table.reduction == DOT:
-        return dot_span(s[0], s[1], n)
-    if table.reduction == GRADIENT_SQUARES:
-        return reduce_span(s[1], n, SUM_SQUARES, 0)
-    if table.reduction == AXPBY_DOT:
-        return axpby_dot_span(s, table.factors, n)
-    return reduce_span(s[0], n, table.reduction, table.order)
-
-
-cdef inline double reduce_chunk(const Table *table, const Chunk *chunk) noexcept nogil:
-    cdef const Tensor *tensor = &table.tensors[chunk.tensor]
-    cdef float *s32[3]
-    cdef double *s64[3]
-    cdef int k
-    if tensor.row < 0:
-        return 0
-    if tensor.dtype == FLOAT32:
-        for k in range(3):
-            s32[k] = (<float *>tensor.streams[k]) + chunk.start
-        return reduce_streams(table, s32, chunk.stop - chunk.start)
-    for k in range(3):
-        s64[k] = (<double *>tensor.streams[k]) + chunk.start
-    return reduce_streams(table, s64, chunk.stop - chunk.start)
-
-
-cdef void reduce_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
-    # One result a chunk; the caller combines them in the order of the chunks.
-    cdef const Table *table = <const Table *>context
-    cdef Py_ssize_t c
-    cdef unsigned long long mode = fp_flush()
-    for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
-        table.partials[c] = reduce_chunk(table, &table.chunks[c])
-    fp_restore(mode)
-
-
-cdef inline void factored_row(const Matrices *m, floating *param, Py_ssize_t block,
-                              Py_ssize_t i, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    # `param` chooses the type. Row i of the block's matrix, n elements from `start` on.
-    cdef Py_ssize_t matrix = block // (m.across * m.down), row = matrix * m.rows + i
-    cdef floating *g = (<floating *>m.grad) + row * m.columns + start
-    cdef floating *column = (<floating *>m.column) + matrix * m.columns + start
-    cdef floating *factor = (<floating *>m.row) + row
-    if m.phase == STATISTICS:
-        m.row_sums[(matrix * m.across + block % m.across) * m.rows + i] = sum_squares(g, n)
-        add_squares(g, m.column_sums + (block // m.across) * m.columns + start, n)
-    elif m.phase == SQUARES:
-        m.squares[block] += scaled_square(g, factor[0], column, <floating>m.floor, n)
+    if table.phase >= STATISTICS:
+        run_blocks(table.matrices, table.phase, bundle)
+        fp_restore(mode)
+        return
+    first, last = table.bundles[bundle], table.bundles[bundle + 1]
+    if table.phase == UPDATE:
+        for c in range(first, last):
+            update_chunk(table, c)
+    elif table.phase == APPLY:
+        for c in range(first, last):
+            apply_chunk(table, c)
+    elif table.phase == NORM:
+        for c in range(first, last):
+            table.partials[c] = norm_chunk(table, &table.chunks[c])
     else:
-        scaled_update(param + row * m.columns + start, g, factor[0], column,
-                      <floating>m.floor, <floating>m.shrink, <floating>m.size, n)
-
-
-cdef inline void factored_block(const Matrices *m, Py_ssize_t block) noexcept nogil:
-    cdef Py_ssize_t down = (block // m.across) % m.down, i
-    cdef Py_ssize_t start = (block % m.across) * m.width, n = min(m.width, m.columns - start)
-    for i in range(down * m.height, min((down + 1) * m.height, m.rows)):
-        if m.dtype == FLOAT32:
-            factored_row(m, <float *>m.param, block, i, start, n)
-        else:
-            factored_row(m, <double *>m.param, block, i, start, n)
-
-
-cdef void factored_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
-    # Sums are zero when a phase begins; each block adds to places of its own.
-    cdef const Matrices *m = <const Matrices *>context
-    cdef Py_ssize_t block
-    cdef unsigned long long mode = fp_flush()
-    for block in range(bundle * m.bundle, min((bundle + 1) * m.bundle, m.blocks)):
-        factored_block(m, block)
+        for c in range(first, last):
+            table.partials[c] = reduce_chunk(table, &table.chunks[c])
     fp_restore(mode)
 
 
 cdef Kernels KERNELS
-KERNELS.update = update_bundle
-KERNELS.reduce = reduce_bundle
-KERNELS.factored = factored_bundle
+KERNELS.run = run_bundle
+KERNELS.begin = begin
+KERNELS.finish = finish
 KERNELS.clocks = CLOCKS
 
 

@@ -8,10 +8,8 @@
 #     nor loses the small ones.
 from cython cimport floating
 from libc.math cimport fabs, pow
+from _table cimport LANES
 from rules._math cimport magnitude
-
-cdef enum:
-    LANES = 16
 
 cdef enum:
     SUM_SQUARES = 0
@@ -22,7 +20,6 @@ cdef enum:
     SUM_POWER = 5
     DOT = 6             # of streams 0 and 1
     AXPBY_DOT = 7       # of streams 0 and 2, after stream 1 was added to stream 0
-    GRADIENT_SQUARES = 8    # of stream 1, over the tensors that have a row
 
 
 cdef inline double combine(double total, double value, int reduction) noexcept nogil:
@@ -108,6 +105,25 @@ cdef inline double fold_sums(double *lane) noexcept nogil:
             lane[k] = lane[k] + lane[k + width]
         width = width // 2
     return lane[0]
+
+
+# Adds to lanes in which an earlier span, of a multiple of LANES elements, may have left something: a sum
+# over pieces is the sum over the whole.
+cdef inline void add_squares(const floating *x, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        lane[k] = lanes[k]
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = lane[k] + <double>x[i + k] * <double>x[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = lane[k] + <double>x[i + k] * <double>x[i + k]
+    for k in range(LANES):
+        lanes[k] = lane[k]
 
 
 # Factors become double before they are multiplied: the product of two floats is then exact.

@@ -1,15 +1,22 @@
 # The flat tables that a run works on: plain C, shared by the engine (which fills them) and the
 # kernels (which read them). A Table owns nothing; whoever fills it keeps the memory alive.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 cdef enum:
     MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
-    MAX_SCALARS = 16
+    MAX_SCALARS = 24
     MAX_MEMORY = 2
+    MAX_NUMBERS = 4
+    MAX_SUMS = 4
+    MAX_STAGES = 4
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
-    PIECE = 512         # elements of a chunk that are updated and then averaged: the best of 128 to 16384
+    PIECE = 512         # elements that pass through all stages while they are in the cache: the best of 128 to 16384
+    KEPT = 4096         # elements of a unit whose passes hand on what they have computed
+    WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
+    LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
+# The types of elements. The arithmetic is in one of the first two; a stream may be stored in any.
 cdef enum:
     FLOAT32 = 0
     FLOAT64 = 1
@@ -17,8 +24,19 @@ cdef enum:
 cdef struct Tensor:
     void *streams[MAX_STREAMS]  # parameter, gradient, state in the rule's order
     Py_ssize_t size             # elements
-    int dtype                   # FLOAT32 or FLOAT64, the same for every stream
+    int dtype                   # FLOAT32 or FLOAT64, of the arithmetic
     int row                     # hyper-parameters of this step; -1: no gradient, leave alone
+
+# The units of a tensor: the elements that a rule takes sums over.
+cdef struct Units:
+    Py_ssize_t size                 # elements of a unit; all of a tensor's are as large
+    double *numbers[MAX_NUMBERS]    # of the state, one a unit each
+    double *scalars                 # MAX_SCALARS of each unit that is larger than a chunk
+
+cdef struct Group:              # what a rule whose unit is a group, or all groups, has added up
+    double *numbers[MAX_NUMBERS]    # of the group
+    double sums[MAX_SUMS]
+    Py_ssize_t size                 # elements
 
 cdef struct Row:                # the scalars of one group at one step count
     int rule
@@ -34,33 +52,15 @@ cdef struct Head:               # what the scalars of every update of parameters
 cdef struct Chunk:              # elements [start, stop) of one tensor
     Py_ssize_t tensor, start, stop
 
-# Consecutive chunks are bundled so that a bundle is about CHUNK elements of work however small
-# the tensors are: bundle b holds chunks [bundles[b], bundles[b + 1]).
-cdef struct Table:
-    Tensor *tensors
-    Row *rows
-    Chunk *chunks
-    Py_ssize_t *bundles
-    int reduction               # which, and of which order, for a run that reduces
-    double order
-    double factors[2]           # of the streams that a run adds before it reduces
-    double *partials            # one result a chunk
-    int zero                    # whether an update leaves gradients filled with zeros
-    void **averages             # per tensor the average that follows it, or NULL; NULL: none does
-    double weight               # of the parameter in its average
-
-# Does one bundle of a Table.
-ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
-
-cdef enum:
-    STATISTICS = 0      # sums of squares of the gradient along rows and along columns
-    SQUARES = 1         # sum of squares of the scaled gradient
-    UPDATE = 2
+# A rule without state that runs over the elements of a step before or after the rule of the step.
+cdef struct Stage:
+    int rule
+    double scalars[MAX_SCALARS]
+    void **streams              # per tensor its first stream, of which the parameter is the second; NULL: none
 
 # A batch of matrices whose gradient is scaled by a product of row and column factors, cut into
 # blocks at fixed rows and columns. Blocks are numbered matrix by matrix, row by row.
 cdef struct Matrices:
-    int phase
     int dtype
     Py_ssize_t rows, columns        # of a matrix
     Py_ssize_t height, width        # of a block
@@ -75,13 +75,62 @@ cdef struct Matrices:
     double *squares                 # [block]
     double floor, shrink, size
 
+# What a rule takes sums over: nothing, each row of a tensor (an index of its first axis), each tensor, all
+# tensors of a group, those of all groups that have the rule.
+cdef enum Scope:
+    PER_ELEMENT
+    PER_ROW
+    PER_TENSOR
+    PER_GROUP
+    OVER_ALL
+
+# What a run does with each bundle.
+cdef enum Pass:
+    UPDATE              # the rules; of those that measure, the units within a chunk
+    APPLY               # the last pass of the rules that measure, over larger units
+    REDUCE              # a reduction of stream 0
+    NORM                # the sum of squares of the gradients, over the tensors that have a row
+    STATISTICS          # of matrices: sums of squares of the gradient along rows and along columns
+    SQUARES             # of matrices: the sum of squares of the scaled gradient
+    SCALED              # of matrices: the update by the scaled gradient
+
+# Consecutive chunks are bundled so that a bundle is about CHUNK elements of work however small
+# the tensors are: bundle b holds chunks [bundles[b], bundles[b + 1]).
+cdef struct Table:
+    int phase                   # a Pass
+    Tensor *tensors
+    Row *rows
+    Chunk *chunks
+    Py_ssize_t *bundles
+    Units *units                # per tensor, where a rule measures; else NULL
+    uint8_t *codecs             # MAX_STREAMS a tensor: the types in which streams are stored; NULL: all in their tensor's
+    double *partials            # what a pass has added up, MAX_SUMS a chunk
+    int reduction               # which, and of which order, for a run that reduces
+    double order
+    double factors[2]           # of the streams that a run adds before it reduces
+    int zero                    # whether an update leaves gradients filled with zeros
+    int before, after           # how many stages change the gradient before the rule, or follow the parameter
+    Stage stages[MAX_STAGES]    # those before, and then those after
+    Group *groups               # where the unit of a rule is a group, or all; else NULL
+    Py_ssize_t n_groups, n_rows
+    Matrices *matrices
+
+# Does one bundle of a Table.
+ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
+
 # Replaces the scalars that change from step to step by their values at this step count. A few
 # rules carry numbers from step to step beside the count: their memory, which the clock advances.
-ctypedef void (*Clock)(double *, int64_t step, float *memory) noexcept nogil
+ctypedef void (*Clock)(double *scalars, int64_t step, float *memory) noexcept nogil
+
+# Turns the sums over a unit of so many elements into scalars of the unit, and into the numbers that
+# its state keeps.
+ctypedef void (*Finish)(double *scalars, const double *sums, double *numbers, Py_ssize_t size) noexcept nogil
 
 # What one kernel module offers; passed to the engine in a capsule.
 cdef struct Kernels:
-    BundleFunction update
-    BundleFunction reduce
-    BundleFunction factored     # does one bundle of Matrices
-    Clock *clocks               # per rule; NULL where no scalar depends on the step
+    BundleFunction run      # does a bundle's part of the table's pass
+    void (*begin)(Table *table) noexcept nogil      # advances the numbers of groups whose rule does not measure
+    # Finishes the units that are larger than a chunk, of the bundles [first, last) that a run has measured;
+    # whether there are any, whose rules are then to be applied.
+    bint (*finish)(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+    Clock *clocks           # per rule; NULL where no scalar depends on the step

@@ -17,8 +17,8 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, Chunk, Clock, Head, Kernels, Row,
-                     Table, Tensor)
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
+                     Head, Kernels, Row, Table, Tensor)
 
 import importlib
 
@@ -92,8 +92,8 @@ cdef class Kernel:
     def __init__(self, optimizer, /, *args, **options):
         if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
             raise TypeError(f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}")
-        if optimizer._updates_itself:
-            raise TypeError(f"{optimizer.__name__} has no kernel: it is not element-wise")
+        if optimizer._rule_of is Optimizer._rule_of and optimizer._rule is None:
+            refuse_kind(optimizer)
         owner = optimizer([Parameter(np.zeros(0))], *args, **options)
         remember(self, read(self, owner))
         self.optimizer = owner
@@ -176,8 +176,15 @@ cdef object read(Kernel kernel, object optimizer):
     return np.array(first[len(names):])
 
 
+cdef int refuse_kind(object optimizer) except -1:
+    raise TypeError(f"{optimizer.__name__} has no kernel: it is not element-wise")
+
+
 cdef object rule_of(object optimizer, dict group):
-    rule = rule_named(optimizer._rule_of(group))
+    name = optimizer._rule_of(group)
+    rule = None if name is None else rule_named(name)
+    if rule is None or rule.scope:
+        refuse_kind(type(optimizer))
     if rule not in TABLE:       # by identity: numbers of others are not in the kernels' table
         raise ValueError(f"{rule!r} is not in the table of rules")
     return rule
@@ -260,7 +267,8 @@ cdef inline void update(Own *own, void **arrays, int dtype, Py_ssize_t size) noe
     for k in range(own.streams):
         span.tensor.streams[k] = arrays[k]
     span.table.rows = &own.step
-    KERNELS.update(&span.table, 0)
+    span.table.phase = UPDATE
+    KERNELS.run(&span.table, 0)
 
 
 cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
@@ -272,6 +280,7 @@ cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
     cdef unsigned long long mode = fp_plain()
     lay(&span, dtype, size)
     span.tensor.streams[0] = <void *>array
+    span.table.phase = REDUCE
     span.table.reduction = SUM_SQUARES
     span.table.partials = partial
     partial[1] = before
@@ -279,7 +288,7 @@ cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
         span.chunk.start = start
         start = min(start + CHUNK, size)
         span.chunk.stop = start
-        KERNELS.reduce(&span.table, 0)
+        KERNELS.run(&span.table, 0)
         partial[1] = partial[1] + partial[0]
     fp_restore(mode)
     return partial[1]

@@ -1,4 +1,4 @@
-"""The demo: its gradients, its NumPy updates, what it prints and saves, and how it fails."""
+"""The demos: gradients, NumPy updates, what is printed and saved, and how they fail."""
 
 from __future__ import annotations
 
@@ -9,31 +9,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cyoptim
+
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from cyoptim import demo
+from examples.demo import __main__ as command
+from examples.demo import choices, network, report, training
 from processes import run_python
 
-ADAM = demo.CHOICES["adam"]
+ROOT = Path(report.__file__).parents[2]
+ADAM = choices.CHOICES["adam"]
 
 
 @pytest.fixture(scope="module")
-def digits() -> demo.Digits:
-    return demo.Digits.load(seed=0)
+def digits() -> training.Digits:
+    return training.Digits.load(seed=0)
 
 
 def run(tmp_path: Path, *arguments: str) -> Path:
     path = tmp_path / "picture.png"
-    demo.main(["--epochs", "2", "--output", str(path), *arguments])
+    command.main(["--epochs", "2", "--output", str(path), *arguments])
     return path
 
 
 # --- the network ---
 
 
-def numerical_gradient(model: demo.MLP, parameter, x, labels, h: float = 1e-6) -> np.ndarray:
+def numerical_gradient(model: network.MLP, parameter, x, labels, h: float = 1e-6) -> np.ndarray:
     gradient = np.empty_like(parameter.data)
     for index in np.ndindex(parameter.shape):
         value = parameter.data[index]
@@ -48,7 +55,7 @@ def numerical_gradient(model: demo.MLP, parameter, x, labels, h: float = 1e-6) -
 
 def test_gradients_are_those_of_finite_differences() -> None:
     rng = np.random.default_rng(0)
-    model = demo.MLP((5, 7, 6, 4), rng, np.float64)
+    model = network.MLP((5, 7, 6, 4), rng, np.float64)
     for bias in model.biases:
         bias.data[:] = rng.standard_normal(bias.shape)
     x, labels = rng.standard_normal((9, 5)), rng.integers(4, size=9)
@@ -58,26 +65,26 @@ def test_gradients_are_those_of_finite_differences() -> None:
         np.testing.assert_allclose(parameter.grad, gradient, rtol=1e-6, atol=1e-9)
 
 
-def test_training_is_in_float32(digits: demo.Digits) -> None:
-    training = demo.Training(ADAM, digits, 2, 0)
-    training.run_batch(np.arange(8))
-    for p in training.model.parameters:
+def test_training_is_in_float32(digits: training.Digits) -> None:
+    trained = training.Training(ADAM, digits, 2, 0)
+    trained.run_batch(np.arange(8))
+    for p in trained.model.parameters:
         arrays = [
             p.data,
             p.grad,
-            *(training.optimizer.state[p][n] for n in ("exp_avg", "exp_avg_sq")),
+            *(trained.optimizer.state[p][n] for n in ("exp_avg", "exp_avg_sq")),
         ]
         assert {a.dtype for a in arrays} == {np.dtype(np.float32)}
 
 
-def test_the_split_keeps_every_example_once(digits: demo.Digits) -> None:
+def test_the_split_keeps_every_example_once(digits: training.Digits) -> None:
     assert len(digits.train_x) + len(digits.test_x) == 1797
     assert len(np.unique(digits.test_y)) == 10
     assert 0 <= digits.train_x.min() < digits.train_x.max() == 1
 
 
-def test_adam_reaches_96_percent(digits: demo.Digits) -> None:
-    result = demo.train(ADAM, digits, demo.EPOCHS, 0)
+def test_adam_reaches_96_percent(digits: training.Digits) -> None:
+    result = training.train(ADAM, digits, training.EPOCHS, 0)
     assert result.accuracies[-1] >= 0.96
     assert result.rates[0] > result.rates[-1]
 
@@ -85,44 +92,44 @@ def test_adam_reaches_96_percent(digits: demo.Digits) -> None:
 # --- the updates in NumPy ---
 
 
-@pytest.mark.parametrize("name", demo.CHOICES)
-def test_numpy_update_is_that_of_cyoptim(name: str, digits: demo.Digits) -> None:
-    training = demo.Training(demo.CHOICES[name], digits, 2, 1)
-    twin = demo.NumPyTwin(demo.CHOICES[name], training.optimizer)
-    before = [p.data.copy() for p in training.model.parameters]
-    for batch in training.batches()[:20]:
-        training.run_batch(batch)
+@pytest.mark.parametrize("name", choices.CHOICES)
+def test_numpy_update_is_that_of_cyoptim(name: str, digits: training.Digits) -> None:
+    trained = training.Training(choices.CHOICES[name], digits, 2, 1)
+    twin = choices.NumPyTwin(choices.CHOICES[name], trained.optimizer)
+    before = [p.data.copy() for p in trained.model.parameters]
+    for batch in trained.batches()[:20]:
+        trained.run_batch(batch)
         twin.step()
-    for p, copy, old in zip(training.model.parameters, twin.params, before, strict=True):
+    for p, copy, old in zip(trained.model.parameters, twin.params, before, strict=True):
         assert not np.array_equal(p.data, old)
         np.testing.assert_allclose(p.data, copy, rtol=1e-5, atol=1e-6)
 
 
-def test_a_wrong_numpy_update_is_not_timed(digits: demo.Digits) -> None:
-    wrong = demo.Choice(ADAM.create, ADAM.lr, 0.1, ADAM.numpy_update, "", "", decoupled=True)
+def test_a_wrong_numpy_update_is_not_timed(digits: training.Digits) -> None:
+    wrong = choices.Choice(ADAM.create, ADAM.lr, 0.1, ADAM.numpy_update, "", "", decoupled=True)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
-        demo.time_step(wrong, digits, 0)
+        training.time_step(wrong, digits, 0)
 
 
 # --- resuming ---
 
 
-@pytest.mark.parametrize("name", demo.CHOICES)
-def test_resumed_training_is_bit_identical(name: str, digits: demo.Digits) -> None:
-    choice = demo.CHOICES[name]
-    straight = demo.train(choice, digits, 3, 0)
-    resumed = demo.resume(choice, digits, 3, 0)
+@pytest.mark.parametrize("name", choices.CHOICES)
+def test_resumed_training_is_bit_identical(name: str, digits: training.Digits) -> None:
+    choice = choices.CHOICES[name]
+    straight = training.train(choice, digits, 3, 0)
+    resumed = training.resume(choice, digits, 3, 0)
     assert straight.losses == resumed
-    assert "all 135 losses are bit-identical" in demo.compare(straight, resumed)
+    assert "all 135 losses are bit-identical" in report.compare(straight, resumed)
 
 
 def test_a_resumed_training_that_differs_ends_the_demo(
-    digits: demo.Digits, monkeypatch: pytest.MonkeyPatch
+    digits: training.Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = demo.train(ADAM, digits, 2, 0)
-    monkeypatch.setattr(demo.Training, "load", lambda self, path: None)
+    straight = training.train(ADAM, digits, 2, 0)
+    monkeypatch.setattr(training.Training, "load", lambda self, path: None)
     with pytest.raises(SystemExit, match="Adam, saved after epoch 1 of 2 and resumed: .* DIFFER"):
-        demo.compare(straight, demo.resume(ADAM, digits, 2, 0))
+        report.compare(straight, training.resume(ADAM, digits, 2, 0))
 
 
 # --- what is shown ---
@@ -132,7 +139,7 @@ def test_one_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     path = run(tmp_path, "--optimizer", "adam")
     out, err = capsys.readouterr()
     assert err == ""  # no progress bar where there is no terminal
-    assert re.match(r"cyoptim \S+, instruction set \w+, threads at most \d+; NumPy ", out)
+    assert out.startswith(f"cyoptim {cyoptim.__version__}\n")
     rows = re.findall(r"^Adam +(\S+)% +(\S+) s +(\S+) us +(\S+) us +(\S+)x$", out, re.MULTILINE)
     ((accuracy, seconds, step, numpy_step, ratio),) = (map(float, row) for row in rows)
     assert 80 < accuracy <= 100
@@ -188,7 +195,7 @@ def test_bad_arguments(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as info:
-        demo.main(arguments)
+        command.main(arguments)
     assert info.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -207,9 +214,10 @@ def test_missing_package(
     assert capsys.readouterr().out == ""
 
 
-def test_importing_the_demo_imports_none_of_its_packages() -> None:
+@pytest.mark.parametrize("module", ["cyoptim.demo", "examples.demo.__main__"])
+def test_importing_the_demo_imports_none_of_its_packages(module: str) -> None:
     code = (
-        "import sys, cyoptim.demo\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}\n"
         "print([name for name in ('sklearn', 'matplotlib', 'tqdm') if name in sys.modules])"
     )
     assert run_python(code, check=True).stdout.splitlines()[-1] == "[]"
@@ -221,5 +229,52 @@ def test_help_needs_no_packages(
     for module in ("sklearn.datasets", "matplotlib.figure", "tqdm"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit, match="0"):
-        demo.main(["--help"])
+        command.main(["--help"])
     assert "--optimizer {adam,adamw,sgd,rmsprop,adagrad,all}" in capsys.readouterr().out
+
+
+# --- the demo of the installed package ---
+
+
+def test_the_installed_demo_shows_each_optimizer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "EPOCHS", 5)
+    demo.main()
+    out, err = capsys.readouterr()
+    assert out.startswith(f"cyoptim {cyoptim.__version__}\n")
+    rows = re.findall(r"^(\w+) +(\S+)% +(\S+) us$", out, re.MULTILINE)
+    assert [name for name, *_ in rows] == ["SGD", "Adam", "AdamW", "RMSprop"]
+    for _, accuracy, microseconds in rows:
+        assert 80 < float(accuracy) <= 100
+        assert float(microseconds) > 0
+    assert err == ""
+
+
+def test_the_installed_demo_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SystemExit) as info:
+        demo.main()
+    assert str(info.value.code).startswith(
+        'the demo needs scikit-learn: pip install "cyoptim[demo]" ('
+    )
+
+
+def test_its_gradients_are_those_of_finite_differences(rng: np.random.Generator) -> None:
+    params = [rng.standard_normal(shape) for shape in ((5, 6), 6, (6, 4), 4)]
+    x, labels = rng.standard_normal((7, 5)), rng.integers(4, size=7)
+
+    def loss() -> float:
+        logits = demo.forward(params, x)[1]
+        log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return -float(log_p[np.arange(7), labels].mean())
+
+    for param, gradient in zip(params, demo.gradients(params, x, labels), strict=True):
+        for index in np.ndindex(param.shape):
+            value, losses = param[index], []
+            for shifted in (value + 1e-6, value - 1e-6):
+                param[index] = shifted
+                losses.append(loss())
+            param[index] = value
+            slope = (losses[0] - losses[1]) / 2e-6
+            np.testing.assert_allclose(gradient[index], slope, rtol=1e-6, atol=1e-9)

@@ -280,7 +280,7 @@ class Odd(cyoptim.Adam):
 
 
 BAD_RULES: list[tuple[Any, type[Exception], str]] = [
-    (None, ValueError, "there is no rule None"),
+    (None, TypeError, "Odd has no kernel: it is not element-wise"),
     (3, ValueError, "there is no rule 3"),
     ("adamw", ValueError, "there is no rule 'adamw'"),
     ([], TypeError, "unhashable"),

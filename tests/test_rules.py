@@ -17,11 +17,11 @@ from cyoptim.kernel import Kernel
 def test_scalars_are_named() -> None:
     adam = RULES["adam"]
     assert adam.scalars[:7] == ("sign", "l2", "shrink", "beta1", "beta2", "eps", "lr")
-    assert adam.clocked == {*adam.scalars[7:]}
+    assert adam.computed == {*adam.scalars[7:]}
     assert adam.states == ("exp_avg", "exp_avg_sq")
-    assert RULES["sgd"].clocked == frozenset()
-    assert RULES["asgd"].clocked == {"eta", "mu", "shrink"}
-    assert RULES["sgd_momentum"].clocked == {"gain"}
+    assert RULES["sgd"].computed == frozenset()
+    assert RULES["asgd"].computed == {"eta", "mu", "shrink"}
+    assert RULES["sgd_momentum"].computed == {"gain"}
 
 
 def test_numbers_are_those_of_the_table() -> None:
@@ -35,7 +35,7 @@ def test_every_scalar_is_an_option_or_the_clocks(case: Any, options: dict[str, A
     (group,) = optimizer.param_groups
     rule = RULES[optimizer._rule_of(group)]
     values = dict(zip(rule.scalars, rule.values(group), strict=True))
-    assert {name for name, value in values.items() if value != value} == rule.clocked
+    assert {name for name, value in values.items() if value != value} == rule.computed
     assert values["sign"] == (-1.0 if group["maximize"] else 1.0)
     if "lr" in values:
         assert values["lr"] == group["lr"]
@@ -68,9 +68,11 @@ def test_what_state_begins_with() -> None:
 
 
 def test_a_forged_rule_reaches_no_kernel() -> None:
-    with pytest.raises(ValueError, match="has 17 scalars, expected 16 or fewer"):
-        _engine.Rule("long", 0, ("x",) * 17, frozenset(), (), ())  # type: ignore[call-arg]
-    forged = _engine.Rule("forged", 99_999, ("sign",), frozenset(), (), ())  # type: ignore[call-arg]
+    about: dict[str, Any] = {"number": 99_999, "scalars": ("sign",), "computed": frozenset()}
+    about |= {"states": (), "memory": (), "numbers": (), "scope": 0, "measures": False}
+    with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
+        _engine.Rule("long", about | {"scalars": ("x",) * 25})  # type: ignore[call-arg]
+    forged = _engine.Rule("forged", about)  # type: ignore[call-arg]
 
     class Strange(cyoptim.SGD):
         def _rule_of(self, group: Any) -> str:
@@ -87,5 +89,5 @@ def test_a_forged_rule_reaches_no_kernel() -> None:
         del RULES["forged"]
     assert not w.any()
     adam = RULES["adam"]
-    adam.__init__("adam", 99_999, (), frozenset(), (), ())  # type: ignore[misc, call-arg]
+    adam.__init__("adam", about)  # type: ignore[misc, call-arg]
     assert adam.number == list(RULES).index("adam")

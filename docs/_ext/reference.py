@@ -41,6 +41,12 @@ TITLES = {
 }
 """In the order of the navigation; other modules follow under their names."""
 
+# The pages of what private modules offer.
+PAGES = {
+    "cyoptim._groups.rules": "group_rules",
+    "cyoptim._arrays.trees": "trees",
+    "cyoptim._averages.moving": "averages",
+}
 # These have a page for each of their classes.
 GALLERIES = {"cyoptim.optimizers": "optimizer", "cyoptim.lr_scheduler": "schedule"}
 UNLISTED = {"cyoptim.kernel": ["Kernel"]}  # a compiled module without __all__
@@ -78,7 +84,7 @@ def public_names() -> dict[str, list[str]]:
 def _modules() -> Iterator[Any]:
     for module in pkgutil.iter_modules(cyoptim.__path__, "cyoptim."):
         name = module.name.rpartition(".")[2]
-        if not name.startswith("_") and name not in ("demo", "integrations", "torch"):
+        if not name.startswith("_") and name not in ("demo", "torch"):
             yield importlib.import_module(module.name)
 
 
@@ -117,7 +123,7 @@ def module_pages() -> list[str]:
 
 
 def page_of_module(module: str) -> str:
-    return f"reference/{module.removeprefix('cyoptim.').lstrip('_')}"
+    return f"reference/{PAGES.get(module, module.removeprefix('cyoptim.').lstrip('_'))}"
 
 
 def pages_of(kind: str) -> dict[str, str]:

@@ -3,8 +3,9 @@
 A step, as the data sees it::
 
     optimizer.step(grads=...)            optimizer.py      groups, options, state_dict
-      |
-      |  for each parameter its gradient      _arrays/     Parameter | ndarray | tensor | object
+      |                                  _step/, _groups/  hooks, what was asked for; options
+      |  for each parameter its gradient      _gradients/  in the order of the parameters
+      |                                       _arrays/     Parameter | ndarray | tensor | object
       |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
       |  for each group and step count
       |  the scalars of its rule              optimizers/  Adam, SGD, ...: lr, betas, eps, ...
@@ -37,23 +38,7 @@ from cyoptim.clip import (
     get_total_norm,
 )
 from cyoptim.optimizer import Optimizer, StepReceipt
-from cyoptim.optimizers import (
-    ASGD,
-    LBFGS,
-    SGD,
-    Adadelta,
-    Adafactor,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Muon,
-    NAdam,
-    RAdam,
-    RMSprop,
-    Rprop,
-    SparseAdam,
-)
+from cyoptim.optimizers import *
 from cyoptim.optimizers import adadelta as adadelta
 from cyoptim.optimizers import adafactor as adafactor
 from cyoptim.optimizers import adagrad as adagrad
@@ -80,26 +65,11 @@ if _TYPE_CHECKING:
     from cyoptim.checkpoint import CheckpointError, Checkpoints, load, save
 
 __all__ = [
-    "ASGD",
-    "LBFGS",
-    "SGD",
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "CheckpointError",
     "Checkpoints",
     "MovingAverage",
-    "Muon",
-    "NAdam",
     "Optimizer",
     "Parameter",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SparseAdam",
     "StepReceipt",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -118,6 +88,7 @@ __all__ = [
     "threads",
     "vector_to_parameters",
 ]
+__all__ += optimizers.__all__
 
 
 class _OptimizerModule(_ModuleType):

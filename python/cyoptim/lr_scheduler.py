@@ -19,13 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cyoptim._schedulers.base import (
-    EPOCH_DEPRECATION_WARNING,
-    LRScheduler,
-    _enable_get_lr_call,
-    _initial_mode,
-    _LRScheduler,
-)
+from cyoptim._schedulers.base import EPOCH_DEPRECATION_WARNING, LRScheduler, _LRScheduler
 from cyoptim._schedulers.composed import ChainedScheduler, SequentialLR
 from cyoptim._schedulers.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
 from cyoptim._schedulers.decays import (
@@ -38,6 +32,7 @@ from cyoptim._schedulers.decays import (
     StepLR,
 )
 from cyoptim._schedulers.lambdas import LambdaLR, MultiplicativeLR
+from cyoptim._schedulers.order import _enable_get_lr_call, _initial_mode
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
 from cyoptim._schedulers.warmups import InverseSqrtLR, WarmupCosineLR, WarmupStableDecayLR
 

@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-import numpy as np
-
-from cyoptim._arrays.doors import (
-    UnsupportedError,
-    check_disjoint,
-    is_parameter,
-    type_name,
-    view_parameter,
-)
-from cyoptim._arrays.sparse import values_to_zero
-from cyoptim._averages.moving import MovingAverage, loaded_average
-from cyoptim._engine import (
-    RULES,
-    Averaged,
-    Commit,
-    Extras,
-    Plan,
-    Room,
-    Rule,
-    Turn,
-    Undo,
-    detours,
-    make_counter,
-)
+from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
+from cyoptim._averages.moving import MovingAverage, begin_average
+from cyoptim._engine import Averaged, Commit, Extras, Plan, Undo, detours
 from cyoptim._gradients.aligned import (
     EditedNames,
     align,
@@ -40,54 +17,40 @@ from cyoptim._gradients.aligned import (
     check_droppable,
     check_unrecorded,
     evaluate,
+    loss_and_grads,
 )
-from cyoptim._gradients.sums import Sums, loaded_sums
+from cyoptim._gradients.reset import reset_gradients
+from cyoptim._gradients.sums import Sums
+from cyoptim._groups.attributes import OptionOfGroups
+from cyoptim._groups.completion import add_groups, completed
 from cyoptim._groups.groups import (
     Named,
     as_groups,
-    check_named_alike,
-    check_names,
     check_one_group_each,
-    check_option_names,
-    check_ordered,
     labels_of,
-    members_for,
     own_group,
     parameters_of,
+    renamed,
     share_groups,
-    split_names,
 )
-from cyoptim._groups.options import (
-    check_switch,
-    check_switches,
-    check_undifferentiated,
-    execution_switches,
-    plain_options,
-    required,
-)
-from cyoptim._state.exchange import copy_state, export_state, import_arrays, import_state
-from cyoptim._state.loading import check_origin, checked_state_dict, keys_of
+from cyoptim._groups.options import check_groups, check_switch, plain_options, required
+from cyoptim._saving.loading import prepare_load
+from cyoptim._saving.saving import saved
+from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
 from cyoptim._step.hooks import (
     Hooked,
     call_around_step,
+    calls_step,
+    passed_through,
     recorded,
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
     with_hooks,
 )
-from cyoptim._step.receipt import StepReceipt, extras_of
+from cyoptim._step.receipt import Asked, StepReceipt, extras_of, receipt_of
 from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
-from cyoptim._types import (
-    Args,
-    Gradients,
-    Group,
-    Kwargs,
-    NonfinitePolicy,
-    ParamsT,
-    StateDict,
-)
-from cyoptim._warnings import warn
+from cyoptim._types import Args, Gradients, Group, Kwargs, NonfinitePolicy, ParamsT, StateDict
 
 __all__ = [
     "Optimizer",
@@ -102,33 +65,6 @@ GlobalOptimizerPreHook: TypeAlias = Callable[
     ["Optimizer", Args, Kwargs], tuple[Args, Kwargs] | None
 ]
 GlobalOptimizerPostHook: TypeAlias = Callable[["Optimizer", Args, Kwargs], None]
-
-
-class _OptionOfGroups:
-    """In the place of an attribute that an optimizer of this package has not. What subclasses of
-    users put there is theirs."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, optimizer: Any, owner: Any = None) -> Any:
-        if optimizer is None or self._name not in vars(optimizer):
-            raise self._refusal(owner)
-        return vars(optimizer)[self._name]
-
-    def __set__(self, optimizer: Any, value: Any) -> None:
-        if type(optimizer).__module__.partition(".")[0] == "cyoptim":
-            raise self._refusal(type(optimizer))
-        vars(optimizer)[self._name] = value
-
-    def __delete__(self, optimizer: Any) -> None:
-        del vars(optimizer)[self._name]
-
-    def _refusal(self, owner: type) -> AttributeError:
-        return AttributeError(
-            f"{owner.__name__} has no attribute {self._name!r}: options are those of the groups, "
-            f"optimizer.param_groups[0][{self._name!r}]"
-        )
 
 
 class Optimizer(Hooked):
@@ -178,79 +114,25 @@ class Optimizer(Hooked):
     OptimizerPreHook: ClassVar[Any] = GlobalOptimizerPreHook
     OptimizerPostHook: ClassVar[Any] = GlobalOptimizerPostHook
 
-    # The native rule, if it is the same whatever the options.
-    _rule: ClassVar[str | None] = None
-    # Whether the state counts steps under "step", as most of torch's optimizers do.
-    _counts_steps: ClassVar[bool] = True
-    # What torch keeps the step count as: a tensor, or int.
-    _step_type: ClassVar[type | None] = None
-    # What the error for a sparse gradient says; the base's own sentence if empty.
-    _no_sparse: ClassVar[str] = ""
-    # Whether gradients must be sparse.
-    _only_sparse: ClassVar[bool] = False
-    # Whether complex parameters are taken, as pairs of reals.
-    _takes_complex: ClassVar[bool] = True
-    # The options that its groups always have, in a state dict, too.
-    _essential_options: ClassVar[tuple[str, ...]] = ()
-    # What the state of a parameter has that has been stepped, whatever the options.
-    _essential_state: ClassVar[tuple[str, ...]] = ()
-    # All native rules that its groups may have; by default the one.
-    _rules: ClassVar[tuple[str, ...]] = ()
-    # Whether a step goes along what accumulate() has gathered.
-    _steps_along_sums: ClassVar[bool] = True
-    # Whether a step() of a user's own keeps the state as it likes.
-    _steps_itself: ClassVar[bool] = False
     # What the last step was asked for beside its update, and has found.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
     # Whether a group asks for a step that can be differentiated, which is then looked at.
     _differentiable: bool = False
-    # Whether a step calls update(), rather than run one of the native rules.
-    _updates_itself: ClassVar[bool] = True
-    # Whether _prepare_update() takes the place of update().
-    _prepares_update: ClassVar[bool] = False
-    # Whether a step() of its own moves the averages, too.
-    _averages_itself: ClassVar[bool] = False
+    _plan: Any = None
+    _named: Named | None = None
+    _sums: Sums
+    _state: State
+    param_groups: list[Group]
+    defaults: dict[str, Any]
     # For torch.amp.GradScaler.
     grad_scale, found_inf = ScalerInput(), ScalerInput()
     _step_supports_amp_scaling = ScalesItself()
     _has_scaler_inputs: bool = False
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "step" in cls.__dict__:
-            cls._take_step(cls.__dict__["step"])
-        if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
-            cls._essential_state = ()  # it may keep what it likes
-        if "update" in cls.__dict__:
-            cls._updates_itself, cls._steps_itself = True, False
-            cls._prepares_update = "_prepare_update" in cls.__dict__
-        elif "_rule" in cls.__dict__ or "_rule_of" in cls.__dict__:
-            cls._updates_itself = False
-
-    @classmethod
-    def _take_step(cls, step: Callable[..., Any]) -> None:
-        """See what a step() of a class's own does, and have hooks and averages around it."""
-        if "_steps_along_sums" not in cls.__dict__:
-            cls._steps_itself = True
-            # One that calls its parent's, be it by another method, steps along sums as that does.
-            functions: list[Any] = [step, *filter(inspect.isfunction, vars(cls).values())]
-            codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions]
-            leads_on = any(code is not None and _mentions_step(code) for code in codes)
-            cls._steps_along_sums = cls._steps_along_sums and leads_on
-        averages = bool(cls.__dict__.get("_averages_itself"))
-        cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
-
     if not TYPE_CHECKING:
-        lr, momentum, weight_decay = _OptionOfGroups(), _OptionOfGroups(), _OptionOfGroups()
-        betas, eps = _OptionOfGroups(), _OptionOfGroups()
-
-    _plan: Any = None
-    _named: Named | None = None
-    param_groups: list[Group]
-    defaults: dict[str, Any]
-    _sums: Sums
-    _state: State
+        lr, momentum, weight_decay = OptionOfGroups(), OptionOfGroups(), OptionOfGroups()
+        betas, eps = OptionOfGroups(), OptionOfGroups()
 
     def _make_own(self) -> None:
         super()._make_own()
@@ -263,7 +145,7 @@ class Optimizer(Hooked):
         share_groups(params, self)
         groups = [own_group(group, self) for group in as_groups(params, type(self).__name__)]
         if type(self).add_param_group is Optimizer.add_param_group:
-            self._add_groups(groups)
+            add_groups(groups, self)
         else:  # a subclass wants to see each
             for group in groups:
                 self.add_param_group(group)
@@ -297,12 +179,77 @@ class Optimizer(Hooked):
         self._turn.has_stepped = value
 
     # --- what an optimizer defines ----------------------------------------------------------------
+    #
+    # All that a subclass may set or override, beside the public methods, of which update() is for
+    # users' own. It says how it steps by one of
+    #   _rule, or _rules and _rule_of()   native rules;
+    #   update()                          Python, one parameter at a time, undone if it raises;
+    #   update() and _prepare_update()    Python that changes nothing until all is computed;
+    #   step()                            Python, for all parameters at once.
+
+    # The native rule, if it is the same whatever the options.
+    _rule: ClassVar[str | None] = None
+    # All native rules that its groups may have; by default the one.
+    _rules: ClassVar[tuple[str, ...]] = ()
+    # Whether _prepare_update() takes the place of update(). Set for a subclass.
+    _prepares_update: ClassVar[bool] = False
+
+    # Whether the state counts steps under "step", as most of torch's optimizers do.
+    _counts_steps: ClassVar[bool] = True
+    # What torch keeps the step count as: a tensor, or int.
+    _step_type: ClassVar[type | None] = None
+    # The options that its groups always have, in a state dict, too; None: those of its rules.
+    _essential_options: ClassVar[tuple[str, ...] | None] = None
+    # What the state of a parameter has that has been stepped, whatever the options; None: what all
+    # of its rules keep.
+    _essential_state: ClassVar[tuple[str, ...] | None] = None
+
+    # What the error for a sparse gradient says; the base's own sentence if empty.
+    _no_sparse: ClassVar[str] = ""
+    # Whether gradients must be sparse.
+    _only_sparse: ClassVar[bool] = False
+    # Whether complex parameters are taken, as pairs of reals.
+    _takes_complex: ClassVar[bool] = True
+
+    # Of a step() of its own: whether it goes along what accumulate() has gathered, whether it keeps
+    # the state as it likes (set for a subclass), and whether it moves the averages, too.
+    _steps_along_sums: ClassVar[bool] = True
+    _steps_itself: ClassVar[bool] = False
+    _averages_itself: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in cls.__dict__:
+            cls._take_step(cls.__dict__["step"])
+        if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
+            cls._essential_state = ()  # it may keep what it likes
+        if "update" in cls.__dict__:
+            cls._steps_itself = False
+            cls._prepares_update = "_prepare_update" in cls.__dict__
+            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # its parent's are not its own
+                cls._rule, cls._rules = None, ()
+                cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
+
+    @classmethod
+    def _take_step(cls, step: Callable[..., Any]) -> None:
+        """See what a step() of a class's own does, and have hooks and averages around it."""
+        if "_steps_along_sums" not in cls.__dict__:
+            cls._steps_itself = True
+            # One that calls its parent's steps along sums as that does.
+            cls._steps_along_sums = cls._steps_along_sums and calls_step(cls, step)
+        averages = bool(cls.__dict__.get("_averages_itself"))
+        cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
 
     def _check_options(self, group: Group) -> None:
         """Raise ValueError or TypeError for an option out of range."""
 
+    def _check_loaded_options(self, group: Group) -> None:
+        """As _check_options, but for what schedules may have made of options."""
+        self._check_options(group)
+
     def _rule_of(self, group: Group) -> str | None:
-        """The native rule that steps the group's parameters; None: :meth:`update` does.
+        """The native rule that steps the group's parameters; None: :meth:`update` does. Groups of both
+        kinds are stepped together, all or none.
 
         Asked for when an option has changed. What the rule needs to know of the group it takes from
         the options of its scalars' names; what depends on the step count is its clock's.
@@ -314,8 +261,15 @@ class Optimizer(Hooked):
 
         False if a sparse gradient is to be made dense; raises if it is not taken at all.
         """
+        self._refuse_sparse(label)
+        return False
+
+    def _refuse_sparse(self, label: str) -> None:
         reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
         raise UnsupportedError(f"{reason} (that of {label} is sparse)")
+
+    def _refuse_complex(self) -> None:
+        raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
 
     def _refuse_dense(self, label: str) -> None:
         raise UnsupportedError(
@@ -367,14 +321,42 @@ class Optimizer(Hooked):
         """
         raise self._undefined()
 
+    def _prepare_update(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> dict[str, Any]:
+        """Compute one parameter's update, and add what it changes to `commit`; new entries of the
+        state are returned. Nothing is changed here."""
+        raise NotImplementedError
+
     def _undefined(self) -> NotImplementedError:
         return NotImplementedError(
             f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
         )
 
+    @classmethod
+    def _has_update(cls) -> bool:
+        return cls.update is not Optimizer.update
+
+    @classmethod
+    def _is_native(cls) -> bool:
+        """Whether its groups may have native rules."""
+        return cls._rule is not None or cls._rule_of is not Optimizer._rule_of
+
+    @classmethod
+    def _is_defined(cls) -> bool:
+        """Whether a native rule or update() makes a step."""
+        return cls._is_native() or cls._has_update()
+
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that a state entry of :meth:`update` must have; None: any."""
         return None
+
+    def _form(self) -> Form:
+        """What the entries of a state must be, for whoever loads or saves it."""
+        return Form(self)
+
+    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
+        """What is to change in the state when groups are added; the plan has them already."""
 
     # --- groups -----------------------------------------------------------------------------------
 
@@ -399,67 +381,11 @@ class Optimizer(Hooked):
 
     def _add_param_group(self, param_group: Group) -> None:
         self._settle_names()
-        self._add_groups([param_group])
-
-    def _add_groups(self, groups: list[Group]) -> None:
-        """Check the groups and add them: all, or none and no dict is changed."""
-        complete: list[Group] = []
-        for group in groups:
-            complete.append(self._complete_group(group, [*self.param_groups, *complete]))
-        commit = Commit()
-        plan = self._plan_for([*self.param_groups, *complete], self.state, self._average, commit)
-        self._prepare_groups(plan, commit)
-        # The users' own dicts become the groups, as in torch.
-        for number, (group, completed) in enumerate(
-            zip(groups, complete, strict=True), len(self.param_groups)
-        ):
-            commit.update(group, completed)
-            plan.adopt_group(number, group)
-        commit.extend(self.param_groups, groups)
-        commit.run()
-
-    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
-        """What is to change in the state when groups are added; the plan has them already."""
+        add_groups([param_group], self)
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         """A copy with names and defaults filled in, checked as far as it goes alone."""
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        number = len(others)
-        if "params" not in param_group:
-            raise ValueError(f"param group {number} has no 'params'")
-        params = param_group["params"]
-        check_ordered(params)
-        members, names = split_names(params)
-        if not members and isinstance(params, Iterator):
-            warn(
-                f"'params' of param group {number} is an empty {type_name(params)}: has it been "
-                "used up before?"
-            )
-        check_option_names(param_group, number, self.defaults, type(self).__name__)
-        members = members_for(param_group, members, self)
-        group = self._plain_group({**self.defaults, **param_group, "params": members})
-        for name, value in group.items():
-            if value is required:
-                raise ValueError(
-                    "parameter group didn't specify a value of required optimization parameter "
-                    f"{name}: param group {number}"
-                )
-        if names:
-            group["param_names"] = names
-        check_names(group.get("param_names", ()), members, number)
-        check_switches(group, self.defaults)
-        self._check_options(group)
-        execution_switches(**group)
-        check_undifferentiated(group)
-        if len({id(p) for p in members}) != len(members):
-            warn(
-                "optimizer contains a parameter group with duplicate parameters; "
-                "in future, this will cause an error; "
-                "see github.com/pytorch/pytorch/issues/40967 for more information"
-            )
-        check_named_alike(group, others)
-        return group
+        return completed(param_group, others, self)
 
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python's numbers."""
@@ -474,7 +400,14 @@ class Optimizer(Hooked):
         check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
         return Plan(
-            doors, labels, groups, self._counts_steps, state.watch, self._only_sparse, self._turn
+            doors,
+            labels,
+            groups,
+            self._counts_steps,
+            state.watch,
+            self._only_sparse,
+            self._turn,
+            rules_of(type(self)),
         )
 
     def _plan_for(
@@ -506,16 +439,12 @@ class Optimizer(Hooked):
 
     def _settle_names(self) -> None:
         """Let names follow their parameters where the lists of the groups have been edited."""
-        settled = self._named.settle(self.param_groups) if self._named is not None else {}
-        if not settled:
-            return
-        commit = Commit()
-        groups = [*self.param_groups]
-        for number, names in settled.items():
-            commit.put(groups[number], "param_names", names)
-            groups[number] = {**groups[number], "param_names": names}
-        commit.set(self, "_named", Named(groups, self._named))
-        commit.run()
+        settled = {} if self._named is None else self._named.settle(self.param_groups)
+        if settled:
+            commit = Commit()
+            groups = renamed(self.param_groups, settled, commit)
+            commit.set(self, "_named", Named(groups, self._named))
+            commit.run()
 
     # --- the step ---------------------------------------------------------------------------------
 
@@ -601,31 +530,18 @@ class Optimizer(Hooked):
                 pass
         if closure is not None:
             check_closure(closure)
+        asked = Asked(max_norm, grad_scale, zero_grad, nonfinite)
         if self._has_hooks() and not self._turn.within_step:
             args = (self,) if closure is None else (self, closure)
-            given = {
-                "grads": grads,
-                "max_norm": max_norm,
-                "grad_scale": grad_scale,
-                "zero_grad": zero_grad or None,
-                "nonfinite": None if nonfinite == "propagate" else nonfinite,
-            }
-            kwargs = {name: value for name, value in given.items() if value is not None}
-            return call_around_step(Optimizer._step, args, kwargs)
-        return self._step(
-            closure,
-            grads=grads,
-            max_norm=max_norm,
-            grad_scale=grad_scale,
-            zero_grad=zero_grad,
-            nonfinite=nonfinite,
-        )
+            kwargs = {} if grads is None else {"grads": grads}
+            return call_around_step(Optimizer._step, args, {**kwargs, **asked.given()})
+        return self._step_as_asked(closure, grads, asked)
 
     @property
     def last_step(self) -> StepReceipt | None:
         """What the last step has found and done, if it was asked for more than its update."""
         extras = self._extras
-        return None if extras is None else self._receipt(extras)
+        return None if extras is None else receipt_of(extras, self.param_groups)
 
     def accumulate(self, grads: Gradients | None = None) -> int:
         """Add gradients up; the next step goes along their mean.
@@ -677,8 +593,7 @@ class Optimizer(Hooked):
 
     def _check_sums_are_of_use(self) -> None:
         """Refuse to gather what no step would see."""
-        native = not self._updates_itself or type(self).update is not Optimizer.update
-        if not (self._steps_along_sums and native):
+        if not (self._steps_along_sums and self._is_defined()):
             raise TypeError(
                 f"{type(self).__name__} has a step of its own, which does not use what "
                 "accumulate() gathers: add gradients up yourself"
@@ -699,45 +614,35 @@ class Optimizer(Hooked):
         closure: Callable[[], Any] | None = None,
         *,
         grads: Gradients | None = None,
-        max_norm: float | None = None,
-        grad_scale: float | None = None,
-        zero_grad: bool = False,
-        nonfinite: NonfinitePolicy = "propagate",
+        **asked: Any,
+    ) -> Any:
+        """A step with arguments that hooks may have changed."""
+        return self._step_as_asked(closure, grads, Asked(**asked))
+
+    def _step_as_asked(
+        self, closure: Callable[[], Any] | None, grads: Gradients | None, asked: Asked
     ) -> Any:
         given = closure is not None or grads is not None
-        self._check_sums(given)
+        self._sums.check_nothing_waits(given)
         loss = None
         if closure is not None and grads is None:
-            loss, grads = self._loss_and_grads(closure)
+            loss, grads = loss_and_grads(closure, self.param_groups)
         elif closure is not None:
             loss = evaluate(closure)
-        self._turn.step(
-            self._step_in_turn, grads, given, (max_norm, grad_scale, zero_grad, nonfinite)
-        )
+        self._turn.step(self._step_in_turn, grads, given, asked)
         return loss
 
-    def _check_sums(self, given: bool) -> None:
-        """Refuse to let gathered gradients wait while others are stepped along."""
-        if given and self._sums.count:
-            raise ValueError(
-                f"gradients of {self._sums.count} calls of accumulate() wait to be averaged: "
-                "call step() without a closure and without grads"
-            )
-
-    def _step_in_turn(self, grads: Gradients | None, given: bool, arguments: Any) -> None:
-        self._check_sums(given)
-        averaged = self._sums.count
+    def _step_in_turn(self, grads: Gradients | None, given: bool, asked: Asked) -> None:
+        self._sums.check_nothing_waits(given)
+        averaged, scale = self._sums.count, 1.0
         if averaged:
             grads = self._sums.gradients(list(parameters_of(self.param_groups)))
-        max_norm, grad_scale, zero_grad, nonfinite = arguments
         if self._has_scaler_inputs:
             scale, overflow = scaler_inputs(self)
             if overflow:
                 self._opt_called = True
                 return
-            if scale != 1:
-                grad_scale = scale if grad_scale is None else scale * grad_scale
-        extras = extras_of(max_norm, grad_scale, zero_grad, nonfinite, averaged)
+        extras = extras_of(asked, scale, averaged)
         if averaged and extras is not None:
             self._sums.give(extras)
         if grads is not None:
@@ -763,7 +668,7 @@ class Optimizer(Hooked):
     def _set_quick(self) -> None:
         """Note whether the next step may go straight to the plan, and how."""
         detour = (
-            self._updates_itself
+            self._plan.updates
             or self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or self._differentiable
@@ -772,31 +677,6 @@ class Optimizer(Hooked):
             or self._has_scaler_inputs
         )
         self._quick = None if detour else self._plan.step
-
-    def _receipt(self, extras: Extras) -> StepReceipt:
-        names: list[str | int] = []
-        for group in self.param_groups:
-            count = len(group["params"])
-            names += group.get("param_names") or range(len(names), len(names) + count)
-        return StepReceipt(
-            total_norm=extras.total_norm,
-            clip_coefficient=extras.coefficient,
-            skipped=extras.skipped,
-            nonfinite=tuple(names[i] for i in extras.nonfinite),
-        )
-
-    def _loss_and_grads(self, closure: Callable[[], Any]) -> tuple[Any, Gradients | None]:
-        """What a closure computes: the loss, and the gradients if it returns them, too."""
-        result = evaluate(closure)
-        # Over plain arrays alone: elsewhere a pair may be any result of a closure that has set
-        # the parameters' own gradients.
-        if isinstance(result, tuple) and len(result) == 2 and self._has_plain_arrays():
-            return result
-        return result, None
-
-    def _has_plain_arrays(self) -> bool:
-        params = parameters_of(self.param_groups)
-        return any(isinstance(param, np.ndarray) for param in params)
 
     def _gather(self, grads: Gradients | None, first: bool) -> list[Any]:
         """Every parameter's checked gradient as an array, or None. At the first of several points
@@ -814,15 +694,13 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan is out of date."""
-        if not self._updates_itself:
-            return bool(self._plan.step_in_turn(self, grads, extras))
-        if type(self).update is Optimizer.update:
+        if not self._is_defined():
             raise self._undefined()
 
         def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
             return self._update_all(found, extras, undo)
 
-        return bool(self._plan.visit(self, grads, update, extras))
+        return bool(self._plan.step_in_turn(self, grads, extras, update))
 
     def _update_all(
         self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
@@ -832,51 +710,25 @@ class Optimizer(Hooked):
         groups = [group for group in self.param_groups for _ in group["params"]]
         params = list(parameters_of(self.param_groups))
         if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
-            raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+            self._refuse_complex()
         factor = 1.0 if extras is None else extras.factor
         commit = Commit() if self._prepares_update else None
         if commit is not None:
-            self._check_groups()
+            check_groups(self.param_groups, self._check_options)
         self.state.keep(undo)
         for number, array, grad in found:
             if factor != 1:
                 grad = grad * grad.dtype.type(factor)
             param, group = params[number], groups[number]
             if commit is not None:
-                self._prepare_state(param, array, grad, group, commit)
+                known = dict(self.state.arrays(param))
+                new = self._prepare_update(array, grad, known, group, commit)
+                self.state.prepare(param, new, commit)
                 continue
             undo.keep(array)
             with self.state.as_arrays(param, undo) as state:
                 self.update(array, grad, state, group)
         return commit
-
-    def _check_groups(self) -> None:
-        """Refuse options that have been written into the groups and are out of range."""
-        for number, group in enumerate(self.param_groups):
-            try:
-                self._check_options(group)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"options of param group {number}: {error}") from error
-
-    def _prepare_state(
-        self, param: Any, array: Any, grad: Any, group: Group, commit: Commit
-    ) -> None:
-        """Prepare the update of one parameter, and of what it adds to the state."""
-        state = self.state
-        new = self._prepare_update(array, grad, dict(state.arrays(param)), group, commit)
-        if new:
-            state.staged = []
-            state._fill(param, new)
-            for target, entries in state.staged:
-                commit.update(target, entries)
-            commit.set(state.watch, "changed", True)
-
-    def _prepare_update(
-        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
-    ) -> dict[str, Any]:
-        """Compute one parameter's update, and add what it changes to `commit`; new entries of the
-        state are returned. Nothing is changed here."""
-        raise NotImplementedError
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.
@@ -893,24 +745,9 @@ class Optimizer(Hooked):
         """
         check_switch("set_to_none", set_to_none)
         with recorded(self, "zero_grad"):
-            self._turn.touch("zero_grad()", self._reset_gradients, set_to_none)
-
-    def _reset_gradients(self, set_to_none: bool) -> None:
-        labels = labels_of(self.param_groups)
-        holders = [
-            (param, label)
-            for param, label in zip(parameters_of(self.param_groups), labels, strict=True)
-            if not isinstance(param, np.ndarray) and param.grad is not None
-        ]
-        if set_to_none:
-            check_droppable([param for param, _ in holders])
-            self._sums.drop([param for param, _ in holders])
-            return
-        commit = Commit()
-        commit.update(vars(self._sums), self._sums.forgotten())
-        for param, label in holders:
-            commit.zero(values_to_zero(param.grad, f"gradient of {label}"))
-        commit.run()
+            self._turn.touch(
+                "zero_grad()", reset_gradients, self.param_groups, self._sums, set_to_none
+            )
 
     # --- averages ---------------------------------------------------------------------------------
 
@@ -967,22 +804,8 @@ class Optimizer(Hooked):
         array([1.])
         """
         average: MovingAverage = self._turn.write(
-            "ema()", self._begin_average, MovingAverage(decay, warmup)
+            "ema()", begin_average, self, MovingAverage(decay, warmup)
         )
-        return average
-
-    def _begin_average(self, average: MovingAverage) -> MovingAverage:
-        commit = Commit()
-        if self._average is not None:
-            self._average.check_unswapped("call ema()")
-            commit.set(self._average._pace, "decay", average.decay)
-            commit.set(self._average._pace, "warmup", average.warmup)
-            commit.run()
-            return self._average
-        self._settle_names()
-        self._plan_for(self.param_groups, self.state, average, commit)
-        commit.set(self, "_average", average)
-        commit.run()
         return average
 
     def _refit(self) -> None:
@@ -1047,41 +870,15 @@ class Optimizer(Hooked):
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
         state_dict: StateDict = self._turn.read("state_dict()", self._export)
-        for hook in self._optimizer_state_dict_post_hooks.values():
-            result = hook(self, state_dict)
-            state_dict = state_dict if result is None else result
-        return state_dict
+        return passed_through(self._optimizer_state_dict_post_hooks, self, state_dict)
 
     def _export(self) -> StateDict:
         self._settle_names()
         if self._average is not None:
             self._average.check_unswapped("call state_dict()")
             self._refit()
-        params = list(parameters_of(self.param_groups))
-        numbers: dict[int, int] = {}
-        for i, param in enumerate(params):
-            numbers.setdefault(id(param), i)
-        packed = [
-            {
-                **self._plain_group(group),
-                "params": [numbers[id(param)] for param in group["params"]],
-            }
-            for group in self.param_groups
-        ]
-        state = {
-            numbers.get(id(param), param): export_state(
-                param, values, self._step_type, counts=not self._steps_itself
-            )
-            for param, values in self.state.items()
-            # Not of parameters that have been taken out of their group.
-            if id(param) in numbers or not is_parameter(param)
-        }
-        state_dict: StateDict = {"state": state, "param_groups": packed}
-        if self._average is not None:
-            state_dict["averages"] = self._average.export(numbers)
-        if self._sums.count:
-            state_dict["accumulated"] = self._sums.export(params, numbers)
-        return state_dict
+        groups = [self._plain_group(group) for group in self.param_groups]
+        return saved(groups, self.state, self._form(), self._average, self._sums)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Continue from a state that :meth:`state_dict`, here or in torch, has returned.
@@ -1114,10 +911,7 @@ class Optimizer(Hooked):
             self._average.check_unswapped("call load_state_dict()")
         if self._optimizer_load_state_dict_pre_hooks:
             state_dict = copy.copy(state_dict)
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            result = hook(self, state_dict)
-            state_dict = state_dict if result is None else result
-        return state_dict
+        return passed_through(self._optimizer_load_state_dict_pre_hooks, self, state_dict)
 
     def _after_load(self) -> None:
         for hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -1129,122 +923,11 @@ class Optimizer(Hooked):
         commit.run()
 
     def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
-        """Check a state dict and convert what it holds; `commit` will put it in.
-
-        It is put into a twin first, whose attributes then become the optimizer's.
-        """
+        """Check a state dict and convert what it holds; `commit` will put it in."""
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         self._settle_names()
-        before = state_dict
-        state_dict, groups = checked_state_dict(state_dict, self.param_groups, self.defaults)
-        check_origin(self, state_dict["param_groups"], state_dict["state"].values())
-        groups = [self._plain_group(group) for group in groups]
-        for number, group in enumerate(groups):
-            self._check_loaded_group(group, number)
-        keys = keys_of(state_dict)
-        labels, params = labels_of(groups), list(parameters_of(groups))
-        views = [view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)]
-        entries = self._in_own_order(state_dict["state"], keys_of(before), keys, views)
-        twin = self._twin()
-        twin._sums = self._loaded_sums(state_dict, keys, params, views, labels)
-        average = state_dict.get("averages")
-        twin._continue_average(
-            None if average is None else loaded_average(average, keys, params, views, labels)
-        )
-        state = self._loaded_state(entries, keys, params, views, labels)
-        twin.__setstate__({"state": state, "param_groups": groups})
-        self._become(twin, commit)
-
-    def _in_own_order(
-        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Any]
-    ) -> Mapping[Any, Any]:
-        """The state of all parameters, whose keys have been put into another order by names."""
-        return state
-
-    def _loaded_state(
-        self,
-        entries: Mapping[Any, Any],
-        keys: list[Any],
-        params: list[Any],
-        views: list[Any],
-        labels: list[str],
-    ) -> State:
-        places = {key: i for i, key in reversed(list(enumerate(keys)))}
-        room, state = Room(views), State()
-        for key, values in entries.items():
-            if key in places:
-                i = places[key]
-                state[params[i]] = self._import_state(params[i], values, labels[i], room)
-            else:
-                state[key] = copy.deepcopy(values)
-        return state
-
-    def _loaded_sums(self, state_dict: StateDict, *what: Any) -> Sums:
-        if state_dict.get("accumulated") is None:
-            return Sums()
-        self._check_sums_are_of_use()
-        return loaded_sums(state_dict["accumulated"], *what)
-
-    def _check_loaded_options(self, group: Group) -> None:
-        """As _check_options, but for what schedules may have made of options."""
-        self._check_options(group)
-
-    def _check_loaded_group(self, group: Group, number: int) -> None:
-        try:
-            check_switches(group, self.defaults)
-            self._check_loaded_options(group)
-            execution_switches(**group)
-            check_undifferentiated(group)
-        except (TypeError, ValueError, RuntimeError) as error:
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"options of the loaded param group {number}: {error}") from error
-
-    def _twin(self) -> Optimizer:
-        """Another optimizer with the same attributes; changing it changes nothing here."""
-        twin = object.__new__(type(self))
-        vars(twin).update(vars(self))
-        twin._turn, twin._plan = Turn(), None
-        if self._average is not None:
-            twin._average = self._average.twin()
-        return twin
-
-    def _become(self, twin: Optimizer, commit: Commit) -> None:
-        """Take over the attributes of a twin."""
-        attributes = vars(twin).copy()
-        for name in ("_turn", "_plan"):
-            attributes.pop(name)
-        if self._average is not None and twin._average is not None:
-            attributes["_average"] = self._average
-            commit.update(vars(self._average), vars(twin._average))
-        commit.update(vars(self), attributes)
-        self._plan_for(twin.param_groups, twin.state, twin._average, commit)
-
-    def _continue_average(self, loaded: MovingAverage | None) -> None:
-        if self._average is None:
-            self._average = loaded
-        elif loaded is None:
-            self._average.restart()
-        else:
-            self._average.adopt(loaded)
-
-    def _import_state(self, param: Any, values: Any, label: str, room: Room) -> Any:
-        """A copy of one parameter's loaded state, as this optimizer keeps it."""
-        if type(self).update is not Optimizer.update:
-            state = import_arrays(param, values, label, self._state_shape)
-            if (
-                self._prepares_update and "step" in state
-            ):  # which a user's update may count by itself
-                state["step"] = make_counter(values["step"], label)
-            return state
-        if self._steps_itself:
-            return copy_state(param, values)
-        return import_state(param, values, label, room, self._possible_rules())
-
-    def _possible_rules(self) -> list[Rule]:
-        """The native rules whose entries the state of a parameter may have."""
-        names = self._rules or (self._rule,)
-        return [RULES[name] for name in names if name is not None]
+        prepare_load(state_dict, self, commit)
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle_names()
@@ -1290,10 +973,3 @@ class Optimizer(Hooked):
             options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
             groups.append(f"\nParameter Group {number}\n" + "".join(options))
         return f"{type(self).__name__} ({''.join(groups)})"
-
-
-def _mentions_step(code: CodeType) -> bool:
-    """Whether the code of a function, or one inside of it, asks anything for its step."""
-    inside = [const for const in code.co_consts if isinstance(const, CodeType)]
-    asks = "step" in code.co_names or "step" in code.co_consts
-    return asks or any(map(_mentions_step, inside))

@@ -186,9 +186,7 @@ def same_layout_as(cnp.ndarray a not None, cnp.ndarray b not None) -> bool:
 
 cdef inline bint has_kernels(cnp.ndarray a) noexcept:
     """Whether the array is aligned and of a dtype that kernels work on, in this machine's order."""
-    cdef int kind = cnp.PyArray_TYPE(a)
-    return ((kind == cnp.NPY_FLOAT or kind == cnp.NPY_DOUBLE or kind == cnp.NPY_CFLOAT
-             or kind == cnp.NPY_CDOUBLE) and cnp.PyArray_ISBEHAVED_RO(a))
+    return stored_as(a) != NULL and cnp.PyArray_ISBEHAVED_RO(a)
 
 
 cdef inline int check_dense(cnp.ndarray a) except -1:
@@ -206,15 +204,6 @@ cdef int refuse_array(a) except -1:
         f"expected an aligned array of float32 or float64, or complex of these, without gaps, got "
         f"dtype {a.dtype.str}, shape {a.shape} and strides {a.strides}"
     )
-
-
-cdef inline int dtype_code(cnp.ndarray a) noexcept:
-    cdef int kind = cnp.PyArray_TYPE(a)
-    return FLOAT32 if kind == cnp.NPY_FLOAT or kind == cnp.NPY_CFLOAT else FLOAT64
-
-
-cdef inline Py_ssize_t itemsize(int dtype) noexcept nogil:
-    return sizeof(float) if dtype == FLOAT32 else sizeof(double)
 
 
 cdef inline Py_ssize_t count_reals(cnp.ndarray a) noexcept:

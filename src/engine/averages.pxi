@@ -61,3 +61,135 @@ cdef void swap_memory(char *a, char *b, Py_ssize_t size) noexcept nogil:
         memcpy(a + start, b + start, n)
         memcpy(b + start, block, n)
         start += n
+
+
+cdef class Followed(States):
+    """Parameters that averages may follow."""
+
+    cdef list updated           # tensors of other libraries that this step changes
+    cdef list copies            # (slot, array) of the parameters that are updated through a copy
+    cdef list waves             # ranges of bundles that run one after the other
+    cdef Pace pace              # of the averages that follow the parameters, or None
+    cdef list means             # per slot: the average
+    cdef void **followers       # per slot: its address; NULL where the parameter occurs again
+
+    def __dealloc__(self):
+        PyMem_Free(self.followers)
+
+    cdef int begin_averages(self) except -1:
+        self.updated, self.copies = [], []
+        return 0
+
+    def follow(self, Pace pace not None, list means not None) -> None:
+        """Let these averages, one for each parameter in the layout of its state, follow each step."""
+        cdef Py_ssize_t i
+        cdef dict last = {self.slots[i].first: i for i in range(self.n_tensors)}
+        for i in range(self.n_tensors):
+            if not self.is_state(i, means[i], self.views[i].dtype):
+                raise ValueError(f"the average of {self.labels[i]} is not laid out as its state")
+        self.followers = <void **>PyMem_Calloc(max(self.n_tensors, 1), sizeof(void *))
+        if not self.followers:
+            raise MemoryError
+        for i in last.values():     # a parameter that occurs twice is averaged after both updates
+            self.followers[i] = cnp.PyArray_DATA(<cnp.ndarray>means[i])
+        self.pace, self.means = pace, list(means)
+        self.build_walls()
+
+    cdef list trusted_arrays(self):
+        """The arrays of state and averages whose addresses are known here."""
+        arrays = States.trusted_arrays(self)
+        return arrays + self.means if self.means is not None else arrays
+
+    cdef void lead(self) noexcept:
+        """Have the coming run move the averages, too, unless they follow the step as a whole."""
+        cdef Stage *stage = &self.table.stages[self.table.before]
+        self.pace.stepped = True
+        if not self.pace.apart:
+            stage.streams = self.followers
+            stage.scalars[0] = self.pace.weight()
+            stage.rule = COPY_RULE if stage.scalars[0] == 1 else AVERAGE_RULE
+            self.table.after = 1
+            self.pace.steps += self.pace.steps < MOST_STEPS
+
+    cdef int prepare_average(self) except -1:
+        """Make ready to move the averages in a run of their own, after a step that the kernels have
+        not made."""
+        if not self._owners_are_still():
+            raise RuntimeError("an average was resized in place")
+        self.open_copies()
+        return 0
+
+    cdef int swap(self, list spare) except -1:
+        """Have parameters and averages change places; `spare` is as :meth:`spare_arrays` gives it."""
+        cdef Py_ssize_t i
+        cdef cnp.ndarray view, mean
+        for i, copy in spare:
+            if copy is not None:
+                cnp.PyArray_CopyInto(<cnp.ndarray>copy, <cnp.ndarray>self.views[i])
+        for i, copy in spare:
+            view, mean = self.views[i], self.means[i]
+            if self.pace.steps == 0:    # no average has been taken yet
+                cnp.PyArray_CopyInto(mean, view)
+            elif self.slots[i].direct:
+                swap_memory(<char *>cnp.PyArray_DATA(view), <char *>cnp.PyArray_DATA(mean),
+                            cnp.PyArray_NBYTES(view))
+            else:
+                cnp.PyArray_CopyInto(view, mean)
+                cnp.PyArray_CopyInto(mean, <cnp.ndarray>copy)
+        self.pace.swapped = not self.pace.swapped
+        return 0
+
+    cdef list spare_arrays(self):
+        """The slots of all parameters, and for each that is not dense an array to swap it by."""
+        cdef Py_ssize_t i
+        return [(i, None if self.slots[i].direct else self.empty_like(self.views[i], None))
+                for i in range(self.n_tensors) if self.slots[i].first == i]
+
+    cdef list tensors(self):
+        """The parameters that are another library's tensors."""
+        cdef Py_ssize_t i
+        return [self.objects[i] for i in range(self.n_tensors)
+                if self.slots[i].door == TENSOR and self.slots[i].first == i]
+
+    cdef int open_copies(self) except -1:
+        """Parameters with gaps between their elements are updated in a dense copy: make room."""
+        cdef Py_ssize_t i
+        cdef Slot *slot
+        cdef bint every = self.pace is not None
+        if self.in_place and not self.repeats:
+            return 0
+        for i in range(self.n_tensors):
+            slot = &self.slots[i]
+            if self.table.tensors[i].row < 0 and not every:
+                continue
+            if slot.door == TENSOR and self.table.tensors[i].row >= 0:
+                self.updated.append(self.objects[i])
+            if slot.first != i:
+                self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
+            elif not slot.direct:
+                copy = self.empty_like(self.views[i], None)
+                self.copies.append((i, copy))
+                self.table.tensors[i].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+        return 0
+
+    cdef int fill_copies(self) except -1:
+        for i, copy in self.copies:
+            cnp.PyArray_CopyInto(<cnp.ndarray>copy, <cnp.ndarray>self.views[i])
+        return 0
+
+    cdef int average(self) except -1:
+        """Move the averages, which :meth:`prepare_average` has made ready."""
+        self.fill_copies()
+        self._hide_rows()
+        self.lead()
+        if self.table.after:
+            self.run_pass(UPDATE, 0, self.n_bundles)
+            self.table.after = 0
+        self._hide_rows()
+        return 0
+
+    cdef void _hide_rows(self) noexcept:
+        """Leave no tensor its row; or, the second time, give back those that had one."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self.table.tensors[i].row = -2 - self.table.tensors[i].row

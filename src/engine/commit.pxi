@@ -139,7 +139,7 @@ cdef class Commit:
         elif change == RUNS:
             (<Spans>target).go()
         elif change == SCALES:
-            (<Factored>target).run(UPDATE)
+            (<Factored>target).run(SCALED)
         elif change == AVERAGES:
             (<Plan>target).average()
         elif change == ZEROES:

@@ -10,13 +10,14 @@ cdef class Factored:
         a matrix of one row.
     """
 
-    cdef Matrices table
+    cdef Table table
+    cdef Matrices matrices
     cdef cnp.ndarray param, grad
     cdef Py_ssize_t count
     cdef list kept
 
     def __init__(self, cnp.ndarray param not None, cnp.ndarray grad not None):
-        cdef Matrices *table = &self.table
+        cdef Matrices *table = &self.matrices
         check_dense(param)
         if not (not cnp.PyArray_ISCOMPLEX(param) and cnp.PyArray_IS_C_CONTIGUOUS(param) and same_layout(param, grad)
                 and cnp.PyArray_ISWRITEABLE(param) and cnp.PyArray_SIZE(param)):
@@ -36,19 +37,19 @@ cdef class Factored:
         table.blocks = self.count * table.down * table.across
         table.bundle = max(1, CHUNK // (table.width * table.height))
 
-    cdef int run(self, int phase) except -1:
-        cdef Py_ssize_t bundles = (self.table.blocks + self.table.bundle - 1) // self.table.bundle
+    cdef int run(self, Pass phase) except -1:
+        cdef Py_ssize_t bundles = (self.matrices.blocks + self.matrices.bundle - 1) // self.matrices.bundle
         cdef Py_ssize_t worth = (cnp.PyArray_NBYTES(self.param) // <Py_ssize_t>sizeof(float)
                                  // CHUNK // LEAST_SHARE)
         cdef int threads = <int>max(1, min(worth, available_threads()))
-        self.table.phase = phase
+        self.table.phase, self.table.matrices = phase, &self.matrices
         with nogil:
-            pool_run(KERNELS.factored, &self.table, 0, bundles, threads)
+            pool_run(KERNELS.run, &self.table, 0, bundles, threads)
         return 0
 
     def mean_squares(self) -> tuple:
         """The means of the squared gradient along each row, and along each column."""
-        cdef Matrices *table = &self.table
+        cdef Matrices *table = &self.matrices
         self.check_ready()
         row_sums = np.zeros((self.count, table.across, table.rows))
         column_sums = np.zeros((self.count, table.down, table.columns))
@@ -64,7 +65,7 @@ cdef class Factored:
         `row` and `column` are in C order and of the parameter's dtype, one element for each row
         and each column of all matrices.
         """
-        cdef Matrices *table = &self.table
+        cdef Matrices *table = &self.matrices
         cdef Py_ssize_t b
         cdef double total = 0
         self.check_ready()
@@ -87,29 +88,29 @@ cdef class Factored:
         :meth:`scale`."""
         if self.kept is None:
             raise ValueError("no factors have been set")
-        self.table.shrink, self.table.size = shrink, size
+        self.matrices.shrink, self.matrices.size = shrink, size
         return 0
 
     cdef int check_ready(self) except -1:
-        if self.table.param == NULL or not self.still():
+        if self.matrices.param == NULL or not self.still():
             raise ValueError("the matrices are not where they were")
         return 0
 
     cdef bint still(self) noexcept:
         """Whether the arrays still are where they were."""
-        cdef Py_ssize_t size = self.count * self.table.rows * self.table.columns
-        return (cnp.PyArray_DATA(self.param) == self.table.param
-                and cnp.PyArray_DATA(self.grad) == self.table.grad
+        cdef Py_ssize_t size = self.count * self.matrices.rows * self.matrices.columns
+        return (cnp.PyArray_DATA(self.param) == self.matrices.param
+                and cnp.PyArray_DATA(self.grad) == self.matrices.grad
                 and cnp.PyArray_SIZE(self.param) == size and cnp.PyArray_SIZE(self.grad) == size
                 and (self.kept is None
-                     or (cnp.PyArray_DATA(<cnp.ndarray>self.kept[0]) == self.table.row
-                         and cnp.PyArray_DATA(<cnp.ndarray>self.kept[1]) == self.table.column)))
+                     or (cnp.PyArray_DATA(<cnp.ndarray>self.kept[0]) == self.matrices.row
+                         and cnp.PyArray_DATA(<cnp.ndarray>self.kept[1]) == self.matrices.column)))
 
     def update(self, double shrink, double size) -> None:
         """``param = shrink * param - size * u``, with the factors of the last :meth:`scale`."""
         self.check_ready()
         self.prepare(shrink, size)
-        self.run(UPDATE)
+        self.run(SCALED)
 
 
 cdef object _in_order(object sums):

@@ -36,6 +36,8 @@ cdef class Inputs(Work):
         Whether dense gradients are refused.
     turn : Turn
         Whose turn it is: every method but :meth:`step` is called within one.
+    by_rows : bool
+        Whether a rule may take sums over rows, which need C order.
     """
 
     cdef Slot *slots
@@ -52,6 +54,7 @@ cdef class Inputs(Work):
     cdef list originals         # gradients that the running step reads in a copy
     cdef Turn turn              # of the optimizer
     cdef bint only_sparse       # other gradients are refused
+    cdef bint by_rows           # rows are units: parameters are in C order
     cdef bint whole             # sparse gradients are made dense by whoever gathers them
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef bint repeats           # a parameter occurs more than once in its group
@@ -69,7 +72,7 @@ cdef class Inputs(Work):
         PyMem_Free(self.held)
 
     def __init__(self, list doors not None, list labels not None, list groups not None,
-                 bint only_sparse, Turn turn not None):
+                 bint only_sparse, Turn turn not None, bint by_rows=False):
         cdef Py_ssize_t i = 0, g
         cdef Slot *slot
         cdef cnp.ndarray view
@@ -84,7 +87,7 @@ cdef class Inputs(Work):
         self.objects, self.sparse, self.originals = [], [], []
         self.walls = Walls(self.views)
         self.exchange = Exchange()
-        self.only_sparse = only_sparse
+        self.only_sparse, self.by_rows = only_sparse, by_rows
         self.in_place = True
         for g in range(len(groups)):
             for param in self.members[g]:
@@ -94,8 +97,9 @@ cdef class Inputs(Work):
                 slot.door = doors[i][0]
                 slot.group = g
                 slot.first = seen.setdefault(id(param), i)
-                slot.rule = -1
-                slot.direct = layout_of(view) == DENSE
+                slot.rule = -2          # UNSEEN
+                slot.direct = (layout_of(view) == DENSE
+                               and (cnp.PyArray_IS_C_CONTIGUOUS(view) or not self.by_rows))
                 slot.layout = array_layout(<PyObject *>view)
                 array_trace(<PyObject *>view, &slot.trace)
                 self.repeats = self.repeats or slot.first != i
@@ -225,7 +229,7 @@ cdef class Inputs(Work):
         if (not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i])
                 or self.whole):
             return False
-        laid_out = view if self.slots[i].direct else np.empty_like(view, subok=False)
+        laid_out = view if self.slots[i].direct else self.empty_like(view, None)
         starts, lengths, values = spans(grad, laid_out, f"gradient of {self.labels[i]}")
         low = <uintptr_t>cnp.PyArray_DATA(values)
         if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
@@ -274,9 +278,14 @@ cdef class Inputs(Work):
             f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"
         )
 
+    cdef object empty_like(self, cnp.ndarray view, object dtype):
+        """An array without gaps in the layout of the parameter's state."""
+        order = "C" if self.by_rows else "K"
+        return np.empty_like(view, dtype=dtype, order=order, subok=False)
+
     cdef object _dense_copy(self, cnp.ndarray view, object source):
         # In the layout that the parameter's state has.
-        copy = np.empty_like(view, subok=False)
+        copy = self.empty_like(view, None)
         copy[...] = source
         return copy
 

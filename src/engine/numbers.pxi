@@ -43,16 +43,24 @@ def make_counter(value, label, Room room=None):
     return room.number("step", number, np.int64)
 
 
-cdef bint is_number(object value):
-    return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_FLOAT
-            and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0
+cdef bint is_number(object value, object dtype, tuple shape):
+    """Whether these are numbers that a kernel can read and write where they are."""
+    return (cnp.PyArray_Check(value) and value.dtype == dtype and (<object>value).shape == shape
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
 
 
-def make_number(value, what, str name=None, Room room=None):
-    """A number of a rule's memory as it is kept in the state: float32, as in torch."""
+def make_number(value, what, str name=None, Room room=None, dtype=None, tuple shape=()):
+    """A number of a rule as it is kept in the state, or one for each unit: float32 where the rule's clock
+    advances it, as in torch."""
+    dtype = np.dtype(np.float32 if dtype is None else dtype)
     try:
-        number = np.array(float(value), dtype=np.float32)
+        if shape == ():
+            number = np.array(float(value), dtype=dtype)
+        else:
+            number = np.array(np.broadcast_to(np.asarray(value, dtype=dtype), shape), order="C")
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(f"{what} is {value!r}, expected a number") from None
-    return number if room is None else room.number(name, number, np.float32)
+        wanted = "a number" if shape == () else f"numbers of shape {shape}"
+        raise TypeError(f"{what} is {value!r}, expected {wanted}") from None
+    if shape != () or room is None:
+        return number
+    return room.number(name, number, dtype)

@@ -15,8 +15,11 @@ cdef int fill_row(Row *row, Rule rule, values) except -1:
 
 
 cdef int fill_template(Row *row, Rule rule, dict group) except -1:
-    """Set a row from a rule and the options of a group."""
+    """Set a row from a rule and the options of a group; None: the group has no rule."""
     cdef Py_ssize_t k
+    row.rule = -1
+    if rule is None:
+        return 0
     row.rule = rule.number
     for k in range(PyTuple_GET_SIZE(rule.scalars)):
         row.scalars[k] = rule.value(k, group)
@@ -59,14 +62,15 @@ cdef str explain_options(object options, object defaults, object error):
 cdef object ANY_VALUE = object()    # in the place of one that is no option
 
 
-cdef list constant_options(dict options):
+cdef list constant_options(dict options, Rule rule):
     """The group's keys and option values in turn, to be compared by identity; None if any value may
-    change in place."""
+    change in place. The rule's numbers do so by its steps alone."""
     cdef list known = []
+    cdef tuple numbers = () if rule is None else rule.group_numbers
     for key, value in options.items():
         if key == "params" or key == "param_names":
             value = ANY_VALUE
-        elif not _is_constant(value):
+        elif not (_is_constant(value) or key in numbers):
             return None
         known.append(key)
         known.append(value)

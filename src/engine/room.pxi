@@ -39,9 +39,11 @@ cdef class Room:
         number[...] = value
         return number
 
-    def zeros(self, str name, cnp.ndarray view not None) -> np.ndarray:
-        """An array of zeros of the parameter's shape and dtype, in its layout if that is dense."""
+    def zeros(self, str name, cnp.ndarray view not None, dtype=None) -> np.ndarray:
+        """An array of zeros of the parameter's shape and dtype, or another, in its layout if that is dense."""
         cdef Py_ssize_t size = room_size(view)
+        if dtype is not None and dtype != view.dtype:
+            return np.zeros_like(view, dtype=dtype, subok=False)
         if layout_of(view) != DENSE or size == 0:
             return np.zeros_like(view, subok=False)
         lines = self.free.get(name)

@@ -4,12 +4,17 @@ RULES = {}                      # by name, to be read from Python
 cdef dict RULE_BY_NAME = {}     # the same, which Python cannot change
 cdef list RULE_LIST = []        # by number
 
-# Scalars that are a part of an option; the others have an option's name, or are by the clock.
+# Scalars that are a part of an option; the others have an option's name, or are computed.
 cdef dict PARTS = {
-    "beta1": ("betas", 0), "beta2": ("betas", 1),
+    "beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2),
     "eta_minus": ("etas", 0), "eta_plus": ("etas", 1),
     "least_step": ("step_sizes", 0), "most_step": ("step_sizes", 1),
 }
+
+# The scalar that is the norm of all gradients, which are then measured before the step, and the one that bounds it:
+# where the bound is infinite, nothing is measured.
+cdef str NORM_NAME = "total_norm"
+cdef str BOUND_NAME = "max_grad_norm"
 
 
 # Where a scalar comes from.
@@ -19,19 +24,22 @@ cdef enum:
     SIGN
     L2
     SHRINK
-    CLOCK
+    COMPUTED        # by the clock, by the finish, or by the engine itself
+    NUMBER          # a number of the group
 
 
-cdef int source_of(str scalar, frozenset clocked) except -1:
-    if scalar in clocked:
-        return CLOCK
+cdef int source_of(str scalar, frozenset computed, tuple numbers) except -1:
+    if scalar in computed:
+        return COMPUTED
+    if scalar in numbers:
+        return NUMBER
     if scalar in PARTS:
         return PART
     return {"sign": SIGN, "l2": L2, "shrink": SHRINK}.get(scalar, OPTION)
 
 
 cdef class Rule:
-    """An update of single elements, as the table of rules has it.
+    """An update of parameters, as the table of rules has it.
 
     Attributes
     ----------
@@ -40,52 +48,130 @@ cdef class Rule:
         Its place in the table.
     scalars : tuple of str
         Names, in the order of its struct.
-    clocked : frozenset of str
-        Those of them that are not options: its clock computes them.
+    computed : frozenset of str
+        Those of them that are not options: its clock or its finish computes them.
     states : tuple of str
         The state arrays, in the order of the streams.
     memory : tuple of str
-        The numbers that it remembers in the state.
+        The float32 numbers of the state that its clock advances.
+    numbers : tuple of str
+        The float64 numbers that its finish advances: one for each row of a parameter, or for each
+        parameter, in the state; or for each group, among its options.
     starts : dict
-        What arrays and numbers begin with, other than 0: a number, or the name of an option.
+        What arrays and numbers begin with, other than 0: a number, the name of an option, or "param" for a
+        copy of the parameter.
+    scope : int
+        What it takes sums over: 0 nothing, 1 rows, 2 tensors, 3 groups, 4 all groups that have the rule.
+    measures : bool
+        Whether it has a pass that takes sums.
     """
 
     cdef readonly str name
-    cdef readonly int number
-    cdef readonly tuple scalars, states, memory
-    cdef readonly frozenset clocked
-    cdef readonly dict starts
+    cdef readonly int number, scope
+    cdef readonly tuple scalars, states, memory, numbers
+    cdef readonly frozenset computed
+    cdef readonly dict starts, types
+    cdef readonly bint measures
     cdef bint decouples         # weight decay may be apart from the gradient
+    cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
+    cdef bint couples           # it may be in the gradient
     cdef int sources[MAX_SCALARS]
 
-    def __cinit__(self, str name not None, int number, tuple scalars not None,
-                  frozenset clocked not None, tuple states not None, tuple memory not None):
+    def __cinit__(self, str name not None, dict about not None):
+        scalars = about["scalars"]
         if len(scalars) > MAX_SCALARS:
             raise ValueError(f"rule {name} has {len(scalars)} scalars, expected {MAX_SCALARS} or fewer")
-        self.name, self.number, self.scalars, self.clocked = name, number, scalars, clocked
-        self.starts = dict([entry for entry in states + memory if isinstance(entry, tuple)])
-        self.states = tuple([name_of(entry) for entry in states])
-        self.memory = tuple([name_of(entry) for entry in memory])
-        self.decouples = "shrink" in scalars and "shrink" not in clocked
+        entries = (*about["states"], *about["memory"], *about["numbers"])
+        self.name, self.number, self.scalars = name, about["number"], scalars
+        self.scope, self.measures = about["scope"], about["measures"]
+        self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
+        self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
+        self.types = about.get("types", {})
+        self.states = tuple([name_of(entry) for entry in about["states"]])
+        self.memory = tuple([name_of(entry) for entry in about["memory"]])
+        self.numbers = tuple([name_of(entry) for entry in about["numbers"]])
+        self.decouples = "shrink" in scalars and "shrink" not in self.computed
+        self.couples = "l2" in scalars
+        self.norm = scalars.index(NORM_NAME) if NORM_NAME in scalars else -1
+        self.bound = scalars.index(BOUND_NAME) if BOUND_NAME in scalars else -1
         for k, scalar in enumerate(scalars):
-            self.sources[k] = source_of(scalar, clocked)
+            self.sources[k] = source_of(scalar, self.computed, self.group_numbers)
+
+    @property
+    def group_numbers(self) -> tuple:
+        """The numbers that a group has among its options."""
+        return self.numbers if self.scope >= PER_GROUP else ()
+
+    @property
+    def unit_numbers(self) -> tuple:
+        """The numbers that the state of a parameter has."""
+        return self.numbers if self.scope < PER_GROUP else ()
+
+    @property
+    def entries(self) -> tuple:
+        """All that the state of a parameter has."""
+        return self.states + self.memory + self.unit_numbers
+
+    @property
+    def options(self) -> tuple:
+        """The options that it reads, but for ``maximize``."""
+        cdef list names = []
+        for k, scalar in enumerate(self.scalars):
+            if self.sources[k] == OPTION:
+                names.append(scalar)
+            elif self.sources[k] == PART:
+                names.append(PARTS[scalar][0])
+            elif self.sources[k] in (L2, SHRINK):
+                names.append("weight_decay")
+        return tuple(dict.fromkeys(names))
+
+    def kind_of(self, str name) -> str | None:
+        """What a state entry is: "array" of the parameter's shape, "memory", "number", or None if the rule has
+        none of this name."""
+        if name in self.states:
+            return "array"
+        if name in self.memory:
+            return "memory"
+        return "number" if name in self.unit_numbers else None
+
+    def shape_of(self, str name not None, tuple shape not None) -> tuple:
+        """The shape of a state entry of a parameter of this shape."""
+        kind = self.kind_of(name)
+        if kind == "array":
+            return shape
+        if kind == "number" and self.scope == PER_ROW and shape:
+            return (unit_count(self.scope, shape),) + (1,) * (len(shape) - 1)
+        return ()
+
+    def dtype_of(self, str name not None, dtype) -> np.dtype:
+        """The dtype of a state entry of a parameter of this dtype."""
+        kind = self.kind_of(name)
+        if kind == "array":
+            return stored_dtype(self.types.get(name), dtype)
+        return np.dtype(np.float32 if kind == "memory" else np.float64)
 
     def start_of(self, str name, dict group) -> float:
-        """What a state entry begins with in this group."""
+        """What a state entry, or a number of a group, begins with."""
         start = self.starts.get(name, 0.0)
         return option(group, start) if isinstance(start, str) else start
 
+    cdef bint copies_param(self, str name) except -1:
+        """Whether a state array begins as a copy of the parameter."""
+        return self.starts.get(name) == "param"
+
     def values(self, dict group) -> list:
-        """The scalars that the options of a group give; NaN in the place of the clock's."""
+        """The scalars that the options of a group give; NaN in the place of those that are computed."""
         cdef Py_ssize_t k
         return [self.value(k, group) for k in range(len(self.scalars))]
 
     cdef double value(self, Py_ssize_t k, dict group) except? -1:
         """The k-th scalar."""
         cdef int source = self.sources[k]
-        if source == CLOCK:
+        if source == COMPUTED:
             return NAN
-        if source == OPTION:
+        if source == NUMBER and self.scalars[k] not in group:     # before the first step
+            return self.start_of(self.scalars[k], group)
+        if source == OPTION or source == NUMBER:
             return option(group, self.scalars[k])
         if source == PART:
             return part(group, <tuple>PARTS[self.scalars[k]])
@@ -98,7 +184,7 @@ cdef class Rule:
         return 1.0 - option(group, "lr") * option(group, "weight_decay")
 
     cdef bint _is_decoupled(self, dict group) except -1:
-        return self.decouples and group["decoupled_weight_decay"]
+        return self.decouples and (not self.couples or group["decoupled_weight_decay"])
 
     def __repr__(self):
         return f"<rule {self.name}>"
@@ -109,9 +195,12 @@ cdef str name_of(entry):
 
 
 cdef inline double option(dict group, str name) except? -1:
+    """An option as a number. None is no bound where the option is one, by its name."""
     value = group[name]
     if type(value) is float or (type(value) is int and 0 <= value < 1_000_000):
         return <double>value
+    if value is None and name.startswith("max_"):
+        return INFINITY
     return as_double(name, value)
 
 
@@ -130,8 +219,9 @@ cdef double as_double(str name, value) except? -1:
 
 
 cdef Rule rule_of(optimizer, dict group):
-    """The rule that steps a group."""
-    return rule_named(optimizer._rule_of(group))
+    """The rule that steps a group; None: it has none."""
+    name = optimizer._rule_of(group)
+    return None if name is None else rule_named(name)
 
 
 cpdef Rule rule_named(name):
@@ -142,11 +232,13 @@ cpdef Rule rule_named(name):
     return rule
 
 
-def state_names() -> frozenset:
-    """Names of the state arrays that have their parameter's shape."""
-    return frozenset([name for rule in RULE_LIST for name in rule.states])
+cdef Py_ssize_t unit_count(int scope, tuple shape) except -1:
+    """How many units a parameter of this shape has, if it has any."""
+    return shape[0] if scope == PER_ROW and len(shape) > 1 else 1
 
 
-def memory_names() -> frozenset:
-    """Names of the numbers that rules remember in the state."""
-    return frozenset([name for rule in RULE_LIST for name in rule.memory])
+cdef object stored_dtype(str stored, object dtype):
+    """The dtype of an array that is stored as this type beside a parameter of a dtype."""
+    if stored is None:
+        return dtype
+    return DTYPES[stored].complex if dtype.kind == "c" else DTYPES[stored].numpy

@@ -11,15 +11,17 @@ cdef extern from "pool.h" nogil:
                   Py_ssize_t first, Py_ssize_t last, int threads)
 
 cdef const Kernels *KERNELS = NULL
+cdef int AVERAGE_RULE = -1, COPY_RULE = -1      # of the averages that follow a step
 
 
 def bind(module):
     """Use the kernels of this module from now on."""
-    global KERNELS
+    global KERNELS, AVERAGE_RULE, COPY_RULE
     if not RULE_LIST:
-        for number, (name, what) in enumerate(module.RULES.items()):
-            RULES[name] = RULE_BY_NAME[name] = rule = Rule(name, number, *what)
+        for name, about in module.RULES.items():
+            RULES[name] = RULE_BY_NAME[name] = rule = Rule(name, about)
             RULE_LIST.append(rule)
+        AVERAGE_RULE, COPY_RULE = rule_named("average").number, rule_named("copy").number
     KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
 
 

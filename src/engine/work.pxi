@@ -11,6 +11,7 @@ cdef class Work:
     cdef Py_ssize_t n_tensors, n_chunks, n_bundles, n_rows, room
     cdef Py_ssize_t total       # elements
     cdef Py_ssize_t words       # of four bytes, in one stream
+    cdef Py_ssize_t sums        # that the table's partials have room for
 
     def __cinit__(self, items, *args):
         cdef Py_ssize_t n_tensors = items if isinstance(items, int) else len(items)
@@ -26,6 +27,9 @@ cdef class Work:
         PyMem_Free(self.table.rows)
         PyMem_Free(self.table.chunks)
         PyMem_Free(self.table.bundles)
+        PyMem_Free(self.table.units)
+        PyMem_Free(self.table.codecs)
+        PyMem_Free(self.table.partials)
 
     cdef int cut(self, list waves) except -1:
         """Cut the tensors into chunks and bundles; return nothing but set the wave limits.
@@ -36,7 +40,10 @@ cdef class Work:
         cdef Py_ssize_t chunks = 0, t, start, cost, c = 0, b = 0
         for wave in waves:
             for t in wave:
-                chunks += (self.table.tensors[t].size + CHUNK - 1) // CHUNK
+                start = 0
+                while start < self.table.tensors[t].size:
+                    start = self._end_of_chunk(t, start)
+                    chunks += 1
         PyMem_Free(self.table.chunks)
         PyMem_Free(self.table.bundles)
         self.table.chunks = <Chunk *>PyMem_Malloc(max(chunks, 1) * sizeof(Chunk))
@@ -51,21 +58,43 @@ cdef class Work:
                 self.total += self.table.tensors[t].size
                 self.words += (self.table.tensors[t].size
                                * itemsize(self.table.tensors[t].dtype) // sizeof(float))
-                for start in range(0, self.table.tensors[t].size, CHUNK):
+                start = 0
+                while start < self.table.tensors[t].size:
                     if cost >= CHUNK:
                         self.table.bundles[b] = c
                         b += 1
                         cost = 0
                     self.table.chunks[c].tensor = t
                     self.table.chunks[c].start = start
-                    self.table.chunks[c].stop = min(start + CHUNK, self.table.tensors[t].size)
-                    cost += self.table.chunks[c].stop - start + TENSOR_COST
+                    start = self._end_of_chunk(t, start)
+                    self.table.chunks[c].stop = start
+                    cost += start - self.table.chunks[c].start + TENSOR_COST
                     c += 1
             waves[number] = (first, b)
         self.table.bundles[b] = c
         self.n_chunks = c
         self.n_bundles = b
         return 0
+
+    cdef Py_ssize_t _end_of_chunk(self, Py_ssize_t t, Py_ssize_t start) noexcept:
+        """Where the chunk ends that begins there: it holds whole units, or a part of one."""
+        cdef Py_ssize_t size = self.table.tensors[t].size, unit = size, end
+        if self.table.units != NULL:
+            unit = self.table.units[t].size
+        if unit <= CHUNK:
+            return min(start + CHUNK // unit * unit, size)
+        end = (start // unit + 1) * unit
+        return min(start + CHUNK, end)
+
+    cdef double *make_partials(self, Py_ssize_t count) except NULL:
+        """Room for what a pass adds up."""
+        cdef double *partials
+        if self.sums < count:
+            partials = <double *>PyMem_Realloc(self.table.partials, count * sizeof(double))
+            if not partials:
+                raise MemoryError
+            self.table.partials, self.sums = partials, count
+        return self.table.partials
 
     cdef Row *new_row(self) except NULL:
         """Room for one more row; its contents are the caller's to set."""
@@ -85,36 +114,45 @@ cdef class Work:
         # To ask how many there are takes longer than a small step.
         return <int>min(<Py_ssize_t>available_threads(), worth, bundles) if worth > 1 else 1
 
-    cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
+    cdef void run_pass(self, Pass phase, Py_ssize_t first, Py_ssize_t last) noexcept:
+        """One pass over the bundles [first, last), on as many threads as it is worth."""
+        self.table.phase = phase
         if last - first == 1:
             # Shorter than a release of the GIL is worth.
-            KERNELS.update(&self.table, first)
+            KERNELS.run(&self.table, first)
         else:
             with nogil:
-                pool_run(KERNELS.update, &self.table, first, last, self.threads(last - first))
+                pool_run(KERNELS.run, &self.table, first, last, self.threads(last - first))
+
+    cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
+        """Run the rules, all their passes."""
+        self.run_pass(UPDATE, first, last)
+        if self.table.units != NULL and KERNELS.finish(&self.table, first, last):
+            self.run_pass(APPLY, first, last)
 
     cdef double reduce(self, int reduction, double order) except? -1:
         """Combine all elements of stream 0 of all tensors: chunk by chunk, in their order."""
-        cdef double total = 0
-        cdef Py_ssize_t c
-        cdef double *partials
-        if self.n_chunks == 0:
-            return 0
-        cdef unsigned long long mode
-        partials = <double *>PyMem_Malloc(self.n_chunks * sizeof(double))
-        if not partials:
-            raise MemoryError
-        mode = fp_plain()
         self.table.reduction = reduction
         self.table.order = order
-        self.table.partials = partials
+        return self.combine_partials(REDUCE, reduction)
+
+    cdef double combine_partials(self, Pass phase, int reduction) except? -1:
+        """Combine what a pass has found, a number a chunk."""
+        cdef double total
+        cdef double *partials
+        cdef Py_ssize_t c
+        cdef unsigned long long mode
+        if self.n_chunks == 0:
+            return 0
+        partials = self.make_partials(self.n_chunks)
+        mode = fp_plain()
+        self.table.phase = phase
         with nogil:
-            pool_run(KERNELS.reduce, &self.table, 0, self.n_bundles, self.threads(self.n_bundles))
+            pool_run(KERNELS.run, &self.table, 0, self.n_bundles, self.threads(self.n_bundles))
             total = partials[0]
             for c in range(1, self.n_chunks):
                 total = combine(total, partials[c], reduction)
         fp_unplain(mode)
-        PyMem_Free(partials)
         return total
 
 

@@ -28,6 +28,12 @@ cdef inline floating greater(floating a, floating b) noexcept nogil:
     return a if a != a else b
 
 
+cdef inline floating direction(floating x) noexcept nogil:
+    # 1, -1, or x itself where it is zero or NaN.
+    cdef floating d = 1 if x > 0 else x
+    return -1 if x < 0 else d
+
+
 # The least eps of a quotient d / (sqrt(v) + eps), where v is an average that gains (1 - beta) * d^2.
 #
 # What is below the smallest normal number is flushed to zero, and with it the gain of every d below

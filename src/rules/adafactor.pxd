@@ -7,11 +7,12 @@
 # A vector is a matrix of one row, whose column factors are its mean squares. All work on a span of
 # one row.
 from cython cimport floating
-from _reduce cimport LANES, SUM_SQUARES, reduce_span
+from _reduce cimport SUM_SQUARES, reduce_span
+from _table cimport LANES
 from rules._math cimport greater, root
 
 
-cdef inline void add_squares(floating *g, double *sums, Py_ssize_t n) noexcept nogil:
+cdef inline void add_squares_each(floating *g, double *sums, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         sums[i] = sums[i] + <double>g[i] * <double>g[i]

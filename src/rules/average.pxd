@@ -14,3 +14,12 @@ cdef inline void average(floating **s, const double *scalars, Py_ssize_t n) noex
     cdef Py_ssize_t i
     for i in range(n):
         mean[i] = mean[i] + weight * (x[i] - mean[i])
+
+
+# As the average of weight 1, which would round.
+cdef inline void copy(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef floating *mean = s[0]
+    cdef floating *x = s[1]
+    cdef Py_ssize_t i
+    for i in range(n):
+        mean[i] = x[i]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._engine import ParameterBase, is_self_overlapping, memory_bounds
+from cyoptim._spelling import close_name
 from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
@@ -53,8 +54,6 @@ def as_written(value: object) -> str:
 
 def attribute_hint(name: str) -> str:
     """The end of a message about an attribute that a Parameter does not have."""
-    from cyoptim._groups.options import close_name
-
     close = close_name(name, ("data", "grad"))
     if close:
         return f"; did you mean {close!r}?"

@@ -164,6 +164,23 @@ class MovingAverage:
         self._pace = Pace(self.decay, self.warmup, 0)
 
 
+def begin_average(optimizer: Any, average: MovingAverage) -> MovingAverage:
+    """Have averages follow an optimizer; if there are some, they go on at the new pace."""
+    commit = Commit()
+    known: MovingAverage | None = optimizer._average
+    if known is not None:
+        known.check_unswapped("call ema()")
+        commit.set(known._pace, "decay", average.decay)
+        commit.set(known._pace, "warmup", average.warmup)
+        commit.run()
+        return known
+    optimizer._settle_names()
+    optimizer._plan_for(optimizer.param_groups, optimizer.state, average, commit)
+    commit.set(optimizer, "_average", average)
+    commit.run()
+    return average
+
+
 def loaded_average(
     saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
 ) -> MovingAverage:
@@ -191,9 +208,20 @@ def loaded_average(
         if array.dtype.kind not in ("f", view.dtype.kind):
             raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
         mean = np.empty_like(view, subok=False)
-        mean[...] = array_like(array, view, what)
+        mean[...] = array_like(array, view.shape, view.dtype, what)
         entries.append((param, mean))
     return _rebuilt(saved["decay"], bool(saved["warmup"]), steps, entries)
+
+
+def continued(average: MovingAverage | None, loaded: MovingAverage | None) -> MovingAverage | None:
+    """An optimizer's averages, continued from those that were loaded; begun anew without any."""
+    if average is None:
+        return loaded
+    if loaded is None:
+        average.restart()
+    else:
+        average.adopt(loaded)
+    return average
 
 
 def _rebuilt(

@@ -31,7 +31,7 @@ from cyoptim._checkpoints.places import (
 )
 from cyoptim._checkpoints.turns import in_turns
 from cyoptim._engine import Commit, is_self_overlapping
-from cyoptim._state.loading import in_order_of_names
+from cyoptim._saving.matching import in_order_of_names
 from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from cyoptim._arrays.doors import is_tensor, type_name
 from cyoptim._arrays.trees import Places, is_branch, is_named_tuple
 from cyoptim._engine import ParameterBase
@@ -114,6 +116,22 @@ def evaluate(closure: Callable[[], Any]) -> Any:
         return closure()
     with torch.enable_grad():
         return closure()
+
+
+def loss_and_grads(
+    closure: Callable[[], Any], groups: list[Group] | None
+) -> tuple[Any, Gradients | None]:
+    """What a closure computes: the loss, and the gradients if it returns them, too.
+
+    Over plain arrays alone, or where there are no `groups` to tell: elsewhere a pair may be any
+    result of a closure that has set the parameters' own gradients.
+    """
+    result = evaluate(closure)
+    if isinstance(result, tuple) and len(result) == 2:
+        params = (param for group in groups or () for param in group["params"])
+        if groups is None or any(isinstance(param, np.ndarray) for param in params):
+            return result
+    return result, None
 
 
 def check_droppable(params: list[Any]) -> None:

@@ -91,6 +91,14 @@ class Sums:
         sums, uses, _ = self._of(params)
         return [array if used else None for array, used in zip(sums, uses, strict=True)]
 
+    def check_nothing_waits(self, given: bool) -> None:
+        """Refuse to let sums wait while a step goes along other gradients, which were `given`."""
+        if given and self.count:
+            raise ValueError(
+                f"gradients of {self.count} calls of accumulate() wait to be averaged: "
+                "call step() without a closure and without grads"
+            )
+
     def drop(self, holders: list[Any]) -> None:
         """Drop the sums, and set the gradients of `holders` to None: both, or neither."""
         add_up(self, [], Spans([], []), self.forgotten(), holders)
@@ -159,7 +167,7 @@ def loaded_sums(
         value = waiting[key].pop(0) if waiting.get(key) else None
         if value is not None:
             array = np.empty_like(view, subok=False)
-            array[...] = array_like(value, view, f"loaded sum of {label}")
+            array[...] = array_like(value, view.shape, view.dtype, f"loaded sum of {label}")
             pairs.append((param, array))
     return _rebuilt(calls, pairs)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from cyoptim._arrays.doors import is_parameter, type_name
 from cyoptim._arrays.trees import is_branch, is_named_tuple, named_leaves
-from cyoptim._groups.options import close_name
+from cyoptim._engine import Commit
+from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
 
@@ -240,6 +241,15 @@ class Named:
             elif len(names) != len(params):
                 raise _unequal(number, params, names)
         return settled
+
+
+def renamed(groups: list[Group], names: dict[int, list[Any]], commit: Commit) -> list[Group]:
+    """The groups with new names of some of them, by number; `commit` will put the names in."""
+    new = [*groups]
+    for number, own in names.items():
+        commit.put(groups[number], "param_names", own)
+        new[number] = {**groups[number], "param_names": own}
+    return new
 
 
 def _reference(param: Any) -> Callable[[], Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
 from cyoptim._groups.numbers import is_masked, of_numpy
+from cyoptim._spelling import close_name
 from cyoptim._types import Group
 
 MOST = int(np.finfo(float).max)
@@ -23,48 +24,6 @@ class _Required:
 
 
 required = _Required()
-
-
-# Names of options in other libraries, without underscores.
-_ELSEWHERE = {
-    "learningrate": "lr",
-    "stepsize": "lr",
-    "eta": "lr",
-    "learningrateinit": "lr",
-    "wd": "weight_decay",
-    "l2": "weight_decay",
-    "decay": "weight_decay",
-    "epsilon": "eps",
-    "beta": "betas",
-    "beta1": "betas",
-    "beta2": "betas",
-    "nesterovsmomentum": "nesterov",
-}
-
-
-def close_name(name: str, known: Collection[str]) -> str | None:
-    """The known name that a misspelt one resembles; None if it resembles none.
-
-    Names are compared word by word: ``weigth_decay`` resembles ``weight_decay``, but ``no_decay``,
-    ``lr_decay`` and ``sam_eps`` resemble none.
-    """
-    from difflib import SequenceMatcher  # here, because it is slow to import
-
-    def nearness(a: str, b: str) -> float:
-        return SequenceMatcher(None, a, b).ratio()
-
-    def score(other: str) -> float:
-        words, others = name.lower().split("_"), other.lower().split("_")
-        if len(words) == len(others):
-            return min(map(nearness, words, others))
-        joined = nearness("".join(words), "".join(others))
-        return joined if joined > 0.9 else 0.0
-
-    bare = name.lower().replace("_", "").replace("-", "")
-    if _ELSEWHERE.get(bare) in known:
-        return _ELSEWHERE[bare]
-    best = max(known, key=score, default=None)
-    return best if best is not None and score(best) >= 0.6 else None
 
 
 def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
@@ -171,6 +130,23 @@ def execution_switches(**switches: Any) -> dict[str, Any]:
     return switches
 
 
+class Switches(TypedDict, total=False):
+    """torch's switches, as an optimizer that torch has not accepts them all."""
+
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
+def all_switches(**switches: Unpack[Switches]) -> dict[str, Any]:
+    """As :func:`execution_switches`, of all switches; others are refused."""
+    known = {"foreach": None, "fused": None, "capturable": False, "differentiable": False}
+    for name in switches.keys() - known.keys():
+        raise TypeError(f"unexpected keyword argument {name!r}")
+    return execution_switches(**{**known, **switches})
+
+
 def check_undifferentiated(group: Group) -> None:
     """Refuse ``differentiable`` for arrays, which have no graph.
 
@@ -187,6 +163,25 @@ def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
         value = group[name]
         if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
             check_switch(name, value)
+
+
+def check_group(
+    group: Group, defaults: Mapping[str, Any], check_options: Callable[[Group], None]
+) -> None:
+    """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
+    check_switches(group, defaults)
+    check_options(group)
+    execution_switches(**group)
+    check_undifferentiated(group)
+
+
+def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:
+    """Refuse options that have been written into groups and are out of range."""
+    for number, group in enumerate(groups):
+        try:
+            check_options(group)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"options of param group {number}: {error}") from error
 
 
 def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
@@ -245,6 +240,13 @@ def check_nonnegative(name: str, value: Any, message: str = "") -> None:
         text = message or f"Invalid {name} value: {{}}"
         tells = "expected" in text or ">=" in text
         raise ValueError(text.format(value) + ("" if tells else " (expected >= 0)"))
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse a value that is not a number > 0; NaN is not."""
+    check_number(name, value)
+    if not value > 0.0:
+        raise ValueError(f"Invalid {name} value: {value} (expected > 0)")
 
 
 def check_at_least(name: str, value: Any, low: float) -> None:

@@ -107,28 +107,25 @@ def as_array(value: Any) -> Any:
         return value
 
 
-def export_state(name: str, value: Any) -> Any:
+def export_state(value: Any) -> Any:
     """A state entry in torch's form."""
-    if name == "step" and not isinstance(value, (int, float)):  # a custom optimizer's own count
-        return _count_tensor(int(value))
-    return _as_tensors(value)
+    if isinstance(value, np.ndarray):
+        return as_tensor(value)
+    if type(value) in (list, tuple):
+        return type(value)(export_state(item) for item in value)
+    return value
 
 
-def _count_tensor(count: int) -> torch.Tensor:
+def export_count(value: Any) -> Any:
     """A step count in torch's form; in a wider dtype if torch's would lose bits."""
+    if isinstance(value, (int, float)):  # a custom optimizer's own count
+        return value
+    count = int(value)
     for dtype in (torch.get_default_dtype(), torch.float64):
         tensor = torch.tensor(float(count), dtype=dtype)
         if int(tensor) == count:
             return tensor
     return torch.tensor(count, dtype=torch.int64)
-
-
-def _as_tensors(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return as_tensor(value)
-    if type(value) in (list, tuple):
-        return type(value)(_as_tensors(item) for item in value)
-    return value
 
 
 def check_unrecorded(params: Iterable[torch.Tensor]) -> None:

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from cyoptim._arrays.doors import type_name
-from cyoptim.swa_utils import (
-    AveragedModel,
+from cyoptim._averages.functions import (
     check_functions,
     check_returned_average,
     check_returned_nothing,
@@ -20,6 +19,7 @@ from cyoptim.swa_utils import (
     get_swa_multi_avg_fn,
     is_ours,
 )
+from cyoptim.swa_utils import AveragedModel
 
 
 class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # type: ignore[misc]

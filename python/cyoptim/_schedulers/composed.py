@@ -10,8 +10,10 @@ from typing import Any
 from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import number
-from cyoptim._schedulers.base import LRScheduler, StateDict, check_optimizer, plain_state
+from cyoptim._schedulers.arguments import check_optimizer
+from cyoptim._schedulers.base import LRScheduler
 from cyoptim._schedulers.plateau import ReduceLROnPlateau
+from cyoptim._schedulers.states import StateDict, plain_state
 from cyoptim._schedulers.values import Scalar, copied, group_values
 from cyoptim.optimizer import Optimizer
 

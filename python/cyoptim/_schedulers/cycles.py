@@ -9,15 +9,12 @@ from typing import Any, Literal, TypedDict
 
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import number, plain
-from cyoptim._schedulers.base import (
-    LRScheduler,
-    StateDict,
-    _enable_get_lr_call,
-    check_optimizer,
-    warn_outside_step,
-)
+from cyoptim._schedulers.arguments import check_optimizer
+from cyoptim._schedulers.base import LRScheduler
 from cyoptim._schedulers.curves import cosine, strategy_of
 from cyoptim._schedulers.lambdas import callable_state, restore_callable, returned, saved_callable
+from cyoptim._schedulers.order import _enable_get_lr_call, warn_outside_step
+from cyoptim._schedulers.states import StateDict
 from cyoptim._schedulers.values import Scalar, copied, per_group, set_value, shared
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer

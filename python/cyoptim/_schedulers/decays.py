@@ -17,13 +17,11 @@ from typing import Any, ClassVar
 from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import number
-from cyoptim._schedulers.base import (
-    LRScheduler,
-    StateDict,
-    check_positive,
-    warn_outside_step,
-)
+from cyoptim._schedulers.arguments import check_positive
+from cyoptim._schedulers.base import LRScheduler
 from cyoptim._schedulers.curves import cosine, ramp
+from cyoptim._schedulers.order import warn_outside_step
+from cyoptim._schedulers.states import StateDict
 from cyoptim._schedulers.values import Scalar, copied
 from cyoptim.optimizer import Optimizer
 

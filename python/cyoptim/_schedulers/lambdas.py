@@ -8,13 +8,10 @@ from typing import Any, TypeAlias
 
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import number, plain
-from cyoptim._schedulers.base import (
-    LRScheduler,
-    StateDict,
-    check_optimizer,
-    plain_state,
-    warn_outside_step,
-)
+from cyoptim._schedulers.arguments import check_optimizer
+from cyoptim._schedulers.base import LRScheduler
+from cyoptim._schedulers.order import warn_outside_step
+from cyoptim._schedulers.states import StateDict, plain_state
 from cyoptim._schedulers.values import Scalar, group_values, listed, shared
 from cyoptim.optimizer import Optimizer
 

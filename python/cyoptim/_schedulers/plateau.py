@@ -9,14 +9,9 @@ from typing import Any, Literal, SupportsFloat
 
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import is_masked, number
-from cyoptim._schedulers.base import (
-    EPOCH_DEPRECATION_WARNING,
-    LRScheduler,
-    StateDict,
-    _collect,
-    check_count,
-    check_optimizer,
-)
+from cyoptim._schedulers.arguments import check_count, check_optimizer
+from cyoptim._schedulers.base import EPOCH_DEPRECATION_WARNING, LRScheduler, _collect
+from cyoptim._schedulers.states import StateDict
 from cyoptim._schedulers.values import group_values, listed, set_value
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer

@@ -6,14 +6,11 @@ import math
 from collections.abc import Sequence
 
 from cyoptim._groups.numbers import number, plain
-from cyoptim._schedulers.base import (
-    LRScheduler,
-    StateDict,
-    check_optimizer,
-    check_resumable,
-    warn_outside_step,
-)
+from cyoptim._schedulers.arguments import check_optimizer, check_resumable
+from cyoptim._schedulers.base import LRScheduler
 from cyoptim._schedulers.curves import strategy_of
+from cyoptim._schedulers.order import warn_outside_step
+from cyoptim._schedulers.states import StateDict
 from cyoptim._schedulers.values import Scalar, group_values, per_group
 from cyoptim.optimizer import Optimizer
 

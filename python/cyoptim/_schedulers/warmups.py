@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from cyoptim._schedulers.base import check_count, check_fraction, check_positive
+from cyoptim._schedulers.arguments import check_count, check_fraction, check_positive
 from cyoptim._schedulers.curves import cosine, ramp
 from cyoptim._schedulers.decays import ChainableLR
 from cyoptim.optimizer import Optimizer

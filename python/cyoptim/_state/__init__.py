@@ -1,1 +1,1 @@
-"""The state of an optimizer: what it keeps for a parameter, saves and loads."""
+"""The state of an optimizer: what it keeps for a parameter, and in which form."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cyoptim._arrays.doors import is_tensor, type_name
-from cyoptim._engine import Undo, Watch
+from cyoptim._engine import Commit, Undo, Watch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -156,6 +156,15 @@ class State(MutableMapping[Any, Any]):
         else:
             new = ParameterState(self.watch, entries)
             self.staged.append((self._entries, {self._key(param): (param, new)}))
+
+    def prepare(self, param: Any, entries: dict[str, Any], commit: Commit) -> None:
+        """Have `commit` put entries in, as arrays."""
+        if entries:
+            self.staged = []
+            self._fill(param, entries)
+            for target, new in self.staged:
+                commit.update(target, new)
+            commit.set(self.watch, "changed", True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return State, (), None, None, iter(self.items())

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, count
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from cyoptim._averages.moving import averaging
 from cyoptim._engine import Turn, detour_by_hooks
 from cyoptim._gradients.aligned import check_closure
 from cyoptim._groups.options import check_keywords
+from cyoptim._types import StateDict
 
 Hook = Callable[..., Any]
 
@@ -169,6 +172,28 @@ def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[...
         return self._turn.around(call_around_step, followed, (self, *args), kwargs)
 
     return wrapper
+
+
+def passed_through(hooks: HookTable, optimizer: Any, state_dict: StateDict) -> StateDict:
+    """A state dict that hooks have seen, each of which may return another."""
+    for hook in hooks.values():
+        result = hook(optimizer, state_dict)
+        state_dict = state_dict if result is None else result
+    return state_dict
+
+
+def calls_step(cls: type, step: Callable[..., Any]) -> bool:
+    """Whether a class's own step() calls its parent's, be it by another method."""
+    functions: list[Any] = [step, *filter(inspect.isfunction, vars(cls).values())]
+    codes = [getattr(inspect.unwrap(f), "__code__", None) for f in functions]
+    return any(code is not None and _mentions_step(code) for code in codes)
+
+
+def _mentions_step(code: CodeType) -> bool:
+    """Whether the code of a function, or one inside of it, asks anything for its step."""
+    inside = [const for const in code.co_consts if isinstance(const, CodeType)]
+    asks = "step" in code.co_names or "step" in code.co_consts
+    return asks or any(map(_mentions_step, inside))
 
 
 class Hooked:

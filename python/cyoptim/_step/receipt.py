@@ -7,6 +7,7 @@ from typing import Any
 
 from cyoptim._engine import Extras
 from cyoptim._groups.options import as_float, check_finite, check_nonnegative, check_switch
+from cyoptim._types import Group, Kwargs
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,51 @@ class StepReceipt:
     nonfinite: tuple[str | int, ...]
 
 
+def receipt_of(extras: Extras, groups: list[Group]) -> StepReceipt:
+    """What a step over these groups has found and done."""
+    names: list[str | int] = []
+    for group in groups:
+        count = len(group["params"])
+        names += group.get("param_names") or range(len(names), len(names) + count)
+    return StepReceipt(
+        total_norm=extras.total_norm,
+        clip_coefficient=extras.coefficient,
+        skipped=extras.skipped,
+        nonfinite=tuple(names[i] for i in extras.nonfinite),
+    )
+
+
 _POLICIES = ("propagate", "raise", "skip")
 
 
-def extras_of(
-    max_norm: Any, grad_scale: Any, zero_grad: bool, nonfinite: str, averaged: int
-) -> Extras | None:
-    """The checked arguments of a step besides its gradients; None if there are none."""
+@dataclass(frozen=True)
+class Asked:
+    """What a step is asked for beside its update."""
+
+    max_norm: Any = None
+    grad_scale: Any = None
+    zero_grad: Any = False
+    nonfinite: Any = "propagate"
+
+    def given(self) -> Kwargs:
+        """What is not as by default, by name."""
+        own = {
+            "max_norm": self.max_norm,
+            "grad_scale": self.grad_scale,
+            "zero_grad": self.zero_grad or None,
+            "nonfinite": None if self.nonfinite == "propagate" else self.nonfinite,
+        }
+        return {name: value for name, value in own.items() if value is not None}
+
+
+def extras_of(asked: Asked, scale: float, averaged: int) -> Extras | None:
+    """What was asked for, checked; None if it is nothing. Gradients are divided by `scale`, that of
+    a scaler, too, and by how many of them were `averaged`."""
+    max_norm, grad_scale, nonfinite = asked.max_norm, asked.grad_scale, asked.nonfinite
+    if scale != 1:
+        grad_scale = scale if grad_scale is None else scale * grad_scale
     plain = max_norm is None and grad_scale is None and nonfinite == "propagate"
-    if plain and not zero_grad and not averaged:
+    if plain and not asked.zero_grad and not averaged:
         return None
     if max_norm is not None:
         check_nonnegative("max_norm", max_norm)
@@ -59,12 +96,12 @@ def extras_of(
         check_finite("grad_scale", grad_scale)
         if grad_scale == 0:
             raise ValueError("grad_scale is 0: gradients cannot be divided by it")
-    check_switch("zero_grad", zero_grad)
+    check_switch("zero_grad", asked.zero_grad)
     if nonfinite not in _POLICIES:
         raise ValueError(f"nonfinite must be one of {', '.join(_POLICIES)}, got {nonfinite!r}")
     return Extras(
         float("inf") if max_norm is None else as_float(max_norm),
         (1.0 if grad_scale is None else as_float(grad_scale)) * max(averaged, 1),
-        bool(zero_grad),
+        bool(asked.zero_grad),
         _POLICIES.index(nonfinite),
     )

@@ -7,7 +7,9 @@ from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lbfgs import LBFGS
+from cyoptim.optimizers.lion import Lion
 from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.radam import RAdam
@@ -26,6 +28,8 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Lamb",
+    "Lion",
     "Muon",
     "NAdam",
     "RAdam",

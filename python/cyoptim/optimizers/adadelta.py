@@ -59,7 +59,6 @@ class Adadelta(Optimizer):
 
     _rule: ClassVar[str | None] = "adadelta"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "rho", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "square_avg", "acc_delta")
 
     def __init__(
         self,

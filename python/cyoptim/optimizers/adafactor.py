@@ -93,7 +93,7 @@ class Adafactor(Optimizer):
         "d",
         "weight_decay",
     )
-    _essential_state: ClassVar[tuple[str, ...]] = ("step",)
+    _essential_state: ClassVar[tuple[str, ...] | None] = ("step",)
 
     def __init__(
         self,

@@ -65,7 +65,6 @@ class Adagrad(Optimizer):
 
     _rule: ClassVar[str | None] = "adagrad"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "sum")
 
     def __init__(
         self,

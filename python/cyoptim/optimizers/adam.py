@@ -72,7 +72,6 @@ class Adam(Optimizer):
         "Adam does not support sparse gradients, please consider SparseAdam instead"
     )
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
     _rules: ClassVar[tuple[str, ...]] = ("adam", "adam_amsgrad")
 
     def __init__(

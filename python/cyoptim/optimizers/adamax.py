@@ -58,7 +58,6 @@ class Adamax(Optimizer):
 
     _rule: ClassVar[str | None] = "adamax"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_inf")
 
     def __init__(
         self,

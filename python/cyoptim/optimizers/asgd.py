@@ -63,7 +63,6 @@ class ASGD(Optimizer):
 
     _rule: ClassVar[str | None] = "asgd"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "lambd", "alpha", "t0", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "eta", "mu", "ax")
 
     def __init__(
         self,

@@ -75,7 +75,6 @@ class NAdam(Optimizer):
         "weight_decay",
         "momentum_decay",
     )
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq", "mu_product")
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ class RAdam(Optimizer):
 
     _rule: ClassVar[str | None] = "radam"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

@@ -66,7 +66,6 @@ class RMSprop(Optimizer):
     """
 
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "alpha", "eps", "weight_decay")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "square_avg")
     _rules: ClassVar[tuple[str, ...]] = (
         "rmsprop",
         "rmsprop_momentum",

@@ -62,7 +62,6 @@ class Rprop(Optimizer):
 
     _rule: ClassVar[str | None] = "rprop"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "etas", "step_sizes")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "prev", "step_size")
 
     def __init__(
         self,

@@ -81,7 +81,6 @@ class SparseAdam(Optimizer):
     _takes_complex: ClassVar[bool] = False
     _rule: ClassVar[str | None] = "sparse_adam"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps")
-    _essential_state: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

@@ -1,17 +1,17 @@
-"""What a state dict must be before it is loaded: its groups, its names, and whose it is."""
+"""A state dict beside an optimizer: its groups, and what goes by names in the order of the
+optimizer's parameters."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cyoptim._arrays.doors import type_name
 from cyoptim._arrays.trees import shown
-from cyoptim._engine import memory_names, state_names
 from cyoptim._types import Group, StateDict
 
 
@@ -196,52 +196,3 @@ def _scattered(number: int, own: list[list[Any]], theirs: list[list[Any]]) -> Va
         f"group {homes[first]} of the loaded state dict has other parameters beside {first!r} than "
         f"group {number} here: make the optimizer with the same groups"
     )
-
-
-# --- whose state it is ----------------------------------------------------------------------------
-
-
-_ADVICE = ". Load it into an optimizer of the kind that saved it"
-
-
-def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
-    """Refuse groups that lack options, and states that lack entries, without which they are not
-    those of this kind of optimizer."""
-    name = type(optimizer).__name__
-    for number, group in enumerate(groups):
-        missing = [option for option in optimizer._essential_options if option not in group]
-        if missing:
-            raise ValueError(
-                f"the loaded state dict is not that of {name}: param group {number} has no "
-                f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
-            )
-    known = state_names() | memory_names() | {"step"}
-    for entries in states:
-        if not isinstance(entries, dict) or not (known & entries.keys()):
-            continue
-        missing = [entry for entry in optimizer._essential_state if entry not in entries]
-        if missing:
-            found = _listed([entry for entry in entries if entry in known])
-            raise ValueError(
-                f"the loaded state dict is not that of {name}: the state of a parameter has "
-                f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
-            )
-
-
-def _resemblance(group: Group, states: Collection[Any]) -> str:
-    """Whose state it seems to be, for a message."""
-    from cyoptim import optimizers
-
-    names = {name for entries in states if isinstance(entries, dict) for name in entries}
-    found = []
-    for name in optimizers.__all__:
-        cls = getattr(optimizers, name)
-        fits = {*cls._essential_options} <= group.keys()
-        if fits and (not names or {*cls._essential_state} <= names):
-            found.append((len(cls._essential_options) + len(cls._essential_state), name))
-    best = [name for count, name in found if count == max(found)[0]]
-    return f"; it looks like that of {' or '.join(best)}" if best else ""
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)

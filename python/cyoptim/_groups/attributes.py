@@ -1,0 +1,32 @@
+"""What an optimizer says that is asked for an option as an attribute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class OptionOfGroups:
+    """In the place of an attribute that an optimizer of this package has not. What subclasses of
+    users put there is theirs."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, optimizer: Any, owner: Any = None) -> Any:
+        if optimizer is None or self._name not in vars(optimizer):
+            raise self._refusal(owner)
+        return vars(optimizer)[self._name]
+
+    def __set__(self, optimizer: Any, value: Any) -> None:
+        if type(optimizer).__module__.partition(".")[0] == "cyoptim":
+            raise self._refusal(type(optimizer))
+        vars(optimizer)[self._name] = value
+
+    def __delete__(self, optimizer: Any) -> None:
+        del vars(optimizer)[self._name]
+
+    def _refusal(self, owner: type) -> AttributeError:
+        return AttributeError(
+            f"{owner.__name__} has no attribute {self._name!r}: options are those of the groups, "
+            f"optimizer.param_groups[0][{self._name!r}]"
+        )

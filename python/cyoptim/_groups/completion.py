@@ -1,0 +1,84 @@
+"""A group on its way into an optimizer: names and defaults are filled in, and it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cyoptim._arrays.doors import type_name
+from cyoptim._engine import Commit
+from cyoptim._groups.groups import (
+    check_named_alike,
+    check_names,
+    check_option_names,
+    check_ordered,
+    members_for,
+    split_names,
+)
+from cyoptim._groups.options import check_group, required
+from cyoptim._types import Group
+from cyoptim._warnings import warn
+
+
+def add_groups(groups: list[Any], optimizer: Any) -> None:
+    """Check the groups and add them: all, or none and no dict is changed."""
+    before: list[Group] = optimizer.param_groups
+    complete: list[Group] = []
+    for group in groups:
+        complete.append(optimizer._complete_group(group, [*before, *complete]))
+    commit = Commit()
+    plan = optimizer._plan_for([*before, *complete], optimizer.state, optimizer._average, commit)
+    optimizer._prepare_groups(plan, commit)
+    # The users' own dicts become the groups, as in torch.
+    pairs = zip(groups, complete, strict=True)
+    for number, (group, own) in enumerate(pairs, len(before)):
+        commit.update(group, own)
+        plan.adopt_group(number, group)
+    commit.extend(before, groups)
+    commit.run()
+
+
+def completed(param_group: Any, others: list[Group], optimizer: Any) -> Group:
+    """A copy with names and defaults filled in, checked as far as it goes alone."""
+    if not isinstance(param_group, dict):
+        raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+    number, defaults = len(others), optimizer.defaults
+    if "params" not in param_group:
+        raise ValueError(f"param group {number} has no 'params'")
+    members, names = _members(param_group["params"], number)
+    check_option_names(param_group, number, defaults, type(optimizer).__name__)
+    members = members_for(param_group, members, optimizer)
+    group: Group = optimizer._plain_group({**defaults, **param_group, "params": members})
+    _check_required(group, number)
+    if names:
+        group["param_names"] = names
+    check_names(group.get("param_names", ()), members, number)
+    check_group(group, defaults, optimizer._check_options)
+    if len({id(p) for p in members}) != len(members):
+        warn(
+            "optimizer contains a parameter group with duplicate parameters; "
+            "in future, this will cause an error; "
+            "see github.com/pytorch/pytorch/issues/40967 for more information"
+        )
+    check_named_alike(group, others)
+    return group
+
+
+def _members(params: Any, number: int) -> tuple[list[Any], list[str]]:
+    check_ordered(params)
+    members, names = split_names(params)
+    if not members and isinstance(params, Iterator):
+        warn(
+            f"'params' of param group {number} is an empty {type_name(params)}: has it been "
+            "used up before?"
+        )
+    return members, names
+
+
+def _check_required(group: Group, number: int) -> None:
+    for name, value in group.items():
+        if value is required:
+            raise ValueError(
+                "parameter group didn't specify a value of required optimization parameter "
+                f"{name}: param group {number}"
+            )

@@ -1,0 +1,116 @@
+"""From a state dict to an optimizer: all is checked and converted before anything changes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cyoptim._arrays.doors import view_parameter
+from cyoptim._averages.moving import MovingAverage, continued, loaded_average
+from cyoptim._engine import Commit, Room, Turn
+from cyoptim._gradients.sums import Sums, loaded_sums
+from cyoptim._groups.groups import labels_of, parameters_of
+from cyoptim._groups.options import check_group
+from cyoptim._saving.matching import checked_state_dict, keys_of
+from cyoptim._saving.origin import check_origin
+from cyoptim._state.form import Form
+from cyoptim._state.mapping import State
+from cyoptim._types import Array, Group, StateDict
+
+
+def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
+    """Have `commit` put a state dict into an optimizer.
+
+    It is put into a twin first, by the class's own ``__setstate__``; the twin's attributes then
+    become the optimizer's.
+    """
+    new = _loaded(state_dict, optimizer)
+    twin = _twin_of(optimizer)
+    twin._sums = new.sums
+    twin._average = continued(twin._average, new.average)
+    twin.__setstate__({"state": new.state, "param_groups": new.groups})
+    _take_over(optimizer, twin, commit)
+
+
+def _twin_of(optimizer: Any) -> Any:
+    """Another optimizer with the same attributes; changing it changes nothing in the first."""
+    twin = object.__new__(type(optimizer))
+    vars(twin).update(vars(optimizer))
+    twin._turn, twin._plan = Turn(), None
+    if optimizer._average is not None:
+        twin._average = optimizer._average.twin()
+    return twin
+
+
+def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
+    """Have `commit` give an optimizer the attributes of its twin."""
+    attributes = {k: v for k, v in vars(twin).items() if k not in ("_turn", "_plan")}
+    average = optimizer._average
+    if average is not None and twin._average is not None:
+        attributes["_average"] = average
+        commit.update(vars(average), vars(twin._average))
+    commit.update(vars(optimizer), attributes)
+    optimizer._plan_for(twin.param_groups, twin.state, twin._average, commit)
+
+
+# --- what a state dict holds ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a state dict holds, as an optimizer keeps it."""
+
+    groups: list[Group]
+    state: State
+    average: MovingAverage | None
+    sums: Sums
+
+
+def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
+    """What a state dict holds for an optimizer; raises if it is no state of its kind."""
+    saved, groups = checked_state_dict(state_dict, optimizer.param_groups, optimizer.defaults)
+    check_origin(optimizer, saved["param_groups"], saved["state"].values())
+    groups = [optimizer._plain_group(group) for group in groups]
+    for number, group in enumerate(groups):
+        _check_options(optimizer, group, number)
+    keys, labels, params = keys_of(saved), labels_of(groups), list(parameters_of(groups))
+    views = [view_parameter(p, label)[1] for p, label in zip(params, labels, strict=True)]
+    form = optimizer._form()
+    entries = form.ordered(saved["state"], keys_of(state_dict), keys, views)
+    sums, average = Sums(), None
+    if saved.get("accumulated") is not None:
+        optimizer._check_sums_are_of_use()
+        sums = loaded_sums(saved["accumulated"], keys, params, views, labels)
+    if saved.get("averages") is not None:
+        average = loaded_average(saved["averages"], keys, params, views, labels)
+    state = _state(form, entries, keys, params, views, labels)
+    return _Loaded(groups, state, average, sums)
+
+
+def _check_options(optimizer: Any, group: Group, number: int) -> None:
+    try:
+        check_group(group, optimizer.defaults, optimizer._check_loaded_options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"options of the loaded param group {number}: {error}") from error
+
+
+def _state(
+    form: Form,
+    entries: Mapping[Any, Any],
+    keys: list[Any],
+    params: list[Any],
+    views: list[Array],
+    labels: list[str],
+) -> State:
+    places = {key: i for i, key in reversed(list(enumerate(keys)))}
+    room, state = Room(views), State()
+    for key, values in entries.items():
+        if key in places:
+            i = places[key]
+            state[params[i]] = form.loaded(params[i], views[i], values, labels[i], room)
+        else:  # of no parameter
+            state[key] = copy.deepcopy(values)
+    return state

@@ -1,0 +1,54 @@
+"""Whose state a state dict is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from cyoptim._state.form import entries_of_rules, essential_entries, essential_options
+from cyoptim._types import Group
+
+_ADVICE = ". Load it into an optimizer of the kind that saved it"
+
+
+def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
+    """Refuse groups that lack options, and states that lack entries, without which they are not
+    those of this kind of optimizer."""
+    name = type(optimizer).__name__
+    for number, group in enumerate(groups):
+        missing = [o for o in essential_options(type(optimizer)) if o not in group]
+        if missing:
+            raise ValueError(
+                f"the loaded state dict is not that of {name}: param group {number} has no "
+                f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
+            )
+    known, essential = entries_of_rules(), essential_entries(type(optimizer))
+    for entries in states:
+        if not isinstance(entries, dict) or not (known & entries.keys()):
+            continue
+        missing = [entry for entry in essential if entry not in entries]
+        if missing:
+            found = _listed([entry for entry in entries if entry in known])
+            raise ValueError(
+                f"the loaded state dict is not that of {name}: the state of a parameter has "
+                f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
+            )
+
+
+def _resemblance(group: Group, states: Collection[Any]) -> str:
+    """Whose state it seems to be, for a message."""
+    from cyoptim import optimizers
+
+    names = {name for entries in states if isinstance(entries, dict) for name in entries}
+    found = []
+    for name in optimizers.__all__:
+        cls = getattr(optimizers, name)
+        options, entries = essential_options(cls), essential_entries(cls)
+        if {*options} <= group.keys() and (not names or {*entries} <= names):
+            found.append((len(options) + len(entries), name))
+    best = [name for count, name in found if count == max(found)[0]]
+    return f"; it looks like that of {' or '.join(best)}" if best else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,182 @@
+"""The form of a state: what each entry of a parameter's state must be, for one optimizer.
+
+Whoever loads, saves, or asks whose a state is, asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._engine import RULES, Room, Rule, make_counter, make_number
+from cyoptim._state.exchange import array_like, arrays_in, as_it_is
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array
+
+
+class Kind(Enum):
+    """What an entry is."""
+
+    ARRAY = auto()  # of the parameter's dtype, and of a shape that is known
+    NUMBER = auto()  # of a rule: one, or one for each unit
+    COUNT = auto()  # of steps; a plain number stays one, for those who count themselves
+    COUNTER = auto()  # of steps, always an array
+    VALUE = auto()  # what an update() works with: arrays of the parameter's dtype, numbers, others
+    NOTE = auto()  # what no step looks at, as it is
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a state."""
+
+    kind: Kind
+    shape: tuple[int, ...] = ()
+    dtype: Any = None
+    may_be_none: bool = False  # until the first step
+
+
+class Form:
+    """What the states of an optimizer's parameters hold."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._updates = optimizer._has_update()
+        self._prepares = optimizer._prepares_update
+        self._steps_itself = optimizer._steps_itself
+        self._shape_of = optimizer._state_shape
+        self._step_type = optimizer._step_type
+        self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
+
+    def entry(self, name: str, view: Array) -> Entry:
+        """What the entry of this name must be, for the parameter of this memory."""
+        rule = self._rules.get(name)
+        if rule is not None and not self._steps_itself:
+            return _entry_of_rule(rule, name, view)
+        if self._updates and not (self._rules and name == "step"):
+            return self._entry_of_update(name, view)
+        if self._steps_itself:
+            return Entry(Kind.NOTE)
+        return Entry(Kind.COUNT if name == "step" else Kind.NOTE)
+
+    def _entry_of_update(self, name: str, view: Array) -> Entry:
+        if name == "step" and self._prepares:
+            return Entry(Kind.COUNTER)
+        shape = self._shape_of(name, view.shape)
+        return Entry(Kind.VALUE) if shape is None else Entry(Kind.ARRAY, shape)
+
+    # --- loading and saving -----------------------------------------------------------------------
+
+    def ordered(
+        self, state: Mapping[Any, Any], before: list[Any], keys: list[Any], views: list[Array]
+    ) -> Mapping[Any, Any]:
+        """The states of all parameters, whose keys have been put into another order by names."""
+        return state
+
+    def loaded(self, param: Any, view: Array, values: Any, label: str, room: Room) -> Any:
+        """A copy of one parameter's loaded state, as the optimizer keeps it."""
+        if not isinstance(values, dict):
+            if self._steps_itself and not self._updates:
+                return as_it_is(param, values)
+            raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
+        return {
+            name: self._loaded_entry(name, param, view, value, label, room)
+            for name, value in values.items()
+        }
+
+    def _loaded_entry(
+        self, name: str, param: Any, view: Array, value: Any, label: str, room: Room
+    ) -> Any:
+        entry = self.entry(name, view)
+        if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
+            return as_it_is(param, value, name)
+        what = f"loaded state {name!r} of {label}"
+        own: Any
+        if entry.kind is Kind.ARRAY:
+            own = _array(name, value, entry, view, what, room)
+        elif entry.kind is Kind.NUMBER:
+            own = make_number(value, what, name, room, entry.dtype, entry.shape)
+        elif entry.kind is Kind.VALUE and not (name == "step" and _is_scalar(value)):
+            own = arrays_in(value, view.dtype, what)
+        else:
+            own = make_counter(value, label, room)
+            if entry.kind is Kind.COUNT and isinstance(value, (int, float)):
+                own = value
+        return in_kind(param, {name: own})[name]
+
+    def saved(self, param: Any, values: Any) -> Any:
+        """One parameter's state as state_dict() returns it: tensors where the parameter is one."""
+        if not isinstance(values, dict):
+            return values
+        if not is_tensor(param):
+            return dict(values)
+        from cyoptim._libraries.torch import export_count, export_state
+
+        saved = {name: export_state(value) for name, value in values.items()}
+        if "step" in values and self._step_type is not None:
+            saved["step"] = self._step_type(values["step"])
+        elif "step" in values and not self._steps_itself:
+            saved["step"] = export_count(values["step"])
+        return saved
+
+
+def _is_scalar(value: Any) -> bool:
+    return (is_tensor(value) or isinstance(value, np.ndarray)) and value.ndim == 0
+
+
+def _entry_of_rule(rule: Rule, name: str, view: Array) -> Entry:
+    kind = Kind.ARRAY if rule.kind_of(name) == "array" else Kind.NUMBER
+    return Entry(
+        kind,
+        rule.shape_of(name, view.shape),
+        rule.dtype_of(name, view.dtype),
+        may_be_none=True,
+    )
+
+
+def _array(name: str, value: Any, entry: Entry, view: Array, what: str, room: Room) -> Array:
+    dtype = entry.dtype or view.dtype
+    array = array_like(value, entry.shape, dtype, what)
+    if entry.shape != view.shape:
+        return array.astype(dtype)
+    own = room.zeros(name, view, dtype)
+    own[...] = array
+    return own
+
+
+# --- what is known of a class ---------------------------------------------------------------------
+
+
+def rules_of(optimizer: Any) -> list[Rule]:
+    """The native rules by which a class may step a parameter."""
+    names = optimizer._rules or (optimizer._rule,)
+    return [RULES[name] for name in names if name is not None]
+
+
+def essential_entries(optimizer: Any) -> list[str]:
+    """What the state of a parameter has that has been stepped, whatever the options."""
+    if optimizer._essential_state is not None:
+        return list(optimizer._essential_state)
+    common = _common(rule.entries for rule in rules_of(optimizer))
+    return ["step", *common] if common and optimizer._counts_steps else common
+
+
+def essential_options(optimizer: Any) -> list[str]:
+    """The options that the groups of a class always have."""
+    if optimizer._essential_options is not None:
+        return list(optimizer._essential_options)
+    return _common(rule.options for rule in rules_of(optimizer))
+
+
+def _common(lists: Iterable[tuple[str, ...]]) -> list[str]:
+    """The names that are in all of the lists."""
+    first, *others = list(lists) or [()]
+    return [name for name in first if all(name in other for other in others)]
+
+
+def entries_of_rules() -> set[str]:
+    """What the native rules of all optimizers keep in the state of a parameter."""
+    return {"step", *(name for rule in RULES.values() for name in rule.entries)}

@@ -1,0 +1,325 @@
+"""A method: how to make an optimizer and its schedule, and the arguments of minimize."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy.optimize import OptimizeResult, OptimizeWarning
+
+from cyoptim import optimizers
+from cyoptim._arrays.doors import check_unmasked, view_parameter
+from cyoptim._groups.options import check_number
+from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
+from cyoptim._types import Array
+from cyoptim.optimizer import Optimizer
+from cyoptim.scipy._loop import Limits, Stepper, as_observer, run, show
+from cyoptim.scipy._problem import Box, Problem
+
+OptimizerLike: TypeAlias = str | type[Optimizer] | Callable[[list[Array]], Optimizer]
+SchedulerLike: TypeAlias = str | tuple[str, dict[str, Any]] | Callable[[Optimizer], Any]
+
+# A step of LBFGS is one iteration, and minimize decides when to stop.
+LBFGS_OPTIONS = {
+    "max_iter": 1,
+    "max_eval": 25,
+    "tolerance_grad": 0.0,
+    "tolerance_change": 0.0,
+    "line_search_fn": "strong_wolfe",
+}
+
+
+def method(
+    optimizer: OptimizerLike,
+    *,
+    lr_scheduler: SchedulerLike | None = None,
+    clip_norm: float | None = None,
+    **options: Any,
+) -> Method:
+    """An optimizer as a method of :func:`scipy.optimize.minimize`.
+
+    Parameters
+    ----------
+    optimizer : str, type or callable
+        The name of an optimizer, in any case (``"adam"``); a subclass of
+        :class:`cyoptim.Optimizer`; or a function that takes a list of one array and returns an
+        optimizer of it.
+    lr_scheduler : str, (str, dict) or callable, optional
+        A learning-rate schedule, stepped once an iteration: the name of a class of
+        :mod:`cyoptim.lr_scheduler`, alone or with its arguments, or a function that takes the
+        optimizer and returns a scheduler. ``ReduceLROnPlateau`` is given the value of the function.
+    clip_norm : float, optional
+        Scale gradients down to this norm.
+    **options
+        Options of the optimizer, checked at once.
+
+    Returns
+    -------
+    Method
+        What to pass as ``method=``.
+
+    Raises
+    ------
+    ValueError
+        If there is no optimizer or scheduler of the name, or an option is out of range.
+    TypeError
+        If the optimizer has no option of a name, or one has the wrong type.
+
+    Notes
+    -----
+    These are the ``options`` of ``minimize``:
+
+    maxiter : int
+        The most iterations, 10,000 by default. An iteration is one step of the optimizer.
+    gtol : float
+        Stop where no element of the gradient is larger than this; with bounds, of
+        ``x - clip(x - gradient)``. 1e-5 by default, and off for a stochastic function; 0 is off.
+        ``minimize(tol=...)`` sets it.
+    ftol : float
+        Stop where the function changes by no more than ``ftol * max(abs(before), abs(now), 1)`` in
+        one iteration. 0, which is off, by default: the function may well rise in between.
+    stochastic : bool
+        Say that `fun` and `jac` are estimates, from a batch drawn anew: nothing is compared, so
+        that the last iterate is returned and tolerances are off unless given.
+    average : float, optional
+        Return the running average of the iterates, of which this part, in (0, 1), is kept at each
+        iteration; function and gradient are evaluated there once more.
+    shape : tuple of int, optional
+        The shape in which the optimizer sees the parameters: ``Muon`` takes only matrices, and
+        ``Adafactor`` saves memory for them. `fun` and `jac` see vectors, whatever the shape.
+    finite_diff : {"2-point", "3-point"}
+        How gradients are computed if there is no `jac`: from that many values of the function for
+        each element. Points are within the bounds, and as far apart as the precision of the
+        values wants, which may be lower than that of `x0`.
+    disp : bool
+        Print how it ended.
+
+    The result is the point with the lowest value, or the last one, if a tolerance was reached
+    there. ``status`` is 0 if a tolerance was reached (or all iterations over a stochastic function
+    without tolerances are done), 1 at `maxiter`, 2 if LBFGS moves no more, 3 if a value or a
+    gradient was not finite, 99 if the callback raised StopIteration. ``lr`` holds the
+    learning rates of all iterations.
+
+    Bounds are kept by projection: the start and every iterate are clipped to the box. ``LBFGS``
+    refuses bounds, since its line search would leave them; where the function is not finite, the
+    search turns back. It is given
+    ``line_search_fn="strong_wolfe"`` and one iteration a step, unless you say otherwise.
+    ``SparseAdam`` updates the elements whose gradient is not zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.optimize import minimize, rosen, rosen_der
+    >>> result = minimize(rosen, [-1.2, 1.0], jac=rosen_der, method=method("adam", lr=0.05))
+    >>> result.success, result.x.round(3)
+    (True, array([1., 1.]))
+    >>> result = minimize(
+    ...     rosen, [0.0, 0.0], jac=rosen_der, method=method("lbfgs"), options={"gtol": 1e-8}
+    ... )
+    >>> result.success, result.x.round(6)
+    (True, array([1., 1.]))
+    """
+    chosen: Any = _factory(optimizer)
+    if not callable(chosen) or (isinstance(chosen, type) and not issubclass(chosen, Optimizer)):
+        raise TypeError(
+            "optimizer must be a name, a subclass of cyoptim.Optimizer or a function that returns "
+            f"one, got {optimizer!r}"
+        )
+    if clip_norm is not None:
+        check_number("clip_norm", clip_norm)
+        if not clip_norm > 0:
+            raise ValueError(f"clip_norm must be > 0, got {clip_norm!r}")
+    result = Method(optimizer, lr_scheduler, clip_norm, options)
+    result._check()
+    return result
+
+
+@dataclass(frozen=True, repr=False)
+class Method:
+    """What :func:`method` returns; :func:`scipy.optimize.minimize` calls it."""
+
+    __module__ = "cyoptim.scipy"
+
+    optimizer: OptimizerLike
+    lr_scheduler: SchedulerLike | None
+    clip_norm: float | None
+    options: dict[str, Any]
+
+    def __repr__(self) -> str:
+        shown = [_shown(self.optimizer)]
+        if self.lr_scheduler is not None:
+            shown.append(f"lr_scheduler={_shown(self.lr_scheduler)}")
+        if self.clip_norm is not None:
+            shown.append(f"clip_norm={self.clip_norm!r}")
+        shown += [f"{name}={value!r}" for name, value in self.options.items()]
+        return f"cyoptim.scipy.method({', '.join(shown)})"
+
+    @property
+    def _factory(self) -> Any:
+        return _factory(self.optimizer)
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self._factory, "__name__", type(self._factory).__name__))
+
+    def _check(self) -> None:
+        """Make what has a name once, over one number, for the errors of its arguments."""
+        factory = self._factory
+        if not isinstance(factory, type):
+            if self.options:
+                raise TypeError(f"options {list(self.options)} are for a name or a class only")
+            return
+        known = list(inspect.signature(factory).parameters)[1:]
+        for name in self.options:
+            if name not in known:
+                raise TypeError(f"{self._name} has no option {name!r}; it has {', '.join(known)}")
+        if self.options.get("maximize"):
+            raise ValueError("maximize=True: minimize the function's negative instead")
+        optimizer = self._build(np.zeros((1, 1)))
+        if not callable(self.lr_scheduler):
+            self._schedule(optimizer)
+
+    def _build(self, param: Array) -> Optimizer:
+        factory = self._factory
+        options = self.options
+        if isinstance(factory, type) and issubclass(factory, optimizers.LBFGS):
+            options = {**LBFGS_OPTIONS, **options}
+        optimizer = factory([param], **options)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{self._name} returned {optimizer!r}, expected a cyoptim.Optimizer")
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        views = [view_parameter(p, "the array")[1] for p in members]
+        if param.size and not all(np.may_share_memory(view, param) for view in views):
+            raise ValueError(
+                f"{self._name} returned an optimizer of other arrays than it was given"
+            )
+        if isinstance(optimizer, optimizers.LBFGS):
+            if self.clip_norm is not None:
+                raise ValueError("clip_norm: LBFGS has its own step length, and clips no gradient")
+            optimizer._has_border = True
+        return optimizer
+
+    def _schedule(self, optimizer: Optimizer) -> Any:
+        chosen = self.lr_scheduler
+        if chosen is None or callable(chosen):
+            return chosen and chosen(optimizer)
+        pair = (chosen, {}) if isinstance(chosen, str) else chosen
+        if not (isinstance(pair, (tuple, list)) and list(map(type, pair)) == [str, dict]):
+            raise TypeError(
+                f"lr_scheduler must be a name, (name, dict) or a callable, got {chosen!r}"
+            )
+        name, arguments = pair
+        return class_named("lr_scheduler", name, SCHEDULERS)(optimizer, **arguments)
+
+    def __call__(
+        self,
+        fun: Callable[..., Any],
+        x0: Any,
+        args: tuple[Any, ...] = (),
+        *,
+        jac: Callable[..., Any] | None = None,
+        hess: Any = None,
+        hessp: Any = None,
+        bounds: Any = None,
+        constraints: Any = (),
+        callback: Callable[..., Any] | None = None,
+        maxiter: int = 10_000,
+        gtol: float | None = None,
+        ftol: float = 0.0,
+        tol: float | None = None,
+        stochastic: bool = False,
+        average: float | None = None,
+        shape: tuple[int, ...] | None = None,
+        finite_diff: str = "2-point",
+        disp: bool = False,
+        **unknown: Any,
+    ) -> OptimizeResult:
+        """Minimize: called by :func:`scipy.optimize.minimize`, whose arguments these are."""
+        _warn_of_unused(self._name, hess, hessp, constraints, unknown)
+        if gtol is None:
+            gtol = tol if tol is not None else 0.0 if stochastic else 1e-5
+        limits = Limits(maxiter, gtol, ftol, stochastic)
+        if average is not None:
+            check_number("average", average)
+            if not 0 < average < 1:
+                raise ValueError(f"average must be between 0 and 1, got {average!r}")
+        if jac is not None and not callable(jac):
+            raise TypeError(f"jac must be callable or None, got {jac!r}")
+        if jac is None and stochastic:
+            raise ValueError("stochastic: differences of a noisy function are noise; give jac")
+        if finite_diff not in ("2-point", "3-point"):
+            raise ValueError(f"finite_diff must be '2-point' or '3-point', got {finite_diff!r}")
+
+        x = _start(x0)
+        box = Box.of(bounds, x)
+        box.project(x)
+        param = x if shape is None else _shaped(x, shape)
+        try:
+            optimizer = self._build(param)
+        except ValueError as error:
+            if shape is None and isinstance(self._factory, type):
+                error.add_note("minimize works on vectors: the option shape= makes them matrices")
+            raise
+        problem = Problem(fun, jac, args, box, finite_diff)
+        stepper = Stepper(optimizer, self._schedule(optimizer), problem, param, self.clip_norm)
+        if stepper.searches and bounds is not None:
+            raise ValueError("LBFGS cannot keep bounds: use method='L-BFGS-B', or another here")
+        result = run(stepper, limits, average, as_observer(callback))
+        if disp:
+            show(result)
+        return result
+
+
+def _factory(optimizer: OptimizerLike) -> Any:
+    """What makes an optimizer; of a name its class."""
+    if isinstance(optimizer, str):
+        return class_named("optimizer", optimizer, OPTIMIZERS)
+    return optimizer
+
+
+def _shown(thing: Any) -> str:
+    return getattr(thing, "__name__", None) or repr(thing)
+
+
+# --- the arguments of minimize --------------------------------------------------------------------
+
+
+def _warn_of_unused(name: str, hess: Any, hessp: Any, constraints: Any, unknown: Any) -> None:
+    """What SciPy's own methods say."""
+    here = 4  # of who called minimize, which called the method, which calls this
+    if hess is not None:
+        text = f"Method {name} does not use Hessian information (hess)."
+        warnings.warn(text, RuntimeWarning, stacklevel=here)
+    if hessp is not None:
+        text = f"Method {name} does not use Hessian-vector product information (hessp)."
+        warnings.warn(text, RuntimeWarning, stacklevel=here)
+    if np.any(constraints):
+        text = f"Method {name} cannot handle constraints."
+        warnings.warn(text, RuntimeWarning, stacklevel=here)
+    if unknown:
+        text = f"Unknown solver options: {', '.join(unknown)}"
+        warnings.warn(text, OptimizeWarning, stacklevel=here)
+
+
+def _start(x0: Any) -> Array:
+    """A copy of the start, float32 or float64."""
+    check_unmasked(x0, "x0")
+    given = np.asarray(x0)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"x0 has dtype {given.dtype}, expected real numbers")
+    dtype = np.float32 if given.dtype == np.float32 else np.float64
+    x = np.array(given, dtype=dtype).ravel()
+    if not np.isfinite(x).all():
+        raise ValueError("x0 holds NaN or infinity")
+    return x
+
+
+def _shaped(x: Array, shape: tuple[int, ...]) -> Array:
+    try:
+        return x.reshape(shape)
+    except (TypeError, ValueError):
+        raise ValueError(f"shape={shape!r} does not fit x0, which has {x.size} elements") from None

@@ -1,0 +1,122 @@
+# The runs of a step: what is measured before it, and its passes over the tensors.
+
+
+cdef class Passes(Followed):
+    """Runs the passes of a step over all tensors that have a row."""
+
+    cdef Range *ranges          # of the gradients, where a step needs them
+
+    def __dealloc__(self):
+        PyMem_Free(self.ranges)
+
+    cdef int cut_waves(self) except -1:
+        """Cut the tensors, in as many waves as a parameter occurs in its group: it is updated so often, one
+        time after the other."""
+        cdef Py_ssize_t i, k
+        cdef dict seen = {}
+        self.waves = [[]]
+        for i in range(self.n_tensors):
+            k = seen.get(self.slots[i].first, 0)
+            seen[self.slots[i].first] = k + 1
+            if k == len(self.waves):
+                self.waves.append([])
+            self.waves[k].append(i)
+        self.recut = False
+        return self.cut(self.waves)
+
+    cdef double sum_squares(self) except? -1:
+        """The sum of squares of all gradients."""
+        cdef double total
+        cdef Runs runs
+        for runs in self.sparse:        # hidden from the run over whole tensors
+            self.table.tensors[runs.slot].row = -1
+        total = self.combine_partials(NORM, SUM_SQUARES)
+        for runs in self.sparse:
+            self.table.tensors[runs.slot].row = 0
+            total += Spans([runs.values]).reduce(SUM_SQUARES, 0)
+        return total
+
+    cdef bint wants_norm(self) except -1:
+        """Whether a rule of the running step asks for the norm of all gradients; look_ahead has read the
+        options."""
+        cdef Py_ssize_t i
+        cdef Rule rule
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row >= 0:
+                rule = self.rule_of_slot(i)
+                if (rule is not None and rule.norm >= 0 and self.templates[
+                        self.slots[i].group].scalars[rule.bound] != INFINITY):
+                    return True
+        return False
+
+    cdef int check_sparse(self, object optimizer) except -1:
+        """Refuse sparse gradients where a rule adds up over whole tensors."""
+        cdef Runs runs
+        cdef Rule rule
+        for runs in self.sparse:
+            rule = self.rule_of_slot(runs.slot)
+            if rule is not None and rule.measures:
+                optimizer._refuse_sparse(self.labels[runs.slot])
+        return 0
+
+    cdef int run(self) except -1:
+        """Update every tensor that has a row, and move the averages."""
+        cdef Py_ssize_t first, last
+        if PyList_GET_SIZE(self.copies):
+            self.fill_copies()
+        if PyList_GET_SIZE(self.sparse):
+            self._run_sparse()
+        if self.pace is not None:
+            self.lead()
+        if self.table.groups != NULL:
+            KERNELS.begin(&self.table)
+        if not self.repeats:
+            self.update(0, self.n_bundles)
+        else:
+            for first, last in self.waves:
+                self.update(first, last)
+        self.table.after = 0
+        if PyList_GET_SIZE(self.sparse):
+            for runs in self.sparse:
+                self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
+        if PyList_GET_SIZE(self.copies):
+            for i, copy in self.copies:
+                cnp.PyArray_CopyInto(<cnp.ndarray>self.views[i], <cnp.ndarray>copy)
+        return 0
+
+    cdef void _run_sparse(self) noexcept:
+        # Their tensors are hidden from the run over whole tensors.
+        cdef Runs runs
+        cdef Tensor *tensor
+        for runs in self.sparse:
+            tensor = &self.table.tensors[runs.slot]
+            runs.row = tensor.row
+            runs.run(tensor, &self.table.rows[tensor.row])
+            tensor.row = -1
+
+    cdef void hide_updates(self, bint hidden) noexcept:
+        """Hide the tensors that have no rule from the run, or give them their rows back."""
+        cdef Py_ssize_t i
+        cdef Tensor *tensor
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if hidden and tensor.row >= 0 and self.table.rows[tensor.row].rule < 0:
+                tensor.row = -2 - tensor.row
+            elif not hidden and tensor.row <= -2:
+                tensor.row = -2 - tensor.row
+
+    cdef bint gradients_overlap(self) except -1:
+        """Whether two gradients share memory, so that none may be zeroed before all were read."""
+        cdef Py_ssize_t i, n = 0
+        cdef const Tensor *tensor
+        if self.ranges == NULL:
+            self.ranges = <Range *>PyMem_Malloc(max(self.n_tensors, 1) * sizeof(Range))
+            if not self.ranges:
+                raise MemoryError
+        for i in range(self.n_tensors):
+            tensor = &self.table.tensors[i]
+            if tensor.row >= 0 and tensor.size:
+                self.ranges[n].low = <uintptr_t>tensor.streams[1]
+                self.ranges[n].high = self.ranges[n].low + tensor.size * itemsize(tensor.dtype)
+                n += 1
+        return any_overlap(self.ranges, n)

@@ -1,0 +1,310 @@
+# From the options of a group to the rows of scalars of a step.
+
+# The rule's memory in its state; NULL: none.
+cdef struct Memory:
+    float *numbers[MAX_MEMORY]
+
+cdef enum:
+    UNSEEN = -2         # in the place of a rule: the slot's state has not been looked at
+    UNBOUND = -1        # it has, and no rule's arrays are bound; for good if the group has no rule
+
+
+cdef class Rows(Inputs):
+    """Gives each tensor of a step its row: the scalars of its group at its step count.
+
+    A group without a rule has rows, too, whose rule is -1: :meth:`Optimizer.update` steps its parameters.
+    """
+
+    cdef Memory *memories
+    cdef list states            # per slot: the state arrays whose addresses are bound
+    cdef list known_options     # per group: the option values its template was made of, or None
+    cdef Row *templates         # per group: the scalars before the clock
+    cdef dict counters          # per slot: a step count whose form in the state is another
+    cdef Watch watch
+    cdef Py_ssize_t natives
+    cdef readonly Py_ssize_t updates    # tensors of the last step whose group has no rule; the others are natives
+    cdef double total_norm      # of all gradients of the running step, where a rule asks for it
+    cdef bint counts_steps
+    cdef bint remembers         # some rule has a memory
+    cdef bint aged              # every slot has the age that it keeps
+    cdef bint looks_ahead       # some rule wants to be known before gradients are measured
+    cdef bint recut             # tensors are to be cut at the boundaries of units
+
+    def __cinit__(self, list items, *args):
+        self.memories = <Memory *>PyMem_Calloc(max(len(items), 1), sizeof(Memory))
+        if not self.memories:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.memories)
+        PyMem_Free(self.templates)
+        PyMem_Free(self.table.groups)
+
+    cdef int begin_rows(self, bint counts_steps, Watch watch, list rules) except -1:
+        cdef Rule rule
+        cdef Py_ssize_t g
+        self.counts_steps, self.watch, self.counters = counts_steps, watch, {}
+        self.states = [None] * self.n_tensors
+        self.known_options = [None] * len(self.groups)
+        self.templates = <Row *>PyMem_Calloc(max(len(self.groups), 1), sizeof(Row))
+        if not self.templates:
+            raise MemoryError
+        for g in range(len(self.groups)):
+            self.templates[g].rule = -1     # until its options have been read
+        for rule in rules:
+            self.looks_ahead = self.looks_ahead or rule.norm >= 0 or rule.scope == PER_ROW
+        return 0
+
+    # --- options -----------------------------------------------------------------------------------
+
+    cdef int read_options(self, object optimizer, Py_ssize_t group) except -1:
+        """Bring the group's template row up to date with its options."""
+        cdef dict options = self.groups[group]
+        cdef list known = self.known_options[group]
+        cdef Rule rule
+        if known is not None and same_options(options, known):
+            return 0
+        self.known_options[group] = None
+        self.stirred = True
+        try:
+            if has_text(options) and optimizer._is_native():     # a text is true, whatever it says
+                check_switches(options, optimizer.defaults)
+            rule = rule_of(optimizer, options)
+            fill_template(&self.templates[group], rule, options)
+        except (TypeError, ValueError, KeyError) as error:
+            text = explain_options(options, optimizer.defaults, error)
+            raise type(error)(f"options of param group {group}: {text}") from error
+        if rule is not None:
+            self._take_scope(rule, group)
+        self.known_options[group] = constant_options(options, rule)
+        return 0
+
+    cdef int _take_scope(self, Rule rule, Py_ssize_t group) except -1:
+        """Make room for what a rule adds up."""
+        if rule.scope >= PER_GROUP and self.table.groups == NULL:
+            self.table.groups = <Group *>PyMem_Calloc(max(len(self.groups), 1), sizeof(Group))
+            if not self.table.groups:
+                raise MemoryError
+            self.table.n_groups = len(self.groups)
+        if rule.scope >= PER_GROUP and self.repeats:
+            raise ValueError(
+                f"rule {rule.name} adds up over param group {group}, in which a parameter occurs twice"
+            )
+        if rule.measures and self.table.units == NULL:
+            self._make_units()
+        return 0
+
+    cdef int _make_units(self) except -1:
+        cdef Py_ssize_t i
+        self.table.units = <Units *>PyMem_Calloc(max(self.n_tensors, 1), sizeof(Units))
+        if not self.table.units:
+            raise MemoryError
+        for i in range(self.n_tensors):
+            self.table.units[i].size = self.table.tensors[i].size
+        return 0
+
+    cdef int look_ahead(self, object optimizer) except -1:
+        """Read the options before gradients are measured, for how tensors are cut, and what is to be
+        measured, depend on the rules."""
+        cdef Py_ssize_t i
+        cdef int32_t group = -1
+        cdef Rule rule
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row < 0:
+                continue
+            if self.slots[i].group != group:
+                group = self.slots[i].group
+                self.read_options(optimizer, group)
+            rule = self.rule_of_slot(i)
+            if rule is not None and rule.measures:
+                self.set_unit(i, rule)
+        if self.recut:
+            self.cut_waves()
+        return 0
+
+    cdef Rule rule_of_slot(self, Py_ssize_t i):
+        """The rule of a slot's group, whose options have been read; None: it has none."""
+        cdef int rule = self.templates[self.slots[i].group].rule
+        return None if rule < 0 else RULE_LIST[rule]
+
+    cdef int set_unit(self, Py_ssize_t i, Rule rule) except -1:
+        """Let the rule's units be the tensor's."""
+        cdef Py_ssize_t size = self.table.tensors[i].size
+        cdef Py_ssize_t unit = size // max(unit_count(rule.scope, (<object>self.views[i]).shape), 1)
+        if self.table.units[i].size != unit:
+            self.table.units[i].size = unit
+            self.recut = True
+        return 0
+
+    cdef int cut_waves(self) except -1:
+        raise NotImplementedError
+
+    # --- rows --------------------------------------------------------------------------------------
+
+    cdef inline int64_t _next_step(self, Py_ssize_t i) noexcept:
+        cdef Slot *slot = &self.slots[self.slots[i].first]
+        cdef int64_t step = slot.step[0] if slot.step else slot.age
+        if self.repeats:
+            step += self._earlier_occurrences(i)
+        if self.counts_steps:
+            return min(step, MOST_STEPS - 1) + 1
+        return 1 if step == 0 else 2
+
+    cdef int64_t _earlier_occurrences(self, Py_ssize_t i) noexcept:
+        cdef Py_ssize_t j
+        cdef int64_t count = 0
+        for j in range(self.slots[i].first, i):
+            if self.slots[j].first == self.slots[i].first and self.table.tensors[j].row >= 0:
+                count += 1
+        return count
+
+    cdef void _recall(self, Py_ssize_t i, float *memory) noexcept:
+        """What the rule remembers of this slot: from its state, or from the slot's earlier
+        occurrence in the same step."""
+        cdef Slot *slot = &self.slots[i]
+        cdef float **number = self.memories[i].numbers
+        cdef Py_ssize_t j, earlier = -1
+        cdef int k
+        for j in range(slot.first, i):
+            if self.slots[j].first == slot.first and self.table.tensors[j].row >= 0:
+                earlier = j
+        for k in range(MAX_MEMORY):
+            if earlier >= 0:
+                memory[k] = self.table.rows[self.table.tensors[earlier].row].memory[k]
+            else:
+                memory[k] = number[k][0] if number[k] else 0
+
+    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *memory) except -1:
+        """The row of this group at this step count and with this memory."""
+        cdef Py_ssize_t r
+        cdef Row *row
+        cdef Clock clock
+        cdef Rule rule
+        cdef int k
+        for r in range(self.n_rows - 1, -1, -1):
+            row = &self.table.rows[r]
+            if row.group == group and row.step == step and same_memory(row, memory):
+                return <int>r
+        row = self.new_row()
+        row[0] = self.templates[group]
+        row.group = group
+        row.step = step
+        for k in range(MAX_MEMORY):
+            row.before[k] = row.memory[k] = memory[k]
+        if row.rule < 0:
+            return <int>self.n_rows - 1
+        rule = <Rule>RULE_LIST[row.rule]
+        if rule.norm >= 0:
+            row.scalars[rule.norm] = self.total_norm
+        if rule.scope >= PER_GROUP:
+            for k in range(PyTuple_GET_SIZE(rule.scalars)):
+                if rule.sources[k] == NUMBER:
+                    row.scalars[k] = rule.value(k, self.groups[group])
+        clock = KERNELS.clocks[row.rule]
+        if clock != NULL:
+            clock(row.scalars, step, row.memory)
+        return <int>self.n_rows - 1
+
+    cdef list assign_rows(self, object optimizer):
+        """Give every tensor with a gradient its row; return the slots whose state is not bound, or
+        None."""
+        cdef Py_ssize_t i
+        cdef int32_t group = -1
+        cdef int64_t step, last = -1
+        cdef int row = -1, rule = -1
+        cdef float memory[MAX_MEMORY]
+        cdef bint remembers = self.remembers, settled = self.aged and not self.repeats
+        cdef Tensor *tensor = self.table.tensors
+        cdef const Slot *slot = self.slots
+        cdef list unbound = None
+        memset(memory, 0, sizeof(memory))
+        self.n_rows = self.natives = self.updates = 0
+        for i in range(self.n_tensors):
+            if tensor[i].row < 0:
+                continue
+            if slot[i].group != group:
+                group, last = slot[i].group, -1
+                self.read_options(optimizer, group)
+            if slot[i].rule == UNSEEN:
+                self._look_at_slot(optimizer, slot[i].first)
+                self._look_at_slot(optimizer, i)
+            step = 2 if settled else self._next_step(i)
+            if remembers:
+                self._recall(i, memory)
+            if step != last or (remembers and not same_memory(&self.table.rows[row], memory)):
+                last = step
+                if step <= 0:
+                    self._refuse_count(i, step)
+                row = self._find_row(group, step, memory)
+                rule = self.table.rows[row].rule
+            tensor[i].row = row
+            if rule < 0:
+                self.updates += 1
+            else:
+                self.natives += 1
+            if slot[i].rule != rule:
+                if unbound is None:
+                    unbound = []
+                unbound.append(i)
+        self.table.n_rows = self.n_rows
+        return unbound
+
+    cdef int _look_at_slot(self, object optimizer, Py_ssize_t i) except -1:
+        """Find a slot's step count, or, where no rule steps it, all arrays of its state."""
+        if self.slots[i].rule != UNSEEN:
+            return 0
+        entries = optimizer.state.arrays(self.objects[i])
+        if self.templates[self.slots[i].group].rule < 0:
+            self.states[i] = [value for value in entries.values() if cnp.PyArray_Check(value)]
+            for value in self.states[i]:
+                self.check_unmasked(i, value)
+        elif self.counts_steps and self.slots[i].first == i and entries.get("step") is not None:
+            self._adopt_counter(i, entries["step"])
+        self.slots[i].rule = UNBOUND
+        return 0
+
+    cdef int _adopt_counter(self, Py_ssize_t i, object counter) except -1:
+        if not is_counter(counter):
+            counter = self.counters[i] = make_counter(counter, self.labels[i])
+        self.states[i] = [counter]
+        self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        return 0
+
+    cdef int check_unmasked(self, Py_ssize_t i, object value) except -1:
+        """Refuse masked arrays in the state."""
+        if cnp.PyArray_Check(value) and not cnp.PyArray_CheckExact(value):
+            from cyoptim._arrays.doors import check_unmasked
+            check_unmasked(value, f"state of {self.labels[i]}")
+        return 0
+
+    cdef int _refuse_count(self, Py_ssize_t i, int64_t step) except -1:
+        raise ValueError(
+            f"state 'step' of {self.labels[i]} is {step - 1}, expected a whole number from 0 to "
+            "2**63 - 2"
+        )
+
+    cdef void count(self) noexcept:
+        """Note that the step was made: counts, ages, and what the rules remember."""
+        cdef Py_ssize_t i
+        if self.aged:
+            return
+        self.aged = not self.counts_steps
+        for i in range(self.n_tensors):
+            if self.table.tensors[i].row < 0:
+                self.aged = False
+            elif self.slots[i].rule < 0:
+                continue
+            elif self.counts_steps:
+                self.slots[i].step[0] = min(self.slots[i].step[0], MOST_STEPS - 1) + 1
+                if self.remembers:
+                    self._remember(i)
+            else:
+                self.slots[self.slots[i].first].age = 1
+
+    cdef void _remember(self, Py_ssize_t i) noexcept:
+        cdef const Row *row = &self.table.rows[self.table.tensors[i].row]
+        cdef float **number = self.memories[i].numbers
+        cdef int k
+        for k in range(MAX_MEMORY):
+            if number[k]:
+                number[k][0] = row.memory[k]

@@ -1,0 +1,308 @@
+# The state of parameters: found, made, bound to the streams of their tensors, and watched.
+
+
+cdef class States(Rows):
+    """Binds the state of each parameter to the streams that its rule reads."""
+
+    cdef list births            # (dict, entries): new state, put in when nothing can fail any more
+    cdef list owners            # of the memory of state and averages; they are not to be resized
+    cdef ArrayTrace *traces     # of the owners
+    cdef list group_numbers     # per group: the arrays of the numbers that its rule carries on
+    cdef bint alive             # its optimizer's plan; not before, and not when another is
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        PyMem_Free(self.traces)
+        if self.table.units != NULL:
+            for i in range(self.n_tensors):
+                PyMem_Free(self.table.units[i].scalars)
+
+    cdef int begin_states(self) except -1:
+        self.births, self.owners = [], []
+        self.group_numbers = [None] * len(self.groups)
+        return 0
+
+    cdef int prepare(self, object optimizer) except -1:
+        """Everything that the run of a step needs beside parameters and gradients."""
+        cdef bint changed = self.watch.changed or not self._owners_are_still()
+        if changed:
+            self.forget_state()
+            self.watch.changed = True
+        unbound = self.assign_rows(optimizer)
+        if unbound:
+            self.watch.changed = True       # unless all of what follows succeeds: see settle
+            self.bind_states(optimizer, unbound)
+            if not self._owners_are_still():    # of what was bound before
+                self.refuse_moved_state()
+        if self.table.groups != NULL:
+            self._bind_group_numbers()
+        if unbound or (changed and self.updates):
+            self.build_walls()
+            # A momentum buffer may turn out to be new or not, which is another row.
+            self.assign_rows(optimizer)
+            self._part_from_state()
+        if self.recut:
+            self.cut_waves()
+        if self.table.units != NULL:
+            self.make_partials(self.n_chunks * MAX_SUMS)
+        if self.stirred:
+            self._check_still()
+            if not self._owners_are_still():
+                self.refuse_moved_state()
+        return 0
+
+    cdef int refuse_moved_state(self) except -1:
+        raise RuntimeError("state was changed in size or place while the step was being prepared")
+
+    cdef inline int settle(self) except -1:
+        """Put new state in. From here on nothing fails, and no interrupt comes."""
+        if PyList_GET_SIZE(self.births):
+            for target, values in self.births:
+                PyDict_Update(target, values)
+            self.births = []
+        return 0
+
+    # --- binding -----------------------------------------------------------------------------------
+
+    cdef int bind_states(self, object optimizer, list slots) except -1:
+        """Bind, and where missing make, the state of these slots. New entries are put into the
+        optimizer's state when nothing can fail any more: see settle."""
+        cdef Py_ssize_t i
+        cdef Room room = Room([self.views[i] for i in slots if self.slots[i].first == i])
+        cdef object state = optimizer.state
+        cdef dict entries = {}
+        self.stirred = True
+        state.staged = self.births = []
+        for i in slots:
+            if self.slots[i].first == i:
+                new = self._prepare_state(optimizer, i, room)
+                entries[i] = {**state.arrays(self.objects[i]), **new}
+                if new:
+                    state._fill(self.objects[i], new)
+        for i in slots:
+            known = entries.get(self.slots[i].first)
+            self._take_state(state.arrays(self.objects[i]) if known is None else known, i)
+        return 0
+
+    cdef dict _prepare_state(self, object optimizer, Py_ssize_t i, Room room):
+        """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
+        cdef Slot *slot = &self.slots[i]
+        cdef dict new = {}
+        cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
+        if cnp.PyArray_ISCOMPLEX(<cnp.ndarray>self.views[i]) and not optimizer._takes_complex:
+            optimizer._refuse_complex()
+        state = optimizer.state.arrays(self.objects[i])
+        if self.counts_steps and not is_counter(state.get("step")):
+            new["step"] = self.counters.get(i)
+            if new["step"] is None:
+                new["step"] = make_counter(state.get("step"), self.labels[i], room)
+        for name in rule.memory + rule.unit_numbers:
+            self._prepare_number(i, rule, name, state, new, room)
+        fresh = [name for name in rule.states if self._prepare_array(i, rule, name, state, new, room)]
+        if rule.states and not self.counts_steps:
+            slot.age = 0 if fresh else 1
+            self.aged = False
+        return new
+
+    cdef int _prepare_number(self, Py_ssize_t i, Rule rule, str name, object state, dict new,
+                             Room room) except -1:
+        value = state.get(name)
+        if value is None:
+            value = rule.start_of(name, self.groups[self.slots[i].group])
+        shape = rule.shape_of(name, (<object>self.views[i]).shape)
+        if not is_number(value, rule.dtype_of(name, None), shape):
+            new[name] = make_number(
+                value, f"state {name!r} of {self.labels[i]}", name, room, rule.dtype_of(name, None), shape)
+        return 0
+
+    cdef bint _prepare_array(self, Py_ssize_t i, Rule rule, str name, object state, dict new,
+                             Room room) except -1:
+        """Prepare a state array; whether it is new."""
+        dtype = rule.dtype_of(name, self.views[i].dtype)
+        value = state.get(name)
+        if value is not None:
+            if not self.is_state(i, value, dtype):
+                new[name] = self._state_array(i, name, value, dtype)
+            return False
+        new[name] = room.zeros(name, self.views[i], dtype)
+        if rule.copies_param(name):
+            new[name][...] = self.views[i]
+        else:
+            fill(new[name], rule.start_of(name, self.groups[self.slots[i].group]))
+        return True
+
+    cdef bint is_state(self, Py_ssize_t i, object value, object dtype):
+        # An array that the kernel can use as it is: laid out as empty_like(view) would be.
+        cdef cnp.ndarray view = self.views[i]
+        self.check_unmasked(i, value)
+        if not cnp.PyArray_Check(value) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>value):
+            return False
+        if not self.slots[i].direct or dtype is not view.dtype:
+            view = self.empty_like(view, dtype)
+        return same_layout(view, <cnp.ndarray>value)
+
+    cdef object _state_array(self, Py_ssize_t i, str name, object value, object dtype):
+        view = self.views[i]
+        if not cnp.PyArray_Check(value):
+            from cyoptim._arrays.doors import foreign_array
+            value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
+        if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
+            raise ValueError(
+                f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
+                f"{value.dtype}, expected {view.shape} and {dtype}"
+            )
+        copy = self.empty_like(view, dtype)
+        copy[...] = value
+        return copy
+
+    cdef int _take_state(self, object state, Py_ssize_t i) except -1:
+        cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
+        cdef Py_ssize_t k = 2, m = 0
+        cdef list kept = []
+        if self.counts_steps:
+            counter = state["step"]
+            kept.append(counter)
+            self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+        self.remembers = self.remembers or len(rule.memory) > 0
+        for name in rule.memory:
+            array = state[name]
+            kept.append(array)
+            self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            m += 1
+        for name in rule.states:
+            array = state[name]
+            if not self.is_state(i, array, rule.dtype_of(name, self.views[i].dtype)):
+                self.refuse_moved_state()   # by other code that was called
+            kept.append(array)
+            self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
+            self._note_type(i, k, array)
+            k += 1
+        if rule.measures:
+            self._take_units(i, rule, state, kept)
+        self.states[i] = kept
+        self.slots[i].rule = rule.number
+        return 0
+
+    cdef int _note_type(self, Py_ssize_t i, Py_ssize_t k, cnp.ndarray array) except -1:
+        """Note in which type a stream is stored."""
+        cdef int code = dtype_code(array), arithmetic = self.table.tensors[i].dtype
+        cdef Py_ssize_t t, m
+        if self.table.codecs == NULL:
+            if code == arithmetic:
+                return 0
+            self.table.codecs = <uint8_t *>PyMem_Malloc(self.n_tensors * MAX_STREAMS)
+            if not self.table.codecs:
+                raise MemoryError
+            for t in range(self.n_tensors):
+                for m in range(MAX_STREAMS):
+                    self.table.codecs[MAX_STREAMS * t + m] = self.table.tensors[t].dtype
+        self.table.codecs[MAX_STREAMS * i + k] = code
+        return 0
+
+    cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
+        """Bind what a rule that measures keeps of each unit."""
+        cdef Units *units = &self.table.units[i]
+        cdef int m = 0
+        self.set_unit(i, rule)
+        for name in rule.unit_numbers:
+            array = state[name]
+            kept.append(array)
+            units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            m += 1
+        if units.size > CHUNK and rule.scope < PER_GROUP:
+            PyMem_Free(units.scalars)
+            units.scalars = <double *>PyMem_Malloc(
+                self.table.tensors[i].size // units.size * MAX_SCALARS * sizeof(double))
+            if not units.scalars:
+                raise MemoryError
+        return 0
+
+    cdef int _bind_group_numbers(self) except -1:
+        """Bind, and where missing make, the numbers that rules carry on for their groups."""
+        cdef Py_ssize_t g, k
+        cdef Rule rule
+        cdef list arrays
+        for g in range(len(self.groups)):
+            rule = None if self.templates[g].rule < 0 else RULE_LIST[self.templates[g].rule]
+            if rule is None or not rule.group_numbers:
+                continue
+            arrays = [self._group_number(rule, g, name) for name in rule.group_numbers]
+            self.group_numbers[g] = arrays
+            for k in range(len(arrays)):
+                self.table.groups[g].numbers[k] = <double *>cnp.PyArray_DATA(<cnp.ndarray>arrays[k])
+        return 0
+
+    cdef object _group_number(self, Rule rule, Py_ssize_t g, str name):
+        cdef dict group = self.groups[g]
+        value = group.get(name)
+        if is_number(value, np.dtype(np.float64), ()):
+            return value
+        if value is None:
+            value = rule.start_of(name, group)
+        new = make_number(value, f"{name!r} of param group {g}", None, None, np.dtype(np.float64), ())
+        self.births.append((group, {name: new}))
+        return new
+
+    # --- the memory of state ------------------------------------------------------------------------
+
+    cdef list trusted_arrays(self):
+        """The arrays of the state whose addresses are known here."""
+        return [array for kept in self.states if kept is not None for array in kept]
+
+    cdef int build_walls(self) except -1:
+        """Take the memory of state and averages into account, too."""
+        cdef list arrays = self.trusted_arrays()
+        cdef dict owners = {}
+        self.walls = Walls(self.views + arrays)
+        if self.alive:
+            self.turn.walls = self.walls
+        for array in arrays:
+            owner = owner_of(array)
+            if owner is not None:
+                owners[id(owner)] = owner
+        self._watch_owners(list(owners.values()))
+        return 0
+
+    cdef int _watch_owners(self, list owners) except -1:
+        cdef Py_ssize_t k
+        cdef ArrayTrace *traces = <ArrayTrace *>PyMem_Realloc(
+            self.traces, max(len(owners), 1) * sizeof(ArrayTrace))
+        if not traces:
+            raise MemoryError
+        self.traces, self.owners = traces, owners
+        for k in range(len(owners)):
+            array_trace(<PyObject *>owners[k], &traces[k])
+        return 0
+
+    cdef inline bint _owners_are_still(self) noexcept:
+        """Whether no array that owns memory of state was resized in place."""
+        cdef Py_ssize_t k
+        for k in range(PyList_GET_SIZE(self.owners)):
+            if not array_is_as_it_was(PyList_GET_ITEM(self.owners, k), &self.traces[k]):
+                return False
+        return True
+
+    cdef int forget_state(self) except -1:
+        """Look the state up again: entries were put in, replaced or removed."""
+        cdef Py_ssize_t i
+        cdef int k
+        self.aged = False
+        self.owners, self.counters = [], {}
+        for i in range(self.n_tensors):
+            self.slots[i].rule = UNSEEN
+            self.slots[i].step = NULL
+            self.slots[i].age = 0
+            for k in range(MAX_MEMORY):
+                self.memories[i].numbers[k] = NULL
+        return 0
+
+
+cdef object owner_of(object array):
+    """The array that owns an array's memory, itself or one that it is a view of; None if it is no
+    array's."""
+    while True:
+        base = array.base
+        if not cnp.PyArray_Check(base):
+            break
+        array = base
+    return array if cnp.PyArray_CHKFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_OWNDATA) else None

@@ -1,0 +1,323 @@
+# The passes of rules over the elements of tensors, with codecs and stages.
+#
+# A rule that measures has three parts: it measures, which adds up sums over a unit and may change the state; it
+# finishes, which turns the sums into scalars; it applies. A unit within a chunk goes through all three while it
+# is in the cache. Larger ones are measured by one run and updated by the next.
+
+cdef inline void *at(const Table *table, Py_ssize_t t, int k, Py_ssize_t start) noexcept nogil:
+    """The address of an element of a stream."""
+    return <char *>table.tensors[t].streams[k] + start * stored_size(code_of(table, t, k))
+
+
+cdef inline int code_of(const Table *table, Py_ssize_t t, int k) noexcept nogil:
+    if table.codecs == NULL:
+        return table.tensors[t].dtype
+    return table.codecs[MAX_STREAMS * t + k]
+
+
+cdef inline bint is_coded(const Table *table, Py_ssize_t t) noexcept nogil:
+    cdef int k
+    if table.codecs == NULL:
+        return False
+    for k in range(MAX_STREAMS):
+        if table.codecs[MAX_STREAMS * t + k] != table.tensors[t].dtype:
+            return True
+    return False
+
+
+cdef inline void call(floating **s, int rule, const double *scalars, double *lanes,
+                      Py_ssize_t n) noexcept nogil:
+    """One pass of a rule over a span: the one that measures where there are lanes, else the last one."""
+    if floating is float:
+        if lanes == NULL:
+            RULES32[rule](s, scalars, n)
+        else:
+            MEASURES32[rule](s, scalars, lanes, n)
+    else:
+        if lanes == NULL:
+            RULES64[rule](s, scalars, n)
+        else:
+            MEASURES64[rule](s, scalars, lanes, n)
+
+
+cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const double *scalars,
+                              double *lanes, floating *work, Py_ssize_t start,
+                              Py_ssize_t stop) noexcept nogil:
+    cdef floating *s[MAX_STREAMS + 1]
+    cdef int k
+    for k in range(MAX_STREAMS):
+        s[k] = (<floating *>table.tensors[t].streams[k]) + start
+    s[WORK] = work
+    call(s, rule, scalars, lanes, stop - start)
+    if table.zero and lanes == NULL:
+        memset(s[1], 0, (stop - start) * sizeof(floating))
+
+
+cdef inline void load(const Table *table, Py_ssize_t t, int count, floating **s, floating *scratch,
+                      Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Where the elements of each stream are, decoded if they must be."""
+    cdef int k
+    for k in range(count):
+        if code_of(table, t, k) == table.tensors[t].dtype:
+            s[k] = <floating *>at(table, t, k, start)
+        else:
+            s[k] = scratch + PIECE * k
+            decode(at(table, t, k, start), code_of(table, t, k), s[k], n)
+
+
+cdef inline void store(const Table *table, Py_ssize_t t, int count, floating **s,
+                       Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """Encode what was decoded; gradients are never written."""
+    cdef int k
+    for k in range(count):
+        if k != 1 and code_of(table, t, k) != table.tensors[t].dtype:
+            encode(s[k], at(table, t, k, start), code_of(table, t, k), n)
+
+
+cdef inline void run_before(const Table *table, floating **s, floating *scratch,
+                            Py_ssize_t n) noexcept nogil:
+    """The stages that change the gradient, in a copy."""
+    cdef int k
+    if table.before == 0:
+        return
+    memcpy(scratch + PIECE, s[1], n * sizeof(floating))
+    s[1] = scratch + PIECE
+    for k in range(table.before):
+        call(&s[1], table.stages[k].rule, table.stages[k].scalars, NULL, n)
+
+
+cdef inline void run_after(const Table *table, Py_ssize_t t, floating **s, Py_ssize_t start,
+                           Py_ssize_t n) noexcept nogil:
+    """The stages that follow the parameter."""
+    cdef floating *pair[MAX_STREAMS]
+    cdef const Stage *stage
+    cdef int k
+    for k in range(table.before, table.before + table.after):
+        stage = &table.stages[k]
+        if stage.streams[t] != NULL:
+            pair[0] = (<floating *>stage.streams[t]) + start
+            pair[1] = s[0]
+            call(pair, stage.rule, stage.scalars, NULL, n)
+
+
+cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const double *scalars,
+                            double *lanes, floating *work, bint kept, Py_ssize_t start,
+                            Py_ssize_t stop) noexcept nogil:
+    """As run_straight, with codecs and stages; without a rule, the stages that follow the parameter."""
+    cdef floating scratch[MAX_STREAMS * PIECE]
+    cdef floating *s[MAX_STREAMS + 1]
+    cdef int count = 1 if rule < 0 else STREAMS[rule]
+    cdef Py_ssize_t n
+    s[WORK] = work
+    while start < stop:
+        n = min(<Py_ssize_t>PIECE, stop - start)
+        load(table, t, count, s, scratch, start, n)
+        if rule >= 0:
+            run_before(table, s, scratch, n)
+            call(s, rule, scalars, lanes, n)
+            store(table, t, count, s, start, n)
+        if lanes == NULL:
+            if rule >= 0 and table.zero:
+                memset(at(table, t, 1, start), 0, n * stored_size(code_of(table, t, 1)))
+            run_after(table, t, s, start, n)
+        if kept:
+            s[WORK] += n
+        start += n
+
+
+cdef inline bint is_followed(const Table *table, Py_ssize_t t) noexcept nogil:
+    cdef int k
+    for k in range(table.before, table.before + table.after):
+        if table.stages[k].streams[t] != NULL:
+            return True
+    return False
+
+
+cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const double *scalars,
+                          double *lanes, void *work, bint kept, Py_ssize_t start,
+                          Py_ssize_t stop) noexcept nogil:
+    """One pass of a rule over elements of a tensor, with all stages; rule -1: only those that follow.
+
+    `work` has room for all elements where it is kept, else for a piece.
+    """
+    cdef bint pieces = ((table.before and rule >= 0) or (table.after and is_followed(table, t))
+                        or is_coded(table, t))
+    if rule < 0 and not pieces:
+        return
+    pieces = pieces or (work != NULL and not kept)
+    if table.tensors[t].dtype == FLOAT32:
+        if pieces:
+            run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
+        else:
+            run_straight(table, t, rule, scalars, lanes, <float *>work, start, stop)
+    else:
+        if pieces:
+            run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
+        else:
+            run_straight(table, t, rule, scalars, lanes, <double *>work, start, stop)
+
+
+cdef inline void measure_span(const Table *table, Py_ssize_t t, const Row *row, double *sums, void *work,
+                              bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """What a rule adds up over a span."""
+    cdef double lanes[MAX_SUMS * LANES]
+    cdef int k, count = SUMS[row.rule]
+    memset(lanes, 0, count * LANES * sizeof(double))
+    run_span(table, t, row.rule, row.scalars, lanes, work, kept, start, stop)
+    for k in range(count):
+        sums[k] = fold_sums(lanes + LANES * k)
+
+
+cdef void finish_unit(const Units *units, const Row *row, Py_ssize_t unit, const double *sums,
+                      double *scalars) noexcept nogil:
+    """The scalars of a unit, and its numbers in the state."""
+    cdef double numbers[MAX_NUMBERS]
+    cdef int k
+    memcpy(scalars, row.scalars, sizeof(row.scalars))
+    for k in range(MAX_NUMBERS):
+        numbers[k] = 0 if units.numbers[k] == NULL else units.numbers[k][unit]
+    FINISHES[row.rule](scalars, sums, numbers, units.size)
+    for k in range(MAX_NUMBERS):
+        if units.numbers[k] != NULL:
+            units.numbers[k][unit] = numbers[k]
+
+
+cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcept nogil:
+    """All passes over the units of a chunk; of a unit that is larger, the one that measures."""
+    cdef const Chunk *chunk = &table.chunks[c]
+    cdef const Units *units = &table.units[chunk.tensor]
+    cdef double work[KEPT]              # floats have room in it, too
+    cdef double scalars[MAX_SCALARS]
+    cdef double sums[MAX_SUMS]
+    cdef Py_ssize_t start = chunk.start, stop
+    cdef bint kept = units.size <= KEPT
+    if SCOPES[row.rule] > PER_TENSOR or units.size > CHUNK:
+        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work, False, start,
+                     chunk.stop)
+        return
+    while start < chunk.stop:
+        stop = start + units.size
+        measure_span(table, chunk.tensor, row, sums, work, kept, start, stop)
+        finish_unit(units, row, start // units.size, sums, scalars)
+        run_span(table, chunk.tensor, row.rule, scalars, NULL, <void *>work if kept else NULL, kept,
+                 start, stop)
+        start = stop
+
+
+cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
+    cdef const Chunk *chunk = &table.chunks[c]
+    cdef int number = table.tensors[chunk.tensor].row
+    cdef const Row *row
+    if number < 0:
+        run_span(table, chunk.tensor, -1, NULL, NULL, NULL, False, chunk.start, chunk.stop)
+        return
+    row = &table.rows[number]
+    if MEASURES32[row.rule] != NULL:
+        update_units(table, c, row)
+    else:
+        run_span(table, chunk.tensor, row.rule, row.scalars, NULL, NULL, False, chunk.start, chunk.stop)
+
+
+cdef inline bint awaits_more(const Table *table, const Chunk *chunk) noexcept nogil:
+    """Whether a chunk has been measured and not updated: its unit is larger."""
+    cdef int row = table.tensors[chunk.tensor].row
+    if row < 0 or MEASURES32[table.rows[row].rule] == NULL:
+        return False
+    return SCOPES[table.rows[row].rule] > PER_TENSOR or table.units[chunk.tensor].size > CHUNK
+
+
+cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
+    cdef const Chunk *chunk = &table.chunks[c]
+    cdef const Units *units
+    cdef const Row *row
+    cdef const double *scalars
+    if not awaits_more(table, chunk):
+        return
+    row = &table.rows[table.tensors[chunk.tensor].row]
+    scalars = row.scalars
+    if SCOPES[row.rule] <= PER_TENSOR:
+        units = &table.units[chunk.tensor]
+        scalars = units.scalars + MAX_SCALARS * (chunk.start // units.size)
+    run_span(table, chunk.tensor, row.rule, scalars, NULL, NULL, False, chunk.start, chunk.stop)
+
+
+cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef unsigned long long mode = fp_flush()
+    cdef bint found = False
+    cdef double sums[MAX_SUMS]
+    cdef const Chunk *chunk
+    cdef Units *units
+    cdef Row *row
+    cdef Py_ssize_t c, size
+    cdef int k
+    for c in range(table.n_groups):
+        memset(table.groups[c].sums, 0, sizeof(sums))
+        table.groups[c].size = 0
+    for c in range(table.bundles[first], table.bundles[last]):
+        chunk = &table.chunks[c]
+        if not awaits_more(table, chunk):
+            continue
+        found = True
+        row = &table.rows[table.tensors[chunk.tensor].row]
+        if SCOPES[row.rule] > PER_TENSOR:
+            table.groups[row.group].size += chunk.stop - chunk.start
+            for k in range(MAX_SUMS):
+                table.groups[row.group].sums[k] += table.partials[MAX_SUMS * c + k]
+            continue
+        units = &table.units[chunk.tensor]
+        size = units.size
+        for k in range(MAX_SUMS):
+            sums[k] = (0 if chunk.start % size == 0 else sums[k]) + table.partials[MAX_SUMS * c + k]
+        if chunk.stop % size == 0:
+            finish_unit(units, row, chunk.start // size, sums,
+                        units.scalars + MAX_SCALARS * (chunk.start // size))
+    if found:
+        finish_groups(table, True)
+    fp_restore(mode)
+    return found
+
+
+cdef void begin(Table *table) noexcept nogil:
+    cdef unsigned long long mode = fp_flush()
+    finish_groups(table, False)
+    fp_restore(mode)
+
+
+cdef void finish_groups(Table *table, bint measured) noexcept nogil:
+    """The scalars of the rows of groups that are units, and their numbers: of the rules that measure, or
+    of the others."""
+    cdef double total[MAX_SUMS]
+    cdef double before[MAX_NUMBERS]
+    cdef Py_ssize_t g, size = 0
+    cdef int k
+    memset(total, 0, sizeof(total))
+    for g in range(table.n_groups):     # a group without a gradient has added nothing
+        size += table.groups[g].size
+        for k in range(MAX_SUMS):
+            total[k] += table.groups[g].sums[k]
+    for g in range(table.n_groups):
+        for k in range(MAX_NUMBERS):
+            before[k] = 0 if table.groups[g].numbers[k] == NULL else table.groups[g].numbers[k][0]
+        finish_group(table, g, before, total, size, measured)
+
+
+cdef void finish_group(Table *table, Py_ssize_t g, const double *before, const double *total,
+                       Py_ssize_t size, bint measured) noexcept nogil:
+    cdef double numbers[MAX_NUMBERS]
+    cdef Group *group = &table.groups[g]
+    cdef Row *row
+    cdef Py_ssize_t r
+    cdef int k
+    for r in range(table.n_rows):
+        row = &table.rows[r]
+        if (row.group != g or SCOPES[row.rule] <= PER_TENSOR or FINISHES[row.rule] == NULL
+                or (MEASURES32[row.rule] != NULL) != measured):
+            continue
+        memcpy(numbers, before, sizeof(numbers))
+        if SCOPES[row.rule] == OVER_ALL:
+            FINISHES[row.rule](row.scalars, total, numbers, size)
+        else:
+            FINISHES[row.rule](row.scalars, group.sums, numbers, group.size)
+        for k in range(MAX_NUMBERS):    # every row of a group advances them alike
+            if group.numbers[k] != NULL:
+                group.numbers[k][0] = numbers[k]

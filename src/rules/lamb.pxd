@@ -1,0 +1,97 @@
+# LAMB (You et al. 2020, algorithm 2): Adam's step, scaled to the parameter's length.
+#
+# Two passes. The first moves the averages and adds up the squares of parameter and step. The second makes the
+# step, which it computes again where it has not been kept: to store it would move as many bytes as it saves.
+from cython cimport floating
+from libc.math cimport pow, sqrt
+from libc.stdint cimport int64_t
+from _reduce cimport add_squares
+from _table cimport LANES, WORK
+from rules._math cimport least_eps, root, spread_of
+
+
+cdef struct Lamb:
+    double sign, weight_decay, beta1, beta2, eps, lr
+    double bias_correction, grad_averaging, decoupled_decay, always_adapt, trust_clip   # switches
+    double max_grad_norm, total_norm
+    double clip, gain1, gain2, unbias1, unbias2, spread, penalty, keep     # by the clock
+    double size                                                            # by the finish
+
+
+cdef inline void lamb_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+    cdef Lamb *h = <Lamb *>scalars
+    # A norm that is NaN clips, too, as in clip_grad_norm_.
+    h.clip = 1 if h.total_norm <= h.max_grad_norm else 1 / (h.total_norm / h.max_grad_norm)
+    h.gain1 = 1 - h.beta1 if h.grad_averaging else 1
+    h.gain2 = 1 - h.beta2
+    h.unbias1 = 1 / (1 - pow(h.beta1, <double>step)) if h.bias_correction else 1
+    h.unbias2 = 1 / sqrt(1 - pow(h.beta2, <double>step)) if h.bias_correction else 1
+    h.spread = spread_of(h.gain2)
+    h.penalty = 0 if h.decoupled_decay else h.weight_decay
+    h.keep = 1 - h.lr * h.weight_decay if h.decoupled_decay else 1
+
+
+cdef inline void lamb_finish(double *scalars, const double *sums, double *numbers,
+                             Py_ssize_t size) noexcept nogil:
+    cdef Lamb *h = <Lamb *>scalars
+    cdef double ratio = 1
+    if (h.weight_decay != 0 or h.always_adapt) and sums[0] > 0 and sums[1] > 0:
+        ratio = sqrt(sums[0]) / sqrt(sums[1])
+    h.size = h.lr * (1 if h.trust_clip and ratio > 1 else ratio)
+
+
+cdef inline floating _lamb_step(floating p, floating m, floating v, floating unbias1, floating unbias2,
+                                floating eps, floating penalty) noexcept nogil:
+    cdef floating u = unbias1 * m / (root(v) * unbias2 + eps)
+    if penalty != 0:
+        u = u + penalty * p
+    return u
+
+
+cdef inline void lamb_measure(floating **s, const double *scalars, double *lanes,
+                              Py_ssize_t n) noexcept nogil:
+    cdef const Lamb *h = <const Lamb *>scalars
+    cdef floating *p = s[0]
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *v = s[3]
+    cdef floating *u = s[WORK]
+    cdef floating scale = <floating>(h.sign * h.clip), keep = <floating>h.keep
+    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
+    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
+    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
+    cdef floating eps = least_eps(<floating>h.eps, h.spread), penalty = <floating>h.penalty
+    cdef bint decays = keep != 1
+    cdef floating d, first, second, x
+    cdef Py_ssize_t i
+    for i in range(n):
+        d = scale * g[i]
+        first = beta1 * m[i] + gain1 * d
+        second = beta2 * v[i] + gain2 * d * d
+        m[i] = first
+        v[i] = second
+        x = p[i]
+        if decays:
+            x = keep * x
+            p[i] = x
+        u[i] = _lamb_step(x, first, second, unbias1, unbias2, eps, penalty)
+    add_squares(p, lanes, n)
+    add_squares(u, lanes + LANES, n)
+
+
+cdef inline void lamb(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const Lamb *h = <const Lamb *>scalars
+    cdef floating *p = s[0]
+    cdef floating *m = s[2]
+    cdef floating *v = s[3]
+    cdef floating *u = s[WORK]
+    cdef floating size = <floating>h.size, penalty = <floating>h.penalty
+    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
+    cdef floating eps = least_eps(<floating>h.eps, h.spread)
+    cdef Py_ssize_t i
+    if u != NULL:
+        for i in range(n):
+            p[i] = p[i] - size * u[i]
+        return
+    for i in range(n):
+        p[i] = p[i] - size * _lamb_step(p[i], m[i], v[i], unbias1, unbias2, eps, penalty)
