@@ -1,4 +1,4 @@
-"""From a state dict to an optimizer: all is checked and converted before anything changes."""
+"""Loads a state dict into an optimizer: everything is checked before anything changes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cyoptim._types import Array, Group, StateDict
 
 
 def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
-    """Have `commit` put a state dict into an optimizer.
+    """Let `commit` load a state dict into an optimizer.
 
-    It is put into a twin first, by the class's own ``__setstate__``; the twin's attributes then
+    A twin loads it first, by the class's own ``__setstate__``; the twin's attributes then
     become the optimizer's.
     """
     new = _loaded(state_dict, optimizer)
@@ -35,7 +35,7 @@ def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
 
 
 def _twin_of(optimizer: Any) -> Any:
-    """Another optimizer with the same attributes; changing it changes nothing in the first."""
+    """A copy of an optimizer, to be changed without effect on the first."""
     twin = object.__new__(type(optimizer))
     vars(twin).update(vars(optimizer))
     twin._turn, twin._plan = Turn(), None
@@ -45,7 +45,7 @@ def _twin_of(optimizer: Any) -> Any:
 
 
 def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
-    """Have `commit` give an optimizer the attributes of its twin."""
+    """Let `commit` give an optimizer the attributes of its twin."""
     attributes = {k: v for k, v in vars(twin).items() if k not in ("_turn", "_plan")}
     average = optimizer._average
     if average is not None and twin._average is not None:
@@ -60,7 +60,7 @@ def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a state dict holds, as an optimizer keeps it."""
+    """The contents of a state dict, in the optimizer's own form."""
 
     groups: list[Group]
     state: State
@@ -69,7 +69,7 @@ class _Loaded:
 
 
 def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
-    """What a state dict holds for an optimizer; raises if it is no state of its kind."""
+    """The contents of a state dict for an optimizer; raises for the state of another class."""
     saved, groups = checked_state_dict(state_dict, optimizer.param_groups, optimizer.defaults)
     check_origin(optimizer, saved["param_groups"], saved["state"].values())
     groups = [optimizer._plain_group(group) for group in groups]
@@ -111,6 +111,6 @@ def _state(
         if key in places:
             i = places[key]
             state[params[i]] = form.loaded(params[i], views[i], values, labels[i], room)
-        else:  # of no parameter
+        else:  # not of a parameter
             state[key] = copy.deepcopy(values)
     return state
