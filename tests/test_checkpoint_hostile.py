@@ -159,7 +159,7 @@ BOMBS = {
         lambda: one_member(header_of(shape="(9000000,)"), bytes(72_000_000), compress=True),
         "its members unpack to 720001.* bytes, over 67108864 more than the file's .*: unpack it, and",
     ),
-    "one array under many names": (".npz", overlapping, r"'0000[01]\.npy' reaches into what follows it"),
+    "one array under many names": (".npz", overlapping, r"'0000[01]\.npy' overlaps the next one"),
     "one array named often": (
         ".npz",
         lambda: zip_of(structure_of(x=[ARRAY] * 1000), {"a.npy": BIG}),
@@ -341,8 +341,8 @@ NODES = {
     "text as tuple": ({"tuple": "abc"}, "has a str under the tag 'tuple'"),
     "dict as tuple": ({"tuple": {"a": 1}}, "has a dict under the tag 'tuple'"),
     "number as dict": ({"dict": 3}, "has a int under the tag 'dict'"),
-    "no pairs": ({"dict": [[1, 2, 3]]}, "holds no pairs under the tag 'dict'"),
-    "text as pair": ({"OrderedDict": ["ab"]}, "holds no pairs under the tag 'OrderedDict'"),
+    "no pairs": ({"dict": [[1, 2, 3]]}, "must hold pairs under the tag 'dict'"),
+    "text as pair": ({"OrderedDict": ["ab"]}, "must hold pairs under the tag 'OrderedDict'"),
     "list as key": ({"dict": [[[], 1]]}, "has a list as a dict key"),
     "array as key": ({"dict": [[ARRAY, 1]]}, "has a dict key of the tag 'array'"),
     "dict as key": ({"dict": [[{"dict": {}}, 1]]}, "has a dict key of the tag 'dict'"),
@@ -388,14 +388,14 @@ RIGHT = structure_of(x=0)
 TEXTS = {
     "no object": ("[]", "says neither format nor version"),
     "no version": ('{"format": "cyoptim checkpoint"}', "says neither format nor version"),
-    "list of objects": (RIGHT.replace('{"x": 0}', "[]"), "holds no objects by name"),
-    "more than objects": (RIGHT[:-1] + ', "more": 1}', "holds no objects by name, or more"),
-    "no objects": (RIGHT.replace("objects", "subject"), "holds no objects by name"),
+    "list of objects": (RIGHT.replace('{"x": 0}', "[]"), "must hold objects by name"),
+    "more than objects": (RIGHT[:-1] + ', "more": 1}', "must hold objects by name, and nothing else"),
+    "no objects": (RIGHT.replace("objects", "subject"), "must hold objects by name"),
     "key twice": (RIGHT.replace('"x": 0', '"x": 0, "y": 0, "x": 0'), "has the key 'x' twice"),
     "tag twice": (RIGHT.replace(": 0", ': {"int": "0x1", "int": "0x2"}'), "has the key 'int' twice"),
     "NaN": (RIGHT.replace(": 0", ": NaN"), "holds the number NaN, which is no JSON"),
     "Infinity": (RIGHT.replace(": 0", ": [-Infinity]"), "holds the number -Infinity"),
-    "number too great": (RIGHT.replace(": 0", ": 1e999"), "holds a number that no float holds"),
+    "number too great": (RIGHT.replace(": 0", ": 1e999"), "holds a number too large for a float"),
     "deep": (RIGHT.replace(": 0", ": " + "[" * 100_000), "is nested too deeply"),
     "deep and whole": (RIGHT.replace(": 0", ": " + "[" * 600 + "]" * 600), "is over 100 levels|too deeply"),
     "more behind it": (RIGHT + "1", "is no JSON: json.decoder.JSONDecodeError"),
@@ -608,22 +608,22 @@ ZIPS = {
     "patched": (changed(8, 32), "'a.npy' is encrypted, or packed in another way"),
     "method": (changed(10, 14), "'a.npy' is compressed by method 14; stored and deflated ones are"),
     "unknown method": (changed(10, 77), "'a.npy' is compressed by method 77"),
-    "deflated in the directory": (changed(10, 8), "'a.npy' is not what the directory says of it"),
-    "deflated in its header": (changed(8, 8, of="PK\3\4"), "'a.npy' is not what the directory says"),
-    "flags in its header": (changed(6, 0x800, of="PK\3\4"), "'a.npy' is not what the directory says"),
-    "size in its header": (changed(22, 5, of="PK\3\4", form="<I"), "is not what the directory says"),
+    "deflated in the directory": (changed(10, 8), "'a.npy' differs from its entry in the directory"),
+    "deflated in its header": (changed(8, 8, of="PK\3\4"), "'a.npy' differs from its entry in the directory"),
+    "flags in its header": (changed(6, 0x800, of="PK\3\4"), "'a.npy' differs from its entry in the directory"),
+    "size in its header": (changed(22, 5, of="PK\3\4", form="<I"), "differs from its entry in the directory"),
     "sizes in the directory": (changed(24, 5, form="<I"), "bytes in the file and 5 outside of it"),
-    "checksum in its header": (changed(14, 5, of="PK\3\4", form="<I"), "is not what the directory"),
-    "checksum": (changed(16, 5, form="<I"), "is not what the directory says"),
-    "place": (changed(42, 0, form="<I"), "'.*' reaches into what follows it"),
-    "place beyond the file": (changed(42, 2**31, form="<I"), "reaches into what follows it"),
+    "checksum in its header": (changed(14, 5, of="PK\3\4", form="<I"), "differs from its entry"),
+    "checksum": (changed(16, 5, form="<I"), "differs from its entry in the directory"),
+    "place": (changed(42, 0, form="<I"), "'.*' overlaps the next one"),
+    "place beyond the file": (changed(42, 2**31, form="<I"), "overlaps the next one"),
     "name in its header": (changed(30, ord("b"), of="PK\3\4", form="B"), "'a.npy' and header b'b.npy' differ"),
-    "long extra field": (changed(28, 60_000, of="PK\3\4"), "'a.npy' reaches into what follows it"),
+    "long extra field": (changed(28, 60_000, of="PK\3\4"), "'a.npy' overlaps the next one"),
     "version": (changed(6, 99), "NotImplementedError"),
     "name twice": (twice, "it has the member 'a.npy' twice"),
-    "sizes of 64 bits": (long_sizes, "'a.npy' reaches into what follows it"),
+    "sizes of 64 bits": (long_sizes, "'a.npy' overlaps the next one"),
     "more behind it": (lambda: sample() + b"x", "does not end where the file ends"),
-    "more before it": (lambda: b"x" * 100 + sample(), "its beginning is not that of its zip archive"),
+    "more before it": (lambda: b"x" * 100 + sample(), "it does not begin with its zip archive"),
     "comment cut": (lambda: sample()[:-2] + b"\5\0abc", "does not end where the file ends"),
 }  # fmt: skip
 
@@ -767,7 +767,7 @@ def test_a_name_twice_in_a_header(tmp_path):
 def test_names_of_complex_arrays_that_are_none(tmp_path, names):
     path = tmp_path / "x.safetensors"
     path.write_bytes(tensors_of(structure_of(x=ARRAY), {"a": ENTRY}, bytes(8), names))
-    with pytest.raises(cyoptim.CheckpointError, match=r"cyoptim\.complex|no pairs of reals"):
+    with pytest.raises(cyoptim.CheckpointError, match=r"cyoptim\.complex|pairs of real numbers"):
         cyoptim.load(path)
 
 

@@ -597,8 +597,8 @@ class Optimizer(Hooked):
         """Refuse to accumulate gradients that no step would use."""
         if not (self._steps_along_sums and self._is_defined()):
             raise TypeError(
-                f"{type(self).__name__} has a step of its own, which does not use what "
-                "accumulate() gathers: add gradients up yourself"
+                f"{type(self).__name__} overrides step() and does not use the "
+                "gradients of accumulate(): add gradients up yourself"
             )
 
     def _accumulate(self, grads: Gradients | None) -> int:

@@ -372,7 +372,7 @@ class Unpacking:
             return content
         pairs = _of(list, tag, content)
         if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
-            raise _damaged(f"holds no pairs under the tag {tag!r}")
+            raise _damaged(f"must hold pairs under the tag {tag!r}")
         keys = [_key(pair[0], depth) for pair in pairs]
         if _is_crowded(keys):
             raise _damaged("has too many dict keys of one hash")
@@ -419,7 +419,7 @@ def _nodes(structure: Any) -> dict[str, Any]:
         )
     nodes = structure.get("objects")
     if not isinstance(nodes, dict) or len(structure) > 3:
-        raise _damaged("holds no objects by name, or more than them")
+        raise _damaged("must hold objects by name, and nothing else")
     return nodes
 
 
@@ -438,7 +438,7 @@ def _of(kind: type, tag: str, content: Any) -> Any:
 
 def _plain(node: Any) -> Any:
     if type(node) is float and not math.isfinite(node):
-        raise _damaged("holds a number that no float holds")
+        raise _damaged("holds a number too large for a float")
     if type(node) is int and not -(2**63) <= node < 2**63:
         raise _damaged("holds a number of over 64 bits in decimal")
     return node

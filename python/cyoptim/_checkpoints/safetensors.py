@@ -173,7 +173,9 @@ class _Tensors(Reader):
         for name in names:
             entry = self._entries.get(name) if isinstance(name, str) else None
             if entry is None or entry.code not in ("F32", "F64") or entry.shape[-1:] != (2,):
-                raise CheckpointError(f"damaged: {short(name)} in {COMPLEX} is no pairs of reals")
+                raise CheckpointError(
+                    f"damaged: {short(name)} in {COMPLEX} does not hold pairs of real numbers"
+                )
         return set(names)
 
     def _check_offsets(self, size: int) -> None:

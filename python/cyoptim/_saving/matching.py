@@ -158,9 +158,9 @@ def _check_told_apart(names: list[list[Any]], whose: str) -> None:
     name, count = counts.most_common(1)[0] if counts else (None, 0)
     if count > 1:
         raise ValueError(
-            f"{whose} has {count} parameters of the name {name!r}, and its names stand in another "
-            "order than those they are to be matched with: delete 'param_names' from the loaded "
-            "groups to go by the order of the parameters"
+            f"{whose} has {count} parameters of the name {name!r}, and its names are in another "
+            "order than the names to match: delete 'param_names' from the loaded groups to match "
+            "parameters by their order"
         )
 
 

@@ -250,7 +250,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
             self.classes_ = np.unique(y)
         known = self.classes_
         if strange := np.setdiff1d(y, known).tolist():
-            raise ValueError(f"y has classes {strange}, which are none of {known}")
+            raise ValueError(f"y has classes {strange}, which are not among {known}")
         if len(known) < 2:
             raise ValueError(
                 f"The number of classes has to be greater than one; got {len(known)} class"
