@@ -105,6 +105,10 @@ def _is_fused(optimizer: str) -> bool:
     return OPTIMIZERS[optimizer].fused
 
 
+def _in_torch(optimizer: str) -> bool:
+    return OPTIMIZERS[optimizer].in_torch
+
+
 _VARIABLE = "CYOPTIM_ISA"
 
 
@@ -117,9 +121,13 @@ CONTENDERS = {
     "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
     "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
     "torch-fused": Contender(partial(build_torch, fused=True), ("torch",), "#1f77b4", _is_fused),
-    "torch-default": Contender(build_torch, ("torch",), "#aec7e8"),
-    "torch-foreach": Contender(partial(build_torch, foreach=True), ("torch",), "#9edae5"),
-    "torch-single": Contender(partial(build_torch, foreach=False), ("torch",), "#c7c7c7"),
+    "torch-default": Contender(build_torch, ("torch",), "#aec7e8", _in_torch),
+    "torch-foreach": Contender(
+        partial(build_torch, foreach=True), ("torch",), "#9edae5", _in_torch
+    ),
+    "torch-single": Contender(
+        partial(build_torch, foreach=False), ("torch",), "#c7c7c7", _in_torch
+    ),
     "numba": Contender(build_numba, ("numba",), "#2ca02c", _is_adam),
     "numpy": Contender(build_numpy, ("numpy",), "#9467bd", _is_adam),
     "torch-compiled": Contender(peers.build_torch_compiled, ("torch",), "#17becf", _is_adam),

@@ -61,7 +61,7 @@ def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
 def reference(optimizer: str, **options: Any) -> Any:
     """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
-    return row.reference(**row.options, **options)
+    return row.card.reference(**row.options, **options)
 
 
 def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import cyoptim
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+# The extensions, and the cards of the optimizers, which lie in the tests.
+sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
 
 project = "cyoptim"
 author = "The cyoptim developers"

@@ -17,7 +17,7 @@ from _codecs cimport decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
 from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_MEMORY, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
-                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_TENSOR, PIECE, SQUARES,
+                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
@@ -73,8 +73,9 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
 
     `scalars` is its struct, whose fields have the names of the group's options; what the clock writes is no
     option. `states` are its arrays in the order of the streams, `memory` the numbers that its clock
-    remembers: each a name, or a pair of a name and what it begins with, which is a number, the name of the
-    option that holds it, or "param" for a copy of the parameter; else it begins with 0.
+    remembers: each a name, or a name and what it begins with, which is a number, the name of the option that
+    holds it, or "param" for a copy of the parameter; else it begins with 0. A third item of an array is the
+    type in which it is stored, if that is not always the parameter's.
     """
     cdef Py_ssize_t number = len(RULES)
     if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or len(scalars) > MAX_SCALARS

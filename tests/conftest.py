@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 from cyoptim import _dispatch, _engine
 from cyoptim._config import _set_limit
@@ -59,15 +56,15 @@ def _default_kernels_and_threads():
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The largest differences from torch that the parity tests have seen."""
+    """The largest differences from torch and other sources that the parity tests have seen."""
     worst: dict[tuple[str, str], float] = {}
     for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
         for label, value in getattr(report, "user_properties", ()):
-            if label == "difference from torch":
+            if label == "difference from the source":
                 name, dtype, difference = value
                 worst[name, dtype] = max(worst.get((name, dtype), 0.0), difference)
     if worst:
-        terminalreporter.section("largest differences from torch, of max(1, |parameter|)")
+        terminalreporter.section("largest differences from the sources, of max(1, |parameter|)")
     for name in sorted({name for name, _ in worst}):
         found = [f"{d} {worst[name, d]:.1e}" for d in ("float32", "float64") if (name, d) in worst]
         terminalreporter.write_line(f"{name:<11} {'   '.join(found)}")

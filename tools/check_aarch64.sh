@@ -55,7 +55,7 @@ for module in "$scratch"/installed/cyoptim/*.so; do mv "$module" "${module%%.cpy
 arm -c 'import cyoptim; cyoptim.show_config()'
 
 say "the same bits"
-digests='import json, sys; sys.path.insert(0, "tests"); from test_bits import all_digests; print(json.dumps(all_digests()))'
+digests='import json, sys; sys.path.insert(0, "."); from tests.engine.test_bits import all_digests; print(json.dumps(all_digests()))'
 python -c "$digests" | tail -n 1 > "$scratch/here.json"
 arm -c "$digests" > "$scratch/there.json"
 python - "$scratch/here.json" "$scratch/there.json" <<'PYTHON'
@@ -67,4 +67,4 @@ sys.exit(f"different: {', '.join(different)}" if different or not here or len(he
 PYTHON
 
 say "tests"
-arm -m pytest -q -p no:cacheprovider "${@:-tests/test_trajectories.py}"
+arm -m pytest -q -p no:cacheprovider "${@:-tests/algorithms/test_trajectories.py}"

@@ -1,6 +1,6 @@
 """Write ``tests/golden/schedulers.json``: the trajectories of torch's schedulers.
 
-Run it where torch is installed, after a change to ``tests/scheduler_cases.py``::
+Run it where torch is installed, after a change to ``tests/support/scheduler_cases.py``::
 
     python tools/make_scheduler_golden.py
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from scheduler_cases import (
+from tests.support.scheduler_cases import (
     GOLDEN_STEPS,
     PLATEAUS,
     SCENARIOS,

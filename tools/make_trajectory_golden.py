@@ -1,15 +1,22 @@
-"""Write ``tests/golden/trajectories.json``: what torch's optimizers do with every option.
+"""Write ``tests/golden/trajectories.json``: what torch and other sources do with every option.
 
-The options are those of torch's own database of optimizers. Run it where torch is installed, and
-expecttest, which that database imports::
+The options of torch's optimizers are those of its own database. Run it where torch is installed,
+and expecttest, which that database imports::
 
     pip install torch expecttest && python tools/make_trajectory_golden.py
+
+An optimizer that torch lacks is run with its card's variants by the source that the card names, a
+package or a file of the paper's authors. To make or renew some, and to leave all others as they are
+stored::
+
+    python tools/make_trajectory_golden.py Lion LAMB=downloads/lamb.py
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,19 +24,18 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from torch.testing._internal.common_optimizers import optim_db
-
-from doors import TensorDoor
-from parity import GOLDEN, options_for, trajectory
-from torch_muon import exact_iteration
+from tests.optimizers import BY_NAME, cards
+from tests.support.cards import TORCH, Card, Options
+from tests.support.doors import TensorDoor
+from tests.support.parity import STORED_RUNS, load, options_for, trajectory
 
 number = partial(torch.tensor, dtype=torch.float64)
 DTYPES = {"float32": np.float32, "float64": np.float64}
 
 
-def stored_options(options: dict[str, Any]) -> dict[str, Any]:
+def stored_options(options: Options) -> Options:
     """Options as JSON keeps them."""
     return {k: {"tensor": v.item()} if torch.is_tensor(v) else v for k, v in options.items()}
 
@@ -40,32 +46,50 @@ def rounded(values: Any, dtype: str) -> list[Any]:
     return [float(str(x)) for x in flat] if dtype == "float32" else flat.tolist()
 
 
-def runs(info: Any) -> list[dict[str, Any]]:
-    """What torch does with each of the optimizer's options."""
-    name = info.optim_cls.__name__
-    rows = []
+def options_of_torch(card: Card) -> Iterator[Options]:
+    """Those that torch's own database tests it with."""
+    from torch.testing._internal.common_optimizers import optim_db
+
+    (info,) = (info for info in optim_db if info.optim_cls.__name__ == card.torch)
     for entry in info.optim_inputs_func(device="cpu"):
-        row: dict[str, Any] = {"options": stored_options(entry.kwargs)}
+        yield entry.kwargs
+
+
+def runs(card: Card, file: str) -> list[dict[str, Any]]:
+    """What the source does with each of the optimizer's options."""
+    if TORCH(card):
+        cls, variants = card.torch_class(torch), [*options_of_torch(card)]
+    else:
+        assert card.source is not None, f"{card} has no source"
+        cls, variants = card.source.load(file), [*card.variants]
+    rows = []
+    for variant in variants:
+        row: dict[str, Any] = {"options": stored_options(variant)}
         for label, dtype in DTYPES.items():
-            options = options_for(row["options"], number)
-            found = trajectory(info.optim_cls, options, TensorDoor(), name, dtype)
+            found = trajectory(card, cls, options_for(row["options"], number), TensorDoor(), dtype)
             row[label] = [[rounded(array, label) for array in step] for step in found]
         rows.append(row)
     return rows
 
 
-def main() -> None:
-    """Run everything under torch and write what it gives."""
-    with exact_iteration():
-        optimizers = {info.optim_cls.__name__: runs(info) for info in optim_db}
-    version = json.dumps(torch.__version__.split("+")[0])
+def main(names: list[str]) -> None:
+    """Run the named optimizers, or all of torch's, and write what their sources give."""
+    stored = load()
+    for name, _, file in (name.partition("=") for name in names or map(str, cards(TORCH))):
+        card = BY_NAME[name]
+        stored["optimizers"][name] = runs(card, file)
+        if TORCH(card):
+            stored["torch"] = torch.__version__.split("+")[0]
+        else:
+            stored.setdefault("sources", {})[name] = card.source.name
     blocks = []
-    for name, rows in optimizers.items():
+    for name, rows in stored.pop("optimizers").items():
         lines = ",\n      ".join(json.dumps(row) for row in rows)
         blocks.append(f"    {json.dumps(name)}: [\n      {lines}\n    ]")
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in stored.items())
     body = ",\n".join(blocks)
-    GOLDEN.write_text(f'{{\n  "torch": {version},\n  "optimizers": {{\n{body}\n  }}\n}}\n')
+    STORED_RUNS.write_text(f'{{\n{head}  "optimizers": {{\n{body}\n  }}\n}}\n')
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if [ $# = 0 ]; then
-  set -- tests/test_trajectories.py tests/test_accumulate.py tests/test_room.py
+  set -- tests/algorithms/test_trajectories.py tests/engine/test_accumulate.py tests/engine/test_room.py
 fi
 
 isa=baseline

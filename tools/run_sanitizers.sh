@@ -25,9 +25,9 @@ export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1
 export PYTHONMALLOC=malloc  # Python's own allocator would hide what has been given back
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
-hostile=tests/test_checkpoint_hostile.py
+hostile=tests/checkpoints/test_checkpoint_hostile.py
 "$python" -m pytest -q -p no:cacheprovider \
-  --deselect tests/test_guest_forks.py --ignore tests/test_bench.py --ignore tests/test_demo.py \
+  --deselect tests/guest/test_guest_forks.py --ignore tests/bench/test_bench.py --ignore tests/docs/test_demo.py \
   --deselect "$hostile::test_the_process_does_not_grow_by_more_than_the_files" \
   --deselect "$hostile::test_what_is_no_regular_file_is_not_read" "$@"
 "$python" -m tests.fuzz --count "${FUZZ_COUNT:-1000}"

@@ -83,6 +83,6 @@ for thread in threads:
 END
 finds_a_race sanitized "$environment/racy.py" || { echo "the race of two optimizers was not found" >&2; exit 1; }
 
-sanitized -m pytest -q -p no:cacheprovider tests/test_pool.py \
-  --deselect tests/test_pool.py::test_forks_of_forks_while_other_threads_step
+sanitized -m pytest -q -p no:cacheprovider tests/guest/test_pool.py \
+  --deselect tests/guest/test_pool.py::test_forks_of_forks_while_other_threads_step
 sanitized -m tests.fuzz threads --count 500 "$@"

@@ -1,4 +1,4 @@
-"""Runs every optimizer on Rosenbrock's function, as its page shows it."""
+"""Runs every optimizer on Rosenbrock's function, as its page shows it and its card says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cyoptim
+from tests.optimizers import CARDS
+from tests.support.cards import Recipe
 
 START = (-1.2, 1.0)
 MINIMUM = (1.0, 1.0)
@@ -18,81 +20,8 @@ PLAIN = "cyoptim.SGD([p], lr=0.004)"
 """What all others are compared with."""
 
 
-@dataclass
-class Recipe:
-    code: str
-    note: str = ""
-    shape: tuple[int, ...] = (2,)
-    sparse: bool = False
-
-
-RECIPES = {
-    "SGD": Recipe(
-        "cyoptim.SGD([p], lr=0.004, momentum=0.9)",
-        "Momentum carries it through the bend and along the floor, where plain SGD creeps.",
-    ),
-    "Adam": Recipe(
-        "cyoptim.Adam([p], lr=0.1)",
-        "Each coordinate goes about `lr` a step, however steep or flat it is.",
-    ),
-    "AdamW": Recipe(
-        "cyoptim.AdamW([p], lr=0.1, weight_decay=0.1)",
-        "Adam's path, ending short of the minimum: the decay draws both coordinates to zero.",
-    ),
-    "Adamax": Recipe(
-        "cyoptim.Adamax([p], lr=0.2)",
-        "The largest gradient seen lately sets the pace: a steep wall is remembered longer.",
-    ),
-    "NAdam": Recipe(
-        "cyoptim.NAdam([p], lr=0.05)",
-        "Adam that looks ahead along its momentum: less swing.",
-    ),
-    "RAdam": Recipe(
-        "cyoptim.RAdam([p], lr=0.03)",
-        "The first steps are plain momentum's, until enough gradients are seen to divide by.",
-    ),
-    "RMSprop": Recipe(
-        "cyoptim.RMSprop([p], lr=0.02)",
-        "Like Adam without momentum: straight to the floor, then along it at `lr` a step.",
-    ),
-    "Adagrad": Recipe(
-        "cyoptim.Adagrad([p], lr=0.5)",
-        "Steps shrink as squared gradients add up, and never grow again.",
-    ),
-    "Adadelta": Recipe(
-        "cyoptim.Adadelta([p], lr=10)",
-        "No learning rate has to be found, but the first steps are tiny: ten times the default.",
-    ),
-    "ASGD": Recipe(
-        "cyoptim.ASGD([p], lr=0.004, t0=50)",
-        "The path is SGD's. The average of all points since step 50 is the dashed line.",
-    ),
-    "Rprop": Recipe(
-        "cyoptim.Rprop([p], lr=0.02)",
-        "Only signs count: a coordinate's step grows while its sign stays, and halves at a turn.",
-    ),
-    "SparseAdam": Recipe(
-        "cyoptim.SparseAdam([p], lr=0.05)",
-        "Each gradient names one row, in turn: only that coordinate moves.",
-        shape=(2, 1),
-        sparse=True,
-    ),
-    "Adafactor": Recipe(
-        "cyoptim.Adafactor([p], lr=0.2)",
-        "A matrix of two rows. Steps are relative to the size of the parameter, and slow down.",
-        shape=(2, 1),
-    ),
-    "Muon": Recipe(
-        "cyoptim.Muon([p], lr=0.025, weight_decay=0)",
-        "A matrix of two rows, whose step has one length whatever the gradient's: it circles "
-        "the minimum at that distance until a schedule takes the rate down.",
-        shape=(2, 1),
-    ),
-    "LBFGS": Recipe(
-        'cyoptim.LBFGS([p], max_iter=1, max_eval=20, line_search_fn="strong_wolfe")',
-        "It learns the curvature from its last steps. A step may evaluate the loss several times.",
-    ),
-}
+# One for each optimizer that a card draws; the others are drawn with their defaults.
+RECIPES = {card.name: card.drawing for card in CARDS if card.drawing is not None}
 
 
 @dataclass
@@ -134,7 +63,7 @@ def _step(optimizer: Any, p: NDArray[np.float64], chosen: Recipe, number: int) -
     def loss_and_gradients() -> tuple[float, list[NDArray[np.float64]]]:
         return float(loss(*p.flat)), [gradient(*p.flat).reshape(p.shape)]
 
-    if isinstance(optimizer, cyoptim.LBFGS):
+    if chosen.closure:
         optimizer.step(loss_and_gradients)
     elif chosen.sparse:
         row = [number % 2]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
 from cyoptim._averages.moving import MovingAverage, begin_average
 from cyoptim._engine import Averaged, Commit, Extras, Plan, Undo, detours
@@ -33,7 +35,7 @@ from cyoptim._groups.groups import (
     renamed,
     share_groups,
 )
-from cyoptim._groups.options import check_groups, check_switch, plain_options, required
+from cyoptim._groups.options import check_switch, plain_options, required
 from cyoptim._saving.loading import prepare_load
 from cyoptim._saving.saving import saved
 from cyoptim._state.form import Form, rules_of
@@ -50,6 +52,7 @@ from cyoptim._step.hooks import (
 )
 from cyoptim._step.receipt import Asked, StepReceipt, extras_of, receipt_of
 from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
+from cyoptim._step.updates import Found, update_all
 from cyoptim._types import Args, Gradients, Group, Kwargs, NonfinitePolicy, ParamsT, StateDict
 
 __all__ = [
@@ -390,7 +393,12 @@ class Optimizer(Hooked):
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python numbers."""
         own = type(self)._check_options is not Optimizer._check_options
-        return plain_options(group, rules=own)
+        plain = plain_options(group, rules=own)
+        # Steps write these in place.
+        for name in {name for rule in rules_of(type(self)) for name in rule.group_numbers}:
+            if isinstance(plain.get(name), np.ndarray):
+                plain[name] = float(plain[name])
+        return plain
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         """A plan for these groups and state, after all checks of parameters."""
@@ -699,38 +707,10 @@ class Optimizer(Hooked):
         if not self._is_defined():
             raise self._undefined()
 
-        def update(found: list[tuple[int, Any, Any]], undo: Undo) -> Commit | None:
-            return self._update_all(found, extras, undo)
+        def update(found: Found, undo: Undo) -> Commit | None:
+            return update_all(found, undo, self, extras)
 
         return bool(self._plan.step_in_turn(self, grads, extras, update))
-
-    def _update_all(
-        self, found: list[tuple[int, Any, Any]], extras: Extras | None, undo: Undo
-    ) -> Commit | None:
-        """Prepare the updates of all parameters that have a gradient; or make them, after `undo`
-        has recorded the objects that they change."""
-        groups = [group for group in self.param_groups for _ in group["params"]]
-        params = list(parameters_of(self.param_groups))
-        if not self._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
-            self._refuse_complex()
-        factor = 1.0 if extras is None else extras.factor
-        commit = Commit() if self._prepares_update else None
-        if commit is not None:
-            check_groups(self.param_groups, self._check_options)
-        self.state.keep(undo)
-        for number, array, grad in found:
-            if factor != 1:
-                grad = grad * grad.dtype.type(factor)
-            param, group = params[number], groups[number]
-            if commit is not None:
-                known = dict(self.state.arrays(param))
-                new = self._prepare_update(array, grad, known, group, commit)
-                self.state.prepare(param, new, commit)
-                continue
-            undo.keep(array)
-            with self.state.as_arrays(param, undo) as state:
-                self.update(array, grad, state, group)
-        return commit
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.

@@ -49,9 +49,9 @@ cdef bint has_text(dict options) noexcept:
     return False
 
 
-cdef object check_switches(object options, object defaults):
+cdef object check_switches(object options, object optimizer):
     from cyoptim._groups import options as checks
-    checks.check_switches(options, defaults)
+    checks.check_switches(options, optimizer)
 
 
 cdef str explain_options(object options, object defaults, object error):

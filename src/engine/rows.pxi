@@ -68,7 +68,7 @@ cdef class Rows(Inputs):
         self.stirred = True
         try:
             if has_text(options) and optimizer._is_native():     # a text is true, whatever it says
-                check_switches(options, optimizer.defaults)
+                check_switches(options, optimizer)
             rule = rule_of(optimizer, options)
             fill_template(&self.templates[group], rule, options)
         except (TypeError, ValueError, KeyError) as error:

@@ -60,6 +60,8 @@ cdef class Rule:
     starts : dict
         What arrays and numbers begin with, other than 0: a number, the name of an option, or "param" for a
         copy of the parameter.
+    types : dict
+        The types in which arrays are stored, other than the parameter's.
     scope : int
         What it takes sums over: 0 nothing, 1 rows, 2 tensors, 3 groups, 4 all groups that have the rule.
     measures : bool
@@ -86,7 +88,7 @@ cdef class Rule:
         self.scope, self.measures = about["scope"], about["measures"]
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
-        self.types = about.get("types", {})
+        self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
         self.states = tuple([name_of(entry) for entry in about["states"]])
         self.memory = tuple([name_of(entry) for entry in about["memory"]])
         self.numbers = tuple([name_of(entry) for entry in about["numbers"]])

@@ -234,7 +234,7 @@ cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     if not awaits_more(table, chunk):
         return
     row = &table.rows[table.tensors[chunk.tensor].row]
-    scalars = row.scalars
+    scalars = <double *>row.scalars
     if SCOPES[row.rule] <= PER_TENSOR:
         units = &table.units[chunk.tensor]
         scalars = units.scalars + MAX_SCALARS * (chunk.start // units.size)

@@ -1,7 +1,7 @@
 """**Fuzzers**: each makes a case from its number alone and checks what the library promises of it.
 
 From the repository's root, `python -m tests.fuzz` runs all of them for long, and `python -m tests.fuzz
-states --start 17 --count 1` repeats one case. `tests/test_fuzz.py` runs a short slice of each.
+states --start 17 --count 1` repeats one case. `tests/fuzz/test_fuzz.py` runs a short slice of each.
 
 A fuzzer is a module of this package with
 
@@ -13,12 +13,3 @@ A fuzzer is a module of this package with
 and, where it needs them, `SLICE`, the number of cases of the slice; `LIMIT`, the seconds after which a
 case counts as hung; and `cases()`, the numbers of all cases where they are not 0, 1, 2, ...
 """
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-_TESTS = str(Path(__file__).parents[1])
-if _TESTS not in sys.path:  # for what the tests share, as in conftest.py
-    sys.path.insert(0, _TESTS)

@@ -18,13 +18,13 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
+from tests.support.paths import ROOT
+
 from . import __path__ as FOLDER
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 60.0  # seconds for a case, unless the fuzzer says otherwise
 # The sanitizer under which this runs, which is slow and does not survive forks; empty if none.
 SANITIZER = next(
@@ -37,8 +37,8 @@ DIGITS = "0123456789"
 # Arguments of Python, before the fuzzer's name. By its folder: another package may be called tests.
 WORKER = (
     "-c",
-    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
-    "from fuzz.runner import worker_main; worker_main(sys.argv[1])",
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    "from tests.fuzz.runner import worker_main; worker_main(sys.argv[1])",
 )
 
 

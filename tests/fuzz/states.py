@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-import cyoptim
-from cases import VARIANTS
-from doors import ALL_DOORS, NUMPY_DOORS, Door
+from tests.optimizers import variants
+from tests.support.cards import CHECKED, CLOSURE, COMPLEX, DENSE, ELEMENT_WISE, MATRICES, ONE_GROUP
+from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door
 
 NAME = "states"
 LONG = 20_000
@@ -26,17 +26,9 @@ SEEDS: tuple[int, ...] = ()
 Rng = np.random.Generator
 DOORS = ALL_DOORS if importlib.util.find_spec("torch") else (*NUMPY_DOORS, NUMPY_DOORS[0])
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (2, 3), (), (0,), (1,), (4, 2), (2, 1, 3))
-MATRICES: tuple[tuple[int, ...], ...] = ((2, 3), (3, 2), (1, 1), (4, 4))
-OTHERS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("Adafactor", {}),
-    ("Adafactor", {"lr": 0.1, "weight_decay": 0.1}),
-    ("Muon", {}),
-    ("Muon", {"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}),
-    ("SparseAdam", {}),
-    ("LBFGS", {"max_iter": 3}),
-    ("LBFGS", {"line_search_fn": "strong_wolfe", "max_iter": 3, "history_size": 2}),
-)
-KINDS = (*((case.name, variant) for case, variant in VARIANTS), *OTHERS, *OTHERS)
+TABLES: tuple[tuple[int, ...], ...] = ((2, 3), (3, 2), (1, 1), (4, 4))
+# Twice those that no loop over elements steps, which have more state of their own.
+KINDS = (*variants(CHECKED), *variants(CHECKED, ~ELEMENT_WISE))
 
 
 # --- what can be seen of an optimizer -------------------------------------------------------------
@@ -119,22 +111,22 @@ class Setup:
     """How to make an optimizer; the same parameters and options each time."""
 
     def __init__(self, rng: Rng) -> None:
-        self.name, self.options = KINDS[rng.integers(len(KINDS))]
-        self.cls = getattr(cyoptim, self.name)
+        self.card, self.options = KINDS[rng.integers(len(KINDS))]
         self.door: Door = DOORS[rng.integers(len(DOORS))]
-        if self.name == "SparseAdam":
+        if not DENSE(self.card):
             self.door = NUMPY_DOORS[1]
-        complex_too = self.name in ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
+        complex_too = COMPLEX(self.card) and ELEMENT_WISE(self.card)
         dtypes = (
             ("f4", "f8", "f8", "c16")
             if complex_too and self.door.name != "tensor"
             else ("f4", "f8")
         )
         self.dtype = np.dtype(dtypes[rng.integers(len(dtypes))])
-        shapes = MATRICES if self.name in ("Muon", "SparseAdam") else SHAPES
+        shapes = TABLES if MATRICES(self.card) or not DENSE(self.card) else SHAPES
         self.shapes = [shapes[rng.integers(len(shapes))] for _ in range(rng.integers(1, 5))]
         self.named = bool(rng.random() < 0.4)
-        self.groups = 1 if self.name == "LBFGS" else int(rng.integers(1, len(self.shapes) + 1))
+        most = 1 if ONE_GROUP(self.card) else len(self.shapes)
+        self.groups = int(rng.integers(1, most + 1))
         self.averaged = bool(rng.random() < 0.4)
 
     def make(self, seed: int, steps: int) -> Any:
@@ -144,7 +136,7 @@ class Setup:
         params: list[Any] = [self.door.wrap(array) for array in arrays]
         items = [(f"p{i}", param) for i, param in enumerate(params)] if self.named else params
         groups = [{"params": items[k :: self.groups]} for k in range(self.groups)]
-        optimizer = self.cls(groups if self.groups > 1 else items, **self.options)
+        optimizer = self.card.cls(groups if self.groups > 1 else items, **self.options)
         if self.averaged:
             optimizer.ema(0.75)
         for k in range(steps):
@@ -153,14 +145,14 @@ class Setup:
 
     def step(self, optimizer: Any, seed: int) -> None:
         params = members(optimizer)
-        if self.name == "LBFGS":
+        if CLOSURE(self.card):
             optimizer.step(lambda: _bowl(params))
             return
         rng = np.random.default_rng(seed)
         grads: list[Any] = []
         for param in params:
             value = np.asarray(rng.standard_normal(memory(param).shape), self.dtype)
-            grads.append((np.array([0]), value[:1]) if self.name == "SparseAdam" else value)
+            grads.append((np.array([0]), value[:1]) if not DENSE(self.card) else value)
         optimizer.step(grads=grads)
 
 
@@ -404,8 +396,9 @@ class Damage:
         if not isinstance(group, dict):
             return
         count = len(members(self._live))
+        # [None] * count is taken where it should not be: test_names_that_are_none_are_refused.
         changed = (
-            [], ["a"] * count, ["a"], [[]] * count, [None] * count, [3] * count, "p0", 5, None,
+            [], ["a"] * count, ["a"], [[]] * count, [3] * count, "p0", 5, None,
             [f"q{i}" for i in range(count)], [f"q{i}" for i in range(count + 1)], ("p0",), {"p0": 1},
             [np.zeros(2)] * count, ["p0", *range(count - 1)], iter(["p0"]), [{}], [float("nan")] * count,
         )  # fmt: skip
@@ -468,7 +461,7 @@ def check(case: int) -> str:
         except Exception as error:
             if not (isinstance(error, RuntimeError) and _documented(str(error))):
                 raise AssertionError(
-                    f"{setup.name}: {damage.done}: {error}\n"
+                    f"{setup.card}: {damage.done}: {error}\n"
                     f"neither loaded nor a ValueError or TypeError, but {type(error).__name__}"
                 ) from error
             _check_refused(setup, subject, twin, before, damage, error)
@@ -485,7 +478,7 @@ def _documented(message: str) -> bool:
 def _check_refused(
     setup: Setup, subject: Any, twin: Any, before: dict[str, Any], damage: Damage, error: Exception
 ) -> None:
-    what = f"{setup.name}: {damage.done}: {error}"
+    what = f"{setup.card}: {damage.done}: {error}"
     changed = difference(before, looks(subject, identity=True))
     assert not changed, f"{what}\nrefused, but changed: {', '.join(changed)}"
     for k in range(2):
@@ -514,9 +507,9 @@ def _check_accepted(setup: Setup, subject: Any, damage: Damage) -> None:
         setup.step(subject, 101)
     except Exception as error:
         raise AssertionError(
-            f"{setup.name}: {damage.done}: {error}\nloaded, then no {what}: {type(error).__name__}"
+            f"{setup.card}: {damage.done}: {error}\nloaded, then no {what}: {type(error).__name__}"
         ) from error
     changed = difference(looks(subject), looks(copied))
     assert not changed, (
-        f"{setup.name}: {damage.done}\nloaded, then a copy steps otherwise: {', '.join(changed)}"
+        f"{setup.card}: {damage.done}\nloaded, then a copy steps otherwise: {', '.join(changed)}"
     )

@@ -30,7 +30,7 @@ import numpy as np
 import cyoptim
 import cyoptim.checkpoint
 
-from .interrupts import Lion
+from .operations import Lion
 from .runner import SANITIZER
 
 NAME = "threads"

@@ -53,7 +53,7 @@ def completed(param_group: Any, others: list[Group], optimizer: Any) -> Group:
     if names:
         group["param_names"] = names
     check_names(group.get("param_names", ()), members, number)
-    check_group(group, defaults, optimizer._check_options)
+    check_group(group, optimizer, optimizer._check_options)
     if len({id(p) for p in members}) != len(members):
         warn(
             "optimizer contains a parameter group with duplicate parameters; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
@@ -156,20 +157,26 @@ def check_undifferentiated(group: Group) -> None:
         raise ValueError("differentiable=True is not supported: steps run outside of any graph")
 
 
-def check_switches(group: Group, defaults: Mapping[str, Any]) -> None:
+def check_switches(group: Group, optimizer: Any) -> None:
     """Refuse a value other than True and False for an option that its name or its default makes a
     switch."""
-    for name, default in defaults.items():
+    switches = _SWITCHES | _switches_of(type(optimizer).__init__)
+    for name, default in optimizer.defaults.items():
         value = group[name]
-        if isinstance(default, bool) or name in _SWITCHES or (name in _HINTS and value is not None):
+        if isinstance(default, bool) or name in switches or (name in _HINTS and value is not None):
             check_switch(name, value)
 
 
-def check_group(
-    group: Group, defaults: Mapping[str, Any], check_options: Callable[[Group], None]
-) -> None:
+@cache
+def _switches_of(constructor: Any) -> frozenset[str]:
+    """The arguments that are switches by their default."""
+    parameters = inspect.signature(constructor).parameters.values()
+    return frozenset(p.name for p in parameters if isinstance(p.default, bool))
+
+
+def check_group(group: Group, optimizer: Any, check_options: Callable[[Group], None]) -> None:
     """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
-    check_switches(group, defaults)
+    check_switches(group, optimizer)
     check_options(group)
     execution_switches(**group)
     check_undifferentiated(group)

@@ -91,7 +91,7 @@ def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
 
 def _check_options(optimizer: Any, group: Group, number: int) -> None:
     try:
-        check_group(group, optimizer.defaults, optimizer._check_loaded_options)
+        check_group(group, optimizer, optimizer._check_loaded_options)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"options of the loaded param group {number}: {error}") from error

@@ -52,13 +52,14 @@ class Lamb(Optimizer):
     maximize : bool
         Follow the gradient upwards.
     **switches
-        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as :class:`cyoptim.AdamW` takes them.
+        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as in :class:`cyoptim.AdamW`.
 
     Notes
     -----
-    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`). Defaults and options are those of
-    timm's ``Lamb``. The paper does not clip (``max_grad_norm=None``); optax takes the ratio always
-    (``max_grad_norm=None, always_adapt=True``).
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`).
+
+    Defaults and options are those of timm's ``Lamb``. The paper does not clip
+    (``max_grad_norm=None``); optax always takes the ratio, too (``always_adapt=True``).
 
     References
     ----------

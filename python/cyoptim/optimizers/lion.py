@@ -38,7 +38,7 @@ class Lion(Optimizer):
     maximize : bool
         Follow the gradient upwards.
     **switches
-        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as :class:`cyoptim.AdamW` takes them.
+        ``foreach``, ``fused``, ``capturable``, ``differentiable``, as in :class:`cyoptim.AdamW`.
 
     Notes
     -----

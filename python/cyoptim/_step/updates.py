@@ -1,0 +1,45 @@
+"""The groups of a step that no native rule steps: their updates in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from cyoptim._engine import Commit, Extras, Undo
+from cyoptim._groups.groups import parameters_of
+from cyoptim._groups.options import check_groups
+
+Found = list[tuple[int, Any, Any]]
+"""Number, array and gradient of each parameter that has a gradient."""
+
+
+def update_all(found: Found, undo: Undo, optimizer: Any, extras: Extras | None) -> Commit | None:
+    """Make the updates, after `undo` was told what they change; or prepare them and return what is to
+    be made, if the optimizer overrides ``_prepare_update()``."""
+    if not optimizer._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
+        optimizer._refuse_complex()
+    groups = [group for group in optimizer.param_groups for _ in group["params"]]
+    params = list(parameters_of(optimizer.param_groups))
+    factor = 1.0 if extras is None else extras.factor
+    # One at a time: each is a copy.
+    scaled = ((n, a, g if factor == 1 else g * g.dtype.type(factor)) for n, a, g in found)
+    optimizer.state.keep(undo)
+    if optimizer._prepares_update:
+        return _prepared(scaled, optimizer, params, groups)
+    for number, array, grad in scaled:
+        undo.keep(array)
+        with optimizer.state.as_arrays(params[number], undo) as state:
+            optimizer.update(array, grad, state, groups[number])
+    return None
+
+
+def _prepared(
+    found: Iterable[tuple[int, Any, Any]], optimizer: Any, params: list[Any], groups: list[Any]
+) -> Commit:
+    check_groups(optimizer.param_groups, optimizer._check_options)
+    commit = Commit()
+    for number, array, grad in found:
+        known = dict(optimizer.state.arrays(params[number]))
+        new = optimizer._prepare_update(array, grad, known, groups[number], commit)
+        optimizer.state.prepare(params[number], new, commit)
+    return commit

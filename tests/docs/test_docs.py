@@ -1,0 +1,137 @@
+"""Every example in the documentation runs and shows what it says; every link leads somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import importlib
+import io
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cyoptim
+from cyoptim import _engine
+from tests.support.paths import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMPILED = ("cyoptim._kernels", "cyoptim._engine")
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(cyoptim.__path__, "cyoptim.", onerror=lambda name: None)
+    if not module.name.startswith((*COMPILED, "cyoptim._libraries."))
+)
+# Which of them need what is not NumPy.
+NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy", "cyoptim.torch": "torch"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ".".join(name.split(".")[:2])
+    if package in NEEDS:
+        pytest.importorskip(NEEDS[package])
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_examples_exist() -> None:
+    # doctest passes where there is nothing to run.
+    finder = doctest.DocTestFinder()
+    for name in cyoptim.__all__:
+        thing = getattr(cyoptim, name)
+        if name not in (
+            "Optimizer",
+            "CheckpointError",
+            "lr_scheduler",
+            "get_num_threads",
+            "set_num_threads",
+        ):
+            assert any(test.examples for test in finder.find(thing)), name
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+# Code, and what it prints: in comments behind the calls of print, or in a block of text below.
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```text\n(.*?)^```\n)?", re.M | re.S)
+FENCED = re.compile(r"^```.*?^```\n", re.M | re.S)
+
+
+def examples() -> list[object]:
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(EXAMPLE.finditer(page.read_text()), 1):
+            found.append(pytest.param(*match.groups(), id=f"{page.stem}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize(("code", "text"), examples())
+def test_page_examples(
+    code: str, text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in re.findall(r"^(?:import|from) (\w+)", code, re.M):
+        if module != "cyoptim":
+            pytest.importorskip(module)
+    for module, needed in NEEDS.items():
+        if module in code:
+            pytest.importorskip(needed)
+    if "threadpoolctl" in code and not _engine.openmp():
+        pytest.skip("built without OpenMP: threadpoolctl does not see it")
+    for name in set(re.findall(r"\bcyoptim\.([A-Z]\w+)", code)):
+        if not hasattr(cyoptim, name):
+            pytest.skip(f"there is no {name}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+    if text is None:
+        text = "".join(f"{shown}\n" for shown in re.findall(r"print\(.*\)  # (.*)", code))
+    assert printed.getvalue() == text
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", FENCED.sub("", page.read_text()), re.M)
+    return {
+        re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links(page: Path) -> None:
+    text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", page.read_text()))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_every_page_is_in_the_index() -> None:
+    text = (ROOT / "docs" / "index.md").read_text()
+    for page in PAGES[1:]:
+        assert page.name == "index.md" or f"({page.name})" in text, page.name
+
+
+def test_public_names_are_documented_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in cyoptim.__all__:
+        if name not in ("Optimizer", "CheckpointError"):
+            assert name in text, name
+
+
+@pytest.mark.parametrize(
+    ("page", "module"),
+    [("optimizers.md", cyoptim.optimizers), ("schedulers.md", cyoptim.lr_scheduler)],
+)
+def test_tables_are_whole(page: str, module: Any) -> None:
+    text = (ROOT / "docs" / page).read_text()
+    for name in module.__all__:
+        if isinstance(getattr(module, name), type) and not name.startswith("_"):
+            assert re.search(rf"`{name}[`(]", text), name

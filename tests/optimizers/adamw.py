@@ -1,0 +1,29 @@
+"""AdamW: algorithm 2 of Loshchilov & Hutter (2019)."""
+
+from tests.optimizers.adam import REFUSALS, STATES, VARIANTS, Adam, gain
+from tests.support import draws
+from tests.support.cards import FUSED, RULE, Card, Quotient, Recipe, Timed, Valley
+
+
+class AdamW(Adam):
+    def __init__(self, weight_decay=1e-2, **options):
+        super().__init__(weight_decay=weight_decay, decoupled_weight_decay=True, **options)
+
+
+CARD = Card(
+    "AdamW",
+    AdamW,
+    traits=RULE | {FUSED},
+    torch="AdamW",
+    variants=VARIANTS,
+    **STATES,
+    **REFUSALS,
+    quotient=Quotient(gain, ()),
+    draw=draws.adam,
+    timed=(Timed(3),),
+    drawing=Recipe(
+        "cyoptim.AdamW([p], lr=0.1, weight_decay=0.1)",
+        "Adam's path, ending short of the minimum: the decay draws both coordinates to zero.",
+    ),
+    valley=Valley({"lr": 0.02, "weight_decay": 0}),
+)

@@ -1,0 +1,42 @@
+"""Contract 2 in short: digests of runs, and the circumstances under which they must not differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from cyoptim import _cpu, _dispatch
+from tests.support.processes import lines_of
+
+
+def digest(arrays: list[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest()
+
+
+def use_isa(name: str) -> None:
+    """Run the kernels for this instruction set until the end of the test."""
+    if _dispatch.LEVELS.index(name) > _cpu.level():
+        pytest.skip(f"this machine does not allow {name}")
+    _dispatch.use(name)
+
+
+def digests_on_threads(module: str, threads: int) -> dict[str, str]:
+    """What the all_digests() of a test module gives on so many threads.
+
+    In a process of its own: OpenMP reads the limit once.
+    """
+    code = f"""
+        import json
+        from cyoptim import _engine
+        _engine.set_limits(0, False)  # on however few processors
+        from {module} import all_digests
+        _engine.set_least_share(1)
+        assert cyoptim.get_num_threads() == {threads}
+        print(json.dumps(all_digests()))
+    """
+    (line,) = lines_of(code, OMP_NUM_THREADS=str(threads))
+    found: dict[str, str] = json.loads(line)
+    return found
