@@ -155,7 +155,7 @@ class Optimizer(Hooked):
 
     @property
     def state(self) -> State:
-        """The state of each parameter: arrays under torch's names, and the step count."""
+        """The state of each parameter, as arrays under torch's names and the step count."""
         return self._state
 
     @state.setter
