@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cyoptim._checkpoints.packing import (
-    CHUNK,
+    BUFFER_SIZE,
     LONGEST_JSON,
     STRUCTURE,
     Format,
@@ -163,8 +163,8 @@ class _Archive(Reader):
         _check_local_header(self._file, info, self._ends[STRUCTURE])
         with self._zip.open(info) as member:
             # In parts: a read of everything at once unpacks more than the member's size.
-            pieces = iter(lambda: member.read(CHUNK), b"")
-            return b"".join(pieces)
+            parts = iter(lambda: member.read(BUFFER_SIZE), b"")
+            return b"".join(parts)
 
     def _take_text(self, count: int) -> None:
         self._text_left -= count
@@ -209,8 +209,8 @@ class _Archive(Reader):
         array: Array = np.empty(shape, dtype, order)
         if array.nbytes:
             target = array.reshape(-1, order=order).view(np.uint8).data
-            for start in range(0, array.nbytes, CHUNK):
-                part = target[start : start + CHUNK]
+            for start in range(0, array.nbytes, BUFFER_SIZE):
+                part = target[start : start + BUFFER_SIZE]
                 part[:] = member.read(len(part))  # zipfile compares the checksum with the last byte
         return array
 

@@ -43,7 +43,7 @@ STRUCTURE = "cyoptim.json"
 MAX_DEPTH = 100  # keeps the JSON reader and writer far from Python's recursion limit
 MOST_EQUAL_HASHES = 64  # more keys with one hash make a dict slow, and never occur by accident
 LONGEST_JSON = 100_000_000  # bytes; the limit of other readers for headers of .safetensors
-CHUNK = 1 << 20
+BUFFER_SIZE = 1 << 20
 
 # Formats ---------------------------------------------------------------------
 

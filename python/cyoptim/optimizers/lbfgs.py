@@ -22,7 +22,7 @@ from cyoptim._groups.options import (
 )
 from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers._lbfgs.history import History, HistoryForm, anew
+from cyoptim.optimizers._lbfgs.history import History, HistoryForm, restarted
 from cyoptim.optimizers._lbfgs.iterations import minimize
 from cyoptim.optimizers._lbfgs.objective import Objective
 
@@ -189,7 +189,7 @@ class LBFGS(Optimizer):
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         state = self.state.get(self._first(), {})
         if state:
-            commit.become(state, anew(state))
+            commit.become(state, restarted(state))
 
     def _first(self) -> Any:
         """The parameter with the state of the whole problem; None if there are no parameters."""
@@ -270,7 +270,7 @@ class LBFGS(Optimizer):
         known = state.get(self._first(), {})
         members = list(self._members())
         if self._ordered is not None and not _are_the_same(members, self._ordered):
-            known = anew(known)  # its vectors belong to other parameters
+            known = restarted(known)  # its vectors belong to other parameters
         history = History.of_state(known, objective.arrays, "the first parameter")
         minimize(objective, start, history, options)
         history.func_evals += objective.evaluations

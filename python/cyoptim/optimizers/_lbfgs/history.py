@@ -110,7 +110,7 @@ class History:
         return self._reach
 
     @np.errstate(all="ignore")  # the caller checks the result for values that are not finite
-    def turn(self, loss: float, grad: Array, history_size: int) -> float:
+    def set_direction(self, loss: float, grad: Array, history_size: int) -> float:
         """Set the next direction; return its product with the gradient."""
         self.n_iter += 1
         self._reach = None
@@ -162,7 +162,7 @@ def _numbers(values: Any) -> list[float | None] | None:
 # --- states ---------------------------------------------------------------------------------------
 
 
-def anew(state: dict[str, Any]) -> dict[str, Any]:
+def restarted(state: dict[str, Any]) -> dict[str, Any]:
     """A restarted state, with the entries that do not depend on the problem."""
     kept = {k: v for k, v in state.items() if k == "func_evals" or k not in NAMES}
     return {**kept, "n_iter": 0}

@@ -19,7 +19,7 @@ def minimize(
         return
     while iterations < options["max_iter"]:
         iterations += 1
-        slope = history.turn(loss, grad, options["history_size"])
+        slope = history.set_direction(loss, grad, options["history_size"])
         history.t = _first_length(history, grad, options["lr"])
         if slope > -options["tolerance_change"]:
             return
