@@ -7,8 +7,8 @@
 #     hyper-parameters are computed, new state is allocated. The second cannot raise.
 # (c) An optimizer is asked for a group's scalars only when an option of the group has changed; the
 #     rule's clock turns them into those of a step, once per distinct step count of the group.
-# (d) Gradients are kept alive while the native call runs without the GIL, and let go right after.
-# (e) One module, in parts that are included below: a step calls from one to the other inline.
+# (d) Gradients are kept alive while the native call runs without the GIL, and released right after.
+# (e) One module, in parts that are included below, so that calls between them can be inlined.
 cimport numpy as cnp
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
@@ -33,29 +33,29 @@ import numpy as np
 from _codecs cimport stored_size
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
-from _table cimport (APPLY, CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, NORM,
+from _table cimport (APPLY, CHUNK, FLOAT32, FLOAT64, MAX_CARRIED, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, NORM,
                      PER_GROUP, PER_ROW, REDUCE, SCALED, SQUARES, STATISTICS, UPDATE, Chunk, Clock, Group,
                      Head, Kernels, Matrices, Pass, Row, Stage, Table, Tensor, Units)
 
 cnp.import_array()
 
-include "engine/dtypes.pxi"     # what a type of elements is
-include "engine/rules.pxi"      # what a rule says of itself
+include "engine/dtypes.pxi"     # types of elements
+include "engine/rules.pxi"      # the description of each rule
 include "engine/threads.pxi"    # which kernels run, and on how many threads
-include "engine/arrays.pxi"     # parameters, and what is asked of an array
+include "engine/arrays.pxi"     # parameters, and properties of arrays
 include "engine/walls.pxi"      # whether memory is shared
-include "engine/turn.pxi"       # whose turn it is to use an optimizer
-include "engine/detours.pxi"    # what sends steps the long way
+include "engine/turn.pxi"       # exclusive use of an optimizer
+include "engine/detours.pxi"    # conditions for the slow path
 include "engine/exchange.pxi"   # tensors of other libraries
 include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state
-include "engine/room.pxi"       # where new state is put
-include "engine/work.pxi"       # the tables of a run, and runs over lists of arrays
+include "engine/room.pxi"       # placement of new state
+include "engine/work.pxi"       # tables, and passes over lists of arrays
 include "engine/factored.pxi"   # Adafactor's passes over matrices
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse
-include "engine/extras.pxi"     # what a step does beside its update
-include "engine/commit.pxi"     # changes that are made all at once
+include "engine/extras.pxi"     # the arguments of a step besides gradients, and its results
+include "engine/commit.pxi"     # changes made all at once
 
 # The plan of a step, each layer on the one before.
 include "engine/inputs.pxi"     # parameters and gradients

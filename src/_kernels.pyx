@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from _codecs cimport decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_MEMORY, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
@@ -63,23 +63,23 @@ cdef int SUMS[MAX_RULES]             # how many it takes
 cdef int STREAMS[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
-# What each rule says of itself, by name; see Rule in engine/rules.pxi.
+# The description of each rule, by name; see Rule in engine/rules.pxi.
 RULES = {}
 
 
 cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=NULL,
-              tuple states=(), tuple memory=()) except -1:
+              tuple states=(), tuple carried=()) except -1:
     """Add a rule.
 
     `scalars` is its struct, whose fields have the names of the group's options; what the clock writes is no
-    option. `states` are its arrays in the order of the streams, `memory` the numbers that its clock
+    option. `states` are its arrays in the order of the streams, `carried` the numbers that its clock
     remembers: each a name, or a name and what it begins with, which is a number, the name of the option that
     holds it, or "param" for a copy of the parameter; else it begins with 0. A third item of an array is the
     type in which it is stored, if that is not always the parameter's.
     """
     cdef Py_ssize_t number = len(RULES)
     if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or len(scalars) > MAX_SCALARS
-            or len(memory) > MAX_MEMORY):
+            or len(carried) > MAX_CARRIED):
         raise ValueError(f"the tables are too small for rule {name}")
     if "sign" in list(scalars)[1:]:
         raise ValueError(f"the scalars of rule {name} must begin with its sign: see Head")
@@ -90,7 +90,7 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     SCOPES[number] = PER_ELEMENT
     RULES[name] = {
         "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
-        "states": states, "memory": memory, "scope": PER_ELEMENT, "measures": False, "numbers": (),
+        "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "numbers": (),
     }
     return 0
 
@@ -104,7 +104,7 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     stream is NULL where that was not kept.
 
     `numbers` are what the finish carries on from step to step, as doubles in the state of a row or tensor or
-    in the group, given as the rule's memory is. Without a measure, the finish advances the numbers of groups.
+    in the group, given as the carried numbers are. Without a measure, the finish advances the numbers of groups.
     """
     about = RULES[name]
     cdef int number = about["number"]
@@ -123,15 +123,15 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
 cdef frozenset written_by(Clock clock, list names):
     """The scalars that a clock writes: found by running it."""
     cdef double scalars[MAX_SCALARS]
-    cdef float memory[MAX_MEMORY]
+    cdef float carried[MAX_CARRIED]
     cdef int k
     if clock == NULL:
         return frozenset()
-    for k in range(MAX_MEMORY):
-        memory[k] = 0.5
+    for k in range(MAX_CARRIED):
+        carried[k] = 0.5
     for k in range(MAX_SCALARS):
         scalars[k] = 0.1 + 0.01 * k
-    clock(scalars, 2, memory)
+    clock(scalars, 2, carried)
     return frozenset([name for k, name in enumerate(names) if scalars[k] != 0.1 + 0.01 * k])
 
 
@@ -193,10 +193,10 @@ rule("adadelta", ADADELTA, adadelta[float], adadelta[double], adadelta_clock,
      ("square_avg", "acc_delta"))
 rule("adamax", ADAMAX, adamax[float], adamax[double], adamax_clock, ("exp_avg", "exp_inf"))
 rule("nadam", NADAM, nadam[float], nadam[double], nadam_clock, ("exp_avg", "exp_avg_sq"),
-     memory=(("mu_product", 1.0),))
+     carried=(("mu_product", 1.0),))
 rule("radam", RADAM, radam[float], radam[double], radam_clock, ("exp_avg", "exp_avg_sq"))
 rule("asgd", ASGD, asgd[float], asgd[double], asgd_clock, ("ax",),
-     memory=(("eta", "lr"), ("mu", 1.0)))
+     carried=(("eta", "lr"), ("mu", 1.0)))
 rule("rprop", RPROP, rprop[float], rprop[double], NULL, ("prev", ("step_size", "lr")))
 rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse_adam_clock,
      ("exp_avg", "exp_avg_sq"))

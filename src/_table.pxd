@@ -1,12 +1,12 @@
 # The flat tables that a run works on: plain C, shared by the engine (which fills them) and the
-# kernels (which read them). A Table owns nothing; whoever fills it keeps the memory alive.
+# kernels (which read them). A Table owns nothing; its filler keeps the memory alive.
 
 from libc.stdint cimport int64_t, uint8_t
 
 cdef enum:
     MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
     MAX_SCALARS = 24
-    MAX_MEMORY = 2
+    MAX_CARRIED = 2
     MAX_NUMBERS = 4
     MAX_SUMS = 4
     MAX_STAGES = 4
@@ -25,7 +25,7 @@ cdef struct Tensor:
     void *streams[MAX_STREAMS]  # parameter, gradient, state in the rule's order
     Py_ssize_t size             # elements
     int dtype                   # FLOAT32 or FLOAT64, of the arithmetic
-    int row                     # hyper-parameters of this step; -1: no gradient, leave alone
+    int row                     # the scalars of this step; -1: no gradient, skip
 
 # The units of a tensor: the elements that a rule takes sums over.
 cdef struct Units:
@@ -33,7 +33,7 @@ cdef struct Units:
     double *numbers[MAX_NUMBERS]    # of the state, one a unit each
     double *scalars                 # MAX_SCALARS of each unit that is larger than a chunk
 
-cdef struct Group:              # what a rule whose unit is a group, or all groups, has added up
+cdef struct Group:              # the sums of a rule whose unit is a group, or all groups
     double *numbers[MAX_NUMBERS]    # of the group
     double sums[MAX_SUMS]
     Py_ssize_t size                 # elements
@@ -42,11 +42,11 @@ cdef struct Row:                # the scalars of one group at one step count
     int rule
     Py_ssize_t group
     int64_t step
-    float before[MAX_MEMORY]    # what the state remembered, and
-    float memory[MAX_MEMORY]    # what it is to remember after the step
+    float before[MAX_CARRIED]    # the carried numbers in the state, and
+    float carried[MAX_CARRIED]   # those after the step
     double scalars[MAX_SCALARS]
 
-cdef struct Head:               # what the scalars of every update of parameters begin with
+cdef struct Head:               # the first scalars of every rule that updates parameters
     double sign                 # of the gradient: -1 to go upwards; clipping and scaling multiply it
 
 cdef struct Chunk:              # elements [start, stop) of one tensor
@@ -75,7 +75,7 @@ cdef struct Matrices:
     double *squares                 # [block]
     double floor, shrink, size
 
-# What a rule takes sums over: nothing, each row of a tensor (an index of its first axis), each tensor, all
+# The units of a rule: none, each row of a tensor (an index of its first axis), each tensor, all
 # tensors of a group, those of all groups that have the rule.
 cdef enum Scope:
     PER_ELEMENT
@@ -84,7 +84,7 @@ cdef enum Scope:
     PER_GROUP
     OVER_ALL
 
-# What a run does with each bundle.
+# The work of a pass on each bundle.
 cdef enum Pass:
     UPDATE              # the rules; of those that measure, the units within a chunk
     APPLY               # the last pass of the rules that measure, over larger units
@@ -104,7 +104,7 @@ cdef struct Table:
     Py_ssize_t *bundles
     Units *units                # per tensor, where a rule measures; else NULL
     uint8_t *codecs             # MAX_STREAMS a tensor: the types in which streams are stored; NULL: all in their tensor's
-    double *partials            # what a pass has added up, MAX_SUMS a chunk
+    double *partials            # the sums of a pass, MAX_SUMS per chunk
     int reduction               # which, and of which order, for a run that reduces
     double order
     double factors[2]           # of the streams that a run adds before it reduces
@@ -119,14 +119,14 @@ cdef struct Table:
 ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
 
 # Replaces the scalars that change from step to step by their values at this step count. A few
-# rules carry numbers from step to step beside the count: their memory, which the clock advances.
-ctypedef void (*Clock)(double *scalars, int64_t step, float *memory) noexcept nogil
+# rules carry numbers from step to step beside the count: the carried numbers, which the clock advances.
+ctypedef void (*Clock)(double *scalars, int64_t step, float *carried) noexcept nogil
 
 # Turns the sums over a unit of so many elements into scalars of the unit, and into the numbers that
 # its state keeps.
 ctypedef void (*Finish)(double *scalars, const double *sums, double *numbers, Py_ssize_t size) noexcept nogil
 
-# What one kernel module offers; passed to the engine in a capsule.
+# The interface of a kernel module, which the engine gets in a capsule.
 cdef struct Kernels:
     BundleFunction run      # does a bundle's part of the table's pass
     void (*begin)(Table *table) noexcept nogil      # advances the numbers of groups whose rule does not measure

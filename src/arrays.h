@@ -31,7 +31,7 @@ static inline int array_is_just_like(PyObject *view, PyObject *object)
     return 1;
 }
 
-/* What is remembered of an array whose memory is trusted from then on. */
+/* The record of an array whose memory is trusted from then on. */
 typedef struct {
     const void *address;
     const void *dtype; /* compared, never followed: arrays that are alike share the object */

@@ -17,7 +17,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_MEMORY, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
+from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_CARRIED, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
                      Head, Kernels, Row, Table, Tensor)
 
 import importlib
@@ -61,7 +61,7 @@ cdef class Kernel:
     state_names : tuple of str
         The state arrays that an update takes after parameter and gradient, in this order.
     initial_values : tuple of float
-        What each of them is filled with before the first step.
+        The initial value of each.
     state : dict
         ``"step"``, how many steps have begun, and what else the rule counts; can be set, to resume.
 
@@ -95,7 +95,7 @@ cdef class Kernel:
         if optimizer._rule_of is Optimizer._rule_of and optimizer._rule is None:
             refuse_kind(optimizer)
         owner = optimizer([Parameter(np.zeros(0))], *args, **options)
-        remember(self, read(self, owner))
+        set_carried(self, read(self, owner))
         self.optimizer = owner
 
     def read_options(self):
@@ -111,18 +111,18 @@ cdef class Kernel:
 
     @property
     def state(self):
-        memory = {n: own(self).step.memory[k] for k, n in enumerate(memory_names(self))}
-        return {"step": self.steps, **memory}
+        carried = {n: own(self).step.carried[k] for k, n in enumerate(carried_names(self))}
+        return {"step": self.steps, **carried}
 
     @state.setter
     def state(self, values):
-        names = memory_names(self)
+        names = carried_names(self)
         if not isinstance(values, dict) or set(values) != {"step", *names}:
             raise ValueError(f"state must be a dict of {', '.join(('step', *names))}, got {values!r}")
         cdef int64_t step = whole_number(values["step"])
-        cdef double[:] memory = np.array([number(name, values[name]) for name in names])
+        cdef double[:] carried = np.array([number(name, values[name]) for name in names])
         self.steps = step
-        remember(self, memory)
+        set_carried(self, carried)
 
     cdef void begin_step(self) noexcept nogil:
         cdef Row *row = &own(self).step
@@ -134,7 +134,7 @@ cdef class Kernel:
             self.steps += 1
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
-            clock(row.scalars, self.steps, row.memory)
+            clock(row.scalars, self.steps, row.carried)
         (<Head *>row.scalars).sign *= self.grad_scale
         fp_restore(mode)
 
@@ -149,12 +149,12 @@ cdef inline Own *own(Kernel kernel) noexcept nogil:
     return <Own *>kernel._own
 
 
-cdef tuple memory_names(Kernel kernel):
-    return TABLE[own(kernel).options.rule].memory
+cdef tuple carried_names(Kernel kernel):
+    return TABLE[own(kernel).options.rule].carried
 
 
 cdef object read(Kernel kernel, object optimizer):
-    """Take over the optimizer's options, all or none; return the initial values of the rule's memory."""
+    """Take over the optimizer's options, all or none; return the initial values of the carried numbers."""
     cdef Row row
     cdef unsigned long long mode = fp_plain()
     try:
@@ -164,9 +164,9 @@ cdef object read(Kernel kernel, object optimizer):
         row = own(kernel).options
         fill_row(&row, rule, group)
         if kernel.state_names is not None:
-            check_same(kernel, rule.states, rule.memory)
+            check_same(kernel, rule.states, rule.carried)
         names = rule.states
-        first = [number(name, rule.start_of(name, group)) for name in (*names, *rule.memory)]
+        first = [number(name, rule.start_of(name, group)) for name in (*names, *rule.carried)]
     finally:
         fp_restore(mode)
     kernel.initial_values = tuple(first[:len(names)])
@@ -199,25 +199,25 @@ cdef int fill_row(Row *row, object rule, dict group) except -1:
     return 0
 
 
-cdef int check_same(Kernel kernel, tuple names, tuple memory) except -1:
+cdef int check_same(Kernel kernel, tuple names, tuple carried) except -1:
     if kernel.state_names != names:
         raise ValueError(
             f"the options ask for the state {list(names)}, but this kernel was made with "
             f"{list(kernel.state_names)}: make another"
         )
-    if memory_names(kernel) != memory:
+    if carried_names(kernel) != carried:
         raise ValueError(
-            f"the options ask for the numbers {list(memory)}, but this kernel was made with "
-            f"{list(memory_names(kernel))}: make another"
+            f"the options ask for the numbers {list(carried)}, but this kernel was made with "
+            f"{list(carried_names(kernel))}: make another"
         )
     return 0
 
 
-cdef void remember(Kernel kernel, const double[:] memory) noexcept:
+cdef void set_carried(Kernel kernel, const double[:] carried) noexcept:
     cdef unsigned long long mode = fp_plain()
     cdef Py_ssize_t k
-    for k in range(min(memory.shape[0], <Py_ssize_t>MAX_MEMORY)):
-        own(kernel).step.memory[k] = <float>memory[k]
+    for k in range(min(carried.shape[0], <Py_ssize_t>MAX_CARRIED)):
+        own(kernel).step.carried[k] = <float>carried[k]
     fp_restore(mode)
 
 
@@ -240,55 +240,55 @@ cdef int64_t whole_number(object step) except? -1:
     return whole
 
 
-cdef struct Span:           # a table of one tensor in one chunk
+cdef struct Call:           # a table of one tensor in one chunk
     Table table
     Tensor tensor
     Chunk chunk
     Py_ssize_t bundles[2]
 
 
-cdef inline void lay(Span *span, int dtype, Py_ssize_t size) noexcept nogil:
-    memset(span, 0, sizeof(Span))
-    span.tensor.dtype = dtype
-    span.tensor.size = size
-    span.chunk.stop = size
-    span.bundles[1] = 1
-    span.table.tensors = &span.tensor
-    span.table.chunks = &span.chunk
-    span.table.bundles = span.bundles
+cdef inline void lay(Call *call, int dtype, Py_ssize_t size) noexcept nogil:
+    memset(call, 0, sizeof(Call))
+    call.tensor.dtype = dtype
+    call.tensor.size = size
+    call.chunk.stop = size
+    call.bundles[1] = 1
+    call.table.tensors = &call.tensor
+    call.table.chunks = &call.chunk
+    call.table.bundles = call.bundles
 
 
 cdef inline void update(Own *own, void **arrays, int dtype, Py_ssize_t size) noexcept nogil:
-    cdef Span span
+    cdef Call call
     cdef int k
     if own.streams == 0:
         return
-    lay(&span, dtype, size)
+    lay(&call, dtype, size)
     for k in range(own.streams):
-        span.tensor.streams[k] = arrays[k]
-    span.table.rows = &own.step
-    span.table.phase = UPDATE
-    KERNELS.run(&span.table, 0)
+        call.tensor.streams[k] = arrays[k]
+    call.table.rows = &own.step
+    call.table.phase = UPDATE
+    KERNELS.run(&call.table, 0)
 
 
 cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
                                double before) noexcept nogil:
     # Chunk by chunk, as the norm of a step. Both numbers are where a kernel may see them: see (c).
-    cdef Span span
+    cdef Call call
     cdef double partial[2]
     cdef Py_ssize_t start = 0
     cdef unsigned long long mode = fp_plain()
-    lay(&span, dtype, size)
-    span.tensor.streams[0] = <void *>array
-    span.table.phase = REDUCE
-    span.table.reduction = SUM_SQUARES
-    span.table.partials = partial
+    lay(&call, dtype, size)
+    call.tensor.streams[0] = <void *>array
+    call.table.phase = REDUCE
+    call.table.reduction = SUM_SQUARES
+    call.table.partials = partial
     partial[1] = before
     while start < size:
-        span.chunk.start = start
+        call.chunk.start = start
         start = min(start + CHUNK, size)
-        span.chunk.stop = start
-        KERNELS.run(&span.table, 0)
+        call.chunk.stop = start
+        KERNELS.run(&call.table, 0)
         partial[1] = partial[1] + partial[0]
     fp_restore(mode)
     return partial[1]

@@ -5,7 +5,7 @@
  *     nothing: the others do its share. (A parallel region of OpenMP waits for every thread of its
  *     team to arrive, which then takes milliseconds.)
  * (b) Each thread has a contiguous range of its own, the same at each run of the same size, so that
- *     it finds its data in its caches and on its memory node; who is done takes from the others.
+ *     it finds its data in its caches and on its memory node; a thread that is done takes from the others.
  * (c) Idle workers look for the next run for some tens of microseconds, then sleep.
  * (d) One run at a time: whoever finds the pool taken does its work alone. Nobody ever waits for
  *     somebody else's run.

@@ -19,7 +19,7 @@ from cyoptim._arrays.doors import (
     type_name,
 )
 from cyoptim._arrays.trees import is_branch, named_leaves
-from cyoptim._engine import Commit, Spans, clip_coefficient, is_dense, plainly, together
+from cyoptim._engine import Arrays, Commit, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients.aligned import align
 from cyoptim._groups.names import split_names
 from cyoptim._groups.numbers import number
@@ -237,7 +237,7 @@ def clip_grad_value_(
 
 
 def _total_norm(targets: _Gradients, order: float, error_if_nonfinite: bool) -> float:
-    total = Spans(targets.absolute(order)).norm(order)
+    total = Arrays(targets.absolute(order)).norm(order)
     if error_if_nonfinite and not math.isfinite(total):
         raise RuntimeError(
             f"The total norm of order {order} for gradients from "
@@ -304,7 +304,7 @@ class _Gradients:
     def apply(self, rule: str, scalars: tuple[float, ...]) -> None:
         """Run a rule over every gradient."""
         commit = Commit()
-        commit.apply(Spans(list(self._distinct.values())), rule, scalars)
+        commit.apply(Arrays(list(self._distinct.values())), rule, scalars)
         for view, copy in self._copies:
             commit.copy(view, copy)
         commit.run()

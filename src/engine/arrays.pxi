@@ -1,4 +1,4 @@
-# Parameters, and what is asked of an array.
+# Parameters, and properties of arrays.
 
 cdef extern from "arrays.h" nogil:
     bint array_is_just_like(PyObject *view, PyObject *object)
@@ -62,7 +62,7 @@ The two slots of a Parameter, readable without an attribute look-up."""
 
 
 cdef int check_kind(object value, str what) except -1:
-    """Refuse what is no array, or a masked one."""
+    """Refuse objects that are not arrays, and masked arrays."""
     from cyoptim._arrays.doors import as_written, check_unmasked
     if not cnp.PyArray_Check(value):
         raise TypeError(
@@ -73,7 +73,7 @@ cdef int check_kind(object value, str what) except -1:
 
 
 cdef object checked_gradient(object value):
-    """What is kept as a gradient."""
+    """The value to store as a gradient."""
     if cnp.PyArray_Check(value):
         check_kind(value, "the gradient of a Parameter")
     elif isinstance(value, np.generic):

@@ -1,4 +1,4 @@
-# Changes that are made all at once, and what undoes those that are not.
+# Changes made all at once, and the undo of other changes.
 
 cdef enum Change:
     UPDATES = 0     # a dict gets these entries, too
@@ -65,7 +65,7 @@ cdef class Commit:
             )
         self.changes.append((COPIES, target, source, None))
 
-    def apply(self, Spans spans not None, str rule not None, tuple scalars not None) -> None:
+    def apply(self, Arrays spans not None, str rule not None, tuple scalars not None) -> None:
         """Run an element-wise rule over arrays, whose values until then must stay."""
         spans.prepare(rule, scalars)
         self.changes.append((RUNS, spans, None, None))
@@ -110,7 +110,7 @@ cdef class Commit:
     cdef int make(self) except -1:
         cdef list kept = []
         for change, target, value, more in self.changes:
-            if ((change == RUNS and not (<Spans>target).still())
+            if ((change == RUNS and not (<Arrays>target).still())
                     or (change == SCALES and not (<Factored>target).still())):
                 raise RuntimeError("an array was changed in size or place while it was being used")
             if change <= BECOMES:
@@ -137,7 +137,7 @@ cdef class Commit:
         elif change == COPIES:
             cnp.PyArray_CopyInto(<cnp.ndarray>target, <cnp.ndarray>value)
         elif change == RUNS:
-            (<Spans>target).go()
+            (<Arrays>target).go()
         elif change == SCALES:
             (<Factored>target).run(SCALED)
         elif change == AVERAGES:
@@ -193,7 +193,7 @@ cdef int _put(container, key, value) except -1:
 
 
 cdef class Undo:
-    """What arrays, dicts and lists were, to be put back if what changes them fails."""
+    """Records arrays, dicts and lists, to restore them if the code that changes them fails."""
 
     cdef list arrays        # pairs of an array and its copy
     cdef list containers    # pairs of a dict or list and its copy
@@ -203,7 +203,7 @@ cdef class Undo:
         self.arrays, self.containers, self.spare = [], [], {}
 
     def keep(self, value) -> None:
-        """Remember an array's elements, or what is in a dict, list or tuple."""
+        """Record an array's elements, or the contents of a dict, list or tuple."""
         if cnp.PyArray_Check(value):
             self._keep_array(value)
         elif isinstance(value, dict):
@@ -226,7 +226,7 @@ cdef class Undo:
         return 0
 
     def keep_entries(self, entries not None) -> None:
-        """Remember which values are in a dict, but not what is in them."""
+        """Record the values of a dict, but not their contents."""
         check_dicts(entries, entries)
         self.containers.append((entries, PyDict_Copy(entries)))
 
@@ -239,13 +239,13 @@ cdef class Undo:
                     self._keep_array(value)
 
     cdef int forget(self) except -1:
-        """Begin anew; the memory of the copies is kept for the same arrays."""
+        """Drop the records; the memory of the copies is kept for the same arrays."""
         self.spare = {<uintptr_t><void *>pair[0]: pair for pair in self.arrays}
         self.arrays, self.containers = [], []
         return 0
 
     cdef int restore(self) except -1:
-        cdef list kept = []         # what is taken out lives until all is put back
+        cdef list kept = []         # removed values live until everything is restored
         for container, items in self.containers:
             if isinstance(container, dict):
                 kept.append(PyDict_Copy(container))

@@ -1,4 +1,4 @@
-# What a type of elements is: one row each. All else asks here.
+# Types of elements, one row each; all other code asks here.
 
 DTYPES = {}             # by name, to be read from Python
 
@@ -27,7 +27,7 @@ class Dtype:
     size : int
         Bytes of an element.
     safetensors : str
-        What the format safetensors calls it.
+        Its name in the safetensors format.
     numpy, complex : numpy.dtype
         The type, and the complex one whose parts are of it.
     arithmetic : str

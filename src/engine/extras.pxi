@@ -1,4 +1,4 @@
-# What a step does beside its update.
+# The arguments of a step besides gradients, and its results.
 
 
 cdef enum:
@@ -8,19 +8,19 @@ cdef enum:
 
 
 cdef class Extras:
-    """What a step does beside its update, and afterwards what it has found.
+    """The arguments of a step besides gradients, and afterwards its results.
 
     Parameters
     ----------
     max_norm : float
         The largest norm of all gradients; infinity if they are not clipped.
     scale : float
-        What the gradients are divided by before anything else.
+        The divisor of the gradients, applied first.
     zero : bool
         Whether gradients are left filled with zeros.
     policy : int
-        What becomes of a step whose gradients are not finite: 0 it is made, 1 it raises, 2 it is
-        skipped.
+        The effect of gradients that are not finite: 0 step nevertheless, 1 raise, 2 skip the
+        step.
     measure : bool
         Whether the norm is wanted.
 
@@ -29,7 +29,7 @@ cdef class Extras:
     total_norm : float or None
         Of the gradients after they were divided; None if it was not needed.
     coefficient : float
-        What clipping has multiplied them by.
+        The factor of clipping.
     skipped : bool
         Whether nothing was updated.
     nonfinite : list of int
@@ -54,7 +54,7 @@ cdef class Extras:
 
     @property
     def factor(self) -> float:
-        """What each gradient is multiplied by."""
+        """The factor of each gradient."""
         return self.coefficient / self.scale
 
     cdef int clip(self, double norm) except -1:

@@ -6,7 +6,7 @@ cdef enum Door:
     TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
     OBJECT = 3      # anything with .data and .grad arrays
 
-# What the plan remembers of one parameter: what every step looks at, within a line of cache.
+# The record of one parameter in the plan: the fields that every step reads, within one cache line.
 cdef struct Slot:
     ArrayTrace trace        # of its array
     int64_t *step           # the step count in its state; NULL: none yet
@@ -50,12 +50,12 @@ cdef class Inputs(Work):
     cdef Exchange exchange
     cdef PyObject **held        # gradients and copies in use by the running step
     cdef Py_ssize_t n_held
-    cdef list sparse            # Runs: the sparse gradients of the running step
+    cdef list sparse            # SparseUpdate: the sparse gradients of the running step
     cdef list originals         # gradients that the running step reads in a copy
     cdef Turn turn              # of the optimizer
     cdef bint only_sparse       # other gradients are refused
     cdef bint by_rows           # rows are units: parameters are in C order
-    cdef bint whole             # sparse gradients are made dense by whoever gathers them
+    cdef bint whole             # the caller makes sparse gradients dense
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef bint repeats           # a parameter occurs more than once in its group
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
@@ -146,7 +146,7 @@ cdef class Inputs(Work):
                 return True
         elif door != ARRAY:
             return self._moved_elsewhere(i)
-        # Making the plan anew raises the error that names a read-only parameter.
+        # A new plan raises the error that names a read-only parameter.
         return not self._is_as_it_was(i, view)
 
     cdef inline bint _is_as_it_was(self, Py_ssize_t i, PyObject *view) noexcept:
@@ -234,7 +234,7 @@ cdef class Inputs(Work):
         low = <uintptr_t>cnp.PyArray_DATA(values)
         if not self._clear_of_parameters(&self.slots[i], low, low + cnp.PyArray_NBYTES(values)):
             values = values.copy()
-        self.sparse.append(Runs(len(starts), starts, lengths, values, i, laid_out))
+        self.sparse.append(SparseUpdate(len(starts), starts, lengths, values, i, laid_out))
         if self.zeroing:
             self.originals.append((grad, self.labels[i]))
         self.table.tensors[i].row = 0
@@ -389,8 +389,8 @@ cdef class Inputs(Work):
 
     cdef set _spanned(self):
         """The slots whose gradient is sparse in the running step, or None."""
-        cdef Runs runs
-        return {runs.slot for runs in self.sparse} if self.sparse else None
+        cdef SparseUpdate part
+        return {part.slot for part in self.sparse} if self.sparse else None
 
     cdef int _copy_held(self, Py_ssize_t i, Py_ssize_t k) except -1:
         """Let the running step read a gradient in a copy; it is the k-th that is held."""

@@ -1,4 +1,4 @@
-# What a rule's state holds beside arrays: the step count and single numbers.
+# Entries of a rule's state that are not arrays: the step count and single numbers.
 
 cdef int64_t MOST_STEPS = 2**63 - 2     # where counting ends: bias corrections are long over
 

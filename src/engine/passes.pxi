@@ -1,8 +1,8 @@
-# The runs of a step: what is measured before it, and its passes over the tensors.
+# The passes of a step over its tensors: measurements, and the update.
 
 
 cdef class Passes(Followed):
-    """Runs the passes of a step over all tensors that have a row."""
+    """SparseUpdate the passes of a step over all tensors that have a row."""
 
     cdef Range *ranges          # of the gradients, where a step needs them
 
@@ -27,13 +27,13 @@ cdef class Passes(Followed):
     cdef double sum_squares(self) except? -1:
         """The sum of squares of all gradients."""
         cdef double total
-        cdef Runs runs
-        for runs in self.sparse:        # hidden from the run over whole tensors
-            self.table.tensors[runs.slot].row = -1
+        cdef SparseUpdate part
+        for part in self.sparse:        # hidden from the run over whole tensors
+            self.table.tensors[part.slot].row = -1
         total = self.combine_partials(NORM, SUM_SQUARES)
-        for runs in self.sparse:
-            self.table.tensors[runs.slot].row = 0
-            total += Spans([runs.values]).reduce(SUM_SQUARES, 0)
+        for part in self.sparse:
+            self.table.tensors[part.slot].row = 0
+            total += Arrays([part.values]).reduce(SUM_SQUARES, 0)
         return total
 
     cdef bint wants_norm(self) except -1:
@@ -51,12 +51,12 @@ cdef class Passes(Followed):
 
     cdef int check_sparse(self, object optimizer) except -1:
         """Refuse sparse gradients where a rule adds up over whole tensors."""
-        cdef Runs runs
+        cdef SparseUpdate part
         cdef Rule rule
-        for runs in self.sparse:
-            rule = self.rule_of_slot(runs.slot)
+        for part in self.sparse:
+            rule = self.rule_of_slot(part.slot)
             if rule is not None and rule.measures:
-                optimizer._refuse_sparse(self.labels[runs.slot])
+                optimizer._refuse_sparse(self.labels[part.slot])
         return 0
 
     cdef int run(self) except -1:
@@ -77,8 +77,8 @@ cdef class Passes(Followed):
                 self.update(first, last)
         self.table.after = 0
         if PyList_GET_SIZE(self.sparse):
-            for runs in self.sparse:
-                self.table.tensors[(<Runs>runs).slot].row = (<Runs>runs).row
+            for part in self.sparse:
+                self.table.tensors[(<SparseUpdate>part).slot].row = (<SparseUpdate>part).row
         if PyList_GET_SIZE(self.copies):
             for i, copy in self.copies:
                 cnp.PyArray_CopyInto(<cnp.ndarray>self.views[i], <cnp.ndarray>copy)
@@ -86,12 +86,12 @@ cdef class Passes(Followed):
 
     cdef void _run_sparse(self) noexcept:
         # Their tensors are hidden from the run over whole tensors.
-        cdef Runs runs
+        cdef SparseUpdate part
         cdef Tensor *tensor
-        for runs in self.sparse:
-            tensor = &self.table.tensors[runs.slot]
-            runs.row = tensor.row
-            runs.run(tensor, &self.table.rows[tensor.row])
+        for part in self.sparse:
+            tensor = &self.table.tensors[part.slot]
+            part.row = tensor.row
+            part.run(tensor, &self.table.rows[tensor.row])
             tensor.row = -1
 
     cdef void hide_updates(self, bint hidden) noexcept:

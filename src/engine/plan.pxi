@@ -41,8 +41,8 @@ cdef class Plan(Passes):
     # --- the step --------------------------------------------------------------------------------
 
     def step(self, optimizer, list grads) -> bool:
-        """Step every parameter that has a gradient, in a turn of its own; False if the plan no longer
-        fits, or steps go the long way."""
+        """Step every parameter that has a gradient, in its own turn; False if the plan no longer
+        fits, or steps take the slow path."""
         cdef unsigned long long mode
         if is_detour():
             return False
@@ -55,13 +55,13 @@ cdef class Plan(Passes):
             self.turn.give()
 
     def step_in_turn(self, optimizer, list grads, Extras extras, update) -> bool:
-        """As :meth:`step`, within a turn. The step leaves `extras` with the optimizer, and in them
-        what it has found.
+        """As :meth:`step`, within a turn. The step stores `extras`, with its results, in the
+        optimizer.
 
         Where a group has no rule, ``update(found, undo)`` is called with a list of (number, array,
         gradient), an entry for each of its parameters that has a gradient, after everything has been
-        checked. The result is a Commit, to be made then, or None. What is changed before is to be told to
-        `undo`, an Undo.
+        checked. It returns a Commit to make then, or None. `undo`, an Undo, must record everything that it
+        changes before.
         """
         return self._step(optimizer, grads, extras, update, True)
 
@@ -92,13 +92,12 @@ cdef class Plan(Passes):
         return True
 
     cdef bint _change(self, object optimizer, double factor, object update, bint zero) except -1:
-        """The second half of a step: gradients are multiplied by the factor, and filled with zeros if that
-        is to be done in the same run. False, and nothing is done, if a group has no rule and there is no
-        function to step it."""
+        """The second half of a step: multiplies gradients by the factor, and fills them with zeros if
+        `zero`. Returns False, and does nothing, if a group has neither a rule nor a function to step it."""
         cdef Py_ssize_t r
         self.prepare(optimizer)
         if self.updates and update is None:
-            self.watch.changed = True       # as nothing of what was prepared is put in
+            self.watch.changed = True       # as no prepared state is added
             return False
         if PyList_GET_SIZE(self.sparse):
             self.check_sparse(optimizer)
@@ -147,7 +146,7 @@ cdef class Plan(Passes):
         return 0
 
     cdef inline int _clear(self) except -1:
-        """Let go of what the step has held."""
+        """Release the references of the step."""
         self._release()
         if PyList_GET_SIZE(self.copies):
             self.copies.clear()
@@ -175,7 +174,7 @@ cdef class Plan(Passes):
         announce_update(self.updated)
         return 0
 
-    # --- what a step does beside its update --------------------------------------------------------
+    # --- norm, clipping, checks and zeros ----------------------------------------------------------
 
     cdef bint _step_with(self, object optimizer, Extras extras, object update) except -1:
         """A step that measures its gradients first, or fills them with zeros."""
@@ -211,7 +210,7 @@ cdef class Plan(Passes):
         return 0
 
     cdef bint _measure(self, Extras extras) except -1:
-        """Find the norm, if it is asked for; False if the step is to be skipped."""
+        """Compute the norm, if requested; False if the step must be skipped."""
         cdef double total, norm
         cdef bint wanted = extras is not None and extras.measure
         if not wanted and not (self.looks_ahead and self.wants_norm()):
@@ -237,7 +236,7 @@ cdef class Plan(Passes):
     cdef int _find_nonfinite(self, Extras extras) except -1:
         cdef Py_ssize_t i
         cdef const Tensor *tensor
-        cdef dict values = {(<Runs>runs).slot: (<Runs>runs).values for runs in self.sparse}
+        cdef dict values = {(<SparseUpdate>part).slot: (<SparseUpdate>part).values for part in self.sparse}
         for i in range(self.n_tensors):
             tensor = &self.table.tensors[i]
             if tensor.row < 0:
@@ -263,7 +262,7 @@ cdef class Plan(Passes):
         return 0
 
     cdef int _zero_gradients(self, bint done) except -1:
-        """Fill with zeros what the run has not: copies' originals, and all if it has done none."""
+        """Fill the remaining gradients with zeros: originals of copies, or all if the pass filled none."""
         cdef Py_ssize_t i
         cdef const Tensor *tensor
         cdef set spanned = self._spanned()

@@ -1,8 +1,8 @@
 # From the options of a group to the rows of scalars of a step.
 
-# The rule's memory in its state; NULL: none.
-cdef struct Memory:
-    float *numbers[MAX_MEMORY]
+# The numbers of a state that the rule's clock carries on; NULL: none.
+cdef struct Carried:
+    float *numbers[MAX_CARRIED]
 
 cdef enum:
     UNSEEN = -2         # in the place of a rule: the slot's state has not been looked at
@@ -15,7 +15,7 @@ cdef class Rows(Inputs):
     A group without a rule has rows, too, whose rule is -1: :meth:`Optimizer.update` steps its parameters.
     """
 
-    cdef Memory *memories
+    cdef Carried *carried
     cdef list states            # per slot: the state arrays whose addresses are bound
     cdef list known_options     # per group: the option values its template was made of, or None
     cdef Row *templates         # per group: the scalars before the clock
@@ -25,18 +25,18 @@ cdef class Rows(Inputs):
     cdef readonly Py_ssize_t updates    # tensors of the last step whose group has no rule; the others are natives
     cdef double total_norm      # of all gradients of the running step, where a rule asks for it
     cdef bint counts_steps
-    cdef bint remembers         # some rule has a memory
+    cdef bint carries           # some clock carries numbers on
     cdef bint aged              # every slot has the age that it keeps
     cdef bint looks_ahead       # some rule wants to be known before gradients are measured
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
     def __cinit__(self, list items, *args):
-        self.memories = <Memory *>PyMem_Calloc(max(len(items), 1), sizeof(Memory))
-        if not self.memories:
+        self.carried = <Carried *>PyMem_Calloc(max(len(items), 1), sizeof(Carried))
+        if not self.carried:
             raise MemoryError
 
     def __dealloc__(self):
-        PyMem_Free(self.memories)
+        PyMem_Free(self.carried)
         PyMem_Free(self.templates)
         PyMem_Free(self.table.groups)
 
@@ -80,7 +80,7 @@ cdef class Rows(Inputs):
         return 0
 
     cdef int _take_scope(self, Rule rule, Py_ssize_t group) except -1:
-        """Make room for what a rule adds up."""
+        """Allocate the sums of a rule."""
         if rule.scope >= PER_GROUP and self.table.groups == NULL:
             self.table.groups = <Group *>PyMem_Calloc(max(len(self.groups), 1), sizeof(Group))
             if not self.table.groups:
@@ -104,8 +104,8 @@ cdef class Rows(Inputs):
         return 0
 
     cdef int look_ahead(self, object optimizer) except -1:
-        """Read the options before gradients are measured, for how tensors are cut, and what is to be
-        measured, depend on the rules."""
+        """Read the options before gradients are measured: the rules decide how tensors are cut, and
+        what is measured."""
         cdef Py_ssize_t i
         cdef int32_t group = -1
         cdef Rule rule
@@ -158,24 +158,24 @@ cdef class Rows(Inputs):
                 count += 1
         return count
 
-    cdef void _recall(self, Py_ssize_t i, float *memory) noexcept:
-        """What the rule remembers of this slot: from its state, or from the slot's earlier
+    cdef void _load_carried(self, Py_ssize_t i, float *carried) noexcept:
+        """The carried numbers of this slot: from its state, or from the slot's earlier
         occurrence in the same step."""
         cdef Slot *slot = &self.slots[i]
-        cdef float **number = self.memories[i].numbers
+        cdef float **number = self.carried[i].numbers
         cdef Py_ssize_t j, earlier = -1
         cdef int k
         for j in range(slot.first, i):
             if self.slots[j].first == slot.first and self.table.tensors[j].row >= 0:
                 earlier = j
-        for k in range(MAX_MEMORY):
+        for k in range(MAX_CARRIED):
             if earlier >= 0:
-                memory[k] = self.table.rows[self.table.tensors[earlier].row].memory[k]
+                carried[k] = self.table.rows[self.table.tensors[earlier].row].carried[k]
             else:
-                memory[k] = number[k][0] if number[k] else 0
+                carried[k] = number[k][0] if number[k] else 0
 
-    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *memory) except -1:
-        """The row of this group at this step count and with this memory."""
+    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *carried) except -1:
+        """The row of this group at this step count and with these carried numbers."""
         cdef Py_ssize_t r
         cdef Row *row
         cdef Clock clock
@@ -183,14 +183,14 @@ cdef class Rows(Inputs):
         cdef int k
         for r in range(self.n_rows - 1, -1, -1):
             row = &self.table.rows[r]
-            if row.group == group and row.step == step and same_memory(row, memory):
+            if row.group == group and row.step == step and same_carried(row, carried):
                 return <int>r
         row = self.new_row()
         row[0] = self.templates[group]
         row.group = group
         row.step = step
-        for k in range(MAX_MEMORY):
-            row.before[k] = row.memory[k] = memory[k]
+        for k in range(MAX_CARRIED):
+            row.before[k] = row.carried[k] = carried[k]
         if row.rule < 0:
             return <int>self.n_rows - 1
         rule = <Rule>RULE_LIST[row.rule]
@@ -202,7 +202,7 @@ cdef class Rows(Inputs):
                     row.scalars[k] = rule.value(k, self.groups[group])
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
-            clock(row.scalars, step, row.memory)
+            clock(row.scalars, step, row.carried)
         return <int>self.n_rows - 1
 
     cdef list assign_rows(self, object optimizer):
@@ -212,12 +212,12 @@ cdef class Rows(Inputs):
         cdef int32_t group = -1
         cdef int64_t step, last = -1
         cdef int row = -1, rule = -1
-        cdef float memory[MAX_MEMORY]
-        cdef bint remembers = self.remembers, settled = self.aged and not self.repeats
+        cdef float carried[MAX_CARRIED]
+        cdef bint carries = self.carries, settled = self.aged and not self.repeats
         cdef Tensor *tensor = self.table.tensors
         cdef const Slot *slot = self.slots
         cdef list unbound = None
-        memset(memory, 0, sizeof(memory))
+        memset(carried, 0, sizeof(carried))
         self.n_rows = self.natives = self.updates = 0
         for i in range(self.n_tensors):
             if tensor[i].row < 0:
@@ -229,13 +229,13 @@ cdef class Rows(Inputs):
                 self._look_at_slot(optimizer, slot[i].first)
                 self._look_at_slot(optimizer, i)
             step = 2 if settled else self._next_step(i)
-            if remembers:
-                self._recall(i, memory)
-            if step != last or (remembers and not same_memory(&self.table.rows[row], memory)):
+            if carries:
+                self._load_carried(i, carried)
+            if step != last or (carries and not same_carried(&self.table.rows[row], carried)):
                 last = step
                 if step <= 0:
                     self._refuse_count(i, step)
-                row = self._find_row(group, step, memory)
+                row = self._find_row(group, step, carried)
                 rule = self.table.rows[row].rule
             tensor[i].row = row
             if rule < 0:
@@ -284,7 +284,7 @@ cdef class Rows(Inputs):
         )
 
     cdef void count(self) noexcept:
-        """Note that the step was made: counts, ages, and what the rules remember."""
+        """Record the step: counts, ages, and carried numbers."""
         cdef Py_ssize_t i
         if self.aged:
             return
@@ -296,15 +296,15 @@ cdef class Rows(Inputs):
                 continue
             elif self.counts_steps:
                 self.slots[i].step[0] = min(self.slots[i].step[0], MOST_STEPS - 1) + 1
-                if self.remembers:
-                    self._remember(i)
+                if self.carries:
+                    self._store_carried(i)
             else:
                 self.slots[self.slots[i].first].age = 1
 
-    cdef void _remember(self, Py_ssize_t i) noexcept:
+    cdef void _store_carried(self, Py_ssize_t i) noexcept:
         cdef const Row *row = &self.table.rows[self.table.tensors[i].row]
-        cdef float **number = self.memories[i].numbers
+        cdef float **number = self.carried[i].numbers
         cdef int k
-        for k in range(MAX_MEMORY):
+        for k in range(MAX_CARRIED):
             if number[k]:
-                number[k][0] = row.memory[k]
+                number[k][0] = row.carried[k]

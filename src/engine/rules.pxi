@@ -1,4 +1,4 @@
-# What a rule says of itself: its scalars, its state, and what they begin with.
+# The description of a rule: its scalars, its state, and their initial values.
 
 RULES = {}                      # by name, to be read from Python
 cdef dict RULE_BY_NAME = {}     # the same, which Python cannot change
@@ -52,8 +52,8 @@ cdef class Rule:
         Those of them that are not options: its clock or its finish computes them.
     states : tuple of str
         The state arrays, in the order of the streams.
-    memory : tuple of str
-        The float32 numbers of the state that its clock advances.
+    carried : tuple of str
+        The float32 numbers of the state that its clock carries on.
     numbers : tuple of str
         The float64 numbers that its finish advances: one for each row of a parameter, or for each
         parameter, in the state; or for each group, among its options.
@@ -70,7 +70,7 @@ cdef class Rule:
 
     cdef readonly str name
     cdef readonly int number, scope
-    cdef readonly tuple scalars, states, memory, numbers
+    cdef readonly tuple scalars, states, carried, numbers
     cdef readonly frozenset computed
     cdef readonly dict starts, types
     cdef readonly bint measures
@@ -83,14 +83,14 @@ cdef class Rule:
         scalars = about["scalars"]
         if len(scalars) > MAX_SCALARS:
             raise ValueError(f"rule {name} has {len(scalars)} scalars, expected {MAX_SCALARS} or fewer")
-        entries = (*about["states"], *about["memory"], *about["numbers"])
+        entries = (*about["states"], *about["carried"], *about["numbers"])
         self.name, self.number, self.scalars = name, about["number"], scalars
         self.scope, self.measures = about["scope"], about["measures"]
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
         self.states = tuple([name_of(entry) for entry in about["states"]])
-        self.memory = tuple([name_of(entry) for entry in about["memory"]])
+        self.carried = tuple([name_of(entry) for entry in about["carried"]])
         self.numbers = tuple([name_of(entry) for entry in about["numbers"]])
         self.decouples = "shrink" in scalars and "shrink" not in self.computed
         self.couples = "l2" in scalars
@@ -112,7 +112,7 @@ cdef class Rule:
     @property
     def entries(self) -> tuple:
         """All that the state of a parameter has."""
-        return self.states + self.memory + self.unit_numbers
+        return self.states + self.carried + self.unit_numbers
 
     @property
     def options(self) -> tuple:
@@ -128,12 +128,12 @@ cdef class Rule:
         return tuple(dict.fromkeys(names))
 
     def kind_of(self, str name) -> str | None:
-        """What a state entry is: "array" of the parameter's shape, "memory", "number", or None if the rule has
+        """What a state entry is: "array" of the parameter's shape, "carried", "number", or None if the rule has
         none of this name."""
         if name in self.states:
             return "array"
-        if name in self.memory:
-            return "memory"
+        if name in self.carried:
+            return "carried"
         return "number" if name in self.unit_numbers else None
 
     def shape_of(self, str name not None, tuple shape not None) -> tuple:
@@ -150,10 +150,10 @@ cdef class Rule:
         kind = self.kind_of(name)
         if kind == "array":
             return stored_dtype(self.types.get(name), dtype)
-        return np.dtype(np.float32 if kind == "memory" else np.float64)
+        return np.dtype(np.float32 if kind == "carried" else np.float64)
 
     def start_of(self, str name, dict group) -> float:
-        """What a state entry, or a number of a group, begins with."""
+        """The initial value of a state entry, or of a number of a group."""
         start = self.starts.get(name, 0.0)
         return option(group, start) if isinstance(start, str) else start
 

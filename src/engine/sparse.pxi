@@ -1,6 +1,6 @@
 # The update of a parameter whose gradient is sparse.
 
-cdef class Runs(Work):
+cdef class SparseUpdate(Work):
     """The spans of one parameter that have a gradient, each a tensor to the kernels.
 
     Parameters

@@ -96,7 +96,7 @@ cdef class States(Rows):
             new["step"] = self.counters.get(i)
             if new["step"] is None:
                 new["step"] = make_counter(state.get("step"), self.labels[i], room)
-        for name in rule.memory + rule.unit_numbers:
+        for name in rule.carried + rule.unit_numbers:
             self._prepare_number(i, rule, name, state, new, room)
         fresh = [name for name in rule.states if self._prepare_array(i, rule, name, state, new, room)]
         if rule.states and not self.counts_steps:
@@ -163,11 +163,11 @@ cdef class States(Rows):
             counter = state["step"]
             kept.append(counter)
             self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
-        self.remembers = self.remembers or len(rule.memory) > 0
-        for name in rule.memory:
+        self.carries = self.carries or len(rule.carried) > 0
+        for name in rule.carried:
             array = state[name]
             kept.append(array)
-            self.memories[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            self.carried[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
             m += 1
         for name in rule.states:
             array = state[name]
@@ -200,7 +200,7 @@ cdef class States(Rows):
         return 0
 
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
-        """Bind what a rule that measures keeps of each unit."""
+        """Bind the numbers of each unit of a rule that measures."""
         cdef Units *units = &self.table.units[i]
         cdef int m = 0
         self.set_unit(i, rule)
@@ -292,8 +292,8 @@ cdef class States(Rows):
             self.slots[i].rule = UNSEEN
             self.slots[i].step = NULL
             self.slots[i].age = 0
-            for k in range(MAX_MEMORY):
-                self.memories[i].numbers[k] = NULL
+            for k in range(MAX_CARRIED):
+                self.carried[i].numbers[k] = NULL
         return 0
 
 

@@ -1,7 +1,7 @@
-# Whose turn it is to use an optimizer.
+# Exclusive use of an optimizer.
 #
-# (a) One turn at a time. A step beside a step of another thread is an error; whatever else comes
-#     meanwhile waits, in the order in which it came, and so does a step that comes meanwhile.
+# (a) One turn at a time. A step during a step of another thread is an error; all other calls wait,
+#     in their order, and so does a step during another call.
 # (b) A turn begins and ends in C, where no interrupt can come between: it ends however its function
 #     ends.
 # (c) The function of a turn, and what it calls, cannot take another turn of the same optimizer, except
@@ -17,7 +17,7 @@ cdef extern from "fp_mode.h" nogil:
     void fp_restore(unsigned long long mode)
     void fp_unplain(unsigned long long mode)
 
-# What a turn is for. What a turn allows its own thread meanwhile is one of these and all before it.
+# The kinds of turns. A turn allows its own thread one of these kinds, and all kinds before it.
 cdef enum:
     NOTHING = 0
     READING = 1     # parameters and state
@@ -119,7 +119,7 @@ cdef class Turn:
         return 0
 
     cdef inline void give(self) noexcept:
-        """End the turn; that of whoever has waited longest begins."""
+        """End the turn; the thread that has waited longest begins its own."""
         if PyList_GET_SIZE(self.queue) == 0:
             self.owner = 0
         else:

@@ -87,7 +87,7 @@ cdef class Work:
         return min(start + CHUNK, end)
 
     cdef double *make_partials(self, Py_ssize_t count) except NULL:
-        """Room for what a pass adds up."""
+        """Memory for the sums of a pass."""
         cdef double *partials
         count = max(count, 1)
         if self.sums < count:
@@ -138,7 +138,7 @@ cdef class Work:
         return self.combine_partials(REDUCE, reduction)
 
     cdef double combine_partials(self, Pass phase, int reduction) except? -1:
-        """Combine what a pass has found, a number a chunk."""
+        """Combine the results of a pass, one number per chunk."""
         cdef double total
         cdef double *partials
         cdef Py_ssize_t c
@@ -157,7 +157,7 @@ cdef class Work:
         return total
 
 
-cdef class Spans(Work):
+cdef class Arrays(Work):
     """Arrays to be reduced or changed together: what clipping and averaging work on.
 
     `arrays` are aligned, native float32 or float64 arrays, or complex ones of these, each dense;
@@ -256,14 +256,14 @@ cdef class Spans(Work):
 
 
 def clip_coefficient(double max_norm, double norm) -> float:
-    """What gradients of this norm are multiplied by, if it is below 1 or NaN: as clip_grad_norm_."""
+    """The factor of clipping for gradients of this norm, as in clip_grad_norm_; it applies if below 1 or NaN."""
     cdef unsigned long long mode = fp_plain()
     cdef double coefficient = max_norm / (norm + 1e-6)
     fp_unplain(mode)
     return coefficient
 
 
-def add_up(object owner, list new not None, Spans spans not None, dict outcome not None,
+def add_up(object owner, list new not None, Arrays spans not None, dict outcome not None,
            list holders not None):
     """Copy the second of each pair into the first, add the others of `spans` to their arrays, set
     attributes of the owner, and drop the gradients of `holders`: all or, if an interrupt comes

@@ -159,7 +159,7 @@ cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const doub
 
 cdef inline void measure_span(const Table *table, Py_ssize_t t, const Row *row, double *sums, void *work,
                               bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """What a rule adds up over a span."""
+    """The sums of a rule over a span."""
     cdef double lanes[MAX_SUMS * LANES]
     cdef int k, count = SUMS[row.rule]
     memset(lanes, 0, count * LANES * sizeof(double))

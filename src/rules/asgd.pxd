@@ -1,6 +1,6 @@
 # Averaged stochastic gradient descent (Polyak & Juditsky 1992), with the schedules of Bottou (2010).
 #
-# memory: eta, mu of the next step
+# carried: eta, mu of the next step
 #
 # While mu is 1 the average is the parameter itself; then, and without decay, a branch that does not
 # change inside the loop shrinks it exact.
@@ -15,13 +15,13 @@ cdef struct Asgd:
     double eta, mu, shrink                  # by the clock
 
 
-cdef inline void asgd_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+cdef inline void asgd_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
     cdef Asgd *h = <Asgd *>scalars
-    h.eta = memory[0]
-    h.mu = memory[1]
-    h.shrink = 1 - h.lambd * memory[0]
-    memory[0] = <float>(h.lr / pow(1 + h.lambd * h.lr * step, h.alpha))
-    memory[1] = <float>(1 / max(<double>1, step - h.t0))
+    h.eta = carried[0]
+    h.mu = carried[1]
+    h.shrink = 1 - h.lambd * carried[0]
+    carried[0] = <float>(h.lr / pow(1 + h.lambd * h.lr * step, h.alpha))
+    carried[1] = <float>(1 / max(<double>1, step - h.t0))
 
 
 cdef inline void asgd(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:

@@ -18,7 +18,7 @@ cdef struct Lamb:
     double size                                                            # by the finish
 
 
-cdef inline void lamb_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+cdef inline void lamb_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
     cdef Lamb *h = <Lamb *>scalars
     # A norm that is NaN clips, too, as in clip_grad_norm_.
     h.clip = 1 if h.total_norm <= h.max_grad_norm else 1 / (h.total_norm / h.max_grad_norm)

@@ -1,6 +1,6 @@
 # NAdam: Adam with Nesterov's momentum (Dozat 2016), with its schedule of the momentum.
 #
-# memory: mu_product, the product of all mu so far
+# carried: mu_product, the product of all mu so far
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
@@ -12,14 +12,14 @@ cdef struct Nadam:
     double of_gradient, of_average, unbias, gain1, gain2, spread    # by the clock
 
 
-cdef inline void nadam_clock(double *scalars, int64_t step, float *memory) noexcept nogil:
+cdef inline void nadam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
     cdef Nadam *h = <Nadam *>scalars
     cdef double beta1 = h.beta1, lr = h.lr, decay = h.momentum_decay
     cdef double mu = beta1 * (1 - 0.5 * pow(0.96, step * decay))
     cdef double mu_next = beta1 * (1 - 0.5 * pow(0.96, (step + 1) * decay))
-    memory[0] = memory[0] * <float>mu       # in float32, as torch
-    h.of_gradient = lr * (1 - mu) / (1 - <double>memory[0])
-    h.of_average = lr * mu_next / (1 - <double>memory[0] * mu_next)
+    carried[0] = carried[0] * <float>mu       # in float32, as torch
+    h.of_gradient = lr * (1 - mu) / (1 - <double>carried[0])
+    h.of_average = lr * mu_next / (1 - <double>carried[0] * mu_next)
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))
     h.gain1 = 1 - beta1
     h.gain2 = 1 - h.beta2

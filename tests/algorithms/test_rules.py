@@ -76,7 +76,7 @@ def test_what_state_begins_with() -> None:
 
 def test_a_forged_rule_reaches_no_kernel() -> None:
     about: dict[str, Any] = {"number": 99_999, "scalars": ("sign",), "computed": frozenset()}
-    about |= {"states": (), "memory": (), "numbers": (), "scope": 0, "measures": False}
+    about |= {"states": (), "carried": (), "numbers": (), "scope": 0, "measures": False}
     with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
         _engine.Rule("long", about | {"scalars": ("x",) * 25})  # type: ignore[call-arg]
     forged = _engine.Rule("forged", about)  # type: ignore[call-arg]

@@ -94,7 +94,7 @@ def test_more_elements_than_fit_into_32_bits() -> None:
     # exactly once if memory holds minus 4096, and the first ten elements minus 4097.
     code = """
         import ctypes, mmap
-        from cyoptim._engine import Spans
+        from cyoptim._engine import Arrays
         SIZE, N, FIXED, NORESERVE = 1 << 21, 2**31 + 10, 0x10, 0x4000
         libc = ctypes.CDLL(None)
         libc.mmap.restype = ctypes.c_void_p
@@ -126,7 +126,7 @@ def test_more_elements_than_fit_into_32_bits() -> None:
 
         # Sums of doubles are exact, before they are rounded to the gradients' type: every
         # element is counted.
-        norms = [Spans([g]).norm(order) for order in (1.0, 0.0)]
+        norms = [Arrays([g]).norm(order) for order in (1.0, 0.0)]
         print(norms == [N, N], cyoptim.get_total_norm([g], 1.0) == np.float32(N))
 
         # Sparse: single elements on both sides of the border, of an array that is all zeros.

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from cyoptim._arrays.doors import foreign_array, is_tensor, type_name
 from cyoptim._arrays.trees import shown
-from cyoptim._engine import DTYPES, Commit, Spans, is_dense, same_layout_as
+from cyoptim._engine import DTYPES, Arrays, Commit, is_dense, same_layout_as
 from cyoptim._groups.numbers import number
 from cyoptim._types import Array
 
@@ -183,7 +183,7 @@ def _average(
             moved = mean.copy()
             moved += weight * (value - mean)
             commit.copy(mean, moved)
-    commit.apply(Spans(means, values), "average", (weight,))
+    commit.apply(Arrays(means, values), "average", (weight,))
 
 
 def _native_dtypes() -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import Extras, Spans, add_up, same_layout_as, whole_count
+from cyoptim._engine import Arrays, Extras, add_up, same_layout_as, whole_count
 from cyoptim._state.exchange import array_like
 from cyoptim._state.mapping import in_kind
 from cyoptim._types import Array
@@ -56,7 +56,7 @@ class Sums:
                 sums[i] = _room(sums[i], array)
         new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
-        spans = Spans([sums[i] for i in again], [grads[i] for i in again])
+        spans = Arrays([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
         outcome = {
             "_params": [*params, *(param for param, _ in rest)],
@@ -101,7 +101,7 @@ class Sums:
 
     def drop(self, holders: list[Any]) -> None:
         """Drop the sums, and set the gradients of `holders` to None: both, or neither."""
-        add_up(self, [], Spans([], []), self.forgotten(), holders)
+        add_up(self, [], Arrays([], []), self.forgotten(), holders)
 
     def forgotten(self) -> dict[str, Any]:
         """The attributes of an object without sums; the arrays are kept."""

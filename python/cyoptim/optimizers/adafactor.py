@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Commit, Factored, Spans, make_counter, next_count, whole_count
+from cyoptim._engine import Arrays, Commit, Factored, make_counter, next_count, whole_count
 from cyoptim._groups.options import (
     as_float,
     check_at_least,
@@ -160,7 +160,7 @@ class Adafactor(Optimizer):
         target = param if param.flags.c_contiguous else param.copy(order="C")
         grad = grad if grad.flags.c_contiguous else grad.copy(order="C")
         root = math.sqrt(param.size)
-        scale = Spans([target]).norm(2) / root
+        scale = Arrays([target]).norm(2) / root
         matrices = Factored(target, grad)
         row, column = self._factors(matrices, grad, state, weight, eps1, commit)
         norm = matrices.scale(row, column, eps1 * eps1) / (root * as_float(group["d"]))
@@ -203,7 +203,7 @@ class Adafactor(Optimizer):
         """Prepare the next state; return the factors of the rows and of the columns."""
         if grad.ndim < 2:
             variance = np.array(state["variance"], order="C")
-            Spans([variance], [grad]).apply("mean_square", (weight,))
+            Arrays([variance], [grad]).apply("mean_square", (weight,))
             commit.copy(state["variance"], variance)
             return np.ones(1, grad.dtype), variance
         row, column = (

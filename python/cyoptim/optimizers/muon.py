@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Commit, Plan, Spans
+from cyoptim._engine import Arrays, Commit, Plan
 from cyoptim._groups.options import as_float, check_at_least, check_lr, check_number
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
@@ -202,7 +202,7 @@ def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any
     a, b, c = (as_float(value) for value in coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
     x = np.array(matrix.T if tall else matrix, order="C")
-    norm = Spans([x]).norm(2)
+    norm = Arrays([x]).norm(2)
     if not math.isfinite(norm):
         x.fill(math.nan)  # in every element, for any number of iterations
     x /= max(norm, eps)

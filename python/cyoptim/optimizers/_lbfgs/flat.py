@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyoptim._engine import Spans, is_dense, memory_bounds
+from cyoptim._engine import Arrays, is_dense, memory_bounds
 from cyoptim._types import Array
 
 
@@ -63,14 +63,14 @@ class FlatArrays:
                 copies.append((array, target))
             targets.append(target)
             others.append(_laid_out_as(target, other))
-        Spans(targets, others).apply("axpby", (1.0, factor))
+        Arrays(targets, others).apply("axpby", (1.0, factor))
         for array, copy in copies:
             array[...] = copy
 
 
 def norm(vector: Array, order: float) -> float:
     """The norm of a vector, in a fixed order of additions."""
-    return Spans([vector]).norm(order)
+    return Arrays([vector]).norm(order)
 
 
 def largest(vector: Array) -> float:
@@ -80,7 +80,7 @@ def largest(vector: Array) -> float:
 
 def dot(a: Array, b: Array) -> float:
     """The inner product of two vectors, in a fixed order of additions."""
-    return Spans([a], [b]).dot()
+    return Arrays([a], [b]).dot()
 
 
 def _as_reals(array: Array) -> Array:
