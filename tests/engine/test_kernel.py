@@ -89,6 +89,7 @@ def fresh_states(kernel: Kernel, size: int, dtype: Any) -> list[np.ndarray]:
     return [np.full(size, value, dtype) for value in kernel.initial_values]
 
 
+@pytest.mark.slow
 @every_real
 @every_variant(KERNEL)
 def test_bits_are_those_of_a_step(

@@ -29,10 +29,17 @@ runner.worker_main("sample")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZERS)
 def test_slice(name: str) -> None:
     report = runner.run(name, runner.short_slice(FUZZERS[name]))
     assert not report.failures, str(report)
+
+
+@pytest.mark.slow
+def test_one_case_of_each() -> None:
+    for fuzzer in FUZZERS.values():
+        assert fuzzer.check(0)
 
 
 def test_failures_crashes_and_hangs_are_told_by_their_case(monkeypatch: pytest.MonkeyPatch) -> None:
