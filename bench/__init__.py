@@ -1,8 +1,8 @@
-"""Validates first, then times: one optimizer step in cyoptim, in its peers, and at the roof.
+"""Validates, then times one optimizer step: in cyoptim, in other libraries, and at the roof.
 
-The way of a number::
+The flow of a measurement::
 
-    python -m bench         __main__.py      options, progress, what is printed and written
+    python -m bench         __main__.py      options, progress, output
       |
       |  one process per contender     runner.py, worker.py   JSON lines over stdin and stdout
       |    build the step              contenders.py, roof.c  a row per contender

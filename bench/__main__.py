@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     measuring(top, COMMANDS[DEFAULT])
     commands = top.add_subparsers(dest="command", title="commands")
     for name, command in COMMANDS.items():
-        # Without a default of its own, an option that is not given stays what it was.
+        # Without its own default, an option that is not given keeps its value.
         each = commands.add_parser(name, help=command.about, argument_default=argparse.SUPPRESS)
         measuring(each, command)
     compare = commands.add_parser("compare", help="what changed between two JSON files")
@@ -67,7 +67,7 @@ def measuring(to: argparse.ArgumentParser, command: Command) -> None:
 
 
 def tensors(text: str) -> str:
-    """The name of tensors, which is valid."""
+    """Check the name of tensors."""
     try:
         shapes_named(text)
     except ValueError as error:
@@ -80,12 +80,12 @@ def progress(message: str) -> None:
 
 
 def threads(options: argparse.Namespace) -> Sequence[int]:
-    """The numbers of threads that are timed."""
+    """The numbers of threads to time."""
     return COMMANDS[options.command].threads(options.threads)
 
 
 def words(options: argparse.Namespace) -> str:
-    """What would measure this again; where it is written does not matter."""
+    """The command that repeats this measurement, without options of output."""
     found = ["python -m bench"]
     found += [options.command] if options.command != DEFAULT else []
     found += [f"--threads {max(threads(options))}"]
@@ -98,7 +98,7 @@ def words(options: argparse.Namespace) -> str:
 
 
 def contenders(options: argparse.Namespace) -> list[str]:
-    """Who is asked for, in the order of the tables."""
+    """The selected contenders, in the order of the tables."""
     command = COMMANDS[options.command]
     names = options.only or command.names(options.optimizer or command.optimizers)
     if options.quick and not options.only and (slow := [n for n in SLOW if n in names]):
@@ -108,7 +108,7 @@ def contenders(options: argparse.Namespace) -> list[str]:
 
 
 def workloads(options: argparse.Namespace, count: int) -> list[Workload]:
-    """What so many contenders are asked to step, in the order of the tables."""
+    """The workloads for this number of contenders, in the order of the tables."""
     command = COMMANDS[options.command]
     found = command.all_of(
         options.workload or command.workloads,
@@ -128,7 +128,7 @@ def effort(options: argparse.Namespace) -> Effort:
 
 
 def run(options: argparse.Namespace) -> report.Run:
-    """Measure what the options ask for."""
+    """Measure as the options say."""
     facts = report.environment(max(threads(options)), words(options))
     names = contenders(options)
     chosen = workloads(options, len(names))

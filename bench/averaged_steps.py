@@ -1,6 +1,6 @@
 """A step and a moving average of the parameters: the contenders of ``bench averages``.
 
-The reference checks the parameters; that the averages have the same bits either way is a test.
+The reference checks the parameters; a test checks that the averages have the same bits both ways.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who is timed: a row per contender.
+"""The contenders: a row for each.
 
-A contender gets the optimizer's name, the parameters, the gradients and the number of threads,
-puts them into memory as its users would, and returns a :class:`Subject`. To add a contender, write
+A builder gets the optimizer's name, the parameters, the gradients and the number of threads,
+allocates memory as users would, and returns a :class:`Subject`. To add a contender, write
 its builder and add its row.
 """
 
@@ -31,7 +31,7 @@ class Contender:
     packages: tuple[str, ...]
     color: str
     knows: Callable[[str], bool] = lambda optimizer: True
-    variables: dict[str, str] = field(default_factory=dict)  # its process starts with these
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment of its process
 
 
 def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -46,12 +46,12 @@ def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -
 def build_instruction_set(
     optimizer: str, params: Arrays, grads: Arrays, threads: int, level: str
 ) -> Subject:
-    """cyoptim in a process that asked for these kernels: the choice is made on import."""
+    """cyoptim with these kernels, which the process has selected before the import."""
     try:
         import cyoptim
     except ModuleNotFoundError:
         raise
-    except ImportError as error:  # this processor, or this build, has no such kernels
+    except ImportError as error:  # the processor or the build lacks these kernels
         raise Unavailable(str(error)) from error
     if cyoptim._dispatch.chosen != level:
         raise Unavailable(f"a process that starts with {_VARIABLE}={level}")
@@ -178,7 +178,7 @@ TORCH = ("torch-fused", "torch-default", "torch-foreach")
 def _step_tensors(
     library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
 ) -> Subject:
-    """Step tensors with an optimizer of torch, or with one that looks so."""
+    """Step tensors with an optimizer of torch, or one with its interface."""
     tensors = tensors_of(params, grads, threads)
     stepper = stepper_of(library, optimizer, tensors, **mode)
     return Subject(stepper.step, *views_of(tensors), reference(optimizer))

@@ -1,12 +1,12 @@
-"""Whole epochs of training torch's models: what the optimizer's share of the time comes to.
+"""Whole epochs of training torch models, and the optimizer's share of the time.
 
-Each contender trains the same model on the same batches, in a process of its own; they take turns,
+Each contender trains the same model on the same batches, in its own process; they take turns,
 an epoch each. The worker answers a line of JSON with another: the seconds of the epoch, those of
-its steps, and its mean loss. Nothing but the optimizer differs.
+its steps, and its mean loss. Only the optimizer differs.
 
-The memory that a batch frees stays with its process (`KEEP_MEMORY`). By default glibc returns large
-blocks to the system, or does not, as they happen to lie; up to 79,000 page faults an epoch then
-come and go in any contender, and hide what is to be measured.
+Processes keep the memory that a batch frees (`KEEP_MEMORY`). By default glibc may return large
+blocks to the system, depending on their addresses; any contender then has up to 79,000 page faults
+per epoch, which hide the difference.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ amplifies it, so that those of later epochs tell less."""
 
 @dataclass
 class Epochs:
-    """What a contender has measured: seconds per timed epoch and, of these, in steps; and the mean
+    """The results of a contender: per timed epoch the seconds, and those in steps; and the mean
     loss of every epoch of a run."""
 
     contender: str
@@ -67,7 +67,7 @@ class Epochs:
 
 def work(model: str, optimizer: str, contender: str, threads: int) -> None:
     """Train an epoch for every line that comes in."""
-    # What libraries print must not come between the replies.
+    # Output of libraries must not mix with the replies.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     import torch
@@ -123,8 +123,8 @@ def reply_of(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measure(model: str, optimizer: str, threads: int, runs: int, rounds: int) -> list[Epochs]:
-    """Train this model with every contender, an epoch each in turn; in several runs, as a process
-    may have its memory in better or worse places."""
+    """Train this model with every contender, an epoch each in turn; in several runs, as the
+    placement of memory differs between processes."""
     names = [n for n in CONTENDERS if n != "torch, fused" or optimizer not in NOT_FUSED]
     found = [Epochs(name) for name in names]
     for _ in range(runs):
@@ -133,7 +133,7 @@ def measure(model: str, optimizer: str, threads: int, runs: int, rounds: int) ->
 
 
 def train(found: list[Epochs], model: str, optimizer: str, threads: int, rounds: int) -> None:
-    """One run: each contender in a process of its own. The first epoch warms up."""
+    """One run: each contender in its own process. The first epoch warms up."""
     with ExitStack() as stack:
         processes = [
             stack.enter_context(start(model, optimizer, epochs.contender, threads))
@@ -158,7 +158,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def rows(model: str, optimizer: str, found: list[Epochs]) -> list[list[str]]:
-    """One line per contender: time per epoch, the share of the steps, and the others over ours."""
+    """One line per contender: time per epoch, share of the steps, and ratio to cyoptim."""
     ours = found[0]
     lines = []
     for epochs in found:
@@ -182,7 +182,7 @@ HEADER = ["model", "optimizer", "library", "epoch", "over ours", "in steps", "sh
 
 
 def table(lines: list[list[str]]) -> str:
-    """The lines as a table for GitHub, which reads well in a terminal, too."""
+    """The lines as a Markdown table."""
     every = [HEADER, *lines]
     widths = [max(len(line[k]) for line in every) for k in range(len(HEADER))]
 
@@ -198,7 +198,7 @@ def table(lines: list[list[str]]) -> str:
 
 
 def disagreement(found: list[Epochs]) -> float:
-    """How far the losses of the first epoch lie apart, as a share of ours."""
+    """The largest difference of the losses of the first epoch, relative to cyoptim's."""
     first = [epochs.losses[0] for epochs in found]
     return (max(first) - min(first)) / abs(first[0])
 
@@ -206,7 +206,7 @@ def disagreement(found: list[Epochs]) -> float:
 def run(
     models: list[str], optimizers: list[str], threads: int = 2, runs: int = 3, rounds: int = 5
 ) -> int:
-    """Print the table; 1 if contenders have trained to different losses."""
+    """Print the table; return 1 if the losses of contenders differ."""
     lines, apart = [], []
     for model in models:
         for optimizer in optimizers:

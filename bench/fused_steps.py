@@ -1,7 +1,7 @@
 """Clipping, stepping and zeroing, in one call and in several: the contenders of ``bench fused``.
 
-Some of them change the gradients, so that all get new ones before each step, untimed. The plain
-step is the one that does not clip.
+Some of them change the gradients, so all get new gradients before each step, untimed. The plain
+step does not clip.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_NORM = 1.0
 
 
 class Clipped:
-    """A reference that clips first, by the norm of all gradients: it is only given a part."""
+    """A reference that first clips, by the norm of all gradients: it steps only a part of them."""
 
     def __init__(self, inner: Any, grads: Arrays) -> None:
         self.inner, self.grads = inner, grads

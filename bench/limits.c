@@ -1,4 +1,4 @@
-/* What roots and divisions cost where memory costs nothing: nanoseconds for each vector of 16 floats
+/* The cost of roots and divisions without that of memory: nanoseconds for each vector of 16 floats
  * in the nearest cache, best of many runs. Needs AVX-512:
  *
  *     gcc -O2 -march=native bench/limits.c -o limits && ./limits

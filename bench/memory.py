@@ -1,7 +1,7 @@
-"""What Adam adds to the memory of a program, measured in a process of its own.
+"""The memory that Adam adds to a program, measured in a separate process.
 
-tracemalloc sees what Python and NumPy allocate; the resident set also sees what they do not
-report. Parameters and gradients are there before the first measurement.
+tracemalloc counts allocations of Python and NumPy; the resident set counts all memory.
+Parameters and gradients are allocated before the first measurement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STATE_BYTES = 8
 
 
 class Added(NamedTuple):
-    """Bytes that were not there before the optimizer; None where it was not measured."""
+    """Bytes added since before the optimizer; None if not measured."""
 
     moment: str
     traced: int
@@ -29,7 +29,7 @@ class Added(NamedTuple):
 
 
 def resident() -> int:
-    """Bytes of physical memory in use; 0 where the system does not tell."""
+    """Bytes of physical memory in use; 0 if the system does not report them."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -39,7 +39,7 @@ def resident() -> int:
 
 
 def traced() -> int:
-    """Bytes that Python and NumPy hold."""
+    """Bytes allocated by Python and NumPy."""
     gc.collect()
     return tracemalloc.get_traced_memory()[0]
 
@@ -48,7 +48,7 @@ def measure(workload: Workload) -> list[Added]:
     """Construct Adam and step it ten times."""
     params, grads = workload.random(0), workload.random(1)
     warm = np.ones(100_000, np.float32)
-    cyoptim.Adam([warm]).step(grads=[warm.copy()])  # threads and modules are paid once
+    cyoptim.Adam([warm]).step(grads=[warm.copy()])  # starts threads and imports modules
     tracemalloc.start()
     base = traced(), resident()
     found = []

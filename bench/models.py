@@ -1,4 +1,4 @@
-"""Models of torch and their data, to be trained for an epoch at a time."""
+"""torch models and their data, trained one epoch at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained: a model, and the rows that it is trained on."""
+    """A model, and its training data."""
 
     model: nn.Module
     inputs: Tensor
@@ -23,7 +23,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The rows in an order of this epoch, which is the same for every contender."""
+        """The data in the order of this epoch, the same for every contender."""
         order = torch.randperm(len(self.inputs), generator=torch.Generator().manual_seed(epoch))
         for rows in order.split(self.batch):
             yield self.inputs[rows], self.targets[rows]

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from bench.workloads import Array
 
-# Elements from which the threads pay, as a user would find by trying.
+# Least number of elements at which threads pay, found by trying, as a user would.
 _WORTH_THREADS = 16384
 
 

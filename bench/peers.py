@@ -1,6 +1,6 @@
 """Adam in libraries whose optimizers are not torch's: a builder each.
 
-Each takes Adam alone. Options are such that all compute the same; see README.md.
+Each supports only Adam. The options make all compute the same; see README.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads:
 
     if len(params) > MOST_COMPILED:
         raise Unavailable(f"compiling a step over {len(params):,} tensors takes minutes")
-    # After eight compilations of one function torch runs it as it is, and says so in a log only.
+    # After eight compilations of one function torch runs it uncompiled, and only logs this.
     torch._dynamo.reset()
     tensors = tensors_of(params, grads, threads)
     stepper = stepper_of(torch.optim, optimizer, tensors)
@@ -39,7 +39,7 @@ def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads:
 
 def build_deepspeed(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     _only_float32(params)
-    # It compiles its kernel when first used, and looks for ninja among the programs.
+    # It compiles its kernel at the first use, and searches for ninja on PATH.
     programs = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -47,7 +47,7 @@ def build_deepspeed(optimizer: str, params: Arrays, grads: Arrays, threads: int)
     tensors = tensors_of(params, grads, threads)
     try:
         stepper = DeepSpeedCPUAdam(tensors, adamw_mode=False)
-    except Exception as error:  # whatever its build raises
+    except Exception as error:  # any error of its build
         raise Unavailable(f"its kernel was not built: {error}") from error
     return Subject(stepper.step, *views_of(tensors), reference(optimizer))
 

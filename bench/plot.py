@@ -82,7 +82,7 @@ def _picture(run: Run, path: Path, panels: int, width: float) -> Iterator[list[A
 
 
 def shrink(path: Path) -> None:
-    """Few colours are enough for lines, and a third of the bytes."""
+    """Reduce the colours: enough for lines, with a third of the bytes."""
     with Image.open(path) as image:
         image.convert("RGB").quantize(64).save(path, optimize=True)
 
@@ -103,7 +103,7 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
 
 
 def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
-    """A pair of bars per optimizer: what torch takes is labelled with the times of cyoptim."""
+    """A pair of bars per optimizer: torch's bar is labelled with its ratio to cyoptim."""
     colors = [CONTENDERS[name].color for name in ("cyoptim", "torch-fused", "roof")]
     for place, found in enumerate(cells.values()):
         axis.bar(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])

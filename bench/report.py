@@ -1,4 +1,4 @@
-"""What is made of the results: tables, JSON, and the comparison of two runs."""
+"""Output of results: tables, JSON, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Times: TypeAlias = dict[tuple[str, str], float]
 
 @dataclass
 class Run:
-    """The results of one command, and where they come from."""
+    """The results of one command, and their environment."""
 
     environment: dict[str, Any]
     results: list[Result]
@@ -47,7 +47,7 @@ class Run:
             Result(**{key: value for key, value in entry.items() if key in names})
             for entry in content["results"]
         ]
-        for result in results:  # a name may be one that was usual when the file was written
+        for result in results:  # the file may have the name of an older version
             name, at, threads = result.workload.partition("@")
             result.workload = named(name).name + at + threads
         return cls(content["environment"], results)
@@ -69,13 +69,13 @@ class Run:
         return {(r.workload, r.contender): r.quartile for r in self.results if r.rounds}
 
     def contenders(self, workloads: Container[str]) -> list[str]:
-        """Who was asked for on any of these, in the order of the contenders."""
+        """The contenders selected for any of these, in their order."""
         asked = {r.contender for r in self.results if r.workload in workloads}
         return [name for name in CONTENDERS if name in asked]
 
 
 def environment(threads: int, command: str) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """The machine and the versions that the numbers depend on."""
     import cyoptim
 
     packages = {package for row in CONTENDERS.values() for package in row.packages}
@@ -123,7 +123,7 @@ def duration_text(seconds: float | None) -> str:
 
 
 def ratio(number: float | None, base: float | None) -> float | None:
-    """How many times the base, if both are known."""
+    """The ratio to the base, if both are known."""
     return number / base if number is not None and base is not None else None
 
 
@@ -153,7 +153,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool) 
 
 
 def about(run: Run, markdown: bool) -> list[str]:
-    """Where the numbers come from."""
+    """The command and the environment of the numbers."""
     if not markdown:
         return [f"{key}: {value}" for key, value in run.environment.items()]
     facts = dict(run.environment)
@@ -169,13 +169,13 @@ def titled(
 
 
 def with_reasons(lines: list[str], run: Run) -> str:
-    """The lines, and below them why some were not timed."""
+    """The lines, followed by the reasons why contenders were not timed."""
     reasons = [f"{r.workload} {reason}" for r in run.results for reason in problems([r])]
     return "\n".join([*lines, "", *reasons] if reasons else lines)
 
 
 def compare(before: Run, after: Run) -> str:
-    """What changed beyond the noise: beyond the spread of either run, and beyond 2%."""
+    """Changes beyond the noise: beyond the spread of both runs, and beyond 2%."""
     lines = [
         f"{key}: {before.environment.get(key)} -> {value}"
         for key, value in after.environment.items()

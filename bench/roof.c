@@ -1,4 +1,4 @@
-/* The roof: what moving an optimizer's memory costs, with one multiplication and addition per array.
+/* The roof: moves an optimizer's memory, with one multiplication and addition per array.
  *
  * (a) A step reads READ arrays and reads and writes WRITTEN ones. Nothing can be left out, because
  *     each sum depends on the one before; the last one is the parameter's.

@@ -30,7 +30,7 @@ class Unavailable(Exception):
 def roof(
     written: Sequence[Arrays], read: Sequence[Arrays], scale: float, threads: int
 ) -> tuple[Callable[[], None], Any]:
-    """A step that moves this memory, and what it needs kept alive; see roof.c."""
+    """A step that moves this memory, and the objects to keep alive for it; see roof.c."""
     params = written[0]
     threads = threads if sum(p.size for p in params) >= _WORTH_THREADS else 1
     streams = (*written, *read)
@@ -47,7 +47,7 @@ def roof(
 
 
 def _cut(streams: tuple[Arrays, ...], threads: int) -> tuple[Array, Array]:
-    """The spans of all threads, and the number of each thread's first one."""
+    """The spans of all threads, and the number of each thread's first span."""
     total = sum(p.size for p in streams[0])
     limits = [total * t // threads for t in range(threads + 1)]
     spans, starts = [], [0]

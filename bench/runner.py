@@ -1,4 +1,4 @@
-"""Starts the workers, and asks one after the other for a round."""
+"""Starts the workers, and requests rounds from one after the other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTLE = 0.03
 
 @dataclass
 class Result:
-    """A contender on a workload: the seconds per step of every round, or why there are none."""
+    """A contender on a workload: seconds per step of every round, or the reason for none."""
 
     workload: str
     contender: str
@@ -37,7 +37,7 @@ class Result:
 
     @property
     def threads(self) -> int | None:
-        """How many stepped it, where a run has several numbers of threads."""
+        """The number of threads, if a run has several numbers."""
         _, at, count = self.workload.partition("@")
         return int(count) if at else None
 
@@ -47,17 +47,17 @@ class Result:
 
     @property
     def quartile(self) -> float:
-        """The third best of ten rounds: neither a lucky one nor most disturbed ones move it."""
+        """The third best of ten rounds, which neither a lucky nor most disturbed rounds affect."""
         return sorted(self.rounds)[(len(self.rounds) - 1) // 4]
 
     @property
     def spread(self) -> float:
-        """The median round over the best one: what noise does to a number."""
+        """The median round over the best one: the effect of noise."""
         return statistics.median(self.rounds) / self.best
 
 
 class Worker:
-    """The process of one contender. It outlives a workload, because libraries load slowly."""
+    """The process of one contender. It serves several workloads, because libraries load slowly."""
 
     def __init__(self, contender: str, threads: int) -> None:
         self.contender, self.threads = contender, threads
@@ -76,7 +76,7 @@ class Worker:
         self._send(validate=True)
 
     def wait(self) -> None:
-        """Wait until the step is built or validated, or until it is known why it is not."""
+        """Wait until the step is built or validated, or has failed."""
         reply = self._reply()
         self.result.status, self.result.message = reply["status"], reply["message"]
         packages = " ".join(CONTENDERS[self.contender].packages)
@@ -84,7 +84,7 @@ class Worker:
             self.result.message += f" (pip install {packages})"
 
     def round(self, seconds: float) -> None:
-        """Time one round. Who fails has no result, and is not asked again."""
+        """Time one round. A contender that fails has no result, and no further rounds."""
         self._send(seconds=seconds)
         reply = self._reply()
         if reply.get("status") == "failed":
@@ -132,7 +132,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """For how long each contender is timed on a workload."""
+    """The duration of the timing of a contender on a workload."""
 
     rounds: int
     seconds: float  # of a round
@@ -147,7 +147,7 @@ def measure(
 ) -> list[Result]:
     """Time the contenders on the workloads, with each number of threads.
 
-    Each number has processes of its own, that know of no others.
+    Each number has its own processes.
     """
     if len(counts) == 1:
         return _measure(workloads, contenders, counts[0], effort, progress)
@@ -166,7 +166,7 @@ def _measure(
     effort: Effort,
     progress: Progress,
 ) -> list[Result]:
-    """On each workload those are timed that know its optimizer."""
+    """Time, on each workload, the contenders that support its optimizer."""
     results = []
     with ExitStack() as stack:
         workers = [Worker(name, threads) for name in contenders]
@@ -183,10 +183,10 @@ def _measure(
 
 
 def _prepare(workers: Sequence[Worker], workload: Workload, progress: Progress) -> None:
-    """Let all build their steps at the same time, and as many validate them as have processors.
+    """Build all steps at the same time; validate only as many at once as have processors.
 
-    A step whose threads share their processors with another's can take a thousand times as long,
-    because they wait for each other by spinning.
+    If threads of two steps share a processor, a step can take a thousand times as long,
+    because its threads wait for each other by spinning.
     """
     progress(f"{workload.name}: building {', '.join(w.contender for w in workers)}")
     for worker in workers:
@@ -211,7 +211,7 @@ def _processors() -> int:
 
 
 def _take_turns(workers: Sequence[Worker], number: int, effort: Effort) -> None:
-    """Time a round of each, in an order of this round: nobody always follows the same one."""
+    """Time a round of each, in an order that changes from round to round."""
     for worker in random.Random(number).sample(workers, len(workers)):
         time.sleep(SETTLE)
         worker.round(effort.seconds)

@@ -1,12 +1,12 @@
-"""Time until a perceptron reads digits: scikit-learn's own solvers, and those of cyoptim.sklearn.
+"""Time to accuracy of perceptrons: scikit-learn's own solvers, and those of cyoptim.sklearn.
 
 The data are scikit-learn's digits: 60% of the images for training, 20% to choose each contender's
-settings by, 20% for the results; each image also shifted by one pixel in the eight directions. The
+setting, 20% for the results; each image also shifted by one pixel in the eight directions. The
 network, batches and initial weights are the same for all. Each contender has six settings: rates,
-or rates and lengths of its schedule in epochs. It gets the one with which it first reaches the last
-target on the images to choose by, over two seeds. Then all contenders run in turn, from other
-seeds. The time is that of the process in training alone, on one thread, so that other processes
-count little.
+or rates and lengths of its schedule in epochs. It uses the setting that first reaches the last
+target on the second part of the images, over two seeds. Then all contenders run in turn, from other
+seeds. The time is the process time of training, on one thread, so that other processes have
+little effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-# Before NumPy: one thread of its own.
+# Before the import of NumPy: limits it to one thread.
 if __name__ == "__main__":
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
@@ -106,7 +106,7 @@ def digits() -> list[tuple[Array, Array]]:
 
 @dataclass(frozen=True)
 class Run:
-    """For each target the epochs and seconds until it was reached, or None; seconds an epoch."""
+    """For each target the epochs and seconds to reach it, or None; and the seconds per epoch."""
 
     reached: dict[float, tuple[int, float] | None]
     epoch: float
@@ -114,7 +114,7 @@ class Run:
 
 
 def train(model: Any, train: tuple[Array, Array], test: tuple[Array, Array], epochs: int) -> Run:
-    """Run epochs, and look at the test images after each."""
+    """Run epochs, and test after each."""
     reached: dict[float, tuple[int, float] | None] = dict.fromkeys(TARGETS)
     seconds, score = 0.0, 0.0
     for epoch in range(1, epochs + 1):
@@ -146,7 +146,7 @@ def choose(contender: Contender, data: list[tuple[Array, Array]], epochs: int) -
 
 
 def median(runs: list[Run], target: float) -> str:
-    """Of the time to a target, and the epochs; a dash if fewer than half reach it."""
+    """The median time to a target, and epochs; a dash if fewer than half reach it."""
     found = [run.reached[target] for run in runs]
     times = sorted((np.inf, np.inf) if each is None else each[::-1] for each in found)
     seconds, epochs = (statistics.median(column) for column in zip(*times, strict=True))

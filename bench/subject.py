@@ -1,4 +1,4 @@
-"""What a contender's builder returns, and what builders share."""
+"""The result of a contender's builder, and functions that builders share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.workloads import Arrays
 
 @dataclass(frozen=True)
 class Reloaded:
-    """A step that changes the gradients it reads: they are loaded before each, untimed."""
+    """A step that changes its gradients: they are loaded before each step, untimed."""
 
     step: Callable[[], Any]
     load: Callable[[], None]
@@ -31,7 +31,7 @@ class Reloaded:
 
 @dataclass(frozen=True)
 class Subject:
-    """A step that is ready to be called, the memory it works on, and what it should compute."""
+    """A callable step, the memory that it works on, and its reference."""
 
     step: Callable[[], Any]
     params: Arrays
@@ -43,7 +43,7 @@ class Subject:
 
 
 def tensors_of(params: Arrays, grads: Arrays, threads: int) -> list[Any]:
-    """Parameters with gradients, in memory of torch's own."""
+    """Parameters with gradients, in memory that torch allocates."""
     import torch
 
     torch.set_num_threads(threads)
@@ -59,12 +59,12 @@ def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
 
 
 def reference(optimizer: str, **options: Any) -> Any:
-    """The slow result that an optimizer must agree with."""
+    """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
     return row.card.reference(**row.options, **options)
 
 
 def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:
-    """The optimizer of a library whose classes are torch's."""
+    """The optimizer of a library that has torch's classes."""
     row = OPTIMIZERS[optimizer]
     return getattr(library, row.cls)(params, **row.options, **mode)

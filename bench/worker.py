@@ -1,10 +1,10 @@
-"""One contender in a process of its own: builds its step, validates it, and times it when asked.
+"""One contender in its own process: builds its step, validates it, and times it on request.
 
 The protocol is JSON lines. A line ``{"workload": name}`` asks to build a step, and is answered by
 ``{"status": "built"}``, or another status with a message; ``{"validate": true}`` asks to validate
 it, and is answered by ``{"status": "ready"}``, likewise. Then each ``{"seconds": s}`` asks for a
 round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``.
-Between requests the worker sleeps in a read, so that it takes nothing from the others.
+Between requests the worker sleeps in a read, to leave the processors to the others.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ BATCHES, LEAST_BATCHES = 20, 5
 
 
 class Invalid(Exception):
-    """A contender's result is wrong; the message says by how much."""
+    """A contender's result is wrong; the message has the difference."""
 
 
 def build(name: str, workload: Workload, threads: int) -> Subject:
-    """A contender's step, in memory of its own."""
+    """A contender's step, in newly allocated memory."""
     values, slopes = workload.random(0), workload.random(1)
     return CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
 
@@ -77,7 +77,7 @@ def validate(subject: Subject, workload: Workload) -> None:
 
 
 def steps_within(step: Callable[[], Any], seconds: float) -> int:
-    """How many steps take about this long, at least one."""
+    """The number of steps that take about this long, at least one."""
     count, elapsed = 1, duration(step, 1)
     while elapsed < seconds / 4:
         count *= max(2, min(10, int(seconds / 2 / max(elapsed, 1e-7))))
@@ -86,7 +86,7 @@ def steps_within(step: Callable[[], Any], seconds: float) -> int:
 
 
 def duration(step: Callable[[], Any], count: int) -> float:
-    """The seconds that this many steps take."""
+    """The seconds of this many steps."""
     if isinstance(step, Reloaded):
         return sum(step.timed() for _ in range(count))
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def duration(step: Callable[[], Any], count: int) -> float:
 
 
 def typical(step: Callable[[], Any], count: int, seconds: float) -> tuple[float, int]:
-    """The seconds per step in the median batch of so many steps, and how many steps there were."""
+    """The seconds per step in the median batch of `count` steps, and the total number of steps."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < LEAST_BATCHES or time.perf_counter() < end:
@@ -109,7 +109,7 @@ def time_round(step: Callable[[], Any], seconds: float) -> dict[str, Any]:
     count = steps_within(step, seconds / BATCHES)
     duration(step, 2 * count)  # caches and threads are cold after the others' turns
     median, repeats = typical(step, count, seconds)
-    gc.collect()  # what the steps left; libraries' own objects are frozen
+    gc.collect()  # garbage of the steps; libraries' own objects are frozen
     return {"step": median, "repeats": repeats}
 
 
@@ -117,7 +117,7 @@ Reply = dict[str, Any]
 
 
 def attempt(action: Callable[[], Any], status: str) -> tuple[Any, Reply]:
-    """What the action returns, and the answer: this status, or why it is another one."""
+    """The result of the action, and the answer: this status, or another one with its reason."""
     try:
         with np.errstate(all="ignore"):
             return action(), {"status": status, "message": ""}
@@ -130,15 +130,15 @@ def attempt(action: Callable[[], Any], status: str) -> tuple[Any, Reply]:
 
 
 def serve(name: str, threads: int, requests: TextIO, replies: TextIO) -> None:
-    """Answer every line that comes, until there are no more."""
-    gc.disable()  # as timeit does: a collection would be counted for whoever it happens to hit
+    """Answer every line, until the end of the input."""
+    gc.disable()  # as timeit does: a collection would disturb a random measurement
     subject: Subject | None = None
     for line in requests:
         request = json.loads(line)
         if "workload" in request:
             subject = None
             gc.unfreeze()
-            gc.collect()  # the memory of the last one, before there is that of the next
+            gc.collect()  # frees the memory of the last step, before the next is built
             workload = named(request["workload"])
             subject, reply = attempt(partial(build, name, workload, threads), "built")
         elif "validate" in request:
@@ -153,7 +153,7 @@ def serve(name: str, threads: int, requests: TextIO, replies: TextIO) -> None:
 
 
 def main(name: str, threads: str) -> None:
-    # What libraries print must not come between the replies.
+    # Output of libraries must not mix with the replies.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(name, int(threads), sys.stdin, replies)

@@ -1,6 +1,6 @@
-"""What is stepped: workloads, their random data, and the slow result they must agree with.
+"""Workloads, their random data, and the slow results to compare with.
 
-A workload is made from its name: ``1x16M``, ``RAdam:1000x1000``, ``1x1M:float64``.
+A workload is defined by its name: ``1x16M``, ``RAdam:1000x1000``, ``1x1M:float64``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Workload:
     shapes: Shapes
     optimizer: str = "Adam"
     dtype: str = "float32"
-    zeros: int = 0  # steps with zero gradients before any is timed; these are timed with them, too
+    zeros: int = 0  # untimed steps with zero gradients; then the timed steps have them, too
 
     @property
     def tensors(self) -> int:
@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def each(self) -> int:
-        """The elements of a tensor: of the first one, as those with a name are all alike."""
+        """The elements of a tensor: of the first, as all tensors of a named workload are alike."""
         return math.prod(self.shapes[0])
 
     @property
@@ -52,12 +52,12 @@ class Workload:
 
     @property
     def bytes(self) -> int:
-        """What a step must move."""
+        """The bytes that a step must move."""
         return OPTIMIZERS[self.optimizer].traffic * self._array
 
     @property
     def memory(self) -> int:
-        """What a contender holds: parameters, gradients and state."""
+        """The bytes of a contender: parameters, gradients and state."""
         return (1 + OPTIMIZERS[self.optimizer].written) * self._array
 
     @property
@@ -82,7 +82,7 @@ class Workload:
     def fill(self, arrays: Arrays, seed: int) -> None:
         """Normally distributed values, none of which is close to zero.
 
-        An element that is zero or denormal would be timed as another instruction path.
+        Elements that are zero or denormal would time another path of the processor.
         """
         rng = np.random.default_rng(seed)
         for array in arrays:
@@ -119,7 +119,7 @@ def shapes_named(text: str) -> Shapes:
 def name_of(
     shapes: str, optimizer: str = "Adam", dtype: str = "float32", *, zeroed: bool = False
 ) -> str:
-    """What a workload is called: ``SGD:1x16M:float64``, without what is as usual."""
+    """The name of a workload, ``SGD:1x16M:float64``, without parts that have default values."""
     words = [optimizer] * (optimizer != "Adam") + [shapes]
     words += [dtype] * (dtype != "float32") + ["zeros"] * zeroed
     return ":".join(words)
@@ -133,7 +133,7 @@ DTYPES = ("float32", "float64")
 
 @cache
 def named(name: str) -> Workload:
-    """The workload of this name. How many threads step it, as in ``1x16M@4``, is not its part."""
+    """The workload of this name. The number of threads, as in ``1x16M@4``, is ignored."""
     words = name.partition("@")[0].split(":")
     optimizer = words.pop(0) if words[0] in OPTIMIZERS else "Adam"
     shapes, *rest = words
@@ -151,7 +151,7 @@ OVERVIEW = ("1x16M", "1x1M", "1000x1000")
 
 
 class Stream:
-    """What the roof computes: the chain of sums over all arrays that are written."""
+    """The computation of the roof: the chain of sums over all written arrays."""
 
     def __init__(self, scale: float, written: int) -> None:
         self.scale, self.written = scale, written
@@ -166,9 +166,9 @@ class Stream:
 
 
 class Expected:
-    """The parameters as a float64 reference steps them: of each, as much as does not repeat.
+    """The parameters after steps of a float64 reference: of each, the part that does not repeat.
 
-    The references are element-wise, so that they can walk blocks which stay in the cache.
+    The references are element-wise, so they can process blocks that stay in the cache.
     """
 
     _BLOCK = 32768
@@ -186,9 +186,9 @@ class Expected:
     def error(self, params: Arrays) -> float:
         """The largest deviation, in units of the tolerance.
 
-        The tolerance is 1e-6 of the value, for the roundings of eight float32 additions, plus 1e-7:
+        The tolerance is 1e-6 of the value, for the rounding of eight float32 additions, plus 1e-7:
         a ten-thousandth of Adam's learning rate. In float64 both are 1e-8: torch
-        has some scalars in float32 all the same, and arrays in float32 would be further off.
+        keeps some scalars in float32 even then; arrays in float32 would differ by more.
         """
         near, least = {"float32": (1e-6, 1e-7), "float64": (1e-8, 1e-8)}[str(params[0].dtype)]
         errors = [
@@ -196,7 +196,7 @@ class Expected:
             for a, array in zip(self.params, params, strict=True)
             for b in self._blocks([array.reshape(-1)], PERIOD)
         ]
-        return float(np.max(errors))  # NaN if there is one: the built-in max may lose it
+        return float(np.max(errors))  # keeps a NaN, which the built-in max may lose
 
     @staticmethod
     def _periods(arrays: Arrays) -> Arrays:

@@ -1,4 +1,4 @@
-"""How Sphinx builds the site: python -m sphinx -W --keep-going -b html docs build/site."""
+"""Configuration of Sphinx: python -m sphinx -W --keep-going -b html docs build/site."""
 
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ extensions = [
 ]
 exclude_patterns = ["_ext"]
 
-# Every reference leads somewhere; types of other packages stay text, as nothing is fetched.
+# Every reference must resolve; types of other packages stay text, as nothing is downloaded.
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|matplotlib|sklearn|scipy)\..*"),
@@ -38,7 +38,7 @@ nitpick_ignore_regex = [
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
-autodoc_typehints = "none"  # the docstrings tell the types
+autodoc_typehints = "none"  # the docstrings contain the types
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
 # As parameters are: Sphinx has no fields for two attributes in one, nor for names that end in _.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every way to build, each in an environment of its own, and the tests on those that differ.
+# Tries every way to build, each in its own environment, and runs the tests on builds that differ.
 #
 #     tools/check_builds.sh [NAME ...]        all of them if none is named
 #

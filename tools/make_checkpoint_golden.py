@@ -1,11 +1,11 @@
-"""Write ``tests/golden/checkpoint-VERSION.*``: what this version saves, for later ones to read.
+"""Write ``tests/golden/checkpoint-VERSION.*``: files that later versions must still read.
 
 Run it once before a release, and never again for that version::
 
     python tools/make_checkpoint_golden.py
 
-``checkpoint-0.1.0.npz`` and ``.safetensors`` hold one run, and the ``.json`` beside them what is to
-be read from either: the arrays, options and numbers as plain lists, and the parameters and their
+``checkpoint-0.1.0.npz`` and ``.safetensors`` contain one run. The ``.json`` contains the expected
+result of reading either: arrays, options and numbers as plain lists, and the parameters and their
 averages after three more steps.
 """
 
@@ -25,7 +25,7 @@ GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
 
 def make(start: float = 1.0) -> dict[str, Any]:
-    """A run at its start: two optimizers with named parameters, and all that goes with them."""
+    """The objects of a run at its start: two optimizers with named parameters, and more."""
     params = {
         "layer.weight": np.linspace(-1, 1, 6, dtype="f4").reshape(2, 3) * np.float32(start),
         "layer.bias": np.full(3, start, "f4"),
@@ -62,7 +62,7 @@ def train(run: dict[str, Any], steps: int) -> None:
 
 
 def arrays_of(run: dict[str, Any]) -> dict[str, Any]:
-    """The parameters, and the averages that follow those of one optimizer."""
+    """The parameters, and the averages of one optimizer."""
     average = run["adam"].ema(0.75, warmup=True)
     names = ("layer.weight", "layer.bias")
     return {**run["params"], **{f"average of {name}": average[name] for name in names}}
@@ -72,7 +72,7 @@ PLAIN = {"epoch": 5, "history": [0.5, 0.25, 1 / 3], "note": "bytes: é", "betas"
 
 
 def plainly(value: Any) -> Any:
-    """As JSON keeps it: arrays as lists, with their dtype."""
+    """The value in JSON's types: arrays as lists, with their dtype."""
     if isinstance(value, dict):
         return {str(key): plainly(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

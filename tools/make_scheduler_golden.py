@@ -42,7 +42,7 @@ def as_lines(rows: dict[str, list[list[float]]]) -> str:
 
 
 def main() -> None:
-    """Run everything under torch and write what it gives."""
+    """Run everything under torch and write the results."""
     library = torch.optim.lr_scheduler
     rows = {}
     for name, scenario in SCENARIOS.items():

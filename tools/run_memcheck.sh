@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A short run of the tests under valgrind's memcheck, on an installed cyoptim: fails if memcheck reports
-# anything in whose stack one of cyoptim's modules stands. What is of Python and NumPy alone is left out.
+# Runs some tests under valgrind's memcheck, on an installed cyoptim: fails if the stack of a report
+# contains a module of cyoptim. Other reports, of Python and NumPy alone, are ignored.
 #
 #     tools/run_memcheck.sh [PYTEST ARGUMENTS]
 #
-# Needs valgrind, which knows no AVX-512: the AVX2 kernels run.
+# Needs valgrind, which does not support AVX-512: the AVX2 kernels run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
@@ -18,7 +18,7 @@ if grep -q avx2 /proc/cpuinfo; then isa=avx2; fi
 CYOPTIM_ISA=$isa OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc valgrind --tool=memcheck \
   --num-callers=30 --log-file="$log" python -m pytest -q -p no:cacheprovider "$@"
 
-# One report is a block of lines behind "==PID==", ended by a line with nothing else.
+# A report is a block of lines that begin with "==PID==", up to a line with nothing else.
 ours=$(sed -E 's/^==[0-9]+== ?//' "$log" | awk -v RS= '/(at|by) 0x/ && /(cyoptim|_kernels_|_engine\.|kernel\.c)/')
 if [ -n "$ours" ]; then
   echo "$ours" >&2

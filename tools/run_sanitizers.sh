@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds with AddressSanitizer and UndefinedBehaviorSanitizer into an environment of its own, and runs
-# the tests on it, with the slices of the fuzzers; then more cases of each fuzzer, as many as
-# FUZZ_COUNT says. Arguments go to pytest. Needs GCC and its sanitizers' libraries.
+# Builds with AddressSanitizer and UndefinedBehaviorSanitizer into a separate environment, and runs
+# the tests on it, with the short runs of the fuzzers; then FUZZ_COUNT more cases of each fuzzer.
+# Arguments go to pytest. Needs GCC and its sanitizers' libraries.
 #
-# Left out: tests that start other programs, that measure or limit memory, and those that fork while
-# threads run, which AddressSanitizer does not survive. Leaks are not looked for: Python's own would be
-# found. NumPy keeps some memory of less than a kilobyte that it has been given back: a use of that
-# is not seen.
+# Excluded: tests that start other programs, that measure or limit memory, and tests that fork while
+# threads run, which AddressSanitizer does not support. Leaks are not checked, as Python's own would be
+# reported. NumPy caches freed blocks of less than a kilobyte: use of these after free is not
+# detected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,15 +1,15 @@
 """Run scikit-learn's own tests of its perceptrons against those of ``cyoptim.sklearn``.
 
-The suite is that of the installed scikit-learn, ``sklearn.neural_network.tests.test_mlp``; it finds
-classes that take scikit-learn's parameters and train by this package's optimizers::
+It runs the suite of the installed scikit-learn, ``sklearn.neural_network.tests.test_mlp``, on
+classes that take scikit-learn's parameters and train with this package's optimizers::
 
     python tools/run_sklearn_suite.py
     python tools/run_sklearn_suite.py -- -k warm_start -x  # more options for pytest
     python tools/run_sklearn_suite.py --baseline           # scikit-learn against its own suite
 
-Printed are counts and the failures. A test that fails for a reason given in ``NOT_APPLICABLE`` is
-counted apart, and so is one that passes without a step of an optimizer, such as those of L-BFGS,
-which stays scikit-learn's. The exit status is 0 if no other test failed.
+It prints counts and failures. Tests that fail for a reason given in ``NOT_APPLICABLE`` are
+counted separately, as are tests that pass without a step of an optimizer, such as those of L-BFGS,
+which scikit-learn itself runs. The exit status is 0 if no other test failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from cyoptim.sklearn._training import Training
 
 SUITE = "sklearn.neural_network.tests.test_mlp"
 
-# Tests, with wildcards, that fail here and are meant to, and why.
+# Tests, with wildcards, that are expected to fail here, and why.
 NOT_APPLICABLE = (
     ("test_learning_rate_warmstart", "learning_rate='invscaling', for which there is lr_scheduler"),
     ("test_adaptive_learning_rate", "learning_rate='adaptive', for which there is lr_scheduler"),
@@ -45,7 +45,7 @@ class Translated:
 
     @property
     def optimizer(self) -> str:
-        """The optimizer that does what `solver` does."""
+        """The optimizer that corresponds to `solver`."""
         return "adam" if vars(self)["solver"] == "adam" else "sgd"
 
     @property
@@ -85,7 +85,7 @@ class Plugin:
         self.steps = 0
 
     def count_steps(self) -> None:
-        """From now on."""
+        """Count steps from now on."""
         step = Training.step
 
         def counted(training: Training, grads: Any) -> None:
@@ -116,7 +116,7 @@ class Plugin:
             self.failures.append(f"{test}\n{report.longreprtext}")
 
     def print(self) -> None:
-        """What was found."""
+        """Print the counts and failures."""
         for failure in self.failures:
             print(f"FAILED {failure}\n")
         for test in self.needless:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds with ThreadSanitizer and looks for data races: in the pool alone, without Python; then in the
-# engine, by the pool's tests and by the fuzzer of two threads. Arguments go to the fuzzer. Needs GCC
+# Builds with ThreadSanitizer and searches for data races: in the pool alone, without Python; then in
+# the engine, by the pool's tests and by the fuzzer of two threads. Arguments go to the fuzzer. Needs GCC
 # and its sanitizer's library.
 #
-# The interpreter is the usual one. The sanitizer sees its locks, the GIL's too, as calls of the system's
-# library, so that what the GIL orders is no race; memory that compiled Python or NumPy touches is seen
-# only where it is copied. OpenMP's runtime would have to be instrumented: built without. Left out is
-# what forks, which the sanitizer does not survive.
+# The interpreter is not instrumented. The sanitizer sees its locks, including the GIL, as calls of the
+# system's library, so code ordered by the GIL does not count as a race; it sees accesses of compiled
+# Python or NumPy only in copies. The build is without OpenMP, whose runtime would have to be
+# instrumented. Excluded are tests that fork, which the sanitizer does not support.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +31,7 @@ build_pool() { # with the headers of this folder; fewer runs, as each takes some
 build_pool src
 "$environment/pool"
 
-# A pool that does not wait for its workers: that this is found shows that others would be.
+# A pool that does not wait for its workers: the sanitizer must find this planted race.
 mkdir "$environment/racy"
 cp src/threads.h "$environment/racy"
 sed 's/atomic_load(&pool.inside) != 0; look++/0; look++/' src/pool.h >"$environment/racy/pool.h"
@@ -56,7 +56,7 @@ sanitized() {
   LD_PRELOAD="$(gcc -print-file-name=libtsan.so)" "$python" "$@"
 }
 
-# Two optimizers over the same memory: a race of the program's own.
+# Two optimizers over the same memory: a race in the program itself.
 cat >"$environment/racy.py" <<'END'
 import threading
 

@@ -9,8 +9,8 @@ by pytest on the CPU::
     python tools/run_torch_suites.py ~/pytorch/test -- -k hook -n 2  # more options for pytest
     python tools/run_torch_suites.py ~/pytorch/test --baseline       # torch against its own suites
 
-The result is one line per suite, and the failures. A test that fails for a reason given in
-``NOT_APPLICABLE`` is counted apart. The exit status is 0 if no other test failed.
+It prints one line per suite, and the failures. Tests that fail for a reason given in
+``NOT_APPLICABLE`` are counted separately. The exit status is 0 if no other test failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SUITES = (
     "optim/test_muon.py",
 )
 
-# Tests, as Class::name with wildcards, that fail here and are meant to, and why.
+# Tests, as Class::name with wildcards, that are expected to fail here, and why.
 DIFFERENTIABLE = "differentiable=True: steps run outside of any graph"
 NOT_APPLICABLE = (
     ("TestDifferentiableOptimizer::*", DIFFERENTIABLE),
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
     items[:] = [i for i in items if i.cls is None or i.cls.__module__ == i.module.__name__]
 """
 
-# What is not there is taken from torch, so that the imports succeed, and left out of the database.
+# Missing names are taken from torch, so that imports succeed, and removed from the database.
 FALLBACK = """
 import torch
 import cyoptim
@@ -84,7 +84,7 @@ def adapt(text: str) -> str:
 
 
 def copy_suites(source: Path, target: Path, baseline: bool) -> list[str]:
-    """Copy what there is of the suites; the names of those to run."""
+    """Copy the suites that exist; return their names."""
     (target / "optim").mkdir()
     (target / "optim" / "__init__.py").touch()
     for file in [*source.glob("*.py"), *source.glob("optim/*.py")]:
@@ -107,7 +107,7 @@ def reason(test: str) -> str | None:
 
 
 def report(results: Path) -> int:
-    """Print totals and failures; how many failures there are."""
+    """Print totals and failures; return the number of failures."""
     totals: dict[str, Counter[str]] = defaultdict(Counter)
     reasons: Counter[str] = Counter()
     failures = []

@@ -1,6 +1,6 @@
 """The commands that measure: a module each, and a row here.
 
-A module holds what its command times where no option says otherwise, and the table it prints.
+A module has the defaults of its command, and the table that it prints.
 """
 
 from __future__ import annotations

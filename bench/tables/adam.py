@@ -15,7 +15,7 @@ HEADER = ("contender", "per step", *(f"x {base}" for base in BASES), "spread")
 
 
 def text(run: Run, markdown: bool) -> str:
-    """A table per workload; who was not timed says why."""
+    """A table per workload, with reasons for contenders that were not timed."""
     lines = about(run, markdown)
     for workload, results in run.by_workload():
         title = caption(workload, results)
@@ -27,7 +27,7 @@ def text(run: Run, markdown: bool) -> str:
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The cells of one workload's table; who was not timed says why."""
+    """The cells of one workload's table, with reasons for contenders that were not timed."""
     best = {r.contender: r.best for r in results if r.rounds}
     return [
         (

@@ -1,4 +1,4 @@
-"""A table with a row per contender, and per workload its time and that in times of another's."""
+"""A table with a row per contender, and per workload its time and its ratio to another's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bench.report import Run, about, duration_text, ratio, ratio_text, table, wi
 
 
 def text(run: Run, markdown: bool, base: str) -> str:
-    """The table; ``base`` is the contender whose times the ratios are of."""
+    """The table; ``base`` is the contender in the denominator of the ratios."""
     best = run.best()
     workloads = run.workloads()
     header = ["contender"]

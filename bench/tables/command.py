@@ -1,4 +1,4 @@
-"""What a command that measures is made of."""
+"""The definition of a command that measures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def two_threads(asked: int | None) -> Sequence[int]:
 
 @dataclass(frozen=True)
 class Command:
-    """A row: what is timed where no option says otherwise, and what is made of the results."""
+    """A row: the defaults of a command, and its output."""
 
     about: str
     contenders: tuple[str, ...]
     workloads: tuple[str, ...]  # the tensors, COUNTxSIZE
     text: Callable[[Run, bool], str]  # the tables, for a terminal or for GitHub
-    drawn_by: str = ""  # a function of plot.py, which is imported where a plot is asked for
+    drawn_by: str = ""  # a function of plot.py, imported only for a plot
     optimizers: tuple[str, ...] = ("Adam",)
     dtypes: tuple[str, ...] = ("float32",)
     any_optimizer: bool = True  # whether the options may choose others
@@ -35,7 +35,7 @@ class Command:
     threads: Callable[[int | None], Sequence[int]] = two_threads  # the numbers, given the option's
     effort: Effort = USUAL
     where_unfused: tuple[str, ...] = ()  # also timed if torch has no fused kernel of the optimizer
-    most_memory: float = float("inf")  # bytes of all contenders, for workloads that nobody named
+    most_memory: float = float("inf")  # bytes of all contenders, for default workloads
 
     def names(self, optimizers: Sequence[str]) -> tuple[str, ...]:
         """The contenders, for these optimizers."""

@@ -1,4 +1,4 @@
-"""Adam once gradients have been zero for long."""
+"""Adam after many zero gradients."""
 
 from __future__ import annotations
 

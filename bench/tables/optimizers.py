@@ -15,18 +15,18 @@ from bench.workloads import OVERVIEW, name_of, named
 
 @dataclass(frozen=True)
 class Cell:
-    """An optimizer on a workload; None where somebody was not timed."""
+    """An optimizer on a workload; None where a contender was not timed."""
 
     time: float | None = None
-    roof: float | None = None  # in times of the roof
-    torch: float | None = None  # the best mode of torch, in times of cyoptim
+    roof: float | None = None  # ratio to the roof
+    torch: float | None = None  # ratio of the best mode of torch to cyoptim
     torch_time: float | None = None
     roof_time: float | None = None
     mode: str = ""
 
 
 def cell(run: Run, optimizer: str, shapes: str) -> Cell:
-    """What the results say of an optimizer on a workload, in the type that the run has."""
+    """The results of an optimizer on a workload, in the type of the run."""
     name = name_of(shapes, optimizer, dtype(run))
     times = {who: time for (what, who), time in run.quartiles().items() if what == name}
     mine, roof = times.get("cyoptim"), times.get("roof")
@@ -50,7 +50,7 @@ def dtype(run: Run) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """What a column of the table should be, for the optimizers that it speaks of."""
+    """The target of a column of the table, for some optimizers."""
 
     title: str
     shapes: str
@@ -108,7 +108,7 @@ def _texts(cell: Cell) -> tuple[str, str, str]:
 
 
 def text(run: Run, markdown: bool) -> str:
-    """The table, the targets, and who was not timed."""
+    """The table, the targets, and the contenders that were not timed."""
     header = ["optimizer"]
     for shapes in OVERVIEW:
         header += [named(shapes).size, "x roof", "torch / cyoptim"]

@@ -1,4 +1,4 @@
-"""How far from the roof: optimizers, types, numbers of threads and sizes, against two targets."""
+"""Ratios to the roof over optimizers, types, numbers of threads and sizes, with two targets."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Part:
     """A table of sizes with one target."""
 
     title: str
-    bound: float  # in times of the roof
-    least: int  # elements, up to those of the part before
+    bound: float  # ratio to the roof
+    least: int  # elements, up to those of the previous part
 
     def workloads(self, run: Run) -> list[Workload]:
         return [w for w in run.workloads() if self is _part(w)]
@@ -38,7 +38,7 @@ class Cell:
 
     time: float  # the third best round of ten
     ratio: float  # to the third best round of the roof
-    low: float  # the quartiles of the ratios that each round gives
+    low: float  # the quartiles of the ratios of the rounds
     high: float
 
 
@@ -96,7 +96,7 @@ def _texts(cell: Cell | None) -> tuple[str, str, str]:
 
 
 def _target_rows(part: Part, found: dict[tuple[Workload, int], Cell]) -> list[tuple[str, ...]]:
-    """A row per number of threads. Who misses the target in three of four rounds is named again."""
+    """A row per number of threads. Misses in three of four rounds are listed again."""
     rows: list[tuple[str, ...]] = []
     for count in sorted({threads for _, threads in found}):
         here = {

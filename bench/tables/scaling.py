@@ -14,13 +14,13 @@ def thread_counts(asked: int | None) -> list[int]:
     if asked is None:
         import cyoptim
 
-        asked = cyoptim.get_num_threads()  # affinity and quotas are known to it
+        asked = cyoptim.get_num_threads()  # within affinity and quotas
     counts = {n for power in range(asked.bit_length()) for n in (1 << power, 3 << power)}
     return sorted(n for n in counts | {asked} if n <= asked)
 
 
 def text(run: Run, markdown: bool) -> str:
-    """A row per number of threads: time, bandwidth and gain of each contender."""
+    """A row per number of threads: time, bandwidth and speed-up of each contender."""
     lines = about(run, markdown)
     for workload, results in run.by_workload():
         counts = {r.threads or run.environment["threads"]: r.workload for r in results}

@@ -19,7 +19,7 @@ COUNTS = (1, 3, 10, 30, 100, 300, 1000)
 
 @dataclass(frozen=True)
 class Series:
-    """A table and a panel of the plot: what of a workload grows, and which workloads belong."""
+    """A table and a panel of the plot: the quantity that grows, and the workloads."""
 
     title: str
     grows: str
@@ -27,7 +27,7 @@ class Series:
     holds: Callable[[Workload], bool]
 
     def of(self, run: Run) -> list[Workload]:
-        """The workloads of an optimizer and a type, in the order of what grows."""
+        """The workloads of an optimizer and a type, in ascending order."""
         return sorted(filter(self.holds, run.workloads()), key=self.value)
 
 
@@ -43,7 +43,7 @@ SERIES = (
 
 
 def kinds(run: Run) -> list[tuple[str, Run]]:
-    """The parts of a run that are one optimizer and one type each, under their titles."""
+    """The parts of a run, each of one optimizer and one type, by title."""
     found: dict[str, Run] = {}
     for workload, results in run.by_workload():
         title = f"{workload.optimizer}, {workload.dtype}"

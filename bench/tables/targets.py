@@ -1,4 +1,4 @@
-"""Targets: what a column of a table should be."""
+"""Targets of columns."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ HEADER = ("target", "bound", "worst", "missed by")
 def row(
     title: str, bound: float, values: Mapping[str, float], *, most: bool
 ) -> tuple[str, str, str, str]:
-    """The title, the bound, which may be an upper one, the worst value and whose it is, and who
-    misses the target."""
+    """The title, the bound (upper or lower), the worst value with its owner, and all that miss the
+    target."""
     shown = f"at {'most' if most else 'least'} {bound:g}"
     if not values:
         return title, shown, "", ""

@@ -1,9 +1,9 @@
-"""Draws the pictures, as SVG inside the pages that takes its colours from the theme, light or dark.
+"""Draws the pictures as SVG inside the pages, in the colours of the theme, light or dark.
 
-- ``{drawing} optimizer NAME``: the path of an optimizer, and how the loss falls
-- ``{drawing} schedule NAME``: the curve of a schedule, below the code that makes it
-- ``{drawing} speed PAGE``: the times of the bench; a short choice of them on the index
-- ``{gallery} optimizer`` or ``schedule``: small ones of all, each a link to its page
+- ``{drawing} optimizer NAME``: the path of an optimizer, and its loss
+- ``{drawing} schedule NAME``: the curve of a schedule, below its code
+- ``{drawing} speed PAGE``: the times of the bench; on the index a selection
+- ``{gallery} optimizer`` or ``schedule``: small pictures of all, each a link to its page
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import optimizer_paths
 import schedule_curves
 import speed_bars
 
-TEXT = "#012345"  # becomes the colour of the text around
+TEXT = "#012345"  # replaced by the colour of the surrounding text
 BLUE, ORANGE = "#3b82d6", "#e07a2f"  # readable on white and on black
 STYLE = {
     "svg.hashsalt": "cyoptim",
@@ -63,7 +63,7 @@ def svg(figure: Figure, alt: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)  # they would be there once per picture
+    text = re.sub(r'(<g) id="[^"]*"', r"\1", text)  # the same ids would occur in every picture
     text = re.sub(r'(<svg [^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1)
     label = html.escape(alt, quote=True)

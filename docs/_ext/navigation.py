@@ -1,6 +1,6 @@
-"""Makes the navigation of the tables in index.md: a section is a caption, its links are the pages.
+"""Makes the navigation from the tables in index.md: a section is a caption, its links are pages.
 
-The page of examples has the examples below it. So index.md stays a page like the others, and a page
+The examples follow below their page. So index.md stays a page like the others, and a page
 that it does not name fails the build.
 """
 

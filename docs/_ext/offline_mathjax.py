@@ -1,4 +1,4 @@
-"""Formulas without a network: what MathJax needs for HTML, from an installed package."""
+"""Formulas without a network: the files of MathJax come from an installed package."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Makes the reference: a page per module, optimizer and schedule, from `__all__` and docstrings.
 
-What is public and on no page is a warning, which ends the build.
+A public name without a page gives a warning, which fails the build.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PAGES = {
 # These have a page for each of their classes.
 GALLERIES = {"cyoptim.optimizers": "optimizer", "cyoptim.lr_scheduler": "schedule"}
 UNLISTED = {"cyoptim.kernel": ["Kernel"]}  # a compiled module without __all__
-# The names that torch has, which are there for programs written for it, and mean nothing else.
+# torch's names, which exist only for programs written for torch.
 UNDOCUMENTED = {"cyoptim.optimizer.ParamsT", "cyoptim.optimizer.required"}
 INHERITED = ("Optimizer", "Parameter", "LRScheduler")  # also what their private bases document
 
@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def public_names() -> dict[str, list[str]]:
-    """What is public, as its users write it, by the module that offers it."""
+    """Public names, as users write them, by module."""
     top = {name: getattr(cyoptim, name) for name in cyoptim.__all__}
     found: dict[str, list[str]] = {}
     for module in _modules():
@@ -94,7 +94,7 @@ def _is_shown(name: str, thing: Any, module: str) -> bool:
 
 
 def _by_name(written: str) -> tuple[bool, str]:
-    """Classes first, each in the order of the alphabet."""
+    """The sort key: classes first, in alphabetical order."""
     return not inspect.isclass(named(written)), written.casefold()
 
 
@@ -185,7 +185,7 @@ def autodoc(written: str) -> str:
         return eval_rst(f".. autofunction:: {written}")
     options = ["   :members:"]
     if issubclass(thing, cyoptim.Optimizer) and thing is not cyoptim.Optimizer:
-        options.append("   :exclude-members: update")  # there to be overridden: see its base
+        options.append("   :exclude-members: update")  # documented at its base
     if name in INHERITED:
         options.append("   :inherited-members: NDArrayOperatorsMixin")
     return eval_rst(f".. autoclass:: {written}", *options)
@@ -218,26 +218,26 @@ GALLERY_TEXTS = {
 def list_references(
     app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]
 ) -> None:
-    """Make a list of the papers: as footnotes they would need to be cited."""
+    """Make a list of the papers: footnotes would need citations."""
     text = "\n".join(lines)
     text = re.sub(r"^\.\. \[(\d)\] ", r"\1. ", text, flags=re.M)
     lines[:] = re.sub(r"\s?\[(\d)\]_", r" [\1]", text).split("\n")
 
 
 def leave_out(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
-    """Also leave out what scikit-learn makes: its docstrings refer to its own pages."""
+    """Omit members that scikit-learn generates: their docstrings refer to its own pages."""
     return skip or bool(re.fullmatch(r"set_\w+_request", name))
 
 
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:
-    """Warn of what is public and on no page."""
+    """Warn of public names without a page."""
     documented = env.domains.python_domain.objects
     for written in missing(set(documented)):
         logger.warning("%s is public, and documented on no page", written, type="reference")
 
 
 def missing(documented: set[str]) -> list[str]:
-    """What is public, and not among these."""
+    """The public names that are not among these."""
     names = [f"cyoptim.{name}" for name in cyoptim.__all__]
     names += [name for written in public_names().values() for name in written]
     callables = [name for name in names if not inspect.ismodule(named(name))]

@@ -1,7 +1,7 @@
-"""Fits pages that are written for a repository browser into the site.
+"""Adapts pages written for a repository browser to the site.
 
-- Links into the repository lead to the page of the site that shows the file. A link to a file that
-  is on no page becomes text; one to a file that does not exist is a warning.
+- Links into the repository lead to the page of the site that shows the file. A link to a file
+  without a page becomes text; a link to a missing file gives a warning.
 - README's companions (CONTRIBUTING.md and others) become pages, and so does each example.
 """
 
@@ -29,10 +29,10 @@ SHOWN = {
     "README.md": "index",
     "python/cyoptim/_schedulers": "reference/lr_scheduler",
 }
-# The drawing that takes the place of a picture, where there is one: it follows the theme.
+# Pictures that a drawing replaces, as it follows the theme.
 DRAWN = {"bench/results/adam.png": "speed"}
 
-# Code comes first, so that nothing inside it is taken for a link.
+# Code comes first, so that no text inside it counts as a link.
 PIECE = re.compile(
     r"^```.*?^```$|(?P<link>(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\))|`[^`\n]*`",
     re.M | re.S,
@@ -49,7 +49,7 @@ def copy_companions(app: Sphinx) -> None:
 
 
 def write_if_changed(path: Path, text: str) -> None:
-    """Write a page; one that stays the same is not read again by the next build."""
+    """Write a page if it has changed, so that the next build does not read it again."""
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

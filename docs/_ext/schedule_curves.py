@@ -1,4 +1,4 @@
-"""Runs every schedule from the code that its page shows."""
+"""Runs the code of every schedule's page."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Curve:
     code: str
     rates: list[float]
     momenta: list[float]
-    losses: list[float]  # what the schedule was told, if it is told anything
+    losses: list[float]  # the metrics passed to the schedule, if it takes any
 
 
 def run(name: str) -> Curve:
@@ -85,7 +85,7 @@ def run(name: str) -> Curve:
 
 
 def _loss(step: int) -> float:
-    """Falls to three plateaus in turn: made up, so that a plateau is seen for what it is."""
+    """An artificial loss that falls to three plateaus in turn."""
     falls = ((0, 1.0, 1.5), (35, 0.5, 1.5), (68, 0.25, 1.5))
     return 0.1 + sum(
         height * (np.exp(-(step - start) / time) if step >= start else 1.0)

@@ -1,4 +1,4 @@
-"""Reads what the bench has measured."""
+"""Reads the results of the bench."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OVERVIEW = (("1x100", "1000x1000", "1x16M"), ("cyoptim", "torch-fused", "torch-d
 
 
 def measured() -> tuple[str, dict[str, dict[str, float]]]:
-    """Where it was measured, and the seconds of a step by workload and contender."""
+    """The machine, and the seconds of a step by workload and contender."""
     run = json.loads(RESULTS.read_text())
     times: dict[str, dict[str, float]] = {}
     for result in run["results"]:

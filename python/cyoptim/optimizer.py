@@ -76,51 +76,51 @@ class Optimizer(Hooked):
     Parameters
     ----------
     params : iterable or tree
-        What to optimize: parameters, ``(name, parameter)`` pairs, or dicts that each define a
+        Parameters, ``(name, parameter)`` pairs, or dicts that each define a
         group, with ``"params"`` and options that differ from the defaults. Or a tree: nested
         dicts, lists and tuples of parameters, with names as :func:`cyoptim.named_leaves` gives
-        them; a dict with the key ``"params"`` is a group, which may hold a tree. A parameter is a
-        :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
+        them; a dict with the key ``"params"`` is a group, which may contain a tree. A parameter is
+        a :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
         ``.data`` and ``.grad`` arrays; float32, float64, complex64 or complex128 (a complex
-        number is optimized as a pair of reals, as in torch), of any shape and layout.
+        number is optimized as a pair of real numbers, as in torch), of any shape and layout.
     defaults : dict
         Options of groups that do not set their own.
 
     Attributes
     ----------
     param_groups : list of dict
-        The groups; writing an option (``opt.param_groups[0]["lr"] = 0.1``) takes effect at the
+        The groups; a change of an option (``opt.param_groups[0]["lr"] = 0.1``) takes effect at the
         next step.
     state : mapping
         ``state[p]`` is the dict of the parameter's state: arrays (for a torch tensor: tensors) of
-        the parameter's shape and dtype, under torch's names, and the step count. Found by identity
-        of the parameter.
+        the parameter's shape and dtype, under torch's names, and the step count. Parameters are
+        keys by identity.
     defaults : dict
         The options given to the constructor.
 
     Raises
     ------
     TypeError
-        If a parameter is no array, or one of another dtype.
+        If a parameter is not an array, or has another dtype.
     ValueError
         If there are no parameters, if two of them share memory, if one is read-only, or if an
         option has a value out of range or a misspelt name.
     RuntimeError
-        If ``fused`` is asked for together with ``foreach`` or ``differentiable``.
+        If ``fused`` is set together with ``foreach`` or ``differentiable``.
 
     Warns
     -----
     UserWarning
-        If a group has the same parameter twice, or an option that the optimizer does not know.
+        If a group lists a parameter twice, or has an unknown option.
     """
 
     OptimizerPreHook: ClassVar[Any] = GlobalOptimizerPreHook
     OptimizerPostHook: ClassVar[Any] = GlobalOptimizerPostHook
 
-    # What the last step was asked for beside its update, and has found.
+    # The arguments of the last step besides gradients, and its results.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
-    # Whether a group asks for a step that can be differentiated, which is then looked at.
+    # Whether a group has differentiable=True, which a step must check.
     _differentiable: bool = False
     _plan: Any = None
     _named: Named | None = None
@@ -149,13 +149,13 @@ class Optimizer(Hooked):
         groups = [own_group(group, self) for group in as_groups(params, type(self).__name__)]
         if type(self).add_param_group is Optimizer.add_param_group:
             add_groups(groups, self)
-        else:  # a subclass wants to see each
+        else:  # a subclass overrides it
             for group in groups:
                 self.add_param_group(group)
 
     @property
     def state(self) -> State:
-        """What is kept of each parameter, arrays under torch's names and the step count."""
+        """The state of each parameter, as arrays under torch's names and the step count."""
         return self._state
 
     @state.setter
@@ -174,7 +174,7 @@ class Optimizer(Hooked):
 
     @property
     def _opt_called(self) -> bool:
-        """Whether there has been a step: schedulers warn when they are stepped first."""
+        """Whether the optimizer has stepped: schedulers warn if they are stepped first."""
         return self._turn.has_stepped
 
     @_opt_called.setter
@@ -183,43 +183,43 @@ class Optimizer(Hooked):
 
     # --- what an optimizer defines ----------------------------------------------------------------
     #
-    # All that a subclass may set or override, beside the public methods, of which update() is for
-    # users' own. It says how it steps by one of
+    # A subclass may set or override these, besides the public methods; update() is for users'
+    # optimizers. A subclass defines its step by one of
     #   _rule, or _rules and _rule_of()   native rules;
     #   update()                          Python, one parameter at a time, undone if it raises;
-    #   update() and _prepare_update()    Python that changes nothing until all is computed;
+    #   update() and _prepare_update()    Python that computes everything before any change;
     #   step()                            Python, for all parameters at once.
     # What it asks of groups and parameters beyond _check_options(), it adds to _complete_group() or
     # _make_plan(); what a new group does to the state, it says in _prepare_groups().
 
-    # The native rule, if it is the same whatever the options.
+    # The native rule, if it does not depend on options.
     _rule: ClassVar[str | None] = None
-    # All native rules that its groups may have; by default the one.
+    # All native rules that its groups may have; by default _rule.
     _rules: ClassVar[tuple[str, ...]] = ()
-    # Whether _prepare_update() takes the place of update(). Set for a subclass.
+    # Whether _prepare_update() replaces update(). Set automatically for a subclass.
     _prepares_update: ClassVar[bool] = False
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
-    # Whether a state dict has the count in the groups, too, where other packages keep it.
+    # Whether a state dict has the count also in the groups, where some packages keep it.
     _exchanges_group_steps: ClassVar[bool] = False
-    # What torch keeps the step count as: a tensor, or int.
+    # The type of torch's step count: a tensor, or int.
     _step_type: ClassVar[type | None] = None
-    # The options that its groups always have, in a state dict, too; None: those of its rules.
+    # Options that its groups always have, also in a state dict; None: those of its rules.
     _essential_options: ClassVar[tuple[str, ...] | None] = None
-    # What the state of a parameter has that has been stepped, whatever the options; None: what all
-    # of its rules keep.
+    # Entries that the state of a stepped parameter always has; None: those common to all of its
+    # rules.
     _essential_state: ClassVar[tuple[str, ...] | None] = None
 
-    # What the error for a sparse gradient says; the base's own sentence if empty.
+    # The message of the error for a sparse gradient; empty: the base's own.
     _no_sparse: ClassVar[str] = ""
     # Whether gradients must be sparse.
     _only_sparse: ClassVar[bool] = False
-    # Whether complex parameters are taken, as pairs of reals.
+    # Whether it supports complex parameters, as pairs of real numbers.
     _takes_complex: ClassVar[bool] = True
 
-    # Of a step() of its own: whether it goes along what accumulate() has gathered, whether it keeps
-    # the state as it likes (set for a subclass), and whether it moves the averages, too.
+    # For an overridden step(): whether it uses accumulated gradients, whether its state has any
+    # form (set automatically for a subclass), and whether it updates the averages itself.
     _steps_along_sums: ClassVar[bool] = True
     _steps_itself: ClassVar[bool] = False
     _averages_itself: ClassVar[bool] = False
@@ -229,20 +229,20 @@ class Optimizer(Hooked):
         if "step" in cls.__dict__:
             cls._take_step(cls.__dict__["step"])
         if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
-            cls._essential_state = ()  # it may keep what it likes
+            cls._essential_state = ()  # its state may have any entries
         if "update" in cls.__dict__:
             cls._steps_itself = False
             cls._prepares_update = "_prepare_update" in cls.__dict__
-            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # its parent's are not its own
+            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # ignore those of its parent
                 cls._rule, cls._rules = None, ()
                 cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
 
     @classmethod
     def _take_step(cls, step: Callable[..., Any]) -> None:
-        """See what a step() of a class's own does, and have hooks and averages around it."""
+        """Inspect a subclass's step(), and wrap it with hooks and averages."""
         if "_steps_along_sums" not in cls.__dict__:
             cls._steps_itself = True
-            # One that calls its parent's steps along sums as that does.
+            # A step() that calls its parent's uses sums as that does.
             cls._steps_along_sums = cls._steps_along_sums and calls_step(cls, step)
         averages = bool(cls.__dict__.get("_averages_itself"))
         cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
@@ -251,7 +251,7 @@ class Optimizer(Hooked):
         """Raise ValueError or TypeError for an option out of range."""
 
     def _check_loaded_options(self, group: Group) -> None:
-        """As _check_options, but for what schedules may have made of options."""
+        """As _check_options, but accepts values that schedules may have set."""
         self._check_options(group)
 
     def _rule_of(self, group: Group) -> str | None:
@@ -259,15 +259,15 @@ class Optimizer(Hooked):
 
         Groups of both kinds are stepped together, all or none.
 
-        Asked for when an option has changed. What the rule needs to know of the group it takes from
-        the options of its scalars' names; what depends on the step count is its clock's.
+        Called after an option has changed. The rule reads the options with the names of its
+        scalars; its clock computes scalars that depend on the step count.
         """
         return self._rule
 
     def _takes_spans(self, group: Group, label: str) -> bool:
-        """Whether the group's rule leaves elements without a gradient alone.
+        """Whether the group's rule updates only elements with a gradient, if it is sparse.
 
-        False if a sparse gradient is to be made dense; raises if it is not taken at all.
+        False if a sparse gradient must be made dense; raises if it is not supported.
         """
         self._refuse_sparse(label)
         return False
@@ -286,20 +286,20 @@ class Optimizer(Hooked):
         )
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
-        """Update one parameter: the method to override for an optimizer of your own.
+        """Update one parameter: the method that a custom optimizer overrides.
 
-        A step calls it for each parameter that has a gradient, after the gradients of all of them
-        have been checked. Groups, schedulers, hooks, closures, ``state_dict``, checkpoints and
-        every kind of parameter work as they do for the optimizers of this package.
+        A step checks all gradients, then calls it for each parameter that has one. Groups,
+        schedulers, hooks, closures, ``state_dict``, checkpoints and
+        every kind of parameter work as for the optimizers of this package.
 
         Parameters
         ----------
         param : ndarray
             The parameter's memory, to be changed in place (``param -= ...``, ``param[...] = ...``).
         grad : ndarray
-            Its gradient, of the same shape and dtype; not to be changed.
+            Its gradient, of the same shape and dtype; do not change it.
         state : dict
-            The parameter's state, empty at first: numbers and arrays, which are saved and loaded
+            The parameter's state, empty at first; its numbers and arrays are saved and loaded
             under their names.
         group : dict
             The options of the parameter's group.
@@ -309,31 +309,31 @@ class Optimizer(Hooked):
         Gradient descent along the sign of an average of the gradients [1]_:
 
         >>> import numpy as np
-        >>> class Lion(Optimizer):
-        ...     def __init__(self, params, lr=1e-4, betas=(0.9, 0.99)):
-        ...         super().__init__(params, {"lr": lr, "betas": betas})
+        >>> class SignDescent(Optimizer):
+        ...     def __init__(self, params, lr=1e-4, momentum=0.9):
+        ...         super().__init__(params, {"lr": lr, "momentum": momentum})
         ...
         ...     def update(self, param, grad, state, group):
-        ...         beta1, beta2 = group["betas"]
-        ...         average = state.setdefault("exp_avg", np.zeros_like(param))
-        ...         param -= group["lr"] * np.sign(beta1 * average + (1 - beta1) * grad)
-        ...         average += (1 - beta2) * (grad - average)
+        ...         average = state.setdefault("average", np.zeros_like(param))
+        ...         average += (1 - group["momentum"]) * (grad - average)
+        ...         param -= group["lr"] * np.sign(average)
         >>> w = np.array([1.0, -2.0])
-        >>> Lion([w], lr=0.1).step(grads=[2 * w])
+        >>> SignDescent([w], lr=0.1).step(grads=[2 * w])
         >>> w
         array([ 0.9, -1.9])
 
         References
         ----------
-        .. [1] X. Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+        .. [1] J. Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems",
+           ICML 2018.
         """
         raise self._undefined()
 
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        """Compute one parameter's update, and add what it changes to `commit`; new entries of the
-        state are returned. Nothing is changed here."""
+        """Compute one parameter's update, and add its changes to `commit`; return new entries of
+        the state. Nothing changes here."""
         raise NotImplementedError
 
     def _undefined(self) -> NotImplementedError:
@@ -360,29 +360,29 @@ class Optimizer(Hooked):
         return None
 
     def _form(self) -> Form:
-        """What the entries of a state must be, for whoever loads or saves it."""
+        """The required form of a state, for loading and saving."""
         return Form(self)
 
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
-        """What is to change in the state when groups are added; the plan has them already."""
+        """Prepare changes of the state for new groups; the plan already contains them."""
 
     # --- groups -----------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group of parameters, for instance layers that are to be trained from now on.
+        """Add a group of parameters, for instance layers to be trained from now on.
 
-        The dict itself becomes the group; of one that is another optimizer's group, a copy without
-        what that one's defaults have put in.
+        The dict itself becomes the group. If it is a group of another optimizer, a copy without
+        that one's defaults becomes the group.
 
         Parameters
         ----------
         param_group : dict
-            ``"params"`` and the options in which the group differs from the defaults.
+            ``"params"`` and options that differ from the defaults.
 
         Raises
         ------
         TypeError, ValueError
-            As the constructor; the optimizer is left as it was.
+            As the constructor. Then the optimizer does not change.
         """
         group = own_group(param_group, self)
         self._turn.write("add_param_group()", self._add_param_group, group)
@@ -392,11 +392,11 @@ class Optimizer(Hooked):
         add_groups([param_group], self)
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
-        """A copy with names and defaults filled in, checked as far as it goes alone."""
+        """A copy with names and defaults, checked without the plan."""
         return complete_group(param_group, others, self)
 
     def _plain_group(self, group: Group) -> Group:
-        """A copy of a group with Python's numbers."""
+        """A copy of a group with Python numbers."""
         own = type(self)._check_options is not Optimizer._check_options
         plain = plain_options(group, rules=own)
         # Steps write these in place.
@@ -444,14 +444,14 @@ class Optimizer(Hooked):
         return plan
 
     def _renew_plan(self) -> None:
-        """Make the plan anew, as parameters have been replaced, moved, added or taken out."""
+        """Make a new plan, as parameters have been replaced, moved, added or removed."""
         self._settle_names()
         commit = Commit()
         self._plan_for(self.param_groups, self.state, self._average, commit)
         commit.run()
 
     def _settle_names(self) -> None:
-        """Let names follow their parameters where the lists of the groups have been edited."""
+        """Reorder names with their parameters if the lists of groups have been edited."""
         settled = {} if self._named is None else self._named.settle(self.param_groups)
         if settled:
             commit = Commit()
@@ -473,46 +473,47 @@ class Optimizer(Hooked):
     ) -> Any:
         """Update every parameter that has a gradient, in place.
 
-        The arguments after `grads` do in the same pass over memory what other calls before and
-        after the step would do: no scaled copy of a gradient is written.
+        The arguments after `grads` replace calls before and after the step by work in the same
+        pass over memory: no scaled copy of a gradient is written.
 
         Parameters
         ----------
         closure : callable, optional
-            Called first, to compute the gradients anew; its result is returned. Over plain arrays
-            it returns ``(loss, grads)``, with `grads` as below, and the loss is returned.
+            Called first, to compute the gradients; ``step`` returns its result. For plain arrays
+            it returns ``(loss, grads)``, with `grads` as below; ``step`` then returns the loss.
         grads : sequence, mapping or tree, optional
             Gradients to use instead of the parameters' own: one per parameter in the order of
-            the groups, a mapping from parameter names, or a tree in the shape of the parameters'.
-            None, or a name left out, leaves the parameter alone. Arrays of other libraries, such
-            as JAX, are read in place. Needed for plain arrays, which have no ``.grad``.
+            the groups, a mapping from parameter names, or a tree of the same structure as the
+            parameters. Parameters with None, or without an entry, are skipped. Arrays of other
+            libraries, such as JAX, are read in place. Plain arrays need it, as they have no
+            ``.grad``.
         max_norm : float, optional
             Clip: step as if all gradients, as one vector, had been scaled down to this norm; see
-            :func:`cyoptim.clip_grad_norm_`. The gradients themselves stay as they are.
+            :func:`cyoptim.clip_grad_norm_`. The gradients themselves do not change.
         grad_scale : float, optional
-            Divide gradients by this number first: the scale of the loss, or the number of batches
-            that they are the sum of.
+            Divide gradients by this number first: the scale of the loss, or the number of
+            accumulated batches.
         zero_grad : bool
-            Leave the gradients filled with zeros, in their own memory.
+            Fill the gradients with zeros, in place.
         nonfinite : {"propagate", "raise", "skip"}
-            What to do if a gradient holds NaN or infinity: step all the same, raise, or leave
-            parameters and state as they are (gradients are zeroed if `zero_grad`).
+            If a gradient contains NaN or infinity: step nevertheless, raise, or skip the step
+            (gradients are still zeroed if `zero_grad`).
 
         Returns
         -------
         object
-            What `closure` returned, without gradients; or None. What the step has found and done
-            is in ``last_step``, a :class:`cyoptim.StepReceipt`, if one of the last four arguments
-            was given, else None.
+            The result of `closure`, without gradients; or None. If one of the last four arguments
+            was given, ``last_step`` is a :class:`cyoptim.StepReceipt` with the norm, clipping and
+            checks, else None.
 
         Raises
         ------
         TypeError, ValueError
-            If a gradient has another shape, dtype or type than its parameter's, there are too few
-            or too many, a tree is not that of the parameters, or an argument is out of range.
-            Nothing has been changed then.
+            If a gradient has another shape, dtype or type than its parameter, there are too few
+            or too many, a tree has another structure than the parameters, or an argument is out
+            of range. Then nothing changes.
         FloatingPointError
-            If a gradient is not finite and `nonfinite` is "raise". Nothing has been changed then.
+            If a gradient is not finite and `nonfinite` is "raise". Then nothing changes.
 
         Examples
         --------
@@ -535,11 +536,11 @@ class Optimizer(Hooked):
             and not zero_grad
             and nonfinite == "propagate"
         ):
-            # The way of most steps, short because a small one takes half a microsecond in all.
+            # The path of most steps, short because a small step takes half a microsecond in total.
             try:
                 if quick(self, None if grads is None else align(grads, self.param_groups)):
                     return None
-            except EditedNames:  # which the long way settles
+            except EditedNames:  # which the slow path resolves
                 pass
         if closure is not None:
             check_closure(closure)
@@ -552,41 +553,42 @@ class Optimizer(Hooked):
 
     @property
     def last_step(self) -> StepReceipt | None:
-        """What the last step has found and done, if it was asked for more than its update."""
+        """The receipt of the last step, if it had arguments besides gradients."""
         extras = self._extras
         return None if extras is None else receipt_of(extras, self.param_groups)
 
     def accumulate(self, grads: Gradients | None = None) -> int:
-        """Add gradients up; the next step goes along their mean.
+        """Accumulate gradients; the next step uses their mean.
 
-        For batches that do not fit into memory at once. Each call takes the gradients of one part
-        of the batch: parameters that hold their gradients are left without them, so that the next
-        part begins anew. ``step()`` then steps along the sum divided by the number of calls.
+        For batches that do not fit into memory at once. Each call adds the gradients of one part
+        of the batch, and sets gradients that parameters hold to None, for the next
+        part. ``step()`` then steps along the sum divided by the number of calls.
 
-        The sums are arrays of the optimizer's own, as large as the parameters, kept from step to
-        step. torch's ``backward`` adds up by itself: there, ``step(grad_scale=k)`` is enough.
+        The sums are separate arrays, as large as the parameters, which are reused.
+        torch's ``backward`` accumulates by itself: there, ``step(grad_scale=k)`` is enough.
 
         Parameters
         ----------
         grads : sequence, mapping or tree, optional
-            As for :meth:`step`. A parameter without a gradient counts as one with a gradient of
-            zeros, unless it has none in any call: then the step leaves it alone.
+            As for :meth:`step`. A missing gradient counts as zeros, unless it is missing in every
+            call: then the step skips the parameter.
 
         Returns
         -------
         int
-            How many calls the next step will average.
+            The number of calls that the next step will average.
 
         Raises
         ------
         TypeError, ValueError
-            If a gradient does not fit its parameter, or steps of this optimizer cannot go along
-            sums: those of L-BFGS, or a ``step`` of your own. Nothing has been added then.
+            If a gradient does not fit its parameter, or steps of this optimizer do not use sums:
+            those of L-BFGS, or of a custom ``step``. Then nothing is added.
 
         Notes
         -----
-        What was gathered is part of the optimizer: :meth:`state_dict`, :func:`cyoptim.save`, copies
-        and pickles have it. :meth:`zero_grad` drops it, as does :meth:`load_state_dict`.
+        Accumulated gradients are part of the optimizer: of :meth:`state_dict`,
+        :func:`cyoptim.save`, copies and pickles. :meth:`zero_grad` drops them, as does
+        :meth:`load_state_dict`.
 
         Examples
         --------
@@ -605,11 +607,11 @@ class Optimizer(Hooked):
         return int(self._turn.write("accumulate()", self._accumulate, grads))
 
     def _check_sums_are_of_use(self) -> None:
-        """Refuse to gather what no step would see."""
+        """Refuse to accumulate gradients that no step would use."""
         if not (self._steps_along_sums and self._is_defined()):
             raise TypeError(
-                f"{type(self).__name__} has a step of its own, which does not use what "
-                "accumulate() gathers: add gradients up yourself"
+                f"{type(self).__name__} overrides step() and does not use the "
+                "gradients of accumulate(): add gradients up yourself"
             )
 
     def _accumulate(self, grads: Gradients | None) -> int:
@@ -617,7 +619,7 @@ class Optimizer(Hooked):
         found = self._gather(grads, first=True)
         holders = list(parameters_of(self.param_groups)) if grads is None else []
         check_droppable(holders)
-        self._quick = None  # before there are sums that a quick step would not see
+        self._quick = None  # before there are sums, which a quick step would ignore
         params = list(parameters_of(self.param_groups))
         self._sums.add(params, found, self._plan.arrays(), holders)
         return self._sums.count
@@ -629,7 +631,7 @@ class Optimizer(Hooked):
         grads: Gradients | None = None,
         **asked: Any,
     ) -> Any:
-        """A step with arguments that hooks may have changed."""
+        """A step, with arguments that hooks may have changed."""
         return self._step_as_asked(closure, grads, Asked(**asked))
 
     def _step_as_asked(
@@ -659,18 +661,18 @@ class Optimizer(Hooked):
         if averaged and extras is not None:
             self._sums.give(extras)
         if grads is not None:
-            self._refit()  # first, as names follow their parameters
+            self._refit()  # first, as it updates names
         aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
             check_unrecorded(self.param_groups)
-        self._quick = None  # in case of an interrupt; a step that is not quick decides anew
+        self._quick = None  # in case of an interrupt; the slow path sets it again
         self._opt_called = True
         try:
             if not self._run(aligned, extras):
                 self._renew_plan()
                 if not self._run(aligned, extras):
                     raise RuntimeError("parameters were replaced while the step was being prepared")
-        except FloatingPointError:  # whose gradients are named in the receipt, too
+        except FloatingPointError:  # the receipt names the gradients, too
             self._extras = extras
             raise
         self._set_quick()
@@ -679,7 +681,7 @@ class Optimizer(Hooked):
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or detours())
 
     def _set_quick(self) -> None:
-        """Note whether the next step may go straight to the plan, and how."""
+        """Record whether and how the next step may call the plan directly."""
         detour = (
             self._plan.updates
             or self._optimizer_step_pre_hooks
@@ -693,7 +695,7 @@ class Optimizer(Hooked):
 
     def _gather(self, grads: Gradients | None, first: bool) -> list[Any]:
         """Every parameter's checked gradient as an array, or None. At the first of several points
-        of a step parameters may have been replaced; later they may not."""
+        of a step, parameters may have been replaced; later they may not."""
         if first and grads is not None:
             self._refit()
         aligned = None if grads is None else align(grads, self.param_groups)
@@ -706,7 +708,7 @@ class Optimizer(Hooked):
         return found
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
-        """Step along these gradients, or the parameters' own; False if the plan is out of date."""
+        """Step along these gradients, or the parameters' own; False if the plan no longer fits."""
         if not self._is_defined():
             raise self._undefined()
 
@@ -721,12 +723,13 @@ class Optimizer(Hooked):
         Parameters
         ----------
         set_to_none : bool
-            Drop the gradients, rather than fill them with zeros. A dropped gradient leaves its
-            parameter alone at the next step; a zero one still moves momentum and decay.
+            Set the gradients to None, rather than fill them with zeros. The next step skips a
+            parameter without a gradient; with a gradient of zeros, it still moves by momentum and
+            decay.
 
         Notes
         -----
-        What :meth:`accumulate` has gathered is dropped, too.
+        Accumulated gradients (:meth:`accumulate`) are dropped, too.
         """
         check_switch("set_to_none", set_to_none)
         with recorded(self, "zero_grad"):
@@ -741,22 +744,22 @@ class Optimizer(Hooked):
 
         Each step ends with :math:`\bar\theta \leftarrow \delta\bar\theta + (1 - \delta)\theta`
         for every parameter, with or without a gradient, in the same pass over memory as the
-        update. The first step takes the parameters as they are. The averages are part of
-        :meth:`state_dict` (torch's optimizers load it, and leave them out).
+        update. The first step copies the parameters. The averages are part of
+        :meth:`state_dict` (torch's optimizers load the rest of it).
 
         Parameters
         ----------
         decay : float
             :math:`\delta`, in [0, 1]: averages reach back about :math:`1 / (1 - \delta)` steps.
         warmup : bool
-            At step t take :math:`\min(\delta, (1 + t) / (10 + t))`, so that the beginning is soon
-            forgotten.
+            At step t use :math:`\min(\delta, (1 + t) / (10 + t))`, to give less weight to the first
+            steps.
 
         Returns
         -------
         MovingAverage
-            The averages, by parameter or by its name. Called again, the same, with the new
-            `decay` and `warmup`.
+            The averages, by parameter or by its name. A further call returns the same object, with
+            the new `decay` and `warmup`.
 
         Raises
         ------
@@ -765,8 +768,8 @@ class Optimizer(Hooked):
 
         See Also
         --------
-        averaged : use the averages in place of the parameters.
-        cyoptim.swa_utils.AveragedModel : averages taken when you ask for them, of any weights.
+        averaged : use the averages instead of the parameters.
+        cyoptim.swa_utils.AveragedModel : averages updated by a separate call, with any weights.
 
         References
         ----------
@@ -794,12 +797,12 @@ class Optimizer(Hooked):
         return average
 
     def _refit(self) -> None:
-        """Make the plan anew if parameters have been replaced, moved, added or taken out."""
+        """Make a new plan if parameters have been replaced, moved, added or removed."""
         if not self._plan.fits(self):
             self._renew_plan()
 
     def _catch_up(self) -> None:
-        """Move the averages after a step that was made elsewhere."""
+        """Update the averages after a step without the plan."""
         self._turn.write("the end of a step", self._catch_up_in_turn)
 
     def _catch_up_in_turn(self) -> None:
@@ -808,7 +811,7 @@ class Optimizer(Hooked):
             self._plan.catch_up(self)
 
     def _plan_with_averages(self) -> Plan:
-        """The plan whose parameters and averages are to change places."""
+        """The plan, to swap parameters and averages."""
         if self._average is None:
             raise RuntimeError("averaged() has no averages: call ema(decay) before training")
         self._average.check_unswapped("call averaged()")
@@ -817,11 +820,11 @@ class Optimizer(Hooked):
         return plan
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Let parameters hold their averages inside a ``with`` block, to evaluate the model.
+        """Give the parameters the values of their averages inside a ``with`` block.
 
-        The two change places in memory: no copy is made, and whatever looks at the parameters
-        sees the averages. Inside the block the optimizer can be neither stepped nor saved. What is
-        written into the parameters there is lost.
+        The contents of both are swapped in place, so all references to the parameters see the
+        averages. Inside the block the optimizer can be neither stepped nor saved. Values that are
+        written into the parameters there are lost.
 
         Raises
         ------
@@ -844,7 +847,7 @@ class Optimizer(Hooked):
         -------
         dict
             ``"state"``: per parameter number its state, and ``"param_groups"``: options, with
-            parameter numbers in place of parameters. Arrays are the optimizer's own, not copies.
+            parameter numbers instead of parameters. Arrays are the optimizer's own, not copies.
             For torch tensors, they are tensors that share memory, which torch can load.
             ``"averages"``: after :meth:`ema`, its numbers and, per parameter number, the average.
             ``"accumulated"``: after :meth:`accumulate`, and before the step, the number of calls
@@ -868,15 +871,15 @@ class Optimizer(Hooked):
         return with_counts_of_groups(state_dict) if self._exchanges_group_steps else state_dict
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Continue from a state that :meth:`state_dict`, here or in torch, has returned.
+        """Load a state that :meth:`state_dict`, here or in torch, has returned.
 
         State arrays are copied, in the dtype and layout of their parameters; parameters
-        themselves are not part of it. Averages continue, also where :meth:`ema` has not been
-        called; if there are none in the state, they begin anew. So do sums of :meth:`accumulate`,
-        which are dropped if there are none in the state.
+        themselves are not part of it. Averages in the state are restored, even if :meth:`ema` has
+        not been called; if the state has none, averages restart. Accumulated gradients are
+        restored, or dropped if the state has none.
 
-        Parameters that have names here and in the state are matched by name, in whatever order
-        they stand; otherwise by their order. Names are taken over where there are none here.
+        Parameters that have names here and in the state are matched by name, in any order;
+        otherwise by their order. An optimizer without names takes those of the state.
 
         Parameters
         ----------
@@ -886,8 +889,8 @@ class Optimizer(Hooked):
         Raises
         ------
         TypeError, ValueError
-            If it is no state dict, or one of other groups, names or shapes, or of another kind of
-            optimizer. The optimizer is left as it was.
+            If it is not a state dict, has other groups, names or shapes, or belongs to another
+            optimizer class. Then the optimizer does not change.
         """
         state_dict = self._before_load(state_dict)
         self._turn.write("load_state_dict()", self._load, state_dict)
@@ -910,7 +913,7 @@ class Optimizer(Hooked):
         commit.run()
 
     def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
-        """Check a state dict and convert what it holds; `commit` will put it in."""
+        """Check and convert a state dict; `commit` will apply it."""
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         self._settle_names()

@@ -1,4 +1,4 @@
-"""Averages of parameters over training: of equal weight (SWA) and moving (EMA)."""
+"""Averages of parameters over training: with equal weights (SWA), and exponential (EMA)."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class AveragedModel:
     Parameters
     ----------
     model : torch.nn.Module, or list or dict of parameters
-        What is averaged; copied at the start. For a torch module the average is a module, too,
-        and can be called. Lists and dicts hold parameters, arrays, or further lists and dicts.
+        The model, copied at the start. The average of a torch module is also a module,
+        and can be called. Lists and dicts contain parameters, arrays, or further lists and dicts.
     device : optional
         For torch modules: the device of the average.
     avg_fn : callable, optional
         ``avg_fn(averaged, current, num_averaged)`` returns the new average of one parameter.
     multi_avg_fn : callable, optional
-        ``multi_avg_fn(averaged, current, num_averaged)`` moves a list of averages in place. By
-        default all models so far have the same weight.
+        ``multi_avg_fn(averaged, current, num_averaged)`` updates a list of averages in place. By
+        default all models have the same weight.
     use_buffers : bool
         For torch modules: average the buffers, too, instead of copying them.
 
@@ -67,7 +67,7 @@ class AveragedModel:
     module : object
         The average, of the same structure as the model.
     n_averaged : int or torch.Tensor
-        How many times :meth:`update_parameters` was called.
+        The number of calls of :meth:`update_parameters`.
 
     Raises
     ------
@@ -121,19 +121,19 @@ class AveragedModel:
         self.multi_avg_fn = multi_avg_fn
 
     def update_parameters(self, model: Any) -> None:
-        """Take the parameters of a model into the average.
+        """Update the average with the parameters of a model.
 
         Parameters
         ----------
         model : object
-            Of the same structure as the first one; what has names is matched by name, in whatever
-            order it stands.
+            A model of the same structure as the first; named parameters are matched by name, in any
+            order.
 
         Raises
         ------
         TypeError, ValueError
-            If its parameters have other names, or other shapes, or are not as many, or a function
-            of the user's returns something else than it has to. The average is left as it was.
+            If the names, shapes or number of its parameters differ, or a function
+            of the user returns a wrong value. Then the average does not change.
         """
         averaged, current = _matched(self.module, model, "model")
         undo = Undo()
@@ -158,11 +158,11 @@ class AveragedModel:
         return commit
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and how many models are in it."""
+        """The average, and the number of models in it."""
         return {"module": self.module, "n_averaged": self.n_averaged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from what :meth:`state_dict` has returned; values are copied.
+        """Load a result of :meth:`state_dict`; values are copied.
 
         Parameters
         ----------
@@ -172,15 +172,14 @@ class AveragedModel:
         Raises
         ------
         TypeError, ValueError
-            If it is no such state, or its parameters have other names, or other shapes, or are not
-            as many.
+            If it is not such a state, or the names, shapes or number of its parameters differ.
         """
         commit = Commit()
         self._prepare_load(state_dict, commit)
         commit.run()
 
     def _prepare_load(self, state_dict: dict[str, Any], commit: Commit) -> None:
-        """Check a state and convert what it holds; `commit` will put it in."""
+        """Check and convert a state; `commit` will apply it."""
         if not isinstance(state_dict, Mapping) or not {"module", "n_averaged"} <= state_dict.keys():
             raise TypeError(
                 "the state of an average must be a dict with 'module' and 'n_averaged', as "
@@ -200,7 +199,7 @@ def move(
     avg_fn: AverageFunction | None,
     multi_avg_fn: MultiAverageFunction | None,
 ) -> None:
-    """Move averages towards values; the first values are taken as they are."""
+    """Update averages with values; the first values are copied."""
     undo = Undo()
 
     def moved() -> Commit:
@@ -220,13 +219,13 @@ def _prepare_move(
     commit: Commit,
     undo: Undo,
 ) -> None:
-    """Let `commit` move the averages, or move them by a user's function and tell `undo` before."""
+    """Let `commit` update the averages; or record them in `undo` and call a user's function."""
     if n == 0:
         for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
             _prepare_copy(a, c, f"parameter {i} of the model", commit)
         return
     if avg_fn is not None:
-        undo.keep([memory_of(a) for a in averaged])  # it may change the average itself
+        undo.keep([memory_of(a) for a in averaged])  # it may change the averages in place
         for i, (a, c) in enumerate(zip(averaged, current, strict=True)):
             value = avg_fn(a, c, n)
             check_returned_average(value, i)
@@ -253,7 +252,7 @@ def _prepare_copy(average: Any, value: Any, what: str, commit: Commit) -> None:
 
 
 def _matched(own: Any, other: Any, what: str) -> tuple[list[Any], list[Any]]:
-    """The parameters of a model, and those of another that have the same places in it."""
+    """The parameters of a model, and those at the same places of another."""
     mine, theirs = dict(_leaves(own)), dict(_leaves(other))
     check_same_names(theirs, mine, what)
     found = [theirs[path] for path in mine]
@@ -280,21 +279,21 @@ def _is_module(model: Any) -> bool:
 
 
 def update_bn(loader: Iterable[Any], model: Any, device: Any = None) -> None:
-    """Compute the running statistics of a torch module's batch normalization layers anew.
+    """Recompute the running statistics of a torch module's batch normalization layers.
 
     Parameters
     ----------
     loader : iterable
         Batches of inputs, or lists or tuples that begin with them.
     model : torch.nn.Module
-        Whose layers are to be brought up to date.
+        The module with the layers.
     device : optional
-        Where the inputs are to be moved first.
+        The device to move the inputs to.
 
     Raises
     ------
     TypeError
-        If `model` is no torch module: lists and dicts of arrays have no such layers.
+        If `model` is not a torch module: lists and dicts of arrays have no such layers.
     """
     if not _is_module(model):
         raise TypeError(f"update_bn needs a torch module, got {type_name(model)}")

@@ -356,7 +356,7 @@ def test_a_cut_behind_a_whole_checkpoint_inside_is_found(path, sample):
     cyoptim.save(path, inner=np.frombuffer(sample, np.uint8), more=np.ones(9))
     whole = path.read_bytes()
     path.write_bytes(whole[: whole.index(sample) + len(sample)])
-    with pytest.raises(cyoptim.CheckpointError, match="beginning is not that of its zip"):
+    with pytest.raises(cyoptim.CheckpointError, match="does not begin with its zip"):
         cyoptim.load(path)
 
 
@@ -471,7 +471,7 @@ DAMAGE = {
     "format": (with_structure(format="other"), "its format is 'other', expected 'cyoptim checkp"),
     "not json": (with_members(**{STRUCTURE: b"{"}), r"damaged: cyoptim\.json is no JSON: json"),
     "json list": (with_members(**{STRUCTURE: b"[]"}), r"cyoptim\.json says neither format nor"),
-    "no objects": (with_structure(objects=3), r"cyoptim\.json holds no objects by name"),
+    "no objects": (with_structure(objects=3), r"cyoptim\.json must hold objects by name"),
     "unknown tag": (with_structure(objects={"W": {"pickle": "x"}}), "unknown tag 'pickle'"),
     "two tags": (
         with_structure(objects={"W": {"int": "1", "float": "1"}}),

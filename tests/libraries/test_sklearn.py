@@ -370,7 +370,7 @@ BAD = [
     (
         {"optimizer": lambda params, lr: cyoptim.SGD([np.zeros(2)], lr=lr)},
         ValueError,
-        "optimizer has a parameter that is none of coef",
+        "optimizer has a parameter that is not one of coef",
     ),
     ({"optimizer_params": {"beta": 0.9}}, TypeError, "unexpected keyword argument 'beta'"),
     ({"optimizer_params": {"betas": (0.9, 2)}}, ValueError, "beta"),

@@ -333,7 +333,7 @@ def test_classes():
     model = LinearClassifier("log_loss", learning_rate_init=0.1, warm_start=True, random_state=0)
     assert set(model.fit(X, names).predict(X)) == set(names)
     with pytest.raises(
-        ValueError, match=r"y has classes \['rose'\], which are none of \['setosa' "
+        ValueError, match=r"y has classes \['rose'\], which are not among \['setosa' "
     ):
         model.fit(X, np.where(y == 0, "rose", names))
     assert model.fit(X[y > 0], names[y > 0]).classes_.tolist() == sorted(set(names))

@@ -69,7 +69,7 @@ def check_unmasked(value: object, label: str) -> None:
     masked = sys.modules.get("numpy.ma")
     if masked is not None and isinstance(value, masked.MaskedArray):
         raise TypeError(
-            f"{label} is a masked array, and what is hidden under its mask would be used: write "
+            f"{label} is a masked array, and the values under its mask would be used: write "
             ".filled(0), for a gradient that leaves these elements alone, or .data for all values"
         )
 

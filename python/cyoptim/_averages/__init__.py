@@ -1,1 +1,1 @@
-"""Averages of parameters: those that follow an optimizer, and how all of them move."""
+"""Averages of parameters: those of an optimizer, and the functions that update averages."""

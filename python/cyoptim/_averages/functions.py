@@ -1,4 +1,4 @@
-"""How averages move, and what functions of a user's may do to them."""
+"""Functions that update averages, and checks of users' functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MultiAverageFunction: TypeAlias = Callable[[Sequence[Any], Sequence[Any], Any], 
 
 
 def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverageFunction:
-    r"""Make the function that moves averages by :math:`\bar\theta \leftarrow
+    r"""Make the function that updates averages by :math:`\bar\theta \leftarrow
     \delta\bar\theta + (1 - \delta)\theta`, all in one native call.
 
     Parameters
@@ -47,7 +47,7 @@ def get_ema_multi_avg_fn(decay: float = 0.999) -> MultiAverageFunction:
 
 
 def get_swa_multi_avg_fn() -> MultiAverageFunction:
-    r"""Make the function that moves averages by :math:`\bar\theta \leftarrow
+    r"""Make the function that updates averages by :math:`\bar\theta \leftarrow
     \bar\theta + (\theta - \bar\theta) / (n + 1)`, all in one native call.
 
     Returns
@@ -72,7 +72,7 @@ def get_ema_avg_fn(decay: float = 0.999) -> AverageFunction:
     Parameters
     ----------
     decay : float
-        How much of the average is kept, in [0, 1].
+        The decay of the average, in [0, 1].
 
     Returns
     -------
@@ -128,7 +128,7 @@ def _swa_update(averaged: Any, current: Any, num_averaged: Any) -> Any:
 
 
 class _Averaging:
-    """Moves averages by a weight that may depend on how many there have been."""
+    """Updates averages with a weight that may depend on the number of models."""
 
     def __init__(self, weight: Callable[[Any], float]) -> None:
         self._weight = weight
@@ -141,12 +141,12 @@ class _Averaging:
     def prepare(
         self, averaged: Sequence[Any], current: Sequence[Any], num_averaged: Any, commit: Commit
     ) -> None:
-        """Let `commit` move the averages; those that lie elsewhere than in arrays move now."""
+        """Let `commit` update the averages; averages that are not arrays are updated now."""
         _average(averaged, current, self._weight(num_averaged), commit)
 
 
 def is_ours(multi_avg_fn: Any) -> TypeGuard[_Averaging]:
-    """Whether the function is one of this module's, which never fails half way."""
+    """Whether the function is one of this module's, which are all or nothing."""
     return isinstance(multi_avg_fn, _Averaging)
 
 
@@ -168,7 +168,7 @@ def memory_of(value: Any) -> Array:
 def _average(
     averaged: Sequence[Any], current: Sequence[Any], weight: float, commit: Commit
 ) -> None:
-    """Move each average by `weight` of its way; one native run for all that lie densely."""
+    """Move each average by `weight` towards its value; one native call for all dense ones."""
     means: list[Array] = []
     values: list[Array] = []
     for a, c in zip(averaged, current, strict=True):
@@ -211,7 +211,7 @@ def check_returned_average(value: Any, i: int) -> None:
 
 
 def check_returned_nothing(result: Any, averaged: Sequence[Any]) -> None:
-    """Refuse a `multi_avg_fn` that does not work in place; some return what they have changed."""
+    """Refuse a `multi_avg_fn` that does not work in place; it may return the changed list."""
     if result is None:
         return
     own = set(map(id, averaged))
@@ -223,7 +223,7 @@ def check_returned_nothing(result: Any, averaged: Sequence[Any]) -> None:
 
 
 def check_same_names(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    """Refuse names, or places in lists, other than those that are expected."""
+    """Refuse unexpected names, or places in lists."""
     missing = [repr(name) for name in expected if name not in found]
     extra = [repr(name) for name in found if name not in expected]
     parts = [f"has no parameter {shown(missing)}"] if missing else []

@@ -32,7 +32,7 @@ class MovingAverage:
         :math:`\delta`, in [0, 1]; may be changed at any time.
     warmup : bool
         Whether :math:`\delta` is at most :math:`(1 + t) / (10 + t)` at step t.
-        steps : int
+    steps : int
         The number of averaged steps.
 
     Examples
@@ -165,7 +165,7 @@ class MovingAverage:
 
 
 def begin_average(optimizer: Any, average: MovingAverage) -> MovingAverage:
-    """Have averages follow an optimizer; if there are some, they go on at the new pace."""
+    """Start averages of an optimizer; existing averages continue with the new decay."""
     commit = Commit()
     known: MovingAverage | None = optimizer._average
     if known is not None:
@@ -214,7 +214,7 @@ def loaded_average(
 
 
 def continued(average: MovingAverage | None, loaded: MovingAverage | None) -> MovingAverage | None:
-    """An optimizer's averages, continued from those that were loaded; begun anew without any."""
+    """An optimizer's averages, continued from loaded ones; restarted if there are none."""
     if average is None:
         return loaded
     if loaded is None:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from cyoptim._checkpoints.packing import (
-    CHUNK,
+    BUFFER_SIZE,
     LONGEST_JSON,
     STRUCTURE,
     Format,
@@ -163,8 +163,8 @@ class _Archive(Reader):
         _check_local_header(self._file, info, self._ends[STRUCTURE])
         with self._zip.open(info) as member:
             # In parts: a read of everything at once unpacks more than the member's size.
-            pieces = iter(lambda: member.read(CHUNK), b"")
-            return b"".join(pieces)
+            parts = iter(lambda: member.read(BUFFER_SIZE), b"")
+            return b"".join(parts)
 
     def _take_text(self, count: int) -> None:
         self._text_left -= count
@@ -209,8 +209,8 @@ class _Archive(Reader):
         array: Array = np.empty(shape, dtype, order)
         if array.nbytes:
             target = array.reshape(-1, order=order).view(np.uint8).data
-            for start in range(0, array.nbytes, CHUNK):
-                part = target[start : start + CHUNK]
+            for start in range(0, array.nbytes, BUFFER_SIZE):
+                part = target[start : start + BUFFER_SIZE]
                 part[:] = member.read(len(part))  # zipfile compares the checksum with the last byte
         return array
 
@@ -243,12 +243,12 @@ def _ends(members: list[zipfile.ZipInfo], start_of_directory: int) -> dict[str, 
         least = 30 + len(info.orig_filename) + info.compress_size
         if info.header_offset + least > limit:
             raise CheckpointError(
-                f"damaged: the member {short(info.filename)} reaches into what follows it"
+                f"damaged: the member {short(info.filename)} overlaps the next one"
             )
         ends[info.filename], limit = limit, info.header_offset
     # A file truncated right after an array that contains a zip archive ends like a zip archive.
     if members and limit != 0:
-        raise CheckpointError("damaged: its beginning is not that of its zip archive")
+        raise CheckpointError("damaged: it does not begin with its zip archive")
     return ends
 
 
@@ -294,12 +294,10 @@ def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> N
     behind = bool(flags & 8)  # sizes and checksum then follow the member
     if (flags, method) != said[:2] or not (behind or (crc, *sizes) == said[2:]):
         raise CheckpointError(
-            f"damaged: the member {short(info.filename)} is not what the directory says of it"
+            f"damaged: the member {short(info.filename)} differs from its entry in the directory"
         )
     if info.header_offset + 30 + name + extra + info.compress_size > limit:
-        raise CheckpointError(
-            f"damaged: the member {short(info.filename)} reaches into what follows it"
-        )
+        raise CheckpointError(f"damaged: the member {short(info.filename)} overlaps the next one")
 
 
 def _long_sizes(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:

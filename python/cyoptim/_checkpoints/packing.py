@@ -4,8 +4,8 @@ In the JSON, ``null``, booleans, strings, finite floats, small integers and list
 themselves; everything else is an object of one key, a tag:
 ``{"array": "optimizer/state/0/exp_avg"}``, ``{"tuple": [0.9, 0.999]}``.
 
-What is read may be anybody's. Each value is taken in the one form in which it is written, and all
-else is a CheckpointError. An array is named once, as a file could otherwise ask for many copies.
+Files are untrusted. Each value is accepted only in the form in which it is written; everything else
+raises CheckpointError. An array is referenced once, as a file could otherwise demand many copies.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ FORMAT = "cyoptim checkpoint"
 VERSION = 1
 STRUCTURE = "cyoptim.json"
 MAX_DEPTH = 100  # keeps the JSON reader and writer far from Python's recursion limit
-MOST_EQUAL_HASHES = 64  # more keys of one hash make a dict slow, and no accident does so
-LONGEST_JSON = 100_000_000  # bytes; as other readers allow a header of .safetensors
-CHUNK = 1 << 20
+MOST_EQUAL_HASHES = 64  # more keys with one hash make a dict slow, and never occur by accident
+LONGEST_JSON = 100_000_000  # bytes; the limit of other readers for headers of .safetensors
+BUFFER_SIZE = 1 << 20
 
-# What a format is ------------------------------------------------------------
+# Formats ---------------------------------------------------------------------
 
 
 class Reader(ABC):
     """An open file of some format."""
 
     structure: Any  # the parsed JSON
-    widened: dict[int, str]  # the dtype in the file, by id of an array that NumPy has wider
+    widened: dict[int, str]  # the dtype in the file, by id of an array that is wider in NumPy
 
     @abstractmethod
     def read(self, name: str) -> Array:
@@ -60,19 +60,19 @@ class Reader(ABC):
 
 
 class Format(ABC):
-    """How a kind of file names arrays and keeps them."""
+    """A file format: how it names and stores arrays."""
 
     @abstractmethod
     def names(self, place: Place) -> list[str]:
-        """What to call the array there, the best name first."""
+        """Possible names of the array at a place, the best first."""
 
     @abstractmethod
     def folded(self, name: str) -> str:
-        """Names that are folded into one would clash."""
+        """The name in a form in which clashing names are equal."""
 
     @abstractmethod
     def refusal(self, array: Array) -> str | None:
-        """What an array is that cannot be kept; None if it can."""
+        """The reason why an array cannot be stored; None if it can."""
 
     @abstractmethod
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
@@ -80,14 +80,14 @@ class Format(ABC):
 
     @abstractmethod
     def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
-        """Read the head of a file; `wanted` are the objects that are to be restored."""
+        """Read the head of a file; `wanted` are the objects to restore."""
 
 
 # Plain values ----------------------------------------------------------------
 
 
 def _int_to_json(value: int) -> Any:
-    # Beyond 64 bits in hexadecimal: Python refuses to read or write thousands of decimal digits.
+    # Beyond 64 bits hexadecimal, as Python refuses to convert thousands of decimal digits.
     return value if -(2**63) <= value < 2**63 else {"int": hex(value)}
 
 
@@ -110,7 +110,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     **_KEYS,
     complex: lambda value: {"complex": [repr(value.real), repr(value.imag)]},
     bytes: lambda value: {"bytes": _bytes_to_text(value)},
-    # An array, and NumPy's own str(), would drop the zeros at their ends.
+    # An array, and NumPy's own str(), would drop trailing zeros.
     np.str_: lambda value: {"np.str_": str.__str__(value)},
     np.bytes_: lambda value: {"np.bytes_": _bytes_to_text(value)},
 }
@@ -145,7 +145,7 @@ def _read_bytes(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-# By tag, the type of its content and what makes the value.
+# By tag: the type of its content, and the function that makes the value.
 _FROM_JSON: dict[str, tuple[type, Callable[[Any], Any]]] = {
     "int": (str, _read_int),
     "float": (str, _read_not_finite),
@@ -169,12 +169,12 @@ def is_plain(value: object) -> bool:
 
 
 class Packing:
-    """Turns objects into JSON and keeps their arrays by name."""
+    """Converts objects to JSON, and collects their arrays by name."""
 
     def __init__(self, form: Format) -> None:
         self.arrays: dict[str, Array] = {}
         self._format = form
-        self._exact = False  # whether containers are to come back as of the types that they are
+        self._exact = False  # whether loading must restore the types of containers
         self._taken: Counter[str] = Counter([form.folded(STRUCTURE)])
 
     def structure(self, objects: dict[str, object]) -> str:
@@ -217,8 +217,8 @@ class Packing:
         return node
 
     def _is_tree(self, value: Any, place: Place) -> bool:
-        """Whether a container of a type that is not kept holds arrays alone, which are restored in
-        place, whatever it is; a state would get back a container of another type."""
+        """Whether a container of a type that is not stored contains only arrays. These are restored
+        in place, for any container; but a state would get a container of another type."""
         if self._exact or not is_branch(value) or len(place) > MAX_DEPTH:
             return False
         items = [item for _, item in entries_of(value) if item is not None]
@@ -271,9 +271,9 @@ def _key_to_json(key: Any, place: Place, depth: int) -> Any:
 
 
 def _is_crowded(keys: Collection[Any]) -> bool:
-    """Whether a dict of the keys would look through them one by one.
+    """Whether many keys have one hash, so that a dict would compare them one by one.
 
-    The hashes of numbers and tuples are known to everybody; those of strings are not.
+    Anybody can predict the hashes of numbers and tuples, but not those of strings.
     """
     if len(keys) <= MOST_EQUAL_HASHES:
         return False
@@ -293,7 +293,7 @@ def check_length(encoded: bytes) -> None:
 
 
 def read_json(encoded: bytes, what: str, errors: str = "strict") -> Any:
-    """JSON as every reader understands it: no key twice, no NaN, no infinity."""
+    """Strict JSON: no duplicate keys, no NaN, no infinity."""
     try:
         return json.loads(
             encoded.decode("utf-8", errors),
@@ -341,7 +341,7 @@ class Unpacking:
     def _unpack(self, node: Any, depth: int) -> Any:
         """`depth` is the length of the place, as in :meth:`Packing.pack`.
 
-        What is unpacked takes the place of its node at once: both would take twice the memory.
+        An unpacked value replaces its node at once: both together would take twice the memory.
         """
         if depth > MAX_DEPTH:
             raise _damaged(f"is over {MAX_DEPTH} levels deep")
@@ -372,7 +372,7 @@ class Unpacking:
             return content
         pairs = _of(list, tag, content)
         if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
-            raise _damaged(f"holds no pairs under the tag {tag!r}")
+            raise _damaged(f"must hold pairs under the tag {tag!r}")
         keys = [_key(pair[0], depth) for pair in pairs]
         if _is_crowded(keys):
             raise _damaged("has too many dict keys of one hash")
@@ -403,7 +403,7 @@ class Unpacking:
 
 
 def _nodes(structure: Any) -> dict[str, Any]:
-    """By name, what is to be unpacked to the objects of a file of a version that is known."""
+    """The nodes of the objects of a file, by name; raises for an unknown version."""
     if not isinstance(structure, dict) or not {"format", "version"} <= structure.keys():
         raise _damaged("says neither format nor version")
     found, version = structure["format"], structure["version"]
@@ -419,7 +419,7 @@ def _nodes(structure: Any) -> dict[str, Any]:
         )
     nodes = structure.get("objects")
     if not isinstance(nodes, dict) or len(structure) > 3:
-        raise _damaged("holds no objects by name, or more than them")
+        raise _damaged("must hold objects by name, and nothing else")
     return nodes
 
 
@@ -438,7 +438,7 @@ def _of(kind: type, tag: str, content: Any) -> Any:
 
 def _plain(node: Any) -> Any:
     if type(node) is float and not math.isfinite(node):
-        raise _damaged("holds a number that no float holds")
+        raise _damaged("holds a number too large for a float")
     if type(node) is int and not -(2**63) <= node < 2**63:
         raise _damaged("holds a number of over 64 bits in decimal")
     return node

@@ -25,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from cyoptim._checkpoints.packing import (
-    CHUNK,
+    BUFFER_SIZE,
     FORMAT,
     LONGEST_JSON,
     STRUCTURE,
@@ -47,7 +47,10 @@ BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # the beginning
 PLAIN = ("model", "params")  # objects whose arrays have their own names
 MOST_AXES = 64
 DTYPES: dict[str, np.dtype[Any]] = {
-    **{dtype.safetensors: dtype.numpy.newbyteorder("<") for dtype in ENGINE_DTYPES.values()},
+    **{
+        dtype.safetensors: dtype.numpy.newbyteorder("<")
+        for dtype in reversed(ENGINE_DTYPES.values())
+    },
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # the upper half of a float32
     "C64": np.dtype("<c8"),
@@ -140,14 +143,14 @@ def _as_reals(array: Array) -> Array:
 def _write_elements(array: Array, file: IO[bytes]) -> None:
     """Write in C order, in parts, to avoid a second copy of a large array."""
     little = array.dtype.newbyteorder("<")
-    pieces = np.nditer(
+    parts = np.nditer(
         array,
         flags=["external_loop", "buffered", "zerosize_ok"],
-        buffersize=max(1, CHUNK // array.itemsize),
+        buffersize=max(1, BUFFER_SIZE // array.itemsize),
         order="C",
     )
-    for piece in pieces:
-        file.write(np.asarray(piece).astype(little, copy=False).tobytes())
+    for part in parts:
+        file.write(np.asarray(part).astype(little, copy=False).tobytes())
 
 
 class _Tensors(Reader):
@@ -175,7 +178,9 @@ class _Tensors(Reader):
         for name in names:
             entry = self._entries.get(name) if isinstance(name, str) else None
             if entry is None or entry.code not in _OF_PAIRS or entry.shape[-1:] != (2,):
-                raise CheckpointError(f"damaged: {short(name)} in {COMPLEX} is no pairs of reals")
+                raise CheckpointError(
+                    f"damaged: {short(name)} in {COMPLEX} does not hold pairs of real numbers"
+                )
         return set(names)
 
     def _check_offsets(self, size: int) -> None:
@@ -209,8 +214,8 @@ class _Tensors(Reader):
         if array.nbytes:
             self._file.seek(self._start + entry.begin)
             target = array.reshape(-1).view(np.uint8).data
-            for start in range(0, array.nbytes, CHUNK):
-                part = target[start : start + CHUNK]
+            for start in range(0, array.nbytes, BUFFER_SIZE):
+                part = target[start : start + BUFFER_SIZE]
                 part[:] = self._file.read(len(part))
         return array
 

@@ -1,4 +1,4 @@
-"""Gradients that are dropped, or filled with zeros."""
+"""Resets gradients: to None, or to zeros."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cyoptim._types import Group
 
 
 def reset_gradients(groups: list[Group], sums: Sums, set_to_none: bool) -> None:
-    """Drop the gradients of all parameters, or fill them with zeros; and forget their sums."""
+    """Set the gradients of all parameters to None, or fill them with zeros; and drop their sums."""
     holders = [
         (param, label)
         for param, label in zip(parameters_of(groups), labels_of(groups), strict=True)

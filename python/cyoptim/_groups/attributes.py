@@ -1,4 +1,4 @@
-"""What an optimizer says that is asked for an option as an attribute."""
+"""Errors for options that are read or set as attributes of an optimizer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 
 class OptionOfGroups:
-    """In the place of an attribute that an optimizer of this package has not. What subclasses of
-    users put there is theirs."""
+    """Raises for an attribute that optimizers of this package do not have. Users' subclasses may
+    define it."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name

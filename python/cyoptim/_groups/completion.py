@@ -1,4 +1,4 @@
-"""A group on its way into an optimizer: names and defaults are filled in, and it is checked."""
+"""Completes new groups with names and defaults, and checks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cyoptim._warnings import warn
 
 
 def add_groups(groups: list[Any], optimizer: Any) -> None:
-    """Check the groups and add them: all, or none and no dict is changed."""
+    """Check the groups and add all of them; or none, without changing a dict."""
     before: list[Group] = optimizer.param_groups
     complete: list[Group] = []
     for group in groups:
@@ -33,7 +33,7 @@ def add_groups(groups: list[Any], optimizer: Any) -> None:
 
 
 def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Group:
-    """A copy with names and defaults filled in, checked as far as it goes alone."""
+    """A copy with names and defaults, checked without the plan."""
     if not isinstance(param_group, dict):
         raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
     number, defaults = len(others), optimizer.defaults

@@ -177,18 +177,18 @@ def _scales(named: list[tuple[str, Any]], rules: Any) -> list[float]:
             raise TypeError(f"lr_scale must be a mapping or a function, got {type_name(rules)}")
         return [_factor(f"lr_scale of {name!r}", rules(name, param)) for name, param in named]
     scales = [1.0] * len(named)
-    for piece, factor in rules.items():
-        factor = _factor(f"lr_scale[{piece!r}]", factor)
-        matches = [_matches(str(piece), name, param) for name, param in named]
+    for substring, factor in rules.items():
+        factor = _factor(f"lr_scale[{substring!r}]", factor)
+        matches = [_matches(str(substring), name, param) for name, param in named]
         if not any(matches):
-            raise _nowhere("lr_scale", str(piece), named)
+            raise _nowhere("lr_scale", str(substring), named)
         scales = [s * factor if match else s for s, match in zip(scales, matches, strict=True)]
     return scales
 
 
-def _nowhere(argument: str, piece: str, named: list[tuple[str, Any]]) -> ValueError:
+def _nowhere(argument: str, substring: str, named: list[tuple[str, Any]]) -> ValueError:
     some = ", ".join(name for name, _ in named[:5]) + (", ..." if len(named) > 5 else "")
-    return ValueError(f"{argument}: {piece!r} is in no name; there are {some}")
+    return ValueError(f"{argument}: {substring!r} is in no name; there are {some}")
 
 
 def _layers(names: list[str]) -> list[int]:

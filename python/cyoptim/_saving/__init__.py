@@ -1,1 +1,1 @@
-"""State dicts: an optimizer's, as it is saved, and as one is matched, checked and loaded."""
+"""State dicts of optimizers: saved, matched, checked and loaded."""

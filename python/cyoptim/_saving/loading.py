@@ -1,4 +1,4 @@
-"""From a state dict to an optimizer: all is checked and converted before anything changes."""
+"""Loads a state dict into an optimizer: everything is checked before anything changes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cyoptim._types import Array, Group, StateDict
 
 
 def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
-    """Have `commit` put a state dict into an optimizer.
+    """Let `commit` load a state dict into an optimizer.
 
-    It is put into a twin first, by the class's own ``__setstate__``; the twin's attributes then
+    A twin loads it first, by the class's own ``__setstate__``; the twin's attributes then
     become the optimizer's.
     """
     new = _loaded(state_dict, optimizer)
@@ -36,7 +36,7 @@ def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
 
 
 def _twin_of(optimizer: Any) -> Any:
-    """Another optimizer with the same attributes; changing it changes nothing in the first."""
+    """A copy of an optimizer, to be changed without effect on the first."""
     twin = object.__new__(type(optimizer))
     vars(twin).update(vars(optimizer))
     twin._turn, twin._plan = Turn(), None
@@ -46,7 +46,7 @@ def _twin_of(optimizer: Any) -> Any:
 
 
 def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
-    """Have `commit` give an optimizer the attributes of its twin."""
+    """Let `commit` give an optimizer the attributes of its twin."""
     attributes = {k: v for k, v in vars(twin).items() if k not in ("_turn", "_plan")}
     average = optimizer._average
     if average is not None and twin._average is not None:
@@ -61,7 +61,7 @@ def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a state dict holds, as an optimizer keeps it."""
+    """The contents of a state dict, in the optimizer's own form."""
 
     groups: list[Group]
     state: State
@@ -70,7 +70,7 @@ class _Loaded:
 
 
 def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
-    """What a state dict holds for an optimizer; raises if it is no state of its kind."""
+    """The contents of a state dict for an optimizer; raises for the state of another class."""
     saved, groups = checked_state_dict(state_dict, optimizer.param_groups, optimizer.defaults)
     if optimizer._exchanges_group_steps:
         saved = with_counts_of_parameters(saved)
@@ -115,6 +115,6 @@ def _state(
         if key in places:
             i = places[key]
             state[params[i]] = form.loaded(params[i], views[i], values, labels[i], room)
-        else:  # of no parameter
+        else:  # not of a parameter
             state[key] = copy.deepcopy(values)
     return state

@@ -1,4 +1,4 @@
-"""A state dict beside an optimizer: its groups, and what goes by names in the order of the
+"""Matches a state dict with an optimizer: its groups, and named entries in the order of the
 optimizer's parameters."""
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _check_form(state_dict: Any) -> None:
 
 
 def _checked_group(number: int, new: Any) -> Group:
-    """A copy of a saved group, with its keys in a list."""
+    """A copy of a saved group, with a list of its keys."""
     keys = new.get("params") if isinstance(new, dict) else None
     if isinstance(keys, np.ndarray):
         keys = keys.tolist()
@@ -125,13 +125,13 @@ def _merged(old: Group, new: Group) -> Group:
 
 
 def in_order_of_names(saved: Sequence[Group], groups: list[Group]) -> list[Group]:
-    """Saved groups as the optimizer has them: what has names is found by its name, in the order of
-    the optimizer's groups and parameters. Without names on either side, the order is the saved one.
+    """Saved groups in the optimizer's order, matched by name. If either side has no names, the
+    order is the saved one.
     """
     if not all("param_names" in group for group in (*saved, *groups)):
         return list(saved)
     if any(len(group["param_names"]) != len(group["params"]) for group in saved):
-        return list(saved)  # which is refused
+        return list(saved)  # refused later
     own = [list(group["param_names"]) for group in groups]
     theirs = [list(group["param_names"]) for group in saved]
     if own == theirs:
@@ -158,9 +158,9 @@ def _check_told_apart(names: list[list[Any]], whose: str) -> None:
     name, count = counts.most_common(1)[0] if counts else (None, 0)
     if count > 1:
         raise ValueError(
-            f"{whose} has {count} parameters of the name {name!r}, and its names stand in another "
-            "order than those they are to be matched with: delete 'param_names' from the loaded "
-            "groups to go by the order of the parameters"
+            f"{whose} has {count} parameters of the name {name!r}, and its names are in another "
+            "order than the names to match: delete 'param_names' from the loaded groups to match "
+            "parameters by their order"
         )
 
 

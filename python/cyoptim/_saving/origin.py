@@ -1,4 +1,4 @@
-"""Whose state a state dict is."""
+"""Checks the optimizer class of a state dict."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _ADVICE = ". Load it into an optimizer of the kind that saved it"
 
 
 def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
-    """Refuse groups that lack options, and states that lack entries, without which they are not
-    those of this kind of optimizer."""
+    """Refuse groups without options, and states without entries, that this optimizer class always
+    has."""
     name = type(optimizer).__name__
     for number, group in enumerate(groups):
         missing = [o for o in essential_options(type(optimizer)) if o not in group]
@@ -36,7 +36,7 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
 
 
 def _resemblance(group: Group, states: Collection[Any]) -> str:
-    """Whose state it seems to be, for a message."""
+    """The likely optimizer class of a state, for a message."""
     from cyoptim import optimizers
 
     names = {name for entries in states if isinstance(entries, dict) for name in entries}

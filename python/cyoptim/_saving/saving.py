@@ -1,4 +1,4 @@
-"""From an optimizer to its state dict, in torch's form."""
+"""Makes the state dict of an optimizer, in torch's form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyoptim._types import Group, StateDict
 def state_dict_of(
     groups: list[Group], state: State, form: Form, average: MovingAverage | None, sums: Sums
 ) -> StateDict:
-    """The state dict: numbers in the place of parameters, and arrays that are not copied."""
+    """The state dict: numbers instead of parameters, and arrays that are not copied."""
     params = list(parameters_of(groups))
     numbers: dict[int, int] = {}
     for i, param in enumerate(params):

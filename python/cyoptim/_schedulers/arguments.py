@@ -1,4 +1,4 @@
-"""What schedules are constructed with."""
+"""Checks of the arguments of schedules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyoptim.optimizer import Optimizer
 
 
 def check_optimizer(optimizer: Any, scheduler: object) -> None:
-    """Refuse what is no optimizer of ours, or one whose rates cannot be written."""
+    """Refuse objects that are not our optimizers, and optimizers with read-only rates."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(_no_optimizer(optimizer, type(scheduler).__name__))
     for i, group in enumerate(optimizer.param_groups):
@@ -39,7 +39,7 @@ def _no_optimizer(found: object, scheduler: str) -> str:
 
 
 def check_count(name: str, value: Any, least: int = 0) -> int:
-    """An integer; refuse what is none, or less than so much."""
+    """An integer; reject other types, and integers below `least`."""
     try:
         count = operator.index(plain(value))
     except TypeError as error:
@@ -50,7 +50,7 @@ def check_count(name: str, value: Any, least: int = 0) -> int:
 
 
 def check_positive(name: str, value: Any) -> Any:
-    """A number; refuse one that is not > 0."""
+    """A number; reject numbers <= 0."""
     found = number(name, value)
     if not found > 0:
         raise ValueError(f"{name} must be positive, got {found}")
@@ -58,7 +58,7 @@ def check_positive(name: str, value: Any) -> Any:
 
 
 def check_fraction(name: str, value: Any) -> Any:
-    """A number; refuse one outside of [0, 1]."""
+    """A number; reject numbers outside of [0, 1]."""
     found = number(name, value)
     if not 0 <= found <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {found}")
@@ -66,7 +66,7 @@ def check_fraction(name: str, value: Any) -> Any:
 
 
 def check_resumable(optimizer: Optimizer, last_epoch: int) -> None:
-    """Refuse to resume over groups that have never been driven."""
+    """Refuse to resume with groups that never had a schedule."""
     for i, group in enumerate(optimizer.param_groups):
         if last_epoch != -1 and "initial_lr" not in group:
             raise KeyError(

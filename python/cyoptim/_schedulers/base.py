@@ -1,4 +1,4 @@
-"""What all schedulers share: stepping, groups that come later, state, and a preview."""
+"""The base of schedulers: steps, later groups, state, and a preview."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EPOCH_DEPRECATION_WARNING = (
 
 
 class _Root:
-    """A base other than object, beside which a class can take in another: see
+    """A base other than object, as only then further bases can be added: see
     :mod:`cyoptim._libraries.torch_optim`."""
 
 
@@ -40,28 +40,29 @@ class LRScheduler(_Root):
     """Base class of schedules, which set the learning rate of every group once per epoch.
 
     A subclass defines :meth:`get_lr` from ``last_epoch``, ``base_lrs`` and the optimizer's groups.
-    An epoch is whatever passes between two calls of :meth:`step`: a batch, or a pass over the data.
+    An epoch is the time between two calls of :meth:`step`: a batch, or a pass over the data.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven. Constructing a scheduler sets their ``"lr"`` for the first epoch.
+        The optimizer whose learning rates it sets. The constructor sets ``"lr"`` of all groups for
+        the first epoch.
     last_epoch : int
-        The last epoch that is done; -1 to begin. Otherwise the groups must have ``"initial_lr"``,
-        as they have after :meth:`cyoptim.Optimizer.load_state_dict`.
+        The last completed epoch; -1 to begin. Otherwise the groups must have ``"initial_lr"``,
+        for instance from :meth:`cyoptim.Optimizer.load_state_dict`.
 
     Attributes
     ----------
     last_epoch : int
-        The epoch that ``"lr"`` now is for; 0 after construction.
+        The epoch of the present ``"lr"``; 0 after construction.
     base_lrs : list
-        The learning rates that the schedule starts from, one per group. Groups that are added to
-        the optimizer later join at the next step.
+        The starting learning rates, one per group. Groups that are added later are included from
+        the next step on.
 
     Raises
     ------
     TypeError
-        If `optimizer` is none.
+        If `optimizer` is not an optimizer.
     KeyError
         If `last_epoch` >= 0 and a group has no ``"initial_lr"``.
 
@@ -80,8 +81,8 @@ class LRScheduler(_Root):
     [0.5, 0.25, 0.125]
     """
 
-    # What a state of this class has had in every version, here and in torch. Nothing else tells
-    # states of two classes apart.
+    # Entries of a state of this class in every version, here and in torch. Only they distinguish
+    # states of two classes.
     _marks: ClassVar[frozenset[str]] = frozenset()
 
     _get_lr_called_within_step: bool = False
@@ -105,31 +106,31 @@ class LRScheduler(_Root):
     # --- stepping ---------------------------------------------------------------------------------
 
     def get_lr(self) -> list[Scalar]:
-        """The learning rates at ``last_epoch``, from those before it. What a subclass defines.
+        """The learning rates at ``last_epoch``, from the previous ones. Subclasses define it.
 
         Returns
         -------
         list
-            One per group. To see the present ones, use :meth:`get_last_lr`.
+            One per group. For the present rates, use :meth:`get_last_lr`.
         """
         raise NotImplementedError
 
     def get_last_lr(self) -> list[Scalar]:
-        """The learning rates that this scheduler has last set.
+        """The learning rates that this scheduler has set last.
 
         Returns
         -------
         list
-            One per group; copies, of the type that the groups hold.
+            One per group; copies, of the types in the groups.
         """
         return [copied(lr) for lr in self._last_lr]
 
     @whole
     def step(self, epoch: int | None = None) -> None:
-        """Go on to the next epoch. Call it after the optimizer's step.
+        """Advance to the next epoch. Call it after the optimizer's step.
 
-        If it fails, because a function of the user's raises for instance, schedule and learning
-        rates are what they were before.
+        If it raises, for instance in a function of the user, schedule and learning
+        rates do not change.
 
         Parameters
         ----------
@@ -192,7 +193,7 @@ class LRScheduler(_Root):
         self._last_lr = group_values(self.optimizer, "lr")
 
     def _adopt_groups(self) -> None:
-        """Let groups join that were added since the last step."""
+        """Include groups that were added since the last step."""
         known = len(self.base_lrs)
         for group in self.optimizer.param_groups[known:]:
             self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
@@ -200,19 +201,19 @@ class LRScheduler(_Root):
     # --- as a part of another schedule ------------------------------------------------------------
 
     def _parts(self) -> Iterator[LRScheduler]:
-        """The schedule itself, and all that it steps."""
+        """The schedule itself, and all schedules that it steps."""
         yield self
 
     def _start_lrs(self) -> list[Scalar]:
-        """The learning rates that the optimizer has before this schedule touches them."""
+        """The learning rates of the optimizer before this schedule changes them."""
         return self.base_lrs
 
     def _rewind(self) -> None:
-        """Go back to before the first epoch; the learning rates stay as they are."""
+        """Reset to before the first epoch, without changing the learning rates."""
         self.last_epoch = -1
 
     def _take_over(self) -> None:
-        """Begin at epoch 0 where another schedule has ended."""
+        """Begin at epoch 0, at the end of another schedule."""
         self._update_lr(0)
 
     # --- state ------------------------------------------------------------------------------------
@@ -223,34 +224,34 @@ class LRScheduler(_Root):
         Returns
         -------
         dict
-            JSON can hold it; numbers that are arrays or tensors are given as Python's. Of
-            functions that the user gave, only those that are objects with attributes are in it.
+            JSON can store it; arrays and tensors of one element become Python numbers. Of
+            users' functions, it contains only the attributes of callable objects.
         """
         return plain_state(vars(self))
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from what :meth:`state_dict`, here or in torch, has returned.
+        """Load a state that :meth:`state_dict`, here or in torch, has returned.
 
-        The optimizer is left alone: load its state, too, to get its learning rates back, and after
-        its schedulers were constructed.
+        The optimizer does not change: to restore its learning rates, load its state, too, after
+        the construction of its schedulers.
 
         Parameters
         ----------
         state_dict : dict
-            The state; copied. Functions in it, as torch kept them before 2.1, are left out.
+            The state; copied. Functions in it, as saved by torch before 2.1, are ignored.
 
         Raises
         ------
         TypeError, ValueError
-            If it is the state of another schedule, or an entry cannot be one of this schedule's.
-            Nothing has been changed then.
+            If it is the state of another schedule, or an entry is invalid for this schedule.
+            Then nothing changes.
         """
         commit = Commit()
         self._prepare_load(state_dict, commit)
         commit.run()
 
     def _prepare_load(self, state_dict: Mapping[str, Any], commit: Commit) -> None:
-        """Check a state; `commit` will put it in."""
+        """Check a state; `commit` will apply it."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
         state = plain_state(self._modern(dict(state_dict)))
@@ -260,7 +261,7 @@ class LRScheduler(_Root):
         self._load(state, commit)
 
     def _modern(self, state: StateDict) -> StateDict:
-        """A state of an older version of torch in the words of today; `state` may be changed."""
+        """Convert a state of an older version of torch; `state` may be changed."""
         return state
 
     def _load(self, state: StateDict, commit: Commit) -> None:
@@ -272,38 +273,38 @@ class LRScheduler(_Root):
         """The learning rates that the next `n` calls of :meth:`step` will set.
 
         Neither the scheduler nor the optimizer changes. Other schedulers of the same optimizer are
-        not taken into account.
+        ignored.
 
         Parameters
         ----------
         n : int
-            How many steps to look ahead, >= 0.
+            The number of steps, >= 0.
 
         Returns
         -------
         list
-            One learning rate per step; where the optimizer has several groups, a list of theirs.
+            One learning rate per step, or a list of rates if the optimizer has several groups.
 
         Raises
         ------
         ValueError
-            If `n` is negative, or the schedule ends before.
+            If `n` is negative, or the schedule ends earlier.
         """
         shadow = self._shadow()
         return _collect(shadow.optimizer, [shadow.step] * check_count("n", n))
 
     def _shadow(self: Self) -> Self:
-        """A copy that drives an optimizer without parameters."""
+        """A copy for an optimizer without parameters."""
         stand_in: Any = _StandIn(self.optimizer)
         return copy.deepcopy(self, {id(self.optimizer): stand_in})
 
 
 class _LRScheduler(LRScheduler):
-    """The base class under the name that it had in torch 1."""
+    """The base class under its name in torch 1."""
 
 
 class _StandIn:
-    """An optimizer's groups without their parameters, for schedulers that look ahead."""
+    """An optimizer's groups without their parameters, for previews."""
 
     _opt_called = True
 
@@ -315,7 +316,7 @@ class _StandIn:
         ]
 
     def step(self) -> None:
-        """Nothing: there are no parameters."""
+        """Do nothing: there are no parameters."""
 
 
 def _collect(

@@ -21,7 +21,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    r"""Let the learning rate fall on half a cosine wave, again and again (SGDR).
+    r"""Decay the learning rate along half a cosine wave, repeatedly (SGDR).
 
     .. math::
 
@@ -34,20 +34,20 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     T_0 : int
         Epochs of the first period, > 0.
     T_mult : int
-        How many times longer each period is than the one before, >= 1.
+        The ratio of each period to the previous one, >= 1.
     eta_min : float
         The least learning rate.
     last_epoch : int
-        The last epoch that is done; -1 to begin.
+        The last completed epoch; -1 to begin.
 
     Raises
     ------
     ValueError
-        If `T_0` or `T_mult` is no integer in range, or `eta_min` no number.
+        If `T_0` or `T_mult` is not an integer in range, or `eta_min` not a number.
 
     References
     ----------
@@ -92,7 +92,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return [cosine(base, self.eta_min, self.T_cur / self.T_i) for base in self.base_lrs]
 
     def step(self, epoch: float | None = None) -> None:
-        """Go on to the next epoch, or to any other.
+        """Advance to the next epoch, or to any other.
 
         Parameters
         ----------
@@ -183,7 +183,7 @@ class _MomentumLR(LRScheduler):
 
 
 class CyclicLR(_MomentumLR):
-    r"""Let the learning rate go up and down between two bounds (CLR).
+    r"""Move the learning rate up and down between two bounds (CLR).
 
     .. math::
 
@@ -197,27 +197,27 @@ class CyclicLR(_MomentumLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     base_lr, max_lr : float or list of float
         The bounds, for all groups or one for each.
     step_size_up : int
         Steps of the rise, > 0.
     step_size_down : int, optional
-        Steps of the fall; as many as of the rise by default.
+        Steps of the fall; by default those of the rise.
     mode : {"triangular", "triangular2", "exp_range"}
-        How cycles are scaled, unless `scale_fn` says it.
+        The scale of cycles, unless `scale_fn` is given.
     gamma : float
         The base of ``"exp_range"``.
     scale_fn : callable, optional
-        :math:`s` as a function of the cycle's number, which starts from 1, or of the step.
+        :math:`s` as a function of the number of the cycle, from 1, or of the step.
     scale_mode : {"cycle", "iterations"}
-        What `scale_fn` is a function of.
+        The argument of `scale_fn`.
     cycle_momentum : bool
         Whether momentum, or the first of the betas, goes down while the learning rate goes up.
     base_momentum, max_momentum : float or list of float
         The bounds of the momentum.
     last_epoch : int
-        The last step that is done; -1 to begin.
+        The last completed step; -1 to begin.
 
     Raises
     ------
@@ -301,12 +301,12 @@ class CyclicLR(_MomentumLR):
             vars(self).update(_scale_attributes(self.mode, self.gamma))
 
     def scale_fn(self, x: float) -> float:
-        """How far a cycle goes.
+        """The scale of a cycle.
 
         Parameters
         ----------
         x : float
-            The number of the cycle, from 1, or of the step, as `scale_mode` says.
+            The number of the cycle, from 1, or of the step, depending on `scale_mode`.
 
         Returns
         -------
@@ -319,7 +319,7 @@ class CyclicLR(_MomentumLR):
         return self._scale_fn_ref(x)
 
     def _height(self) -> float:
-        """How far the present step is from the lower to the upper bound."""
+        """The position of the present step between the bounds, from 0 to 1."""
         cycle = math.floor(1 + self.last_epoch / self.total_size)
         x = 1.0 + self.last_epoch / self.total_size - cycle
         rising = x <= self.step_ratio
@@ -340,7 +340,7 @@ class CyclicLR(_MomentumLR):
 
     def _adopt_groups(self) -> None:
         groups = self.optimizer.param_groups
-        if len(self.max_lrs) == len(groups):  # of all lists the last to grow
+        if len(self.max_lrs) == len(groups):  # the last list to grow
             return
         momenta = ["base_momentums", "max_momentums"] if self.cycle_momentum else []
         for name in (*momenta, "base_lrs", "max_lrs"):
@@ -354,7 +354,7 @@ class CyclicLR(_MomentumLR):
         return {**super().state_dict(), "_scale_fn_custom": callable_state(self._scale_fn_custom)}
 
     def _modern(self, state: StateDict) -> StateDict:
-        # Once the function itself, the user's or the one that the mode tells.
+        # In old states the function itself, the user's or that of the mode.
         saved = state.pop("scale_fn", None)
         state.pop("_scale_fn_ref", None)
         state["_scale_fn_custom"] = saved_callable(state.get("_scale_fn_custom", saved))
@@ -372,7 +372,7 @@ class CyclicLR(_MomentumLR):
 
 
 def _scale_attributes(mode: str, gamma: float) -> dict[str, Any]:
-    """What a cycle without a function of the user's scales by."""
+    """The scale of cycles without a function of the user."""
     if mode not in _SCALES:
         raise ValueError(f"mode is {mode!r}, expected one of {', '.join(_SCALES)}")
     by_step = mode == "exp_range"
@@ -404,7 +404,7 @@ _SCALES: dict[str, Callable[..., float]] = {
 
 
 class _Phase(TypedDict):
-    """A stretch of the one cycle, between options of the group."""
+    """A phase of the cycle, between two options of the group."""
 
     end_step: float
     start_lr: str
@@ -414,7 +414,7 @@ class _Phase(TypedDict):
 
 
 class OneCycleLR(_MomentumLR):
-    r"""Let the learning rate rise once to `max_lr`, then fall far below its start (1cycle).
+    r"""Increase the learning rate once to `max_lr`, then decay it far below its start (1cycle).
 
     It goes from `max_lr` / `div_factor` up to `max_lr`, and down to `max_lr` / (`div_factor` ·
     `final_div_factor`). Step after every batch, `total_steps` times at most.
@@ -422,7 +422,7 @@ class OneCycleLR(_MomentumLR):
     Parameters
     ----------
     optimizer : Optimizer
-        Whose groups are driven.
+        The optimizer whose learning rates it sets.
     max_lr : float or list of float
         The upper bound, for all groups or one for each.
     total_steps : int, optional
@@ -438,13 +438,13 @@ class OneCycleLR(_MomentumLR):
     base_momentum, max_momentum : float or list of float
         The bounds of the momentum.
     div_factor : float
-        The upper bound over the start.
+        The ratio of the upper bound to the start.
     final_div_factor : float
-        The start over the end.
+        The ratio of the start to the end.
     three_phase : bool
-        Fall back to the start as fast as it rose, and to the end from there, as in the paper.
+        Return to the start in as many steps as the rise, then decay to the end, as in the paper.
     last_epoch : int
-        The last step that is done; -1 to begin.
+        The last completed step; -1 to begin.
 
     Raises
     ------
@@ -534,7 +534,7 @@ class OneCycleLR(_MomentumLR):
         return self._annealing_linear(start, end, pct)
 
     def _place(self) -> tuple[_Phase, float]:
-        """The phase of the present step, and the share of it that is done."""
+        """The phase of the present step, and the completed share of it."""
         start = 0.0
         for phase in self._schedule_phases:
             if self.last_epoch <= phase["end_step"] or phase is self._schedule_phases[-1]:

@@ -1,4 +1,4 @@
-"""The order of calls: the optimizer steps before its schedule, and a step is whole or undone."""
+"""The order of calls: the optimizer steps before its schedule; a failed step is undone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GET_LR_CALLED = (
 
 
 def whole(step: Callable[..., None]) -> Callable[..., None]:
-    """A ``step`` that is undone if it fails."""
+    """Wrap a ``step`` to undo it if it raises."""
 
     @functools.wraps(step)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ def _enable_get_lr_call(scheduler: Any) -> AbstractContextManager[None]:
 
 
 def warn_outside_step(scheduler: Any) -> None:
-    """Warn who calls get_lr() to see the present learning rate."""
+    """Warn that get_lr() is not meant for reading the present rate."""
     if not scheduler._get_lr_called_within_step:
         warn(_GET_LR_CALLED)
 
@@ -71,7 +71,7 @@ def _function(step: Any) -> Any:
 
 
 def watch_step(optimizer: Any) -> None:
-    """Remember what `step` is now; steps made before the first scheduler do not count."""
+    """Record the present `step`; steps made before the first scheduler do not count."""
     if not hasattr(optimizer, "_watched_step"):
         optimizer._opt_called = False
     optimizer._watched_step = _function(optimizer.step)
@@ -85,7 +85,7 @@ def check_order(optimizer: Any) -> None:
 
 
 def _is_overridden(optimizer: Any) -> bool:
-    """Whether `step` was replaced since it was watched, other than by a wrapper around it."""
+    """Whether `step` was replaced since it was recorded, other than by a wrapper around it."""
     watched = getattr(optimizer, "_watched_step", None)
     step: Any = optimizer.step
     while watched is not None and _function(step) is not watched:

@@ -1,4 +1,4 @@
-"""The states of schedules: what of their attributes is saved, and whose a state is."""
+"""The states of schedules: the saved attributes, and the schedule that a state belongs to."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cyoptim._groups.numbers import plain
 
 StateDict = dict[str, Any]
 
-# By which entries the states of our classes are known; see LRScheduler._marks.
+# The entries that identify the states of our classes; see LRScheduler._marks.
 MARKS = {"Optimizer": frozenset({"state", "param_groups"})}
 
 
 class StateError(ValueError, KeyError):
     """A state is not one of this schedule's.
 
-    A ValueError, as for all that is out of range, and a KeyError, as in torch.
+    A ValueError, as for other invalid values, and a KeyError, as in torch.
     """
 
     __str__ = Exception.__str__
 
 
 def plain_state(attributes: Mapping[str, Any]) -> StateDict:
-    """A copy of attributes without the optimizer and functions, in Python's numbers."""
+    """A copy of attributes with Python numbers, without the optimizer and functions."""
     return {
         name: plain(value)
         for name, value in attributes.items()
@@ -50,7 +50,7 @@ def _holds_functions(value: Any) -> bool:
 
 
 def check_marks(state: StateDict, scheduler: Any) -> None:
-    """Refuse a state that is one of another class."""
+    """Refuse a state of another class."""
     own: frozenset[str] = scheduler._marks
     missing = own - state.keys()
     if missing:  # a subclass may save less
@@ -65,7 +65,7 @@ def check_marks(state: StateDict, scheduler: Any) -> None:
 
 
 def _another_state(own: str, marks: frozenset[str], foreign: Mapping[str, frozenset[str]]) -> str:
-    """What to say of a state that has the marks of other classes, or not those of its own."""
+    """The message for a state with the marks of another class, or without those of its own."""
     most = max(map(len, foreign.values()), default=0)
     others = [name for name in foreign if len(foreign[name]) == most]
     whose = f", but looks like that of a {' or '.join(others)}" if others else ""
@@ -86,7 +86,7 @@ _KINDS: tuple[tuple[type, ...], ...] = ((bool, int, float), (list, tuple), (str,
 
 
 def check_entry(name: Any, value: Any, scheduler: Any) -> None:
-    """Refuse an entry of a state that cannot be one of this schedule's."""
+    """Refuse an entry of a state that is invalid for this schedule."""
     what = f"the state of a {type(scheduler).__name__} has an entry {name!r}"
     if not isinstance(name, str) or hasattr(getattr(type(scheduler), name, None), "__get__"):
         raise ValueError(f"{what}, which is no attribute that a schedule keeps")
@@ -103,8 +103,7 @@ def check_entry(name: Any, value: Any, scheduler: Any) -> None:
 
 
 def _is_like(value: Any, own: Any) -> bool:
-    """Whether a value can take the place of another, as far as the other tells: nothing if it is
-    None, or an object."""
+    """Whether a value can replace another; always, if the other is None or an object."""
     kind = next((types for types in _KINDS if isinstance(own, types)), None)
     if kind is None:
         return True

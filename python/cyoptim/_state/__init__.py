@@ -1,1 +1,1 @@
-"""The state of an optimizer: what it keeps for a parameter, and in which form."""
+"""The state of an optimizer: the entries of a parameter, and their form."""

@@ -1,4 +1,4 @@
-"""One value of a state, between the form in which it is kept and that of a state dict."""
+"""Converts one value between the forms of a state and of a state dict."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cyoptim._types import Array
 
 
 def array_like(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> Array:
-    """A loaded array or tensor, to be copied into one of this shape and dtype: of the shape, and of
-    a dtype that torch would cast, too: floats of any precision, integers and booleans."""
+    """A loaded array or tensor of this shape, with a dtype that torch would cast to this one, too:
+    floats of any precision, integers and booleans."""
     array = loaded_array(value, what)
     if array.dtype.kind not in ("f", "i", "u", "b", dtype.kind):
         raise TypeError(f"{what} has dtype {array.dtype}, expected {dtype}")
@@ -23,7 +23,7 @@ def array_like(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: s
 
 
 def as_it_is(param: Any, value: Any, name: str = "") -> Any:
-    """A copy of a value of one parameter; tensors of a tensor are of its dtype, as torch has it."""
+    """A copy of a parameter's value; tensors of a torch tensor get its dtype, as in torch."""
     if not is_tensor(param):
         return copy.deepcopy(value)
     from cyoptim._libraries.torch import copied_state

@@ -47,7 +47,7 @@ for _name in (
 
 
 def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
-    """Entries as their parameter's state holds them: tensors for a tensor."""
+    """Entries in the form of the parameter's state: tensors for a torch tensor."""
     if not is_tensor(param):
         return entries
     from cyoptim._libraries.torch import as_tensor
@@ -56,7 +56,7 @@ def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 class State(MutableMapping[Any, Any]):
-    """Parameters to their state, by identity: plain arrays cannot be hashed.
+    """Maps parameters to their state, by identity: plain arrays cannot be hashed.
 
     Reading the state of a parameter that has none makes an empty one, as in a defaultdict.
     """
@@ -64,7 +64,7 @@ class State(MutableMapping[Any, Any]):
     def __init__(self) -> None:
         self.watch = Watch()
         self._entries: dict[Any, tuple[Any, Any]] = {}
-        # Pairs of a dict and the entries that it is to get when a step can no longer fail.
+        # Pairs of a dict and the entries to add when a step can no longer fail.
         self.staged: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 
     @staticmethod
@@ -92,12 +92,12 @@ class State(MutableMapping[Any, Any]):
         return self._key(param) in self._entries
 
     def get(self, param: Any, default: Any = None) -> Any:
-        """The state of the parameter; makes none."""
+        """The state of the parameter; does not create one."""
         entry = self._entries.get(self._key(param))
         return default if entry is None else entry[1]
 
     def arrays(self, param: Any) -> Any:
-        """The state of the parameter as the plan of a step reads it, with no tensors in it."""
+        """The state of the parameter for the plan of a step, without tensors."""
         state = self.get(param, {})
         if not isinstance(state, dict):
             raise TypeError(f"the state of a parameter is a {type_name(state)}, expected a dict")
@@ -108,13 +108,13 @@ class State(MutableMapping[Any, Any]):
         return {name: as_array(value) for name, value in state.items()}
 
     def keep(self, undo: Undo) -> None:
-        """Have it remembered which parameters there are."""
+        """Let `undo` record the parameters."""
         undo.keep_entries(self._entries)
 
     @contextmanager
     def as_arrays(self, param: Any, undo: Undo) -> Iterator[dict[str, Any]]:
-        """The state of the parameter with arrays in it, to be read and written; `undo` is told what
-        it was."""
+        """The state of the parameter with arrays, to read and write; `undo` records its previous
+        contents."""
         state = self[param]
         arrays = self.arrays(param)
         undo.keep_entries(state)
@@ -149,7 +149,7 @@ class State(MutableMapping[Any, Any]):
         self.stage(param, in_kind(param, entries))
 
     def stage(self, param: Any, entries: dict[str, Any]) -> None:
-        """Stage entries. Whoever puts them in needs no report of it."""
+        """Stage entries, to be added without a report to the plan."""
         known = self._entries.get(self._key(param))
         if known is not None:
             self.staged.append((known[1], entries))
@@ -158,7 +158,7 @@ class State(MutableMapping[Any, Any]):
             self.staged.append((self._entries, {self._key(param): (param, new)}))
 
     def prepare(self, param: Any, entries: dict[str, Any], commit: Commit) -> None:
-        """Have `commit` put entries in, as arrays."""
+        """Let `commit` add entries, as arrays."""
         if entries:
             self.staged = []
             self._fill(param, entries)

@@ -22,7 +22,7 @@ from cyoptim._groups.options import (
 )
 from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers._lbfgs.history import History, HistoryForm, anew
+from cyoptim.optimizers._lbfgs.history import History, HistoryForm, restarted
 from cyoptim.optimizers._lbfgs.iterations import minimize
 from cyoptim.optimizers._lbfgs.objective import Objective
 
@@ -45,27 +45,27 @@ class LBFGS(Optimizer):
             \qquad (i = k-m, \dots, k-1) \\
         \theta_{k+1} &= \theta_k + t_k d
 
-    where :math:`t_k = \gamma`, or what a line search [3]_ that begins there finds; in the first
+    where :math:`t_k = \gamma`, or the result of a line search [3]_ that begins there; in the first
     iteration :math:`d = -g` and :math:`\gamma` is multiplied by :math:`\min(1, 1 / \|g\|_1)`.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`. All
-        of them are one vector, and one problem: groups may not differ in their options.
+        of them form one vector and one problem: groups must have the same options.
     lr : float
         Step length :math:`\gamma`, >= 0.
     max_iter : int
-        The most iterations in one call of ``step``, >= 0.
+        The largest number of iterations in one call of ``step``, >= 0.
     max_eval : int, optional
-        The most evaluations of the closure in one call of ``step``, >= 0; ``max_iter * 5 // 4`` if
-        left out. A line search may exceed it by one.
+        The largest number of evaluations of the closure in one call of ``step``, >= 0; by default
+        ``max_iter * 5 // 4``. A line search may exceed it by one.
     tolerance_grad : float
-        Stop where no element of the gradient is larger.
+        Stop when no element of the gradient is larger.
     tolerance_change : float
-        Stop where no parameter, or the loss, changes by more.
+        Stop when no parameter, or the loss, changes by more.
     history_size : int
-        How many pairs of :math:`s` and :math:`y` are remembered, >= 1. Each takes as much memory as
+        The number of stored pairs of :math:`s` and :math:`y`, >= 1. Each takes the memory of
         two copies of the parameters.
     line_search_fn : str, optional
         ``"strong_wolfe"``, or None for steps of length :math:`\gamma`.
@@ -74,17 +74,17 @@ class LBFGS(Optimizer):
     -----
     ``step`` needs a closure, which it calls several times. The closure computes the loss, stores
     the gradients in the parameters' ``.grad``, and returns the loss; or it returns
-    ``(loss, grads)``, with gradients as ``step(grads=...)`` of other optimizers takes them, which
-    plain arrays need. A missing gradient counts as zero. If the closure fails, parameters and state
-    are put back to where the step began.
+    ``(loss, grads)``, with gradients in the forms of ``step(grads=...)`` of other optimizers, as
+    plain arrays need. A missing gradient counts as zero. If the closure raises, parameters and
+    state are restored.
 
-    State, that of the first parameter: ``func_evals`` and ``n_iter``, the counts of evaluations and
+    The first parameter has the state: ``func_evals`` and ``n_iter``, the counts of evaluations and
     iterations; ``d`` and ``t``, the last direction and step length; ``old_dirs`` and ``old_stps``,
     the :math:`y` and :math:`s`, with ``ro`` their :math:`\rho`; ``H_diag``, the factor between the
     loops; ``prev_flat_grad`` and ``prev_loss``; ``al``, the :math:`\alpha`.
 
-    ``add_param_group`` changes the problem, to which no vector of the state fits any more: the
-    history begins anew, as in a first iteration. ``func_evals`` goes on.
+    ``add_param_group`` changes the problem, so that no vector of the state fits any more: the
+    history restarts, as in a first iteration. ``func_evals`` continues.
 
     References
     ----------
@@ -111,7 +111,7 @@ class LBFGS(Optimizer):
     >>> w.round(4)
     array([1., 2.])
 
-    Parameters have a place for their gradients:
+    Parameters hold their own gradients:
 
     >>> import cyoptim
     >>> v = cyoptim.Parameter(np.array([3.0, -4.0]))
@@ -138,7 +138,7 @@ class LBFGS(Optimizer):
     )
     # The parameters, in the order of the last step's vectors.
     _ordered: list[Any] | None = None
-    # Whether the search turns back where the loss is not finite, rather than go as torch's does.
+    # Whether the search turns back where the loss is not finite, instead of behaving as torch's.
     _has_border: bool = False
 
     def __init__(
@@ -189,10 +189,10 @@ class LBFGS(Optimizer):
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         state = self.state.get(self._first(), {})
         if state:
-            commit.become(state, anew(state))
+            commit.become(state, restarted(state))
 
     def _first(self) -> Any:
-        """The parameter whose state is that of the whole problem; None if there is none."""
+        """The parameter with the state of the whole problem; None if there are no parameters."""
         return next(self._members(), None)
 
     def _members(self) -> Iterator[Any]:
@@ -209,7 +209,7 @@ class LBFGS(Optimizer):
 
     # --- the step ---------------------------------------------------------------------------------
 
-    def step(  # type: ignore[override]  # what it does not take makes no sense in a line search
+    def step(  # type: ignore[override]  # other arguments make no sense in a line search
         self, closure: Callable[[], Any] | None = None, *, grads: Gradients | None = None
     ) -> Any:
         """Minimize for up to ``max_iter`` iterations.
@@ -220,19 +220,19 @@ class LBFGS(Optimizer):
             Computes the loss and the gradients at the parameters' present values, and returns the
             loss, or ``(loss, grads)``.
         grads : None
-            Not used: gradients are needed at several points.
+            Must be None: gradients are needed at several points.
 
         Returns
         -------
         object
-            The loss where the step began, as `closure` returned it.
+            The loss at the start of the step, as `closure` returned it.
 
         Raises
         ------
         TypeError, ValueError
-            If there is no closure, or it returns something other than described, or a gradient has
-            another shape, dtype or type than its parameter's. Parameters and state are as they were
-            before the step, as they are when the closure itself raises.
+            If there is no closure, or it returns another value than described, or a gradient has
+            another shape, dtype or type than its parameter. Then parameters and state are restored,
+            as if the closure itself raises.
         """
         if closure is None or grads is not None:
             raise TypeError(
@@ -246,10 +246,10 @@ class LBFGS(Optimizer):
             self._average.check_unswapped("step")
         options = self._common_options()
         objective = Objective(
-            # No loss of torch's LBFGS is a pair, so that a pair is always loss and gradients.
+            # torch's LBFGS does not allow a pair as a loss: a pair is always loss and gradients.
             call=partial(self._turn.outside, loss_and_grads, closure, None),
             gather=self._gather,
-            arrays=lambda: self._plan.arrays(),  # of the plan that the first gathering leaves
+            arrays=lambda: self._plan.arrays(),  # of the plan after the first gathering
             tensors=[param for param in self._members() if is_tensor(param)],
             has_border=self._has_border,
         )
@@ -265,12 +265,12 @@ class LBFGS(Optimizer):
         return objective.result
 
     def _search(self, objective: Objective, start: tuple[float, Array], options: Group) -> Commit:
-        """Move the parameters; the result is what then changes with them."""
+        """Move the parameters; return the further changes as a Commit."""
         state = self.state
         known = state.get(self._first(), {})
         members = list(self._members())
         if self._ordered is not None and not _are_the_same(members, self._ordered):
-            known = anew(known)  # the parts of its vectors are of other parameters
+            known = restarted(known)  # its vectors belong to other parameters
         history = History.of_state(known, objective.arrays, "the first parameter")
         minimize(objective, start, history, options)
         history.func_evals += objective.evaluations
@@ -311,7 +311,7 @@ def _check_history_size(size: Any) -> None:
 
 
 def _check_agreement(groups: list[Group], names: Iterable[str]) -> None:
-    """Refuse groups that differ in an option: they are one problem, with one step length."""
+    """Refuse groups with different options: they form one problem, with one step length."""
     for name in names:
         for number, group in enumerate(groups):
             if group[name] != groups[0][name]:

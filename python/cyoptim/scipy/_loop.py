@@ -1,4 +1,4 @@
-"""The iterations: when they end, the step of each, and what they return."""
+"""The iterations: their limits, their steps, and their result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended(status: int) -> Ending:
 
 @dataclass
 class Limits:
-    """When iterations end."""
+    """The limits at which iterations end."""
 
     maxiter: int
     gtol: float
@@ -84,10 +84,10 @@ class Stepper:
         clip_norm: float | None,
     ) -> None:
         self.optimizer, self.scheduler, self.problem = optimizer, scheduler, problem
-        self.shape, self.x = param.shape, param.ravel()  # a view, as what was reshaped is one
+        self.shape, self.x = param.shape, param.ravel()  # a view, as the reshaped array is one
         self.searches = isinstance(optimizer, optimizers.LBFGS)
         self._clipping: dict[str, Any] = {} if clip_norm is None else {"max_norm": clip_norm}
-        # The last that was evaluated.
+        # The last evaluated point.
         self.point = Point(self.x.copy(), np.nan, np.zeros_like(self.x))
 
     def start(self) -> Point:
@@ -123,7 +123,7 @@ class Stepper:
         return point.fun, [point.jac.reshape(self.shape)]
 
     def _seen(self) -> Point:
-        """Evaluate where a line search is, unless it was the last to look there."""
+        """Evaluate the present point, unless the line search has just evaluated it."""
         return self.point if np.array_equal(self.point.x, self.x) else self._evaluate()
 
     def _evaluate(self) -> Point:
@@ -154,7 +154,7 @@ class _Mean:
 def run(
     stepper: Stepper, limits: Limits, average: float | None, observe: Callable[[Any], bool]
 ) -> OptimizeResult:
-    """Iterate until a limit is reached or `observe` says stop."""
+    """Iterate until a limit is reached or `observe` returns True."""
     problem = stepper.problem
     last = best = stepper.start()
     rates: list[float] = []
@@ -206,12 +206,12 @@ def _result(problem: Problem, chosen: Point, rates: list[float], ending: Ending)
 
 
 def as_observer(callback: Callable[..., Any] | None) -> Callable[[OptimizeResult], bool]:
-    """Calls the callback by either of SciPy's signatures; True if it says stop."""
+    """Calls the callback with either of SciPy's signatures; True if it stops the iteration."""
     if callback is None:
         return lambda result: False
     try:
         names: Sequence[str] = list(inspect.signature(callback).parameters)
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # a builtin without a signature
         names = []
     whole = list(names) == ["intermediate_result"]
 

@@ -51,64 +51,63 @@ def method(
     lr_scheduler : str, (str, dict) or callable, optional
         A learning-rate schedule, stepped once an iteration: the name of a class of
         :mod:`cyoptim.lr_scheduler`, alone or with its arguments, or a function that takes the
-        optimizer and returns a scheduler. ``ReduceLROnPlateau`` is given the value of the function.
+        optimizer and returns a scheduler. ``ReduceLROnPlateau`` gets the value of the function.
     clip_norm : float, optional
-        Scale gradients down to this norm.
+        Scale gradients down to at most this norm.
     **options
-        Options of the optimizer, checked at once.
+        Options of the optimizer, checked immediately.
 
     Returns
     -------
     Method
-        What to pass as ``method=``.
+        The value for ``method=``.
 
     Raises
     ------
     ValueError
-        If there is no optimizer or scheduler of the name, or an option is out of range.
+        If there is no optimizer or scheduler with the name, or an option is out of range.
     TypeError
-        If the optimizer has no option of a name, or one has the wrong type.
+        If an option is unknown, or has the wrong type.
 
     Notes
     -----
     These are the ``options`` of ``minimize``:
 
     maxiter : int
-        The most iterations, 10,000 by default. An iteration is one step of the optimizer.
+        The largest number of iterations, 10,000 by default. Each is one step of the optimizer.
     gtol : float
-        Stop where no element of the gradient is larger than this; with bounds, of
+        Stop when no element of the gradient is larger than this; with bounds, of
         ``x - clip(x - gradient)``. 1e-5 by default, and off for a stochastic function; 0 is off.
         ``minimize(tol=...)`` sets it.
     ftol : float
-        Stop where the function changes by no more than ``ftol * max(abs(before), abs(now), 1)`` in
-        one iteration. 0, which is off, by default: the function may well rise in between.
+        Stop when the function changes by no more than ``ftol * max(abs(before), abs(now), 1)`` in
+        one iteration. Off by default (0), as the function may rise between iterations.
     stochastic : bool
-        Say that `fun` and `jac` are estimates, from a batch drawn anew: nothing is compared, so
-        that the last iterate is returned and tolerances are off unless given.
+        Whether `fun` and `jac` are estimates from random batches. Then values are not compared:
+        the result is the last iterate, and tolerances are off unless given.
     average : float, optional
-        Return the running average of the iterates, of which this part, in (0, 1), is kept at each
-        iteration; function and gradient are evaluated there once more.
+        Return the moving average of the iterates with this decay, in (0, 1); function and
+        gradient are evaluated there once more.
     shape : tuple of int, optional
-        The shape in which the optimizer sees the parameters: ``Muon`` takes only matrices, and
-        ``Adafactor`` saves memory for them. `fun` and `jac` see vectors, whatever the shape.
+        The shape of the optimizer's array: ``Muon`` takes only matrices, and ``Adafactor`` saves
+        memory for them. `fun` and `jac` always get vectors.
     finite_diff : {"2-point", "3-point"}
-        How gradients are computed if there is no `jac`: from that many values of the function for
-        each element. Points are within the bounds, and as far apart as the precision of the
-        values wants, which may be lower than that of `x0`.
+        The finite differences for gradients without `jac`. Points are within the bounds; their
+        distance depends on the precision of the values, which may be lower than that of `x0`.
     disp : bool
         Print how it ended.
 
-    The result is the point with the lowest value, or the last one, if a tolerance was reached
-    there. ``status`` is 0 if a tolerance was reached (or all iterations over a stochastic function
-    without tolerances are done), 1 at `maxiter`, 2 if LBFGS moves no more, 3 if a value or a
-    gradient was not finite, 99 if the callback raised StopIteration. ``lr`` holds the
+    The result is the point that reached a tolerance, or else the point with the lowest value.
+    ``status`` is 0 if a tolerance was reached (or all iterations over a stochastic function
+    without tolerances are done), 1 at `maxiter`, 2 if LBFGS no longer moves, 3 if a value or a
+    gradient was not finite, 99 if the callback raised StopIteration. ``lr`` contains the
     learning rates of all iterations.
 
-    Bounds are kept by projection: the start and every iterate are clipped to the box. ``LBFGS``
-    refuses bounds, since its line search would leave them; where the function is not finite, the
-    search turns back. It is given
-    ``line_search_fn="strong_wolfe"`` and one iteration a step, unless you say otherwise.
-    ``SparseAdam`` updates the elements whose gradient is not zero.
+    The start and every iterate are clipped to the bounds. ``LBFGS``
+    does not accept bounds, as its line search would violate them; where the function is not
+    finite, the search turns back. By default it gets
+    ``line_search_fn="strong_wolfe"`` and one iteration per step.
+    ``SparseAdam`` updates only the elements with a nonzero gradient.
 
     Examples
     --------
@@ -140,7 +139,7 @@ def method(
 
 @dataclass(frozen=True, repr=False)
 class Method:
-    """What :func:`method` returns; :func:`scipy.optimize.minimize` calls it."""
+    """The result of :func:`method`, which :func:`scipy.optimize.minimize` calls."""
 
     __module__ = "cyoptim.scipy"
 
@@ -167,7 +166,7 @@ class Method:
         return str(getattr(self._factory, "__name__", type(self._factory).__name__))
 
     def _check(self) -> None:
-        """Make what has a name once, over one number, for the errors of its arguments."""
+        """Check arguments: construct named optimizers and schedules once, over one number."""
         factory = self._factory
         if not isinstance(factory, type):
             if self.options:
@@ -238,7 +237,7 @@ class Method:
         disp: bool = False,
         **unknown: Any,
     ) -> OptimizeResult:
-        """Minimize: called by :func:`scipy.optimize.minimize`, whose arguments these are."""
+        """Minimize; :func:`scipy.optimize.minimize` calls it with its own arguments."""
         _warn_of_unused(self._name, hess, hessp, constraints, unknown)
         if gtol is None:
             gtol = tol if tol is not None else 0.0 if stochastic else 1e-5
@@ -275,7 +274,7 @@ class Method:
 
 
 def _factory(optimizer: OptimizerLike) -> Any:
-    """What makes an optimizer; of a name its class."""
+    """The class or function that makes the optimizer."""
     if isinstance(optimizer, str):
         return class_named("optimizer", optimizer, OPTIMIZERS)
     return optimizer
@@ -289,8 +288,8 @@ def _shown(thing: Any) -> str:
 
 
 def _warn_of_unused(name: str, hess: Any, hessp: Any, constraints: Any, unknown: Any) -> None:
-    """What SciPy's own methods say."""
-    here = 4  # of who called minimize, which called the method, which calls this
+    """Warn as SciPy's own methods do."""
+    here = 4  # the caller of minimize, which called the method, which calls this
     if hess is not None:
         text = f"Method {name} does not use Hessian information (hess)."
         warnings.warn(text, RuntimeWarning, stacklevel=here)

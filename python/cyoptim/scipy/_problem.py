@@ -1,4 +1,4 @@
-"""What is minimized: a function and its gradient, counted, within bounds."""
+"""The problem: a function and its gradient within bounds, with counts of evaluations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cyoptim._types import Array
 
 @dataclass
 class Box:
-    """Bounds of every element."""
+    """The bounds of every element."""
 
     lower: Array
     upper: Array
@@ -48,7 +48,7 @@ class Box:
 
     def slope(self, x: Array, gradient: Array) -> float:
         """The largest element of the projected gradient."""
-        # x - clip(x - gradient, lower, upper), which would round to the precision of x.
+        # Not x - clip(x - gradient, lower, upper), which would round to the precision of x.
         return float(abs(np.clip(gradient, x - self.upper, x - self.lower)).max(initial=0.0))
 
 
@@ -111,7 +111,7 @@ class Problem:
         self._fun, self._jac, self._args = fun, jac, args
         self.box = box
         self._finite_diff = finite_diff
-        self._coarse: Any = None  # the dtype in which the values are computed, if not that of x
+        self._coarse: Any = None  # the dtype of the computation of values, if not that of x
         self.nfev = self.njev = 0
 
     def at(self, x: Array) -> Point:
@@ -143,7 +143,7 @@ class Problem:
         return float(value.item())
 
     def _differences(self, x: Array, fun: float) -> Array:
-        """The gradient by differences of values, over steps as long as their precision wants."""
+        """The gradient by finite differences, with steps that suit the precision of the values."""
         dtype = _precision(self._coarse, x)
         gradient, values = self._slopes(x, fun, dtype)
         # A function may compute in a lower precision than that of the number that it returns.
@@ -155,10 +155,9 @@ class Problem:
         return _cast(gradient, x.dtype)
 
     def _slopes(self, x: Array, fun: float, dtype: Any) -> tuple[Array, list[float]]:
-        """Differences within the box, 0 along a side of no length; and the values that they are
-        made of."""
+        """Differences within the box, 0 along a side of no length; and the values used."""
         central = self._finite_diff == "3-point"
-        # As SciPy's own, which looks at the dtypes of x and of the value.
+        # As SciPy's own, which depends on the dtypes of x and of the value.
         width = np.finfo(dtype).eps ** (1 / 3 if central else 1 / 2) * np.maximum(1, abs(x))
         gradient = np.zeros(x.shape)
         values = [fun]
@@ -166,7 +165,7 @@ class Problem:
             above, below = x.copy(), x.copy()
             above[i] = min(x[i] + width[i], self.box.upper[i])
             below[i] = max(x[i] - width[i], self.box.lower[i])
-            if not central:  # to the side that has more room
+            if not central:  # towards the farther bound
                 if above[i] - x[i] >= x[i] - below[i]:
                     below = x
                 else:
@@ -183,8 +182,8 @@ def _precision(coarse: Any, x: Array) -> np.dtype[Any]:
 
 
 def _are_of(dtype: np.dtype[Any], values: list[float]) -> bool:
-    """Whether all values are finite numbers of a lower precision: those computed in a higher one
-    seldom are."""
+    """Whether all values are finite numbers of this lower precision: numbers computed in a
+    higher precision rarely are."""
     with np.errstate(over="ignore"):
         rounded = np.array(values).astype(dtype)
     return bool(np.isfinite(rounded).all() and (rounded == np.array(values)).all())

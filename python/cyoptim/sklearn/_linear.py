@@ -30,7 +30,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     Parameters
     ----------
     loss : {"hinge", "squared_hinge", "log_loss", "modified_huber"}
-        :math:`L`. Of several classes, "log_loss" is that of their softmax; the others are those of
+        :math:`L`. For several classes, "log_loss" uses their softmax; the other losses use
         the margins of each class against the rest.
     penalty : {"l2", "l1", "elasticnet"} or None
         :math:`P`: half the squared norm, the sum of absolute values, or both. Coefficients become
@@ -40,7 +40,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     l1_ratio : float
         Share of "l1" in "elasticnet".
     fit_intercept : bool
-        Whether there is :math:`b`; it has no penalty.
+        Whether to fit :math:`b`, which has no penalty.
     optimizer : str, class or callable
         The name of an optimizer of this package in any case, its class, or a function
         ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
@@ -56,34 +56,34 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     lr_scheduler_params : dict, optional
         Options of the schedule.
     schedule_per : {"epoch", "batch"}
-        After what the schedule goes on: an epoch (a call of `partial_fit` is one), or a step.
+        When the schedule steps: after each epoch (a call of `partial_fit` is one), or each step.
     clip_norm : float, optional
         The largest norm of all gradients together; see :func:`cyoptim.clip_grad_norm_`.
     weight_averaging : float, optional
-        Predict, and measure the validation score, with a moving average of the parameters over the
-        steps that keeps this share of itself at each. Training is not changed by it.
+        The decay of a moving average of the parameters over the steps, which is used to predict
+        and for the validation score. It does not affect training.
     batch_size : int or "auto"
-        Samples a step; "auto": 200, or all if they are fewer.
+        Samples per step; "auto": 200, or all if they are fewer.
     max_iter : int
-        The most epochs.
+        The largest number of epochs.
     shuffle : bool
         Whether to shuffle the samples before each epoch.
     random_state : int, RandomState or None
         For shuffling and the validation split.
     tol : float or None
-        By how much loss or score must improve to count; None: run all epochs.
+        The least improvement of loss or score that counts; None: run all epochs.
     verbose : bool
         Print the loss of each epoch.
     warm_start : bool
-        Whether `fit` goes on where the last call has stopped: coefficients, the optimizer's state,
-        and the schedule.
+        Whether `fit` continues from the end of the last call, with its coefficients, the
+        optimizer's state, and the schedule.
     early_stopping : bool
-        Keep some samples back, and stop when the score on them no longer improves;
-        ``coef_`` are the best ones then. A further `fit` goes on from the last ones.
+        Hold some samples out, and stop when the score on them no longer improves;
+        ``coef_`` are then the best coefficients. A further `fit` continues from the last ones.
     validation_fraction : float
-        The share that is kept back.
+        The share of samples held out.
     n_iter_no_change : int
-        Stop when loss or score has not improved by `tol` over so many epochs.
+        Stop when loss or score has not improved by `tol` over this number of epochs.
     class_weight : dict, "balanced" or None
         Factors of the weights of each class's samples; "balanced": inverse to their numbers.
 
@@ -250,7 +250,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
             self.classes_ = np.unique(y)
         known = self.classes_
         if strange := np.setdiff1d(y, known).tolist():
-            raise ValueError(f"y has classes {strange}, which are none of {known}")
+            raise ValueError(f"y has classes {strange}, which are not among {known}")
         if len(known) < 2:
             raise ValueError(
                 f"The number of classes has to be greater than one; got {len(known)} class"
@@ -289,7 +289,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Of two classes, the second one's.
+            The scores; for two classes, those of the second.
         """
         scores = self._scores(self._checked(X))
         return scores[:, 0] if scores.shape[1] == 1 else scores
@@ -318,7 +318,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
 
     @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
-        """The probabilities of the classes, of "log_loss" and "modified_huber".
+        """The probabilities of the classes, for "log_loss" and "modified_huber".
 
         Parameters
         ----------
@@ -337,7 +337,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         one: Array = expit(scores) if self.loss == "log_loss" else (np.clip(scores, -1, 1) + 1) / 2
         if one.shape[1] == 1:
             one = np.hstack([1 - one, one])
-        # Where no class is likely, all are equally so.
+        # If no class is likely, all are equally likely.
         one[one.sum(axis=1) == 0] = 1
         one /= one.sum(axis=1, keepdims=True)
         return one
@@ -365,17 +365,17 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
     r"""Linear regression, trained on mini-batches by any optimizer and schedule of this package.
 
     Minimizes :math:`\frac{1}{n} \sum_i w_i L(x_i W + b, y_i) + \alpha P(W)`, with weights
-    :math:`w` of mean 1, over `X` that may be sparse. :class:`LinearClassifier` tells how it is
-    trained.
+    :math:`w` of mean 1, over `X` that may be sparse. See :class:`LinearClassifier` for the
+    training.
 
     Parameters
     ----------
     loss : {"squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"}
         :math:`L` of the residual :math:`r`, summed over the columns of `y`: :math:`r^2 / 2`; the
-        same up to `epsilon` and linear beyond; or what :math:`|r|` exceeds `epsilon` by, or its
+        same up to `epsilon` and linear beyond; or the excess of :math:`|r|` over `epsilon`, or its
         square.
     epsilon : float
-        See `loss`; it is not used by "squared_error".
+        See `loss`; "squared_error" ignores it.
     penalty, alpha, l1_ratio, fit_intercept : object
         See :class:`LinearClassifier`.
     optimizer, optimizer_params, learning_rate_init : object
@@ -560,7 +560,7 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_targets)
-            As many as there were in `fit`.
+            The targets, as many as in `fit`.
         """
         scores = self._scores(self._checked(X))
         return scores if self._targets_shape else scores[:, 0]

@@ -117,7 +117,7 @@ class Recipe:
         given = {id(param) for _, param in params}
         if not {id(p) for group in optimizer.param_groups for p in group["params"]} <= given:
             names = ", ".join(name for name, _ in params)
-            raise ValueError(f"optimizer has a parameter that is none of {names}")
+            raise ValueError(f"optimizer has a parameter that is not one of {names}")
         return optimizer
 
     def scheduler(self, optimizer: Optimizer) -> Any:

@@ -1,1 +1,1 @@
-"""What :class:`cyoptim.LBFGS` is made of."""
+"""The parts of :class:`cyoptim.LBFGS`."""

@@ -1,7 +1,7 @@
-"""Arrays as one vector: the form in which a method works that sees all parameters at once.
+"""Arrays as one vector, for methods that treat all parameters as one.
 
-Elements are in C order, array after array, as torch has them; a complex number counts as a pair of
-reals. The vector's dtype is the widest of the arrays'.
+Elements are in C order, array after array, as in torch; a complex number counts as a pair of
+real numbers. The vector's dtype is the widest of the arrays'.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class FlatArrays:
 
     @np.errstate(all="ignore")
     def put(self, vector: Array) -> None:
-        """Give the arrays the values of a vector."""
+        """Write the values of a vector into the arrays."""
         for array, part in zip(self._arrays, self._ranges, strict=True):
             array[...] = vector[part].reshape(array.shape)
 

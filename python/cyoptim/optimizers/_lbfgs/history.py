@@ -1,4 +1,4 @@
-"""What one iteration leaves to the next: the history, and its form as a state."""
+"""The history from one iteration to the next, and its form as a state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cyoptim._state.form import Form
 from cyoptim._types import Array
 from cyoptim.optimizers._lbfgs.flat import FlatArrays, dot, largest
 
-# A pair of step and change of gradient with a smaller product is not remembered.
+# A pair of step and change of gradient with a smaller product is not stored.
 LEAST_CURVATURE = 1e-10
 
 _COUNTS = ("func_evals", "n_iter")
@@ -27,7 +27,7 @@ NAMES = frozenset({*_COUNTS, *_VECTORS, *_HISTORY, "t", "H_diag", "prev_loss", "
 
 @dataclass
 class History:
-    """What one iteration leaves to the next, under torch's names."""
+    """The data from one iteration to the next, under torch's names."""
 
     dtype: Any
     func_evals: int = 0
@@ -45,7 +45,7 @@ class History:
 
     @classmethod
     def of_state(cls, state: dict[str, Any], arrays: FlatArrays, label: str) -> History:
-        """From the entries of a state, whose vectors must have the size of the problem."""
+        """Make it from the entries of a state; vectors must have the size of the problem."""
         history = cls(arrays.dtype)
         for name in _COUNTS:
             count = state.get(name, 0)
@@ -109,9 +109,9 @@ class History:
             self._reach = largest(self.d)
         return self._reach
 
-    @np.errstate(all="ignore")  # what is not finite is for the caller to see in the result
-    def turn(self, loss: float, grad: Array, history_size: int) -> float:
-        """Set the next direction; its product with the gradient."""
+    @np.errstate(all="ignore")  # the caller checks the result for values that are not finite
+    def set_direction(self, loss: float, grad: Array, history_size: int) -> float:
+        """Set the next direction; return its product with the gradient."""
         self.n_iter += 1
         self._reach = None
         if self.n_iter == 1:
@@ -124,7 +124,7 @@ class History:
         return slope
 
     def _remember(self, grad: Array, history_size: int) -> None:
-        """Take the last step, and the change of the gradient over it, into the history."""
+        """Add the last step, and the change of the gradient over it, to the history."""
         change = grad - self.prev_flat_grad
         step = self.d * self.dtype.type(self.t)
         curvature = dot(change, step)
@@ -162,14 +162,14 @@ def _numbers(values: Any) -> list[float | None] | None:
 # --- states ---------------------------------------------------------------------------------------
 
 
-def anew(state: dict[str, Any]) -> dict[str, Any]:
-    """A state that begins anew, with what does not depend on the problem."""
+def restarted(state: dict[str, Any]) -> dict[str, Any]:
+    """A restarted state, with the entries that do not depend on the problem."""
     kept = {k: v for k, v in state.items() if k == "func_evals" or k not in NAMES}
     return {**kept, "n_iter": 0}
 
 
 class HistoryForm(Form):
-    """The state of the whole problem, which is that of the first parameter."""
+    """The state of the whole problem, stored with the first parameter."""
 
     def __init__(self, optimizer: Any) -> None:
         super().__init__(optimizer)
@@ -192,7 +192,7 @@ class HistoryForm(Form):
         def moved(value: Any) -> Any:
             array = loaded_array(value, "a vector of the loaded state")
             if array.shape != (ends[-1],):
-                return value  # which is refused, with its shape
+                return value  # refused later, with its shape
             return np.concatenate([array[parts[key]] for key in keys])
 
         entries = {name: value for name, value in values.items() if name in NAMES}

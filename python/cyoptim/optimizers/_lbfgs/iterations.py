@@ -19,7 +19,7 @@ def minimize(
         return
     while iterations < options["max_iter"]:
         iterations += 1
-        slope = history.turn(loss, grad, options["history_size"])
+        slope = history.set_direction(loss, grad, options["history_size"])
         history.t = _first_length(history, grad, options["lr"])
         if slope > -options["tolerance_change"]:
             return
@@ -36,7 +36,7 @@ def minimize(
 
 
 def _first_length(history: History, grad: Array, lr: float) -> float:
-    """The step length to begin with: nothing is known of the scale of the first gradient."""
+    """The initial step length: the scale of the first gradient is unknown."""
     if history.n_iter > 1:
         return lr
     total = norm(grad, 1)
@@ -46,11 +46,11 @@ def _first_length(history: History, grad: Array, lr: float) -> float:
 def _advance(
     objective: Objective, history: History, origin: Point, final: bool, options: Group
 ) -> tuple[float, Array]:
-    """Step along the direction; loss and gradient there."""
-    # A step of no length, as at the beginning of a warm-up, leaves nothing to search.
+    """Step along the direction; return loss and gradient there."""
+    # A step of length 0, as at the beginning of a warm-up, leaves nothing to search.
     if options["line_search_fn"] is None or history.t == 0:
         objective.move(history.t, history.d)
-        # Nothing looks at the loss after the last iteration.
+        # The loss after the last iteration is not used.
         return (origin.loss, origin.grad) if final else objective.evaluate()
     line = Line(objective, history.d)
     point = strong_wolfe(

@@ -8,10 +8,10 @@ Along a direction of descent, with :math:`\\phi(t)` the loss after a step of len
 
 Two phases: the step grows until an interval holds a point that satisfies both (algorithm 3.5), and
 the interval shrinks around it (algorithm 3.6). New lengths come from the cubic through the values
-and slopes at two points (equation 3.59). Thresholds and safeguards, and what happens where values
-are not finite, are torch's, on which its trajectories depend: comparisons are written so that NaN
-falls where it does there. Whoever wants the search to turn back at the border of a function's
-domain gives it infinity for every loss beyond, and no slope.
+and slopes at two points (equation 3.59). Thresholds, safeguards and the treatment of values that
+are not finite are torch's, as trajectories depend on them: comparisons are written so that NaN
+has the same effect as there. To make the search turn back at the border of a function's
+domain, pass infinity for every loss beyond, and NaN for the slope.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from cyoptim._types import Array
 
 DECREASE = 1e-4  # c1
 CURVATURE = 0.9  # c2
-MARGIN = 0.1  # of the interval: how near to an end a new length may be, twice in a row
+MARGIN = 0.1  # of the interval: of two successive lengths, one must be this far from its ends
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is known of one step length."""
+    """A step length with the values there."""
 
     length: float
     loss: float
@@ -49,20 +49,20 @@ def strong_wolfe(
     Parameters
     ----------
     evaluate : callable
-        From a step length to its point.
+        Returns the point of a step length.
     start : Point
         The point of length 0, of negative slope.
     length : float
         The first length to try.
     most : int
-        How many points may be evaluated after the first one.
+        The largest number of evaluations after the first one.
     is_narrow : callable
-        Whether an interval of this width is not worth dividing.
+        Whether an interval of this width is too narrow to divide.
 
     Returns
     -------
     Point
-        Of the points at the ends of the last interval, the one of lower loss.
+        The end of the last interval with the lower loss.
     """
     search = _Search(evaluate, start, most)
     return search.refine(search.bracket(length), is_narrow)
@@ -87,7 +87,7 @@ class _Search:
         return abs(point.slope) <= -CURVATURE * self._start.slope
 
     def bracket(self, length: float) -> list[Point]:
-        """The ends of an interval that holds a point to be accepted; one point if it is one."""
+        """The ends of an interval with an acceptable point; or a single acceptable point."""
         previous, point = self._start, self._evaluate(length)
         number = 0
         while self._left > 0:
@@ -106,7 +106,7 @@ class _Search:
         return [self._start, point]
 
     def refine(self, ends: list[Point], is_narrow: Callable[[float], bool]) -> Point:
-        """Shrink the interval until its lower end can be accepted, or nothing is left to spend."""
+        """Shrink the interval until its lower end is acceptable, or evaluations are used up."""
         low = _lower(ends)
         near_an_end = False
         while self._left > 0 and not self._done:
@@ -130,7 +130,7 @@ def _lower(ends: list[Point]) -> int:
 
 
 def _trial_length(ends: list[Point], near_an_end: bool) -> tuple[float, bool]:
-    """The next length inside the interval, and whether it is too near an end to be so again."""
+    """The next length inside the interval, and whether the one after may not be near an end."""
     least = min(ends[0].length, ends[1].length)
     most = max(ends[0].length, ends[1].length)
     length = cubic_minimum(ends[0], ends[1], least, most)
@@ -143,7 +143,7 @@ def _trial_length(ends: list[Point], near_an_end: bool) -> tuple[float, bool]:
 
 
 def cubic_minimum(a: Point, b: Point, least: float, most: float) -> float:
-    """Where the cubic through two points has its minimum, kept within two bounds."""
+    """The minimum of the cubic through two points, clipped to bounds."""
     left, right = (a, b) if a.length <= b.length else (b, a)
     width = right.length - left.length
     d1 = left.slope + right.slope - _divide(3 * (right.loss - left.loss), width)
@@ -157,5 +157,5 @@ def cubic_minimum(a: Point, b: Point, least: float, most: float) -> float:
 
 
 def _divide(a: float, b: float) -> float:
-    """The quotient as floating-point arithmetic has it, by zero (which is never -0 here), too."""
+    """The quotient in floating-point arithmetic, also by zero (which is never -0 here)."""
     return a / b if b != 0 else a * math.inf

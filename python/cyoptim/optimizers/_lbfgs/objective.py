@@ -13,7 +13,7 @@ from cyoptim.optimizers._lbfgs.line_search import Point
 
 
 class Objective:
-    """The loss as a function of one vector, which is all parameters together."""
+    """The loss as a function of the vector of all parameters."""
 
     def __init__(
         self,
@@ -24,16 +24,16 @@ class Objective:
         has_border: bool,
     ) -> None:
         self._call = call  # the user's closure
-        self._gather = gather  # every parameter's gradient, the first time or again
+        self._gather = gather  # every parameter's gradient, at the first or a later point
         self._arrays = arrays  # the parameters' memory, once gradients have been gathered
         self._tensors = tensors
         self.has_border = has_border
         self.evaluations = 0
-        self.result: Any = None  # what the closure returned first
+        self.result: Any = None  # the first result of the closure
         self.arrays: FlatArrays
 
     def evaluate(self) -> tuple[float, Array]:
-        """The loss and its gradient where the parameters are."""
+        """The loss and its gradient at the present parameters."""
         result, grads = self._call()
         loss = loss_as_float(result)
         first = self.evaluations == 0
@@ -50,12 +50,12 @@ class Objective:
         self.announce()
 
     def put(self, vector: Array) -> None:
-        """Put the parameters to a point."""
+        """Set the parameters to a point."""
         self.arrays.put(vector)
         self.announce()
 
     def announce(self) -> None:
-        """Tell autograd that the parameters were changed."""
+        """Notify autograd that the parameters were changed."""
         if self._tensors:
             announce_update(self._tensors)
 
@@ -73,7 +73,7 @@ def loss_as_float(loss: Any) -> float:
 
 
 class Line:
-    """The parameters on a line through where they are."""
+    """The parameters on a line through their present values."""
 
     def __init__(self, objective: Objective, direction: Array) -> None:
         self._objective = objective
@@ -82,7 +82,7 @@ class Line:
         self._length = 0.0
 
     def go(self, length: float) -> None:
-        """Put the parameters to a distance from the origin."""
+        """Set the parameters to a distance from the origin."""
         if length == self._length:
             return
         if self._length != 0:
