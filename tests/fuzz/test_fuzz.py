@@ -36,12 +36,12 @@ def test_slice(name: str) -> None:
     assert not report.failures, str(report)
 
 
-@pytest.mark.slow
 def test_one_case_of_each() -> None:
     for fuzzer in FUZZERS.values():
         assert fuzzer.check(0)
 
 
+@pytest.mark.slow
 def test_failures_crashes_and_hangs_are_told_by_their_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "WORKER", ("-c", SAMPLE))
     report = runner.run("sample", range(9), jobs=2)

@@ -137,6 +137,7 @@ def test_jax_trains_as_by_hand(jax: Any) -> None:
     compare(found, trained(gradient_by_hand, np.random.default_rng(1)), 1e-8)
 
 
+@pytest.mark.slow
 def test_jax_gradients_are_read_in_place(jax: Any) -> None:
     w = np.ones(1000, np.float32)
     grads = jax.jit(jax.grad(lambda net: (net["w"] ** 2).sum()))({"w": w})
@@ -202,6 +203,7 @@ def test_jax_gradients_of_another_precision_are_refused(jax: Any) -> None:
 # --- MyGrad ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [True, False])
 def test_mygrad_trains_as_by_hand(guarded: bool) -> None:
     mygrad = pytest.importorskip("mygrad")
