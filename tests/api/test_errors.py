@@ -481,7 +481,9 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("value", ["False", "", b"no", [1], (), np.array([True, False])])
+@pytest.mark.parametrize(
+    "value", ["False", "", b"no", [1], (), np.array([True, False]), NotImplemented]
+)
 @pytest.mark.parametrize(("card", "option"), SWITCHES, ids=str)
 def test_switches_are_true_or_false(card: Card, option: str, value: Any) -> None:
     w = np.zeros((2, 2))
