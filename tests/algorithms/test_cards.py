@@ -165,6 +165,7 @@ def test_a_source_is_a_package_or_a_file(tmp_path: Path) -> None:
     assert Source("lion.Lion", "0.2").name == "lion.Lion 0.2"
 
 
+@pytest.mark.slow
 def test_no_card_needs_pytest() -> None:
     # The bench and the site read them, the bench in processes without the package.
     from tests.support.processes import run_python

@@ -55,6 +55,7 @@ def test_is_a_pair_of_reals(card: Card, options: Options, dtype: Any, door: Door
         np.testing.assert_array_equal(as_pairs(a), b)
 
 
+@pytest.mark.slow
 @every_door
 @every_complex
 @every_variant(TORCH, COMPLEX)

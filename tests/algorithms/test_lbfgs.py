@@ -168,6 +168,7 @@ def test_checkpoints_go_both_ways(torch: Any, options: dict[str, Any], direction
     np.testing.assert_allclose(second.end(), whole.end(), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_torch_module_and_its_closure(torch: Any) -> None:
     def train(cls: Any) -> list[np.ndarray]:
         torch.manual_seed(0)

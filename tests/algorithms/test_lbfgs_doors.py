@@ -209,12 +209,14 @@ def expected_digests() -> dict[str, str]:
         return all_digests()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _dispatch.LEVELS)
 def test_same_bits_on_each_instruction_set(isa: str, expected_digests: dict[str, str]) -> None:
     use_isa(isa)
     assert all_digests() == expected_digests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_same_bits_on_any_number_of_threads(threads: int, expected_digests: dict[str, str]) -> None:
     assert digests_on_threads("tests.algorithms.test_lbfgs_doors", threads) == expected_digests

@@ -83,6 +83,7 @@ def lengths_of_ours(
     return lengths, point.length
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(
     answers=st.lists(st.tuples(LOSSES, SLOPES), min_size=1, max_size=12),

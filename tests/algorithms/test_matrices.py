@@ -52,6 +52,7 @@ def test_adafactor_gives_the_same_bits(dtype: Any, shape: tuple[int, ...]) -> No
         np.testing.assert_array_equal(result, results[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.sampled_from([1, 2, 15, 63, 64, 65, 200]),

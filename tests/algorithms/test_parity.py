@@ -46,6 +46,7 @@ def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Do
     check(record_property, name, dtype, found, row[dtype])
 
 
+@pytest.mark.slow
 @every_door
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "i"), [row for row, _ in OF_TORCH], ids=[i for _, i in OF_TORCH])
@@ -75,6 +76,7 @@ def test_every_source_is_stored() -> None:
     assert load().get("sources", {}) == expected
 
 
+@pytest.mark.slow
 def test_nothing_is_missing(torch: Any) -> None:
     # What torch's own database holds is what is stored.
     database = pytest.importorskip(

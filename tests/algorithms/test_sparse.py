@@ -87,6 +87,7 @@ def lay_out(array: np.ndarray, layout: str) -> np.ndarray:
     return array[::-1].copy()[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["rows", "coo", "elements"])
 @every_real
 @every_taker
@@ -123,6 +124,7 @@ def test_a_compressed_tensor_of_torch(torch: Any) -> None:
     np.testing.assert_array_equal(w, -grad)
 
 
+@pytest.mark.slow
 def test_an_embedding_of_torch(torch: Any) -> None:
     def train(library: Any) -> Any:
         torch.manual_seed(0)
@@ -286,6 +288,7 @@ def test_zero_grad_of_a_gradient_of_scipy() -> None:
     assert (grad.data == 0).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -305,6 +308,7 @@ def test_same_bits_for_any_number_of_threads(seed: int, width: int, card: Card) 
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 def test_state_dict_both_ways(torch: Any) -> None:
     rng = np.random.default_rng(5)
     pairs = [draw_rows(rng, (9, 2), "f8") for _ in range(8)]

@@ -52,6 +52,7 @@ def test_follows_the_paper(card: Card, options: Options, dtype: Any, door: Door)
     assert_close(found, runs.expected(card, options, start, grads), dtype)
 
 
+@pytest.mark.slow
 @every_door
 @every_real
 @every_variant(TORCH)
@@ -69,6 +70,7 @@ def in_two_groups(cls: Any, card: Card) -> Any:
     return make
 
 
+@pytest.mark.slow
 @every_card(TORCH, ~ONE_GROUP)
 def test_groups_of_their_own_options(torch: Any, card: Card) -> None:
     start, grads = inputs(card, np.float64, seed=3)
@@ -78,6 +80,7 @@ def test_groups_of_their_own_options(torch: Any, card: Card) -> None:
     assert_close(found, expected, np.float64)
 
 
+@pytest.mark.slow
 @every_card(~ONE_GROUP, ~JOINED)
 def test_groups_are_optimizers_of_their_own(card: Card) -> None:
     start, grads = inputs(card, np.float64, seed=3)

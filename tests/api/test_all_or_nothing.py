@@ -391,6 +391,7 @@ def test_a_vector_that_is_a_view_of_its_parameters() -> None:
 
 
 # An interrupt may come between the opening of a file and its `with`; it is closed when it is dropped.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:.*FileIO:pytest.PytestUnraisableExceptionWarning")
 def test_loads_of_many_objects_are_whole(tmp_path: Path) -> None:

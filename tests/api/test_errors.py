@@ -481,7 +481,9 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("value", ["False", "", b"no", [1], (), np.array([True, False])])
+@pytest.mark.parametrize(
+    "value", ["False", "", b"no", [1], (), np.array([True, False]), NotImplemented]
+)
 @pytest.mark.parametrize(("card", "option"), SWITCHES, ids=str)
 def test_switches_are_true_or_false(card: Card, option: str, value: Any) -> None:
     w = np.zeros((2, 2))
@@ -528,11 +530,13 @@ def test_switches_that_are_strings(call: Any) -> None:
     np.testing.assert_array_equal(w, np.ones(2))
 
 
+@pytest.mark.slow
 def test_modules_are_imported_when_asked_for() -> None:
     program = "import cyoptim; print(cyoptim.kernel.__name__, 'scipy' in dir(cyoptim))"
     assert run_python(program) == "cyoptim.kernel True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "library"), [("scipy", "scipy"), ("sklearn", "sklearn")])
 def test_a_module_whose_library_is_missing(name: str, library: str) -> None:
     program = (

@@ -382,6 +382,7 @@ def test_update_bn_without_batch_norms_reads_no_batch(torch: Any) -> None:
     update_bn(iter(pytest.fail, None), torch.nn.Linear(2, 1))
 
 
+@pytest.mark.slow
 def test_update_bn(torch: Any) -> None:
     ours, theirs = network(torch), network(torch)
     for net in (ours, theirs):

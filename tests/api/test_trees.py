@@ -71,6 +71,7 @@ def is_tree_of_parameters(tree: Any) -> bool:
     return isinstance(tree, (dict, list, tuple)) and bool(leaves_of(tree))
 
 
+@pytest.mark.slow
 @given(TREES)
 def test_leaves_are_the_arrays_themselves_in_order(tree: Any) -> None:
     named = list(named_leaves(tree))
@@ -86,6 +87,7 @@ def test_leaves_are_the_arrays_themselves_in_order(tree: Any) -> None:
         assert place is leaf
 
 
+@pytest.mark.slow
 @given(TREES.filter(is_tree_of_parameters), st.data())
 def test_a_step_over_a_tree_is_a_step_over_its_leaves(tree: Any, data: st.DataObject) -> None:
     arrays = leaves_of(tree)
@@ -108,6 +110,7 @@ def test_a_step_over_a_tree_is_a_step_over_its_leaves(tree: Any, data: st.DataOb
     assert [a.ctypes.data for a in arrays] == addresses
 
 
+@pytest.mark.slow
 @given(TREES.filter(is_tree_of_parameters))
 def test_what_is_not_among_the_parameters_is_refused(tree: Any) -> None:
     optimizer = cyoptim.SGD({"net": tree, "scale": np.ones(1)}, lr=1.0)

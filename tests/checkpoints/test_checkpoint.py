@@ -87,6 +87,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -213,6 +214,7 @@ def test_the_same_objects_give_the_same_bytes(tmp_path, monkeypatch):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_no_second_copy_of_an_array_is_made(path, order):
     W = np.ones((2048, 4096), order=order)  # 64 MiB; NumPy writes at most 16 at a time

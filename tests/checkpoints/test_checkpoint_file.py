@@ -235,6 +235,7 @@ def test_a_file_system_without_locks(path, monkeypatch):
     assert temporaries(path.parent) == [left.name]
 
 
+@pytest.mark.slow
 @posix
 def test_threads_that_save_to_one_file(path):
     failures = []
@@ -283,6 +284,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("name", ["run.npz", "run.safetensors", "series"])
 def test_kill_9_at_any_moment_leaves_a_whole_file(tmp_path, name):
@@ -342,6 +344,7 @@ def sample(path):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 def test_every_cut_is_found(path, sample):
     for length in range(len(sample)):
         path.write_bytes(sample[:length])
@@ -357,6 +360,7 @@ def test_a_cut_behind_a_whole_checkpoint_inside_is_found(path, sample):
         cyoptim.load(path)
 
 
+@pytest.mark.slow
 def test_every_changed_byte_is_found_or_harmless(path, sample):
     noise = np.random.default_rng(0).integers(1, 256, len(sample))
     found = 0

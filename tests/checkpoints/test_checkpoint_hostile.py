@@ -207,6 +207,7 @@ def in_a_child(*paths):
     return said, int(grown)
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.skipif(sys.platform != "linux", reason="kilobytes, and a limit that holds")
 def test_the_process_does_not_grow_by_more_than_the_files(tmp_path):
@@ -220,6 +221,7 @@ def test_the_process_does_not_grow_by_more_than_the_files(tmp_path):
     assert 1000 < grown < 120_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["[" * 90 + "]" * 90, "[]", "[[]]", '{"dict":{}}', '{"dict":{"":0}}']
 )
@@ -251,6 +253,7 @@ def test_bfloat16_takes_three_times_its_bytes(tmp_path):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_compressed_file_within_the_limit_is_read(tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(one_member(header_of(shape="(8000000,)"), bytes(64_000_000), compress=True))
@@ -410,6 +413,7 @@ def test_no_more_text_is_read_than_is_saved(tmp_path, monkeypatch):
 # Regular files ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit of memory that holds")
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -96,6 +96,7 @@ def test_names_of_fields_of_any_letters_come_back(tmp_path):
     assert same(cyoptim.load(path)["x"], array)
 
 
+@pytest.mark.slow
 def test_a_header_that_would_not_be_read_is_not_saved(tmp_path):
     path = tmp_path / "x.npz"
     fits, long = ([(f"field {i:06}", "f4") for i in range(count)] for count in (4900, 6000))
@@ -233,6 +234,7 @@ def saved(tmp_path):
     return path, content, 8 + int.from_bytes(content[:8], "little")
 
 
+@pytest.mark.slow
 @posix
 def test_every_changed_bit_before_the_elements_is_found(saved):
     path, content, begin = saved

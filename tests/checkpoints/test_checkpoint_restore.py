@@ -252,6 +252,7 @@ def test_tensors_that_cannot_be_changed_are_refused(path):
         assert not V.any()
 
 
+@pytest.mark.slow
 def test_torch_modules_optimizers_and_schedulers_continue(path):
     torch = pytest.importorskip("torch")
     x = torch.linspace(-1, 1, 12).reshape(4, 3)

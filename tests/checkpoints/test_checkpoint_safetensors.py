@@ -93,6 +93,7 @@ VALUES = st.recursive(
 NAMES = st.one_of(WORDS, st.sampled_from(["params", "model"]))
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -170,6 +171,7 @@ def test_a_run_continues_to_the_same_bits(path):
     assert train(**resumed) == train(**straight)
 
 
+@pytest.mark.slow
 def test_no_second_copy_of_an_array_is_made(path):
     W = np.ones((2048, 4096))  # 64 MiB
     cyoptim.save(path, nothing=None)
@@ -358,6 +360,7 @@ def test_damage_is_named_with_the_file(path, case):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+@pytest.mark.slow
 def test_every_cut_is_found(path):
     cyoptim.save(path, params={"W": np.arange(6.0)}, state={0: np.ones(2, "f4")}, epoch=3)
     content = path.read_bytes()
@@ -367,6 +370,7 @@ def test_every_cut_is_found(path):
             cyoptim.load(path)
 
 
+@pytest.mark.slow
 def test_a_changed_byte_of_the_header_is_an_error_of_ours_or_harmless(path):
     cyoptim.save(path, params={"W": np.arange(6.0)}, state={0: np.ones(2, "f4")}, epoch=3)
     content = path.read_bytes()

@@ -53,6 +53,7 @@ def python_code(text: str) -> set[int]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_file_is_too_long(folder: str) -> None:
     suffixes = {".py", ".pyi", ".c", ".h", ".sh", *CYTHON}

@@ -83,6 +83,7 @@ def test_the_split_keeps_every_example_once(digits: training.Digits) -> None:
     assert 0 <= digits.train_x.min() < digits.train_x.max() == 1
 
 
+@pytest.mark.slow
 def test_adam_reaches_96_percent(digits: training.Digits) -> None:
     result = training.train(ADAM, digits, training.EPOCHS, 0)
     assert result.accuracies[-1] >= 0.96
@@ -114,6 +115,7 @@ def test_a_wrong_numpy_update_is_not_timed(digits: training.Digits) -> None:
 # --- resuming ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", choices.CHOICES)
 def test_resumed_training_is_bit_identical(name: str, digits: training.Digits) -> None:
     choice = choices.CHOICES[name]
@@ -123,6 +125,7 @@ def test_resumed_training_is_bit_identical(name: str, digits: training.Digits) -
     assert "all 135 losses are bit-identical" in report.compare(straight, resumed)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_that_differs_ends_the_demo(
     digits: training.Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_resumed_training_that_differs_ends_the_demo(
 # --- what is shown ---
 
 
+@pytest.mark.slow
 def test_one_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run(tmp_path, "--optimizer", "adam")
     out, err = capsys.readouterr()
@@ -149,6 +153,7 @@ def test_one_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.slow
 def test_all_optimizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path)
     table = capsys.readouterr().out.partition("\n\n")[2].splitlines()
@@ -157,6 +162,7 @@ def test_all_optimizers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len({len(line) for line in table[:6]}) == 1, "the columns are not aligned"
 
 
+@pytest.mark.slow
 def test_the_first_of_several_optimizers_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +220,7 @@ def test_missing_package(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["cyoptim.demo", "examples.demo.__main__"])
 def test_importing_the_demo_imports_none_of_its_packages(module: str) -> None:
     code = (

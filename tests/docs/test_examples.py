@@ -26,6 +26,7 @@ def command(example: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "error::DeprecationWarning:__main__", str(example), *arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
     needs = re.search(r"^# Needs: (.+)$", example.read_text(), re.M)
@@ -46,6 +47,7 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
     assert result.stdout, "an example shows its result"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_killed_training_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     for module in ("sklearn", "tqdm", "matplotlib"):

@@ -17,6 +17,7 @@ from tests.support.paths import TESTS
 PROGRAMS = sorted((TESTS / "typing").glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_a_users_program_is_checked(program: Path, tmp_path: Path) -> None:
     pytest.importorskip("mypy")

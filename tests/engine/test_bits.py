@@ -57,12 +57,14 @@ def test_every_instruction_set_was_built() -> None:
         assert importlib.util.find_spec(f"cyoptim._kernels_{name}"), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _dispatch.LEVELS)
 def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -> None:
     use_isa(isa)
     assert all_digests() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, str]) -> None:
     assert digests_on_threads("tests.engine.test_bits", threads) == expected
@@ -111,6 +113,7 @@ def test_save_and_resume_does_not_matter(
         np.testing.assert_array_equal(a.data, b)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(

@@ -84,6 +84,7 @@ def test_small_norms_are_left_alone() -> None:
         np.testing.assert_array_equal(g, b)
 
 
+@pytest.mark.slow
 def test_many_float32_values_lose_nothing() -> None:
     # In float32 this sum would stop growing at 2**24.
     g = np.full(2**24 + 2**22, 1.0, np.float32)
@@ -321,6 +322,7 @@ def test_same_bits_on_each_instruction_set_and_number_of_threads(dtype: Any, ord
                 assert norm() == expected, (name, threads)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     values=st.lists(

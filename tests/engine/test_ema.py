@@ -119,6 +119,7 @@ def all_digests() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3])
 def test_same_bits_on_any_number_of_threads(threads: int) -> None:
     assert digests_on_threads("tests.engine.test_ema", threads) == all_digests()
@@ -131,6 +132,7 @@ def test_same_bits_with_any_kernels(isa: str) -> None:
     assert all_digests() == expected
 
 
+@pytest.mark.slow
 @given(
     decay=st.floats(0, 1),
     warmup=st.booleans(),

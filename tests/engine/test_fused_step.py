@@ -119,6 +119,7 @@ def test_gradients_are_not_changed_unless_asked(card: Card) -> None:
     assert (g == 3).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99))
 def test_same_bits_for_any_number_of_threads(seed: int) -> None:

@@ -89,6 +89,7 @@ def fresh_states(kernel: Kernel, size: int, dtype: Any) -> list[np.ndarray]:
     return [np.full(size, value, dtype) for value in kernel.initial_values]
 
 
+@pytest.mark.slow
 @every_real
 @every_variant(KERNEL)
 def test_bits_are_those_of_a_step(
@@ -109,6 +110,7 @@ def test_bits_are_those_of_a_step(
             assert not size or array.tobytes() == own[name].tobytes()
 
 
+@pytest.mark.slow
 def test_the_documentations_example(modules: dict[str, Any]) -> None:
     w, grads = inputs(17, np.float64, steps=3)
     expected = w.copy()
@@ -119,6 +121,7 @@ def test_the_documentations_example(modules: dict[str, Any]) -> None:
     assert w.tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 @every_real
 def test_clipping_has_the_bits_of_a_fused_step(downstream: Any, dtype: Any) -> None:
     start, (grad,) = inputs(CHUNK + 5, dtype, steps=1)
@@ -134,6 +137,7 @@ def test_clipping_has_the_bits_of_a_fused_step(downstream: Any, dtype: Any) -> N
     assert w.tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_norm_of_several_arrays_is_clip_grad_norms(downstream: Any) -> None:
     rng = np.random.default_rng(0)
     arrays = [
@@ -144,6 +148,7 @@ def test_norm_of_several_arrays_is_clip_grad_norms(downstream: Any) -> None:
     assert downstream.norm(arrays) == cyoptim.get_total_norm(arrays)
 
 
+@pytest.mark.slow
 def test_training_without_the_gil(downstream: Any) -> None:
     rng = np.random.default_rng(1)
     X = rng.standard_normal((500, 4))
@@ -156,6 +161,7 @@ def test_training_without_the_gil(downstream: Any) -> None:
     assert loss < 0.15
 
 
+@pytest.mark.slow
 def test_a_scheduler_sets_the_options(downstream: Any) -> None:
     start, grad = np.ones(5), np.full((1, 5), 0.5)
     kernel = Kernel(cyoptim.SGD, lr=0.1)
@@ -171,6 +177,7 @@ def test_a_scheduler_sets_the_options(downstream: Any) -> None:
     np.testing.assert_allclose(start, 0.875, rtol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [cyoptim.Adam, cyoptim.NAdam, cyoptim.ASGD, cyoptim.RAdam])
 def test_a_run_can_be_resumed(downstream: Any, optimizer: Any) -> None:
     start, rows = inputs(9, np.float64, steps=7)
@@ -210,6 +217,7 @@ def test_what_is_refused(optimizer: Any, options: Any, error: Any, message: str)
         Kernel(optimizer, **options)
 
 
+@pytest.mark.slow
 def test_bad_options_leave_those_in_use(downstream: Any) -> None:
     kernel = Kernel(cyoptim.SGD, lr=0.1)
     group = kernel.optimizer.param_groups[0]
@@ -256,6 +264,7 @@ def test_a_bad_state_is_refused(state: Any, message: str) -> None:
     assert kernel.state == {"step": 0, "mu_product": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 7.0, 2**53 + 1, 2**63 - 2, np.int64(2**62 + 1), np.float32(3)])
 def test_a_step_count_keeps_all_bits(downstream: Any, step: Any) -> None:
     kernel = Kernel(cyoptim.Adam)
@@ -300,6 +309,7 @@ BAD_RULES: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "error", "message"), BAD_RULES)
 def test_bad_rules_are_refused(
     downstream: Any, rule: Any, error: type[Exception], message: str
@@ -338,6 +348,7 @@ def test_bad_initial_values_are_refused(first: Any) -> None:
     assert kernel.initial_values == (0,)
 
 
+@pytest.mark.slow
 def test_methods_that_use_the_kernel_meanwhile(downstream: Any) -> None:
     kernel: Any = Kernel(Odd, lr=0.1)
     calls: list[int] = []
@@ -357,6 +368,7 @@ def test_methods_that_use_the_kernel_meanwhile(downstream: Any) -> None:
     assert kernel.state == {"step": 6}
 
 
+@pytest.mark.slow
 def test_a_kernel_that_was_never_initialized(downstream: Any) -> None:
     class Lazy(Kernel):
         def __init__(self) -> None:
@@ -402,6 +414,7 @@ def of_a_run(downstream: Any, card: Card, options: Options, dtype: Any, mode: Mo
     return b"".join(array.tobytes() for array in (start, *states, memory))
 
 
+@pytest.mark.slow
 @needs_modes
 @every_real
 @every_variant(KERNEL)
@@ -413,6 +426,7 @@ def test_the_mode_of_the_caller_changes_no_bits(
         assert of_a_run(downstream, card, options, dtype, mode) == expected, name
 
 
+@pytest.mark.slow
 @needs_modes
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_sums_of_squares_in_the_mode_of_the_caller(downstream: Any, mode: Mode) -> None:
@@ -425,6 +439,7 @@ def test_sums_of_squares_in_the_mode_of_the_caller(downstream: Any, mode: Mode) 
     assert found == expected
 
 
+@pytest.mark.slow
 @needs_modes
 def test_numbers_that_are_carried_along_keep_their_last_bits(downstream: Any) -> None:
     # They become so small that a caller who flushes would find zero.

@@ -126,6 +126,7 @@ def test_dense_layouts_are_updated_without_a_copy(layout: str) -> None:
 shapes = st.lists(st.integers(0, 5), min_size=0, max_size=4).map(tuple)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     shape=shapes,

@@ -135,6 +135,7 @@ def test_indices_out_of_range_or_of_another_form(coords: Any, data: Any) -> None
 # --- arrays that change in place -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["array", "Parameter", "object"])
 @pytest.mark.parametrize(
     "change", ["w.resize(10, refcheck=False)", "w.resize(9000, refcheck=False)", "w.dtype = 'i8'"]
@@ -161,6 +162,7 @@ def test_a_parameter_that_is_resized_or_retyped(kind: str, change: str) -> None:
     """)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["momentum_buffer", "exp_avg", "step"])
 def test_a_state_array_of_the_users_that_is_resized(name: str) -> None:
     alone(f"""
@@ -184,6 +186,7 @@ def test_a_state_array_of_the_users_that_is_resized(name: str) -> None:
     """)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_code_of_another_resizes_while_they_are_gathered() -> None:
     alone("""
         class Resizing:

@@ -64,6 +64,7 @@ def shell(command: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_trial_rules(kernels: Path, case: str) -> None:
     result = subprocess.run(

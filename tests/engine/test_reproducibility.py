@@ -65,6 +65,7 @@ def digests_of_runs() -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_another_process() -> None:
     code = f"""
         from {__name__ if "." in __name__ else "tests.engine." + __name__} import digests_of_runs

@@ -37,6 +37,7 @@ def steps(array: np.ndarray) -> list[int]:
     return [stride for stride, n in zip(array.strides, array.shape, strict=True) if n > 1]
 
 
+@pytest.mark.slow
 @given(st.lists(arrays(), min_size=1, max_size=8))
 def test_arrays_are_zeros_like_their_parameters_and_apart(views: list[np.ndarray]) -> None:
     room = Room(views)

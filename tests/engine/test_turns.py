@@ -64,6 +64,7 @@ WAITING: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAITING)
 def test_it_waits_for_the_end_of_a_step(name: str, tmp_path: Path) -> None:
     w, optimizer, thread = held()
@@ -79,6 +80,7 @@ def test_it_waits_for_the_end_of_a_step(name: str, tmp_path: Path) -> None:
     assert found[0].tolist() == [-2] * 4
 
 
+@pytest.mark.slow
 def test_averaged_waits_too() -> None:
     w, optimizer, thread = held(average=True)
     found = []
@@ -108,6 +110,7 @@ def test_a_step_beside_a_step_is_refused() -> None:
     assert w.data.tolist() == [-2] * 4
 
 
+@pytest.mark.slow
 def test_a_scheduler_waits() -> None:
     _, optimizer, thread = held()
     scheduler = cyoptim.lr_scheduler.StepLR(cyoptim.SGD([np.zeros(1)], lr=1.0), 1, 0.5)
@@ -123,6 +126,7 @@ def test_a_scheduler_waits() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.slow
 def test_who_waits_longest_is_next() -> None:
     _, optimizer, thread = held()
     order: list[int] = []
@@ -236,6 +240,7 @@ def test_what_the_closure_of_lbfgs_may_do() -> None:
 # --- interrupts and forks ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_an_interrupt_of_a_wait_gives_the_place_up() -> None:
     _, optimizer, thread = held()

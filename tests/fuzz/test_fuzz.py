@@ -29,12 +29,19 @@ runner.worker_main("sample")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZERS)
 def test_slice(name: str) -> None:
     report = runner.run(name, runner.short_slice(FUZZERS[name]))
     assert not report.failures, str(report)
 
 
+def test_one_case_of_each() -> None:
+    for fuzzer in FUZZERS.values():
+        assert fuzzer.check(0)
+
+
+@pytest.mark.slow
 def test_failures_crashes_and_hangs_are_told_by_their_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "WORKER", ("-c", SAMPLE))
     report = runner.run("sample", range(9), jobs=2)

@@ -22,6 +22,7 @@ LARGE = 600_000  # elements: bundles enough for a step on two threads
 # --- instruction sets -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _dispatch.LEVELS)
 def test_isa_may_be_chosen(name: str) -> None:
     result = run_python("import cyoptim; print(cyoptim._dispatch.chosen)", CYOPTIM_ISA=name)
@@ -31,6 +32,7 @@ def test_isa_may_be_chosen(name: str) -> None:
         assert f"CYOPTIM_ISA='{name}' is not possible on this machine" in result.stderr
 
 
+@pytest.mark.slow
 def test_unknown_isa() -> None:
     result = run_python("import cyoptim", CYOPTIM_ISA="sse9")
     assert result.returncode != 0
@@ -98,16 +100,19 @@ def threads_with(**env: str) -> int:
     return int(run_python(code, **env).stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_omp_num_threads_is_honoured() -> None:
     assert threads_with(OMP_NUM_THREADS="1") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", ["64", "300", "2147483647", "99999999999", "9" * 30])
 def test_omp_num_threads_above_the_processors_is_not_taken(n: str) -> None:
     # A container often inherits it from a larger machine.
     assert threads_with(OMP_NUM_THREADS=n) == threads_with(OMP_NUM_THREADS="")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_more_threads_than_processors_are_never_used() -> None:
     code = """
@@ -119,6 +124,7 @@ def test_more_threads_than_processors_are_never_used() -> None:
     assert run_python(code, OMP_NUM_THREADS="8").stdout.splitlines()[-1] == "1"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs control groups")
 def test_the_quota_counts_also_where_omp_num_threads_is_more() -> None:
     code = """
@@ -140,6 +146,7 @@ def test_the_number_of_threads_may_be_numpys() -> None:
             assert cyoptim.get_num_threads() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_affinity_is_honoured() -> None:
     code = (
@@ -210,6 +217,7 @@ def trained(n: int) -> np.ndarray:
     return w
 
 
+@pytest.mark.slow
 def test_two_optimizers_in_two_threads() -> None:
     expected = trained(LARGE)
     found: dict[int, np.ndarray] = {}
@@ -225,6 +233,7 @@ def test_two_optimizers_in_two_threads() -> None:
         np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.slow
 def test_one_optimizer_in_two_threads_is_refused_or_in_turn() -> None:
     # Whichever happens, no update is lost or half done.
     w = np.zeros(2_000_000)
@@ -258,6 +267,7 @@ def child(n: int, queue: Any) -> None:
     queue.put(trained(n)[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_step_after_fork() -> None:
@@ -275,6 +285,7 @@ def test_step_after_fork() -> None:
 # --- import ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_masked_arrays_are_looked_for_without_their_module() -> None:
     code = """
         import sys
@@ -286,6 +297,7 @@ def test_masked_arrays_are_looked_for_without_their_module() -> None:
     assert run_python(code).stdout.splitlines()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_import_brings_in_numpy_alone() -> None:
     code = (
         "import sys, cyoptim; "

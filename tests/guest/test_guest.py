@@ -71,6 +71,7 @@ def test_one_optimizer_from_two_threads(cls: Any, arguments: dict[str, Any]) -> 
     assert bits(optimizer) == bits(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["step", "clip"])
 def test_other_threads_run_during_a_step(what: str) -> None:
     w, g = np.zeros(8_000_000), np.ones(8_000_000)
@@ -125,6 +126,7 @@ def test_blocks_of_threads_that_end_in_another_order() -> None:
     assert cyoptim.get_num_threads() == most
 
 
+@pytest.mark.slow
 def test_exit_while_a_daemon_thread_steps() -> None:
     code = """
         from tests.support.guest_runs import started, gradient
@@ -240,6 +242,7 @@ INTERRUPTS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 @pytest.mark.parametrize("kind", ["arrays", "tensors"])
 def test_an_interrupt_during_a_step_waits_for_its_end(kind: str) -> None:
@@ -253,6 +256,7 @@ def test_an_interrupt_during_a_step_waits_for_its_end(kind: str) -> None:
 # --- limits on threads ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_proc
 def test_no_more_threads_than_work_and_none_that_idle_busily() -> None:
     code = """
@@ -279,6 +283,7 @@ def test_no_more_threads_than_work_and_none_that_idle_busily() -> None:
     assert run_script(code, OMP_NUM_THREADS="8") == ["8 0 0 0", "1 1 2 4 7", "7", "True"]
 
 
+@pytest.mark.slow
 @needs_openmp
 @needs_proc
 def test_threadpoolctl_is_respected() -> None:
@@ -305,6 +310,7 @@ def test_threadpoolctl_is_respected() -> None:
     assert run_script(code, OMP_NUM_THREADS="4") == ["(1, 0)", "(2, 1)", "(2, 0)", "(4, 2)"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_affinity_narrowed_after_the_import() -> None:
     code = """
@@ -321,6 +327,7 @@ def test_affinity_narrowed_after_the_import() -> None:
         assert run_script(code, OMP_NUM_THREADS=chosen) == ["True", "1 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 def test_threads_that_cannot_be_started_are_done_without() -> None:
     code = """

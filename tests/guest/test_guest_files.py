@@ -86,6 +86,7 @@ def test_a_read_only_file_is_refused(tmp_path: Path) -> None:
     assert (v == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or sys.maxsize < 2**32, reason="maps memory at will")
 def test_more_elements_than_fit_into_32_bits() -> None:
     # 2**31 + 10 elements of two megabytes of memory, which is mapped again and again, one piece

@@ -41,6 +41,7 @@ def test_floating_point_mode_of_other_python_threads() -> None:
         np.ones(3) / np.ones(3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the C library's fesetround")
 def test_the_rounding_of_the_caller() -> None:
     # A step rounds to nearest in every thread, whatever the caller's mode, or that of the thread
@@ -77,6 +78,7 @@ def test_the_rounding_of_the_caller() -> None:
     assert lines == ["True 1"]
 
 
+@pytest.mark.slow
 def test_flushing_that_the_caller_has_turned_on() -> None:
     pytest.importorskip("torch")
     code = """

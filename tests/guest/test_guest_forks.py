@@ -65,6 +65,7 @@ class Busy:
             thread.join(TIMEOUT)
 
 
+@pytest.mark.slow
 @needs_fork
 @may_fork
 @pytest.mark.parametrize("fork", [by_os_fork, by_multiprocessing])
@@ -105,6 +106,7 @@ class Waits:
         return np.ones(3)
 
 
+@pytest.mark.slow
 @needs_fork
 @may_fork
 @pytest.mark.parametrize("cls", [cyoptim.SGD, cyoptim.Adafactor, cyoptim.LBFGS])
@@ -134,6 +136,7 @@ def test_an_optimizer_in_a_step_when_the_process_forks(cls: Any) -> None:
     assert (param.data != 0).all()
 
 
+@pytest.mark.slow
 @needs_fork
 def test_fork_after_other_libraries_pools_have_worked() -> None:
     pytest.importorskip("torch")
@@ -206,6 +209,7 @@ def resumed(params: Any, optimizer: Any, expected: bytes) -> None:
     assert go_on(optimizer, 2, 4) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_an_optimizer_sent_to_a_fresh_process(method: str) -> None:
     if method not in multiprocessing.get_all_start_methods():

@@ -27,12 +27,14 @@ def step_once(n: int = N) -> np.ndarray:
     return w
 
 
+@pytest.mark.slow
 def test_every_element_is_done_once() -> None:
     for n in (1, 16384, 16385, 40_000, 16384 * 7, N):
         for _ in range(20):
             np.testing.assert_array_equal(step_once(n), -np.arange(n, dtype=np.float32))
 
 
+@pytest.mark.slow
 def test_many_more_threads_than_processors() -> None:
     code = """
         import numpy as np
@@ -47,6 +49,7 @@ def test_many_more_threads_than_processors() -> None:
     lines_of(code, OMP_NUM_THREADS="300")
 
 
+@pytest.mark.slow
 def test_runs_from_many_python_threads_at_once() -> None:
     failures: list[str] = []
 
@@ -76,6 +79,7 @@ def forked(depth: int, queue: Any) -> None:
     queue.put(fine)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forks_of_forks_while_other_threads_step() -> None:
@@ -102,6 +106,7 @@ def test_forks_of_forks_while_other_threads_step() -> None:
         busy.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
 def test_signals_reach_the_main_thread() -> None:
     # Workers block all signals: a handler runs in the main thread, and no step is spoilt.

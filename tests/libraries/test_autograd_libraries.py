@@ -130,12 +130,14 @@ def jax() -> Any:
         yield jax
 
 
+@pytest.mark.slow
 def test_jax_trains_as_by_hand(jax: Any) -> None:
     gradient = jax.jit(jax.grad(squared_error(jax.numpy)))
     found = trained(gradient, np.random.default_rng(1))
     compare(found, trained(gradient_by_hand, np.random.default_rng(1)), 1e-8)
 
 
+@pytest.mark.slow
 def test_jax_gradients_are_read_in_place(jax: Any) -> None:
     w = np.ones(1000, np.float32)
     grads = jax.jit(jax.grad(lambda net: (net["w"] ** 2).sum()))({"w": w})
@@ -150,6 +152,7 @@ def test_jax_gradients_are_read_in_place(jax: Any) -> None:
         optimizer.step(grads=[grads["w"]], zero_grad=True)
 
 
+@pytest.mark.slow
 def test_jax_gives_named_tuples_and_empty_places_back(jax: Any) -> None:
     net = {"z": Dense(np.ones(2), None), "a": [np.ones(1), {}]}
     grads = jax.grad(lambda net: (net["z"].W ** 2).sum() + net["a"][0].sum())(net)
@@ -159,6 +162,7 @@ def test_jax_gives_named_tuples_and_empty_places_back(jax: Any) -> None:
     assert net["a"][0] == 0.5
 
 
+@pytest.mark.slow
 def test_jax_sees_the_values_after_each_step(jax: Any) -> None:
     w = np.zeros(4)
     loss = jax.jit(lambda net: ((net["w"] - 3.0) ** 2).sum())
@@ -199,6 +203,7 @@ def test_jax_gradients_of_another_precision_are_refused(jax: Any) -> None:
 # --- MyGrad ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [True, False])
 def test_mygrad_trains_as_by_hand(guarded: bool) -> None:
     mygrad = pytest.importorskip("mygrad")

@@ -80,6 +80,7 @@ SCHEDULES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_torch_schedules(name: str) -> None:
     def train(library: Any) -> Any:
@@ -116,6 +117,7 @@ def test_grad_scaler(fused: bool | None) -> None:
     check(train)
 
 
+@pytest.mark.slow
 def test_distributed_checkpoint(tmp_path: Path) -> None:
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -146,6 +148,7 @@ def test_distributed_checkpoint(tmp_path: Path) -> None:
     check(train)
 
 
+@pytest.mark.slow
 def test_zero_redundancy_and_data_parallel(tmp_path: Path) -> None:
     from torch import distributed
     from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -176,6 +179,7 @@ def test_zero_redundancy_and_data_parallel(tmp_path: Path) -> None:
         distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_compiled() -> None:
     # Not beside torch's, whose compiled step counts and corrects in float32.
     def train(compile_step: Callable[[Any], Any]) -> Any:
@@ -198,6 +202,7 @@ def test_compiled() -> None:
 # --- trainers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_accelerate(tmp_path: Path) -> None:
     accelerate = pytest.importorskip("accelerate")
 
@@ -268,6 +273,7 @@ def lightning_module(pl: ModuleType, library: str, kind: str) -> Any:
     return Module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LIGHTNING)
 def test_lightning(kind: str, tmp_path: Path) -> None:
     pl = pytest.importorskip("lightning.pytorch")
@@ -299,6 +305,7 @@ def test_lightning(kind: str, tmp_path: Path) -> None:
 TRAINERS = ["accumulation", "schedule", "class", "plateau", "resumed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_transformers_trainer(kind: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
@@ -350,6 +357,7 @@ def test_transformers_trainer(kind: str, tmp_path: Path) -> None:
     check(train)
 
 
+@pytest.mark.slow
 def test_transformers_schedules() -> None:
     transformers = pytest.importorskip("transformers")
 
@@ -390,6 +398,7 @@ def skorch_regressor(library: Any, kind: str) -> Any:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "options", "schedule"])
 def test_skorch(kind: str, tmp_path: Path) -> None:
     def train(library: Any) -> Any:
@@ -408,6 +417,7 @@ def test_skorch(kind: str, tmp_path: Path) -> None:
     check(train)
 
 
+@pytest.mark.slow
 def test_skorch_grid() -> None:
     from sklearn.model_selection import GridSearchCV
 

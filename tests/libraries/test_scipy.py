@@ -40,6 +40,7 @@ def named(card: Card) -> Any:
     return card.name if card.public else card.cls
 
 
+@pytest.mark.slow
 @every_card(lambda card: card.valley is not None)
 def test_finds_what_bfgs_finds(card: Card) -> None:
     options, gamma = card.valley.options, card.valley.gamma
@@ -364,6 +365,7 @@ def test_shows_how_it_ended(capsys: pytest.CaptureFixture[str]) -> None:
 # --- bounds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     card=st.sampled_from(cards(~MATRICES, ~CLOSURE)),

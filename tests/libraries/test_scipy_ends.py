@@ -171,6 +171,7 @@ def test_average() -> None:
 # --- beside minimize ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_basinhopping_and_annealing() -> None:
     def wells(x: Any) -> float:
         return float(((x**2 - 1) ** 2 + 0.3 * x).sum())
@@ -188,6 +189,7 @@ def test_basinhopping_and_annealing() -> None:
     assert result.fun == pytest.approx(lowest, abs=1e-8)
 
 
+@pytest.mark.slow
 def test_says_what_is_missing() -> None:
     code = "import sys; sys.modules['scipy.optimize'] = None; import cyoptim.scipy"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

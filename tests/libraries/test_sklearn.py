@@ -47,6 +47,7 @@ pytestmark = [
 # --- the contract of estimators -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, ALL], ids=["defaults", "all"])
 @each
 def test_check_estimator(cls, params):
@@ -73,6 +74,7 @@ def test_what_is_scikit_learns_and_not_its_solvers_is_there(name):
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
 
 
+@pytest.mark.slow
 def test_missing_scikit_learn():
     code = "import sys; sys.modules['sklearn'] = None\nimport cyoptim.sklearn"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

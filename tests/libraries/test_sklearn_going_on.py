@@ -185,6 +185,7 @@ def test_a_changed_parameter_begins_a_new_optimizer_at_the_same_coefficients(cls
     assert estimator.lr_curve_ == [0.01] * 3 + [1e-12] * 3
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     cls=st.sampled_from(CLASSES),

@@ -164,6 +164,7 @@ def fit_exactly(estimator, *args, **kwargs):
         return estimator.set_params(**EXACT).fit(*args, **kwargs)
 
 
+@pytest.mark.slow
 def test_ridge():
     X, y = make_regression(100, 5, noise=10, random_state=0)
     y = y / y.std()
@@ -175,6 +176,7 @@ def test_ridge():
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l1_ratio", [0.0, 0.5, 1.0])
 def test_elastic_net(l1_ratio):
     X, y = make_regression(100, 8, n_informative=3, noise=1, random_state=0)
@@ -189,6 +191,7 @@ def test_elastic_net(l1_ratio):
     np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # before 1.5
 @pytest.mark.parametrize("load", [load_iris, load_breast_cancer])
 def test_logistic_regression(load):
@@ -215,6 +218,7 @@ def test_several_targets_are_several_regressions():
 # --- weights --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     counts=st.lists(st.integers(0, 3), min_size=30, max_size=30).filter(lambda c: sum(c) > 3),
@@ -261,6 +265,7 @@ def test_bad_weights(model):
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sparse_data_stay_sparse():
     # Dense they would take 80 GB.
     rng = np.random.default_rng(0)
@@ -321,6 +326,7 @@ def test_verbose(capsys):
     assert score.startswith("validation score = 0.")
 
 
+@pytest.mark.slow
 def test_classes():
     X, y = scaled(load_iris)
     names = np.array(["setosa", "versicolor", "virginica"])[y]

@@ -328,6 +328,7 @@ def trainee(cls: Any, **params: Any) -> Any:
     return cls(**usual | params)
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_a_warm_fit_is_measured_by_its_own_data(cls: Any, early_stopping: bool) -> None:
@@ -369,6 +370,7 @@ def test_early_stopping_switched_between_fits(cls: Any) -> None:
     assert model.best_loss_ == min(model.loss_curve_)
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize(
     "changed",
@@ -387,6 +389,7 @@ def test_parameters_changed_between_fits_count(cls: Any, changed: dict[str, Any]
     assert model.score(X[:, ::-1], y) > 0.7
 
 
+@pytest.mark.slow
 @EVERY
 def test_fit_after_partial_fit_and_the_reverse(cls: Any) -> None:
     X, before, now = two_tasks(cls)

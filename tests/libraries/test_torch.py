@@ -46,6 +46,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 # Rows of gradients: see test_an_embedding_of_torch and test_state_dict_both_ways in test_sparse.py.
+@pytest.mark.slow
 @every_variant(TORCH, DENSE)
 def test_training_a_module(card: Card, options: Options) -> None:
     ours, theirs, steps = model_for(card), model_for(card), card.steps(20)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import lr_scheduler, optimizers
-from tests.support.cards import FUSED, Card
+from cyoptim import lr_scheduler
+from tests.optimizers import cards
+from tests.support.cards import FUSED, TORCH, Card
 from tests.support.parametrize import every_card
 
 torch: Any = pytest.importorskip("torch")
@@ -74,6 +75,7 @@ def test_own_classes(cls: Any) -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
 
 
+@pytest.mark.slow
 def test_torch_comes_with_the_first_tensor() -> None:
     # torch is not imported for arrays; where it comes later, a tensor is enough.
     assert (
@@ -97,6 +99,7 @@ print("done")
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["import torch, cyoptim", "import cyoptim.torch, torch"])
 def test_classes_before_any_tensor(line: str) -> None:
     assert (
@@ -113,6 +116,7 @@ print("done")
     )
 
 
+@pytest.mark.slow
 def test_a_broken_torch_does_no_harm() -> None:
     # An empty module of the name, as a folder "torch" beside a script makes one.
     assert (
@@ -126,6 +130,7 @@ print("done")
     )
 
 
+@pytest.mark.slow
 def test_bases_in_the_wrong_order_are_told() -> None:
     assert "write cyoptim's first" in run("""
 import cyoptim, torch
@@ -179,7 +184,7 @@ def test_namespace() -> None:
     import cyoptim.torch as optim
 
     bases = {"Optimizer", "LRScheduler", "AveragedModel", "SWALR", "lr_scheduler", "swa_utils"}
-    assert {*optimizers.__all__} | bases == {*optim.__all__}
+    assert {card.name for card in cards(TORCH)} | bases == {*optim.__all__}
     assert issubclass(optim.LRScheduler, torch.optim.lr_scheduler.LRScheduler)
     assert optim.AdamW is cyoptim.AdamW
     for ours, mirror in ((lr_scheduler, optim.lr_scheduler), (cyoptim.swa_utils, optim.swa_utils)):
@@ -203,6 +208,7 @@ def test_stubs_name_what_there_is() -> None:
         assert named == {*module.__all__}
 
 
+@pytest.mark.slow
 def test_missing_torch_is_told() -> None:
     assert "pip install torch" in run("""
 import sys
@@ -232,6 +238,7 @@ def test_copies(cls: Any, how: str) -> None:
     assert isinstance(twin, torch.optim.Optimizer)
 
 
+@pytest.mark.slow
 def test_pickle_finds_torch_in_another_process(tmp_path: Any) -> None:
     path = tmp_path / "optimizer.pickle"
     path.write_bytes(

@@ -212,6 +212,7 @@ def test_preview_of_a_plateau() -> None:
     assert scheduler.state_dict() == state
 
 
+@pytest.mark.slow
 def test_plot_draws_one_line_for_each_group() -> None:
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")

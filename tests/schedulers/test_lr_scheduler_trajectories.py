@@ -74,8 +74,8 @@ def test_plateau_follows_torch_as_recorded(name: str) -> None:
 
 
 def test_no_scheduler_is_forgotten() -> None:
-    assert list(GOLDEN["rows"]) == list(SCENARIOS)
-    assert list(GOLDEN["plateaus"]) == list(PLATEAUS)
+    assert list(STORED["rows"]) == list(SCENARIOS)
+    assert list(STORED["plateaus"]) == list(PLATEAUS)
     things = (getattr(lr_scheduler, name) for name in lr_scheduler.__all__)
     classes = {thing.__name__ for thing in things if isinstance(thing, type)}
     elsewhere = {"ReduceLROnPlateau", "SequentialLR", "ChainedScheduler"}
@@ -187,6 +187,7 @@ METRICS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     metrics=METRICS,
@@ -248,6 +249,7 @@ def test_a_rate_that_the_user_changes_is_scaled_from_there(name: str) -> None:
         close(lrs_of(changed)[0] - eta_min, 3 * (lrs_of(reference)[0] - eta_min))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     period=st.integers(1, 12),
@@ -269,6 +271,7 @@ def test_warm_restarts_jump_to_where_steps_lead(
         assert (jumper.T_cur, jumper.T_i, lrs_of(jumping)) == reached[epoch]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(order=st.permutations(range(4)), steps=st.integers(0, 60))
 def test_the_order_of_a_chain_does_not_matter(order: list[int], steps: int) -> None:

@@ -254,6 +254,7 @@ def test_a_parameter_that_comes_back_has_its_name_again() -> None:
     assert [params[n][0] for n in "abc"] == [-5, -1, 0]
 
 
+@pytest.mark.slow
 def test_parameters_that_are_gone_are_let_go() -> None:
     import gc
     import weakref
@@ -326,6 +327,7 @@ def test_averages_of_modules_are_matched_by_name() -> None:
         average.update_parameters(module("ac", 1.0))
 
 
+@pytest.mark.slow
 def test_files_restore_torchs_optimizers_by_name(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
 

@@ -55,13 +55,11 @@ def explain_options(options: Group, defaults: Mapping[str, Any], error: Exceptio
     return str(error)
 
 
-_TEXT_AND_CONTAINERS = (str, bytes, list, tuple, dict, set, frozenset)
-
-
 def check_switch(name: str, value: Any) -> None:
     """Refuse a value that is neither True nor False, such as a string or a list."""
+    number = value is None or isinstance(value, (int, float)) or hasattr(value, "item")
     try:
-        known = not isinstance(value, _TEXT_AND_CONTAINERS) and bool(value) in (True, False)
+        known = number and bool(value) in (True, False)
     except (TypeError, ValueError, RuntimeError):  # an array or a tensor with several elements
         known = False
     if not known:
