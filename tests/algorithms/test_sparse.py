@@ -435,7 +435,6 @@ def test_an_entry_outside_of_the_parameter(torch: Any, wrong: int) -> None:
         assert (w == 0).all()
 
 
-@pytest.mark.xfail(raises=ValueError, reason="a span of 0 elements is refused")
 @every_card(SPARSE)
 def test_rows_of_no_elements(card: Card) -> None:
     w = np.ones((3, 0))

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.optimizers import cards
 from tests.support import runs
 from tests.support.cards import CLOSURE, DENSE, FUSED, NATIVE, TORCH, Card, Options
 from tests.support.doors import Box, trajectory_inputs
@@ -183,16 +182,7 @@ def test_duplicate_in_a_group_warns_and_is_stepped_twice(torch: Any, card: Card)
     np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-5)
 
 
-PREPARED = pytest.mark.xfail(reason="both updates are prepared before either is made")
-
-
-@pytest.mark.parametrize(
-    "card",
-    [
-        pytest.param(card, marks=PREPARED if card.cls._prepares_update else (), id=str(card))
-        for card in cards(~CLOSURE)
-    ],
-)
+@every_card(~CLOSURE)
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 def test_a_duplicate_takes_each_step_twice(card: Card) -> None:
     twice, once = np.full((2, 3), 0.5), np.full((2, 3), 0.5)

@@ -82,7 +82,6 @@ class Updated(cyoptim.Optimizer):
         param -= grad
 
 
-@pytest.mark.xfail(reason="the scaled gradient is a number, not an array")
 @pytest.mark.parametrize("cls", [cyoptim.Adafactor, Updated])
 def test_a_scalar_that_python_updates(cls: Any) -> None:
     fused, plain = np.array(1.0), np.array(1.0)

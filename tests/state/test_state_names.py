@@ -120,7 +120,6 @@ def test_names_in_other_groups_are_refused() -> None:
         build(["ab", "c"]).load_state_dict(build(["ac", "b"]).state_dict())
 
 
-@pytest.mark.xfail(reason="they are taken, and then the optimizer cannot be saved")
 def test_names_that_are_none_are_refused() -> None:
     optimizer = cyoptim.SGD([np.zeros(1), np.zeros(1)])
     state = optimizer.state_dict()

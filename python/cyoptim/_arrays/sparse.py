@@ -61,7 +61,7 @@ def spans(grad: Any, view: Array, label: str) -> tuple[Offsets, Offsets, Array]:
     size = blocks.values.shape[1]
     if not view.flags.c_contiguous:
         blocks, size = _in_memory_order(blocks, view), 1
-    numbers = blocks.numbers
+    numbers = blocks.numbers if size else blocks.numbers[:0]  # rows without elements
     first = np.flatnonzero(np.diff(numbers, prepend=-2) != 1)
     lengths = np.diff(first, append=len(numbers)) * size
     return numbers[first] * size, lengths, blocks.values.reshape(-1)

@@ -104,13 +104,11 @@ def _check_names(number: int, names: Any) -> None:
             "list of names"
         )
     for name in names:
-        try:
-            hash(name)
-        except TypeError:
+        if not isinstance(name, str):
             raise TypeError(
                 f"'param_names' of loaded param group {number} holds a {type_name(name)}, "
                 "expected names"
-            ) from None
+            )
 
 
 def _merged(old: Group, new: Group) -> Group:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from cyoptim._engine import Commit, Extras, Undo
 from cyoptim._groups.groups import parameters_of
 from cyoptim._groups.options import check_groups
@@ -22,9 +24,13 @@ def update_all(found: Found, undo: Undo, optimizer: Any, extras: Extras | None) 
     params = list(parameters_of(optimizer.param_groups))
     factor = 1.0 if extras is None else extras.factor
     # One at a time: each is a copy.
-    scaled = ((n, a, g if factor == 1 else g * g.dtype.type(factor)) for n, a, g in found)
+    scaled = (
+        (n, a, g if factor == 1 else np.asarray(g * g.dtype.type(factor))) for n, a, g in found
+    )
     optimizer.state.keep(undo)
-    if optimizer._prepares_update:
+    # The update of a parameter that occurs twice begins where its first update ends.
+    once = len({id(params[number]) for number, _, _ in found}) == len(found)
+    if optimizer._prepares_update and once:
         return _prepared(scaled, optimizer, params, groups)
     for number, array, grad in scaled:
         undo.keep(array)
