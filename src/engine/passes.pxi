@@ -91,7 +91,7 @@ cdef class Passes(Followed):
         for part in self.sparse:
             tensor = &self.table.tensors[part.slot]
             part.row = tensor.row
-            part.run(tensor, &self.table.rows[tensor.row])
+            part.run(&self.table, tensor)
             tensor.row = -1
 
     cdef void hide_updates(self, bint hidden) noexcept:

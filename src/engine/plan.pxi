@@ -26,6 +26,7 @@ cdef class Plan(Passes):
 
     cdef Undo undo              # what a step in Python has changed so far
     cdef list zeros             # arrays and tensors to be filled with zeros by the running step
+    cdef list preceding         # (rule, scalars) of the stages that change gradients
 
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None,
@@ -35,7 +36,7 @@ cdef class Plan(Passes):
         self.begin_rows(counts_steps, watch, rules)
         self.begin_states()
         self.begin_averages()
-        self.zeros, self.undo = [], Undo()
+        self.zeros, self.preceding, self.undo = [], [], Undo()
         self.cut_waves()
 
     # --- the step --------------------------------------------------------------------------------
@@ -121,7 +122,7 @@ cdef class Plan(Passes):
         """Step the groups that have no rule by the function, and then the others."""
         cdef Commit commit
         cdef Undo undo = self.undo
-        found = [(i, as_base(self.views[i]), grad) for i, grad in self._held_arrays()
+        found = [(i, as_base(self.views[i]), self._preceded(grad)) for i, grad in self._held_arrays()
                  if self.table.rows[self.table.tensors[i].row].rule < 0]
         self.watch.changed = False          # which the function may set
         try:
@@ -144,6 +145,29 @@ cdef class Plan(Passes):
             self.run()
             self.hide_updates(False)
         return 0
+
+    def precede(self, str rule not None, tuple scalars not None) -> None:
+        """Let a rule without state change every gradient from now on, in a copy of a piece in the cache,
+        before the rule of its group. The norm of a step is that of the gradients as they were."""
+        cdef Row row
+        cdef Stage *stage
+        if rule not in ONE_STREAM or rule not in RULE_BY_NAME:
+            raise ValueError(f"{rule!r} is not a rule of one stream")
+        if self.table.before == MAX_STAGES - 1:     # one is for averages
+            raise ValueError(f"{MAX_STAGES - 1} rules precede that of the group, expected no more")
+        fill_row(&row, rule_named(rule), scalars)
+        stage = &self.table.stages[self.table.before]
+        stage.rule, stage.scalars, stage.streams = row.rule, row.scalars, NULL
+        self.preceding.append((rule, scalars))
+        self.table.before += 1
+
+    cdef object _preceded(self, object grad):
+        """A gradient as an update in Python gets it."""
+        if PyList_GET_SIZE(self.preceding):
+            grad = self._dense_copy(grad, grad)
+            for rule, scalars in self.preceding:
+                Arrays([grad]).apply(rule, scalars)
+        return grad
 
     cdef inline int _clear(self) except -1:
         """Release the references of the step."""

@@ -34,14 +34,15 @@ cdef class SparseUpdate(Work):
         self.cut([range(count)])
         self.new_row()
 
-    cdef void run(self, const Tensor *whole, const Row *row) noexcept:
-        """Update the spans of a tensor; everything has been allocated before."""
+    cdef void run(self, const Table *table, const Tensor *whole) noexcept:
+        """Update the spans of a tensor of a table; everything has been allocated before."""
         cdef const int64_t *start = <const int64_t *>cnp.PyArray_DATA(self.starts)
         cdef char *values = <char *>cnp.PyArray_DATA(self.values)
         cdef Py_ssize_t k, m, size = itemsize(whole.dtype)
         cdef Py_ssize_t reals = 2 if cnp.PyArray_ISCOMPLEX(self.values) else 1
         cdef Tensor *span
-        self.table.rows[0] = row[0]
+        self.table.rows[0] = table.rows[whole.row]
+        self.table.before, self.table.stages = table.before, table.stages
         for k in range(self.n_tensors):
             span = &self.table.tensors[k]
             for m in range(MAX_STREAMS):

@@ -157,6 +157,10 @@ cdef class Work:
         return total
 
 
+# The rules that change the stream 0 by itself alone.
+cdef frozenset ONE_STREAM = frozenset(["scale", "clamp"])
+
+
 cdef class Arrays(Work):
     """Arrays to be reduced or changed together: what clipping and averaging work on.
 
@@ -223,8 +227,8 @@ cdef class Arrays(Work):
             if not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
                 raise ValueError("an array that is to be changed is read-only")
         if rule not in RULE_BY_NAME or (<Rule>RULE_BY_NAME[rule]).states:
-            raise ValueError(f"{rule!r} is no rule without state")
-        if self.others is None and rule not in ("scale", "clamp"):
+            raise ValueError(f"{rule!r} is not a rule without state")
+        if self.others is None and rule not in ONE_STREAM:
             raise ValueError(f"rule {rule!r} needs a second list of arrays")
         self.n_rows = 0
         fill_row(self.new_row(), rule_named(rule), scalars)
