@@ -27,7 +27,7 @@ export PYTHONMALLOC=malloc  # Python's own allocator would hide what has been gi
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
 hostile=tests/checkpoints/test_checkpoint_hostile.py
 "$python" -m pytest -q -p no:cacheprovider \
-  --deselect tests/guest/test_guest_forks.py --ignore tests/bench/test_bench.py --ignore tests/docs/test_demo.py \
+  --deselect tests/guest/test_guest_forks.py --ignore tests/bench --ignore tests/docs/test_demo.py \
   --deselect "$hostile::test_the_process_does_not_grow_by_more_than_the_files" \
   --deselect "$hostile::test_what_is_no_regular_file_is_not_read" "$@"
 "$python" -m tests.fuzz --count "${FUZZ_COUNT:-1000}"
