@@ -9,6 +9,7 @@
 #     rule's clock turns them into those of a step, once per distinct step count of the group.
 # (d) Gradients are kept alive while the native call runs without the GIL, and released right after.
 # (e) One module, in parts that are included below, so that calls between them can be inlined.
+cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,

@@ -17,7 +17,7 @@ from _codecs cimport decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
 from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
-                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, SQUARES,
+                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
@@ -216,29 +216,39 @@ include "kernels/reductions.pxi"
 include "kernels/matrices.pxi"
 
 
-cdef void run_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
-    """A bundle's part of the table's pass. Sums go to places of their own, one or MAX_SUMS a chunk, which
-    the caller combines in the order of the chunks."""
-    cdef const Table *table = <const Table *>context
-    cdef Py_ssize_t c, first, last
-    cdef unsigned long long mode = fp_flush()
-    if table.phase >= STATISTICS:
-        run_blocks(table.matrices, table.phase, bundle)
-        fp_restore(mode)
-        return
-    first, last = table.bundles[bundle], table.bundles[bundle + 1]
-    if table.phase == UPDATE:
-        for c in range(first, last):
-            update_chunk(table, c)
-    elif table.phase == APPLY:
+cdef void run_other(const Table *table, Py_ssize_t bundle) noexcept nogil:
+    cdef Py_ssize_t c, first = 0, last = 0
+    if table.phase < STATISTICS:
+        first, last = table.bundles[bundle], table.bundles[bundle + 1]
+    if table.phase == APPLY:
         for c in range(first, last):
             apply_chunk(table, c)
     elif table.phase == NORM:
         for c in range(first, last):
             table.partials[c] = norm_chunk(table, &table.chunks[c])
-    else:
+    elif table.phase == REDUCE:
         for c in range(first, last):
             table.partials[c] = reduce_chunk(table, &table.chunks[c])
+    else:
+        run_blocks(table.matrices, table.phase, bundle)
+
+
+# As BY_PIECES: a small update is to have a small frame.
+ctypedef void (*OtherFunction)(const Table *, Py_ssize_t) noexcept nogil
+cdef OtherFunction OTHER = run_other
+
+
+cdef void run_bundle(const void *context, Py_ssize_t bundle) noexcept nogil:
+    """A bundle's part of the table's pass. Sums go to places of their own, one or MAX_SUMS a chunk, which
+    the caller combines in the order of the chunks."""
+    cdef const Table *table = <const Table *>context
+    cdef Py_ssize_t c
+    cdef unsigned long long mode = fp_flush()
+    if table.phase == UPDATE:
+        for c in range(table.bundles[bundle], table.bundles[bundle + 1]):
+            update_chunk(table, c)
+    else:
+        OTHER(table, bundle)
     fp_restore(mode)
 
 

@@ -196,7 +196,7 @@ class Plan:
         optimizer: Any,
         grads: list[Any] | None,
         extras: Extras | None,
-        update: Callable[[list[tuple[int, Any, Any]], Undo], Commit | None] | None,
+        update: Callable[..., Commit | None] | None,
     ) -> bool: ...
     def gather(
         self, optimizer: Any, grads: list[Any] | None

@@ -11,7 +11,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
 from cyoptim._averages.moving import MovingAverage, begin_average
-from cyoptim._engine import Averaged, Commit, Extras, Plan, Undo, detours
+from cyoptim._engine import Averaged, Commit, Extras, Plan, detours
 from cyoptim._gradients.aligned import (
     EditedNames,
     align,
@@ -52,7 +52,7 @@ from cyoptim._step.hooks import (
 )
 from cyoptim._step.receipt import Asked, StepReceipt, extras_of, receipt_of
 from cyoptim._step.scaler import ScalerInput, ScalesItself, scaler_inputs
-from cyoptim._step.updates import Found, update_all
+from cyoptim._step.updates import update_all
 from cyoptim._types import Args, Gradients, Group, Kwargs, NonfinitePolicy, ParamsT, StateDict
 
 __all__ = [
@@ -198,6 +198,8 @@ class Optimizer(Hooked):
     _rules: ClassVar[tuple[str, ...]] = ()
     # Whether _prepare_update() replaces update(). Set automatically for a subclass.
     _prepares_update: ClassVar[bool] = False
+    # Whether a native rule or update() makes a step. Set for a subclass.
+    _defined: ClassVar[bool] = False
 
     # Whether the state counts steps under "step", as most of torch's optimizers do.
     _counts_steps: ClassVar[bool] = True
@@ -236,6 +238,7 @@ class Optimizer(Hooked):
             if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # ignore those of its parent
                 cls._rule, cls._rules = None, ()
                 cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
+        cls._defined = cls._is_native() or cls._has_update()
 
     @classmethod
     def _take_step(cls, step: Callable[..., Any]) -> None:
@@ -349,11 +352,6 @@ class Optimizer(Hooked):
     def _is_native(cls) -> bool:
         """Whether its groups may have native rules."""
         return cls._rule is not None or cls._rule_of is not Optimizer._rule_of
-
-    @classmethod
-    def _is_defined(cls) -> bool:
-        """Whether a native rule or update() makes a step."""
-        return cls._is_native() or cls._has_update()
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that a state entry of :meth:`update` must have; None: any."""
@@ -608,7 +606,7 @@ class Optimizer(Hooked):
 
     def _check_sums_are_of_use(self) -> None:
         """Refuse to accumulate gradients that no step would use."""
-        if not (self._steps_along_sums and self._is_defined()):
+        if not (self._steps_along_sums and self._defined):
             raise TypeError(
                 f"{type(self).__name__} overrides step() and does not use the "
                 "gradients of accumulate(): add gradients up yourself"
@@ -638,7 +636,8 @@ class Optimizer(Hooked):
         self, closure: Callable[[], Any] | None, grads: Gradients | None, asked: Asked
     ) -> Any:
         given = closure is not None or grads is not None
-        self._sums.check_nothing_waits(given)
+        if given:
+            self._sums.check_nothing_waits()
         loss = None
         if closure is not None and grads is None:
             loss, grads = loss_and_grads(closure, self.param_groups)
@@ -648,7 +647,8 @@ class Optimizer(Hooked):
         return loss
 
     def _step_in_turn(self, grads: Gradients | None, given: bool, asked: Asked) -> None:
-        self._sums.check_nothing_waits(given)
+        if given:
+            self._sums.check_nothing_waits()
         averaged, scale = self._sums.count, 1.0
         if averaged:
             grads = self._sums.gradients(list(parameters_of(self.param_groups)))
@@ -709,13 +709,9 @@ class Optimizer(Hooked):
 
     def _run(self, grads: list[Any] | None, extras: Extras | None) -> bool:
         """Step along these gradients, or the parameters' own; False if the plan no longer fits."""
-        if not self._is_defined():
+        if not self._defined:
             raise self._undefined()
-
-        def update(found: Found, undo: Undo) -> Commit | None:
-            return update_all(found, undo, self, extras)
-
-        return bool(self._plan.step_in_turn(self, grads, extras, update))
+        return bool(self._plan.step_in_turn(self, grads, extras, update_all))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters.

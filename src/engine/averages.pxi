@@ -100,6 +100,7 @@ cdef class Followed(States):
         arrays = States.trusted_arrays(self)
         return arrays + self.means if self.means is not None else arrays
 
+    @cython.final
     cdef void lead(self) noexcept:
         """Have the coming run move the averages, too, unless they follow the step as a whole."""
         cdef Stage *stage = &self.table.stages[self.table.before]
@@ -151,6 +152,7 @@ cdef class Followed(States):
         return [self.objects[i] for i in range(self.n_tensors)
                 if self.slots[i].door == TENSOR and self.slots[i].first == i]
 
+    @cython.final
     cdef int open_copies(self) except -1:
         """Parameters with gaps between their elements are updated in a dense copy: make room."""
         cdef Py_ssize_t i

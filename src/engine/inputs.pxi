@@ -111,6 +111,7 @@ cdef class Inputs(Work):
 
     # --- whether the plan still fits -------------------------------------------------------------
 
+    @cython.final
     cdef bint _same_groups(self, list groups):
         """Whether these are the plan's groups and lists, of as many parameters."""
         cdef Py_ssize_t g, count = 0
@@ -138,6 +139,7 @@ cdef class Inputs(Work):
                 i += 1
         return True
 
+    @cython.final
     cdef inline bint _moved(self, Py_ssize_t i, PyObject *param) except -1:
         cdef PyObject *view = PyList_GET_ITEM(self.views, i)
         cdef int door = self.slots[i].door
@@ -149,6 +151,7 @@ cdef class Inputs(Work):
         # A new plan raises the error that names a read-only parameter.
         return not self._is_as_it_was(i, view)
 
+    @cython.final
     cdef inline bint _is_as_it_was(self, Py_ssize_t i, PyObject *view) noexcept:
         cdef const Slot *slot = &self.slots[i]
         return array_layout(view) == slot.layout and array_is_as_it_was(view, &slot.trace)
@@ -289,6 +292,7 @@ cdef class Inputs(Work):
         copy[...] = source
         return copy
 
+    @cython.final
     cdef bint _collect(self, list grads, object optimizer) except -1:
         """Take every gradient, from `grads` (one per parameter, or None) or from the parameters;
         False if the plan no longer fits the parameters."""
@@ -334,11 +338,13 @@ cdef class Inputs(Work):
             self.stirred = True
         return self.objects[i].grad
 
+    @cython.final
     cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:
         if grad != <PyObject *>None and not self._take_at_once(i, grad):
             self._take_gradient(i, <object>grad, optimizer)
         return 0
 
+    @cython.final
     cdef inline bint _take_at_once(self, Py_ssize_t i, PyObject *grad) noexcept:
         """Take a gradient that needs no closer look: an array like its parameter's, where the last
         one was clear of all parameters. False if it is not of this kind."""
@@ -357,6 +363,7 @@ cdef class Inputs(Work):
         self._hold(grad)
         return True
 
+    @cython.final
     cdef inline void _hold(self, PyObject *grad) noexcept:
         Py_INCREF(<object>grad)
         self.held[self.n_held] = grad
@@ -440,6 +447,7 @@ cdef class Inputs(Work):
                 k += 1
         return found
 
+    @cython.final
     cdef void _release(self) noexcept:
         while self.n_held > 0:
             self.n_held -= 1

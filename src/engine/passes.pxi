@@ -59,6 +59,7 @@ cdef class Passes(Followed):
                 optimizer._refuse_sparse(self.labels[part.slot])
         return 0
 
+    @cython.final
     cdef int run(self) except -1:
         """Update every tensor that has a row, and move the averages."""
         cdef Py_ssize_t first, last

@@ -59,13 +59,14 @@ cdef class Plan(Passes):
         """As :meth:`step`, within a turn. The step stores `extras`, with its results, in the
         optimizer.
 
-        Where a group has no rule, ``update(found, undo)`` is called with a list of (number, array,
+        Where a group has no rule, ``update(optimizer, found, undo, extras)`` is called with a list of (number, array,
         gradient), an entry for each of its parameters that has a gradient, after everything has been
         checked. It returns a Commit to make then, or None. `undo`, an Undo, must record everything that it
         changes before.
         """
         return self._step(optimizer, grads, extras, update, True)
 
+    @cython.final
     cdef bint _step(self, object optimizer, list grads, Extras extras, object update,
                     bint tells) except -1:
         cdef bint steps
@@ -79,7 +80,7 @@ cdef class Plan(Passes):
             if self.looks_ahead:
                 self.look_ahead(optimizer)
             if extras is None and not self.looks_ahead:
-                steps = self._change(optimizer, 1, update, False)
+                steps = self._change(optimizer, None, update, False)
             else:
                 steps = self._step_with(optimizer, extras, update)
             if not steps:
@@ -92,25 +93,31 @@ cdef class Plan(Passes):
             self._clear()
         return True
 
-    cdef bint _change(self, object optimizer, double factor, object update, bint zero) except -1:
-        """The second half of a step: multiplies gradients by the factor, and fills them with zeros if
-        `zero`. Returns False, and does nothing, if a group has neither a rule nor a function to step it."""
+    @cython.final
+    cdef bint _change(self, object optimizer, Extras extras, object update, bint zero) except -1:
+        """The second half of a step, in which gradients are filled with zeros if that is to be done in the
+        same pass. False, and nothing is done, if a group has no rule and there is no function to step it."""
         cdef Py_ssize_t r
+        cdef double factor
         self.prepare(optimizer)
         if self.updates and update is None:
             self.watch.changed = True       # as no prepared state is added
             return False
         if PyList_GET_SIZE(self.sparse):
             self.check_sparse(optimizer)
-        if factor != 1:
+        if extras is not None:
+            factor = extras.coefficient / extras.scale
             for r in range(self.n_rows):
                 (<Head *>self.table.rows[r].scalars).sign *= factor
-        self.open_copies()
-        self._announce()
+        if self.repeats or not self.in_place:
+            self.open_copies()
+        if PyList_GET_SIZE(self.updated):
+            self._announce()
         if self.updates:
-            self._update(update)
+            self._update(optimizer, update, extras)
         else:
-            self.settle()
+            if PyList_GET_SIZE(self.births):
+                self.settle()
             self.watch.changed = False
             self.table.zero = zero
             self.run()
@@ -118,7 +125,7 @@ cdef class Plan(Passes):
         self.count()
         return True
 
-    cdef int _update(self, object update) except -1:
+    cdef int _update(self, object optimizer, object update, Extras extras) except -1:
         """Step the groups that have no rule by the function, and then the others."""
         cdef Commit commit
         cdef Undo undo = self.undo
@@ -126,7 +133,7 @@ cdef class Plan(Passes):
                  if self.table.rows[self.table.tensors[i].row].rule < 0]
         self.watch.changed = False          # which the function may set
         try:
-            commit = update(found, undo)
+            commit = update(optimizer, found, undo, extras)
             if commit is None:
                 commit = Commit()
             self._check_still()
@@ -169,6 +176,7 @@ cdef class Plan(Passes):
                 Arrays([grad]).apply(rule, scalars)
         return grad
 
+    @cython.final
     cdef inline int _clear(self) except -1:
         """Release the references of the step."""
         self._release()
@@ -183,6 +191,7 @@ cdef class Plan(Passes):
             self.zeros.clear()
         return 0
 
+    @cython.final
     cdef int _check_unswapped(self) except -1:
         if self.pace is not None and self.pace.swapped:
             raise RuntimeError(
@@ -190,6 +199,7 @@ cdef class Plan(Passes):
             )
         return 0
 
+    @cython.final
     cdef int _announce(self) except -1:
         # Before anything changes: this is Python code, where an interrupt may be raised.
         if PyList_GET_SIZE(self.updated) == 0:
@@ -203,17 +213,14 @@ cdef class Plan(Passes):
     cdef bint _step_with(self, object optimizer, Extras extras, object update) except -1:
         """A step that measures its gradients first, or fills them with zeros."""
         cdef bint steps, together = False
-        cdef double factor = 1
         if self.stirred:
             self._check_still()
         steps = self._measure(extras)
         if self.zeroing:
             self._prepare_zeros()
         if steps:
-            if extras is not None:
-                factor = extras.coefficient / extras.scale
             together = self.zeroing and not self.gradients_overlap()
-            if not self._change(optimizer, factor, update, together):
+            if not self._change(optimizer, extras, update, together):
                 return False
             together = together and not self.updates
         else:

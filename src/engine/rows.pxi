@@ -57,6 +57,7 @@ cdef class Rows(Inputs):
 
     # --- options -----------------------------------------------------------------------------------
 
+    @cython.final
     cdef int read_options(self, object optimizer, Py_ssize_t group) except -1:
         """Bring the group's template row up to date with its options."""
         cdef dict options = self.groups[group]
@@ -141,6 +142,7 @@ cdef class Rows(Inputs):
 
     # --- rows --------------------------------------------------------------------------------------
 
+    @cython.final
     cdef inline int64_t _next_step(self, Py_ssize_t i) noexcept:
         cdef Slot *slot = &self.slots[self.slots[i].first]
         cdef int64_t step = slot.step[0] if slot.step else slot.age
@@ -174,12 +176,12 @@ cdef class Rows(Inputs):
             else:
                 carried[k] = number[k][0] if number[k] else 0
 
+    @cython.final
     cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *carried) except -1:
         """The row of this group at this step count and with these carried numbers."""
         cdef Py_ssize_t r
         cdef Row *row
         cdef Clock clock
-        cdef Rule rule
         cdef int k
         for r in range(self.n_rows - 1, -1, -1):
             row = &self.table.rows[r]
@@ -193,18 +195,26 @@ cdef class Rows(Inputs):
             row.before[k] = row.carried[k] = carried[k]
         if row.rule < 0:
             return <int>self.n_rows - 1
-        rule = <Rule>RULE_LIST[row.rule]
-        if rule.norm >= 0:
-            row.scalars[rule.norm] = self.total_norm
-        if rule.scope >= PER_GROUP:
-            for k in range(PyTuple_GET_SIZE(rule.scalars)):
-                if rule.sources[k] == NUMBER:
-                    row.scalars[k] = rule.value(k, self.groups[group])
+        if self.looks_ahead or self.table.groups != NULL:
+            self._fill_measured(row)
         clock = KERNELS.clocks[row.rule]
         if clock != NULL:
             clock(row.scalars, step, row.carried)
         return <int>self.n_rows - 1
 
+    cdef int _fill_measured(self, Row *row) except -1:
+        """Set the scalars that are not in the group's template: the norm, and numbers of the group."""
+        cdef Rule rule = RULE_LIST[row.rule]
+        cdef int k
+        if rule.norm >= 0:
+            row.scalars[rule.norm] = self.total_norm
+        if rule.scope >= PER_GROUP:
+            for k in range(PyTuple_GET_SIZE(rule.scalars)):
+                if rule.sources[k] == NUMBER:
+                    row.scalars[k] = rule.value(k, self.groups[row.group])
+        return 0
+
+    @cython.final
     cdef list assign_rows(self, object optimizer):
         """Give every tensor with a gradient its row; return the slots whose state is not bound, or
         None."""
@@ -283,6 +293,7 @@ cdef class Rows(Inputs):
             "2**63 - 2"
         )
 
+    @cython.final
     cdef void count(self) noexcept:
         """Record the step: counts, ages, and carried numbers."""
         cdef Py_ssize_t i

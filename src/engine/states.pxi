@@ -22,6 +22,7 @@ cdef class States(Rows):
         self.group_numbers = [None] * len(self.groups)
         return 0
 
+    @cython.final
     cdef int prepare(self, object optimizer) except -1:
         """Everything that the run of a step needs beside parameters and gradients."""
         cdef bint changed = self.watch.changed or not self._owners_are_still()
@@ -54,6 +55,7 @@ cdef class States(Rows):
     cdef int refuse_moved_state(self) except -1:
         raise RuntimeError("state was changed in size or place while the step was being prepared")
 
+    @cython.final
     cdef inline int settle(self) except -1:
         """Put new state in. From here on nothing fails, and no interrupt comes."""
         if PyList_GET_SIZE(self.births):
@@ -274,6 +276,7 @@ cdef class States(Rows):
             array_trace(<PyObject *>owners[k], &traces[k])
         return 0
 
+    @cython.final
     cdef inline bint _owners_are_still(self) noexcept:
         """Whether no array that owns memory of state was resized in place."""
         cdef Py_ssize_t k

@@ -64,6 +64,7 @@ cdef class Turn:
     def __dealloc__(self):
         leave_ring(self)
 
+    @cython.final
     cdef inline bint take(self, int kind, str doing) except -1:
         """Begin a turn; whether it is within another of the same thread."""
         if self.owner == 0 and PyList_GET_SIZE(self.queue) == 0:
@@ -118,6 +119,7 @@ cdef class Turn:
             raise
         return 0
 
+    @cython.final
     cdef inline void give(self) noexcept:
         """End the turn; the thread that has waited longest begins its own."""
         if PyList_GET_SIZE(self.queue) == 0:

@@ -97,6 +97,7 @@ cdef class Work:
             self.table.partials, self.sums = partials, count
         return self.table.partials
 
+    @cython.final
     cdef Row *new_row(self) except NULL:
         """Room for one more row; its contents are the caller's to set."""
         cdef Row *rows
@@ -109,12 +110,14 @@ cdef class Work:
         self.n_rows += 1
         return &self.table.rows[self.n_rows - 1]
 
+    @cython.final
     cdef int threads(self, Py_ssize_t bundles) noexcept nogil:
         # Doubles take twice the memory and more than twice the arithmetic.
         cdef Py_ssize_t worth = bundles * self.words // max(self.total, 1) // LEAST_SHARE
         # To ask how many there are takes longer than a small step.
         return <int>min(<Py_ssize_t>available_threads(), worth, bundles) if worth > 1 else 1
 
+    @cython.final
     cdef void run_pass(self, Pass phase, Py_ssize_t first, Py_ssize_t last) noexcept:
         """One pass over the bundles [first, last), on as many threads as it is worth."""
         self.table.phase = phase
@@ -125,6 +128,7 @@ cdef class Work:
             with nogil:
                 pool_run(KERNELS.run, &self.table, first, last, self.threads(last - first))
 
+    @cython.final
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
         """Run the rules, all their passes."""
         self.run_pass(UPDATE, first, last)

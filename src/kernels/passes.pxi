@@ -40,6 +40,26 @@ cdef inline void call(floating **s, int rule, const double *scalars, double *lan
             MEASURES64[rule](s, scalars, lanes, n)
 
 
+cdef int AVERAGES = RULES["average"]["number"]
+
+
+cdef inline void run_after(const Table *table, Py_ssize_t t, floating **s, Py_ssize_t start,
+                           Py_ssize_t n) noexcept nogil:
+    """The stages that follow the parameter."""
+    cdef floating *pair[MAX_STREAMS]
+    cdef const Stage *stage
+    cdef int k
+    for k in range(table.before, table.before + table.after):
+        stage = &table.stages[k]
+        if stage.streams[t] != NULL:
+            pair[0] = (<floating *>stage.streams[t]) + start
+            pair[1] = s[0]
+            if stage.rule == AVERAGES:      # the most frequent one, without a call
+                average(pair, stage.scalars, n)
+            else:
+                call(pair, stage.rule, stage.scalars, NULL, n)
+
+
 cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const double *scalars,
                               double *lanes, floating *work, Py_ssize_t start,
                               Py_ssize_t stop) noexcept nogil:
@@ -51,6 +71,8 @@ cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const 
     call(s, rule, scalars, lanes, stop - start)
     if table.zero and lanes == NULL:
         memset(s[1], 0, (stop - start) * sizeof(floating))
+    if table.after and lanes == NULL:
+        run_after(table, t, s, start, stop - start)
 
 
 cdef inline void load(const Table *table, Py_ssize_t t, int count, floating **s, floating *scratch,
@@ -86,20 +108,6 @@ cdef inline void run_before(const Table *table, floating **s, floating *scratch,
         call(&s[1], table.stages[k].rule, table.stages[k].scalars, NULL, n)
 
 
-cdef inline void run_after(const Table *table, Py_ssize_t t, floating **s, Py_ssize_t start,
-                           Py_ssize_t n) noexcept nogil:
-    """The stages that follow the parameter."""
-    cdef floating *pair[MAX_STREAMS]
-    cdef const Stage *stage
-    cdef int k
-    for k in range(table.before, table.before + table.after):
-        stage = &table.stages[k]
-        if stage.streams[t] != NULL:
-            pair[0] = (<floating *>stage.streams[t]) + start
-            pair[1] = s[0]
-            call(pair, stage.rule, stage.scalars, NULL, n)
-
-
 cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const double *scalars,
                             double *lanes, floating *work, bint kept, Py_ssize_t start,
                             Py_ssize_t stop) noexcept nogil:
@@ -125,12 +133,52 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
         start += n
 
 
-cdef inline bint is_followed(const Table *table, Py_ssize_t t) noexcept nogil:
+cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const double *scalars,
+                             double *lanes, floating *work, bint kept, Py_ssize_t start,
+                             Py_ssize_t stop) noexcept nogil:
+    """As run_pieces, without codecs and without stages before the rule."""
+    cdef floating *s[MAX_STREAMS + 1]
+    cdef Py_ssize_t n
     cdef int k
-    for k in range(table.before, table.before + table.after):
-        if table.stages[k].streams[t] != NULL:
-            return True
-    return False
+    s[WORK] = work
+    while start < stop:
+        n = min(<Py_ssize_t>PIECE, stop - start)
+        # Not moved on from the last piece: a vector loaded from what was stored in parts has to wait.
+        for k in range(MAX_STREAMS):
+            s[k] = (<floating *>table.tensors[t].streams[k]) + start
+        if rule >= 0:
+            call(s, rule, scalars, lanes, n)
+        if lanes == NULL:
+            if rule >= 0 and table.zero:
+                memset(s[1], 0, n * sizeof(floating))
+            run_after(table, t, s, start, n)
+        if kept:
+            s[WORK] += n
+        start += n
+
+
+cdef void run_by_pieces(const Table *table, Py_ssize_t t, int rule, const double *scalars, double *lanes,
+                        void *work, bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef bint plain = (table.before == 0 or rule < 0) and not is_coded(table, t)
+    if table.tensors[t].dtype == FLOAT32:
+        if plain:
+            run_in_turn(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
+        else:
+            run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
+    else:
+        if plain:
+            run_in_turn(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
+        else:
+            run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
+
+
+# Called through pointers that the compiler does not know, so that their arrays, of several pages, are not
+# in the frame of the function that runs a bundle.
+ctypedef void (*SpanFunction)(const Table *, Py_ssize_t, int, const double *, double *, void *, bint,
+                              Py_ssize_t, Py_ssize_t) noexcept nogil
+ctypedef void (*UnitsFunction)(const Table *, Py_ssize_t, const Row *) noexcept nogil
+cdef SpanFunction BY_PIECES = run_by_pieces
+cdef UnitsFunction BY_UNITS = update_units
 
 
 cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const double *scalars,
@@ -140,19 +188,12 @@ cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const doub
 
     `work` has room for all elements where it is kept, else for a piece.
     """
-    cdef bint pieces = ((table.before and rule >= 0) or (table.after and is_followed(table, t))
-                        or is_coded(table, t))
-    if rule < 0 and not pieces:
-        return
-    pieces = pieces or (work != NULL and not kept)
-    if table.tensors[t].dtype == FLOAT32:
-        if pieces:
-            run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
-        else:
+    if (table.before or table.codecs != NULL or (work != NULL and not kept)
+            or (table.after and (rule < 0 or stop - start > PIECE))):
+        BY_PIECES(table, t, rule, scalars, lanes, work, kept, start, stop)
+    elif rule >= 0:
+        if table.tensors[t].dtype == FLOAT32:
             run_straight(table, t, rule, scalars, lanes, <float *>work, start, stop)
-    else:
-        if pieces:
-            run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
         else:
             run_straight(table, t, rule, scalars, lanes, <double *>work, start, stop)
 
@@ -213,7 +254,7 @@ cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
         return
     row = &table.rows[number]
     if MEASURES32[row.rule] != NULL:
-        update_units(table, c, row)
+        BY_UNITS(table, c, row)
     else:
         run_span(table, chunk.tensor, row.rule, row.scalars, NULL, NULL, False, chunk.start, chunk.stop)
 

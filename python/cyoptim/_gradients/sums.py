@@ -91,9 +91,9 @@ class Sums:
         sums, uses, _ = self._of(params)
         return [array if used else None for array, used in zip(sums, uses, strict=True)]
 
-    def check_nothing_waits(self, given: bool) -> None:
-        """Refuse to let sums wait while a step goes along other gradients, which were `given`."""
-        if given and self.count:
+    def check_nothing_waits(self) -> None:
+        """Refuse to let sums wait while a step goes along other gradients."""
+        if self.count:
             raise ValueError(
                 f"gradients of {self.count} calls of accumulate() wait to be averaged: "
                 "call step() without a closure and without grads"

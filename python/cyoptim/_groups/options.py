@@ -57,6 +57,8 @@ def explain_options(options: Group, defaults: Mapping[str, Any], error: Exceptio
 
 def check_switch(name: str, value: Any) -> None:
     """Refuse a value that is neither True nor False, such as a string or a list."""
+    if value is True or value is False:
+        return
     number = value is None or isinstance(value, (int, float)) or hasattr(value, "item")
     try:
         known = number and bool(value) in (True, False)

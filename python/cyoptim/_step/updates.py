@@ -15,7 +15,7 @@ Found = list[tuple[int, Any, Any]]
 """Number, array and gradient of each parameter that has a gradient."""
 
 
-def update_all(found: Found, undo: Undo, optimizer: Any, extras: Extras | None) -> Commit | None:
+def update_all(optimizer: Any, found: Found, undo: Undo, extras: Extras | None) -> Commit | None:
     """Make the updates, after `undo` was told what they change; or prepare them and return what is
     to be made, if the optimizer overrides ``_prepare_update()``."""
     if not optimizer._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
