@@ -40,6 +40,11 @@ class Optimizer:
         return TORCH(self.card)
 
     @property
+    def more_passes(self) -> float:
+        """The bytes of all passes, in parts of those of one pass over the same arrays."""
+        return self.traffic / (READ + 2 * self.written)
+
+    @property
     def traffic(self) -> int:
         """How often a step must move as many bytes as there are in the parameters."""
         return self.passes or READ + 2 * self.written

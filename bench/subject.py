@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.optimizers import OPTIMIZERS
 from bench.workloads import Arrays
+from tests.support.cards import ELEMENT_WISE
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
 def reference(optimizer: str, **options: Any) -> Any:
     """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
-    return row.card.reference(**row.options, **options)
+    made = row.card.reference(**row.options, **options)
+    made.joins = not ELEMENT_WISE(row.card)
+    return made
 
 
 def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:

@@ -168,13 +168,15 @@ class Stream:
 class Expected:
     """The parameters after steps of a float64 reference: of each, the part that does not repeat.
 
-    The references are element-wise, so they can process blocks that stay in the cache.
+    Element-wise references can process blocks that stay in the cache; those that join elements
+    (``joins``) step whole tensors.
     """
 
     _BLOCK = 32768
 
     def __init__(self, reference: Any, params: Arrays) -> None:
         self.reference = reference
+        self.whole = getattr(reference, "joins", False)
         self.params = [p.astype(np.float64) for p in self._periods(params)]
 
     def step(self, grads: Arrays) -> None:
@@ -198,10 +200,10 @@ class Expected:
         ]
         return float(np.max(errors))  # keeps a NaN, which the built-in max may lose
 
-    @staticmethod
-    def _periods(arrays: Arrays) -> Arrays:
-        return [array.reshape(-1)[:PERIOD] for array in arrays]
+    def _periods(self, arrays: Arrays) -> Arrays:
+        return [array.reshape(-1)[: None if self.whole else PERIOD] for array in arrays]
 
-    @staticmethod
-    def _blocks(arrays: Arrays, size: int = _BLOCK) -> Arrays:
+    def _blocks(self, arrays: Arrays, size: int = _BLOCK) -> Arrays:
+        if self.whole:
+            return arrays
         return [a[i : i + size] for a in arrays for i in range(0, a.size, size)]

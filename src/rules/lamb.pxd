@@ -5,8 +5,8 @@
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_squares
-from _table cimport LANES, WORK
+from _reduce cimport add_two_squares
+from _table cimport PIECE, WORK
 from rules._math cimport least_eps, root, spread_of
 
 
@@ -62,21 +62,23 @@ cdef inline void lamb_measure(floating **s, const double *scalars, double *lanes
     cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
     cdef floating eps = least_eps(<floating>h.eps, h.spread), penalty = <floating>h.penalty
     cdef bint decays = keep != 1
-    cdef floating d, first, second, x
-    cdef Py_ssize_t i
-    for i in range(n):
-        d = scale * g[i]
-        first = beta1 * m[i] + gain1 * d
-        second = beta2 * v[i] + gain2 * d * d
-        m[i] = first
-        v[i] = second
-        x = p[i]
-        if decays:
-            x = keep * x
-            p[i] = x
-        u[i] = _lamb_step(x, first, second, unbias1, unbias2, eps, penalty)
-    add_squares(p, lanes, n)
-    add_squares(u, lanes + LANES, n)
+    cdef floating d, x
+    # Short blocks where memory is to go on while their squares are added up; longer ones in the cache.
+    cdef Py_ssize_t block = 128 if n <= PIECE else PIECE
+    cdef Py_ssize_t start = 0, stop, i
+    while start < n:
+        stop = min(start + block, n)
+        for i in range(start, stop):
+            d = scale * g[i]
+            m[i] = beta1 * m[i] + gain1 * d
+            v[i] = beta2 * v[i] + gain2 * d * d
+            x = p[i]
+            if decays:
+                x = keep * x
+                p[i] = x
+            u[i] = _lamb_step(x, m[i], v[i], unbias1, unbias2, eps, penalty)
+        add_two_squares(p + start, u + start, lanes, stop - start)
+        start = stop
 
 
 cdef inline void lamb(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
