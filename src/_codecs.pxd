@@ -3,10 +3,13 @@
 # The arithmetic is in float32 or float64; a stream of that type is read and written where it is. A stream of
 # another type passes through a piece in the cache, so that no rule knows of it.
 #
-# To add a type: its number in _table.pxd, its size and its two loops here, its row in engine/dtypes.pxi.
+# To add a type: its number, its size and its two loops here, its line in engine/dtypes.pxi.
 from cython cimport floating
 
-from _table cimport FLOAT32, PIECE
+# The types of elements. The arithmetic is in one of the first two; a stream may be stored in any.
+cdef enum:
+    FLOAT32 = 0
+    FLOAT64 = 1
 
 
 cdef inline Py_ssize_t stored_size(int code) noexcept nogil:

@@ -13,10 +13,10 @@ from cython cimport floating
 
 from libc.string cimport memcpy, memset
 
-from _codecs cimport decode, encode, stored_size
+from _codecs cimport FLOAT32, decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (APPLY, CHUNK, FLOAT32, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)

@@ -16,15 +16,10 @@ cdef enum:
     WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
-# The types of elements. The arithmetic is in one of the first two; a stream may be stored in any.
-cdef enum:
-    FLOAT32 = 0
-    FLOAT64 = 1
-
 cdef struct Tensor:
     void *streams[MAX_STREAMS]  # parameter, gradient, state in the rule's order
     Py_ssize_t size             # elements
-    int dtype                   # FLOAT32 or FLOAT64, of the arithmetic
+    int dtype                   # of the arithmetic: see _codecs.pxd
     int row                     # the scalars of this step; -1: no gradient, skip
 
 # The units of a tensor: the elements that a rule takes sums over.

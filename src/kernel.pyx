@@ -17,7 +17,8 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
-from _table cimport (CHUNK, FLOAT32, FLOAT64, MAX_CARRIED, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
+from _codecs cimport FLOAT32, FLOAT64
+from _table cimport (CHUNK, MAX_CARRIED, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
                      Head, Kernels, Row, Table, Tensor)
 
 import importlib

@@ -2,14 +2,7 @@
 
 import numpy as np
 
-from tests.support.bad_options import (
-    BETAS,
-    BETAS_NO_PAIR,
-    COMMON,
-    DECAY,
-    EPS,
-    RATE,
-)
+from tests.support.bad_options import EPS, MOMENTS
 from tests.support.cards import (
     ELEMENT_WISE,
     JOINED,
@@ -72,7 +65,8 @@ CARD = Card(
     states=("step", "exp_avg", "exp_avg_sq"),
     kept={"exp_avg": "m", "exp_avg_sq": "v"},
     bad=(
-        *(*RATE, *DECAY, *EPS, *BETAS, *COMMON, *BETAS_NO_PAIR),
+        *MOMENTS,
+        *EPS,
         ({"max_grad_norm": 0.0}, ValueError, "Invalid max_grad_norm value: 0.0 (expected > 0)"),
     ),
     source=Source("timm.optim.Lamb", "1.0.31", counts_together=True),

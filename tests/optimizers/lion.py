@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.support.bad_options import BETAS, BETAS_NO_PAIR, COMMON, DECAY, RATE
+from tests.support.bad_options import MOMENTS
 from tests.support.cards import COMPLEX, RULE, Card, Recipe, Source, Timed, Valley
 
 
@@ -27,14 +27,10 @@ CARD = Card(
     "Lion",
     Lion,
     traits=RULE - {COMPLEX},
-    variants=(
-        {},
-        {"lr": 0.01, "betas": (0.8, 0.95)},
-        {"lr": 0.01, "weight_decay": 0.1, "maximize": True},
-    ),
+    variants=({}, {"betas": (0.8, 0.95)}, {"lr": 0.01, "weight_decay": 0.1, "maximize": True}),
     states=("exp_avg",),
     kept={"exp_avg": "m"},
-    bad=(*RATE, *DECAY, *BETAS, *COMMON, *BETAS_NO_PAIR),
+    bad=MOMENTS,
     source=Source("lion_pytorch.Lion", "0.2.5"),
     timed=(Timed(2),),
     drawing=Recipe(

@@ -54,3 +54,5 @@ BETAS_NO_PAIR: Refusals = (
     ({"betas": 0.9}, TypeError, "betas must be a pair of numbers, got 0.9"),
     ({"betas": (0.9,)}, TypeError, "betas must be a pair of numbers, got (0.9,)"),
 )
+MOMENTS = (*RATE, *DECAY, *BETAS, *COMMON, *BETAS_NO_PAIR)
+"""What optimizers beyond torch's refuse that have `lr`, `betas` and `weight_decay`."""
