@@ -36,7 +36,6 @@ from cyoptim._groups.groups import (
 from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required
 from cyoptim._saving.counts import with_counts_of_groups
-from cyoptim._saving.loading import prepare_load
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
@@ -913,6 +912,8 @@ class Optimizer(Hooked):
         if self._average is not None:
             self._average.check_unswapped("call load_state_dict()")
         self._settle_names()
+        from cyoptim._saving.loading import prepare_load  # here, as not every program loads
+
         prepare_load(state_dict, self, commit)
 
     def __getstate__(self) -> dict[str, Any]:

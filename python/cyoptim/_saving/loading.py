@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyoptim._arrays.doors import view_parameter
 from cyoptim._averages.moving import MovingAverage, continued, loaded_average
@@ -59,8 +58,7 @@ def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
 # --- what a state dict holds ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Loaded:
+class _Loaded(NamedTuple):
     """The contents of a state dict, in the optimizer's own form."""
 
     groups: list[Group]

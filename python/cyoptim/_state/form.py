@@ -6,9 +6,8 @@ Whoever loads, saves, or asks whose a state is, asks here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +29,7 @@ class Kind(Enum):
     NOTE = auto()  # what no step looks at, as it is
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a state."""
 
     kind: Kind
