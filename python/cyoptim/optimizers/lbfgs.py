@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cyoptim._arrays.doors import is_tensor
 from cyoptim._engine import Commit, Plan, Undo
@@ -22,9 +22,11 @@ from cyoptim._groups.options import (
 )
 from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers._lbfgs.history import History, HistoryForm, restarted
-from cyoptim.optimizers._lbfgs.iterations import minimize
-from cyoptim.optimizers._lbfgs.objective import Objective
+
+if TYPE_CHECKING:
+    # Imported where they are used, as most programs use no L-BFGS.
+    from cyoptim.optimizers._lbfgs.history import HistoryForm
+    from cyoptim.optimizers._lbfgs.objective import Objective
 
 
 class LBFGS(Optimizer):
@@ -189,6 +191,8 @@ class LBFGS(Optimizer):
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         state = self.state.get(self._first(), {})
         if state:
+            from cyoptim.optimizers._lbfgs.history import restarted
+
             commit.become(state, restarted(state))
 
     def _first(self) -> Any:
@@ -244,6 +248,8 @@ class LBFGS(Optimizer):
     def _step_alone(self, closure: Callable[[], Any]) -> Any:
         if self._average is not None:
             self._average.check_unswapped("step")
+        from cyoptim.optimizers._lbfgs.objective import Objective
+
         options = self._common_options()
         objective = Objective(
             # torch's LBFGS does not allow a pair as a loss: a pair is always loss and gradients.
@@ -266,6 +272,9 @@ class LBFGS(Optimizer):
 
     def _search(self, objective: Objective, start: tuple[float, Array], options: Group) -> Commit:
         """Move the parameters; return the further changes as a Commit."""
+        from cyoptim.optimizers._lbfgs.history import History, restarted
+        from cyoptim.optimizers._lbfgs.iterations import minimize
+
         state = self.state
         known = state.get(self._first(), {})
         members = list(self._members())
@@ -287,6 +296,8 @@ class LBFGS(Optimizer):
     # --- loading ----------------------------------------------------------------------------------
 
     def _form(self) -> HistoryForm:
+        from cyoptim.optimizers._lbfgs.history import HistoryForm
+
         return HistoryForm(self)
 
     def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
