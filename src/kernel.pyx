@@ -184,7 +184,7 @@ cdef int refuse_kind(object optimizer) except -1:
 cdef object rule_of(object optimizer, dict group):
     name = optimizer._rule_of(group)
     rule = None if name is None else rule_named(name)
-    if rule is None or rule.scope:
+    if rule is None or rule.scope or "total_norm" in rule.scalars:
         refuse_kind(type(optimizer))
     if rule not in TABLE:       # by identity: numbers of others are not in the kernels' table
         raise ValueError(f"{rule!r} is not in the table of rules")

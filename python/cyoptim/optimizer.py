@@ -119,6 +119,8 @@ class Optimizer(Hooked):
     # The arguments of the last step besides gradients, and its results.
     _extras: Extras | None = None
     _average: MovingAverage | None = None
+    # Rules that change every gradient before the rule of its group, and their scalars.
+    _stages: tuple[tuple[str, tuple[float, ...]], ...] = ()
     # Whether a group has differentiable=True, which a step must check.
     _differentiable: bool = False
     _plan: Any = None
@@ -409,7 +411,7 @@ class Optimizer(Hooked):
         doors = [view_parameter(p, label) for p, label in zip(params, labels, strict=True)]
         check_one_group_each(groups, labels)
         check_disjoint([view for _, view in doors], params, labels)
-        return Plan(
+        plan = Plan(
             doors,
             labels,
             groups,
@@ -419,6 +421,9 @@ class Optimizer(Hooked):
             self._turn,
             rules_of(type(self)),
         )
+        for rule, scalars in self._stages:
+            plan.precede(rule, scalars)
+        return plan
 
     def _plan_for(
         self,

@@ -66,9 +66,9 @@ cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     """Whether the tensor has the view's dtype, shape and strides, in this memory."""
     cdef int ndim = cnp.PyArray_NDIM(view), k
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(view), stride = 1
-    cdef int kind = stored_as(view).kind
-    if (tensor.device_type != DL_CPU
-            or tensor.type_code != (DL_COMPLEX if cnp.PyArray_ISCOMPLEX(view) else kind)
+    cdef const Stored *stored = stored_as(view)
+    if (stored == NULL or tensor.device_type != DL_CPU
+            or tensor.type_code != (DL_COMPLEX if cnp.PyArray_ISCOMPLEX(view) else stored.kind)
             or tensor.type_lanes != 1 or tensor.type_bits != 8 * itemsize
             or tensor.ndim != ndim):
         return False

@@ -14,15 +14,16 @@ cdef class Passes(Followed):
         time after the other."""
         cdef Py_ssize_t i, k
         cdef dict seen = {}
-        self.waves = [[]]
+        cdef list waves = [[]]
         for i in range(self.n_tensors):
             k = seen.get(self.slots[i].first, 0)
             seen[self.slots[i].first] = k + 1
-            if k == len(self.waves):
-                self.waves.append([])
-            self.waves[k].append(i)
-        self.recut = False
-        return self.cut(self.waves)
+            if k == len(waves):
+                waves.append([])
+            waves[k].append(i)
+        self.cut(waves)
+        self.waves, self.recut = waves, False
+        return 0
 
     cdef double sum_squares(self) except? -1:
         """The sum of squares of all gradients."""
@@ -35,19 +36,6 @@ cdef class Passes(Followed):
             self.table.tensors[part.slot].row = 0
             total += Arrays([part.values]).reduce(SUM_SQUARES, 0)
         return total
-
-    cdef bint wants_norm(self) except -1:
-        """Whether a rule of the running step asks for the norm of all gradients; look_ahead has read the
-        options."""
-        cdef Py_ssize_t i
-        cdef Rule rule
-        for i in range(self.n_tensors):
-            if self.table.tensors[i].row >= 0:
-                rule = self.rule_of_slot(i)
-                if (rule is not None and rule.norm >= 0 and self.templates[
-                        self.slots[i].group].scalars[rule.bound] != INFINITY):
-                    return True
-        return False
 
     cdef int check_sparse(self, object optimizer) except -1:
         """Refuse sparse gradients where a rule adds up over whole tensors."""

@@ -137,7 +137,7 @@ cdef class Plan(Passes):
             if commit is None:
                 commit = Commit()
             self._check_still()
-            if not self._owners_are_still():
+            if not (self._owners_are_still() and self._group_numbers_are_still()):
                 self.refuse_moved_state()
             commit.make()
         except BaseException:
@@ -244,7 +244,7 @@ cdef class Plan(Passes):
         """Compute the norm, if requested; False if the step must be skipped."""
         cdef double total, norm
         cdef bint wanted = extras is not None and extras.measure
-        if not wanted and not (self.looks_ahead and self.wants_norm()):
+        if not wanted and not (self.looks_ahead and self.asks_norm):
             return True
         total = self.sum_squares()
         norm = sqrt(total)

@@ -27,6 +27,7 @@ cdef class Rows(Inputs):
     cdef bint counts_steps
     cdef bint carries           # some clock carries numbers on
     cdef bint aged              # every slot has the age that it keeps
+    cdef bint asks_norm         # a rule of the running step asks for the norm of all gradients
     cdef bint looks_ahead       # some rule wants to be known before gradients are measured
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
@@ -89,7 +90,8 @@ cdef class Rows(Inputs):
             self.table.n_groups = len(self.groups)
         if rule.scope >= PER_GROUP and self.repeats:
             raise ValueError(
-                f"rule {rule.name} adds up over param group {group}, in which a parameter occurs twice"
+                f"rule {rule.name} of param group {group} adds up over parameters: list each of them "
+                "once, as one occurs twice in a group"
             )
         if rule.measures and self.table.units == NULL:
             self._make_units()
@@ -109,15 +111,18 @@ cdef class Rows(Inputs):
         what is measured."""
         cdef Py_ssize_t i
         cdef int32_t group = -1
-        cdef Rule rule
+        cdef Rule rule = None
+        self.asks_norm = False
         for i in range(self.n_tensors):
             if self.table.tensors[i].row < 0:
                 continue
             if self.slots[i].group != group:
                 group = self.slots[i].group
                 self.read_options(optimizer, group)
-            rule = self.rule_of_slot(i)
-            if rule is not None and rule.measures:
+                rule = self.rule_of_slot(i)
+                if rule is not None and rule.norm >= 0:
+                    self.asks_norm |= self.templates[group].scalars[rule.bound] != INFINITY
+            if rule is not None and rule.scope == PER_ROW and self.slots[i].rule != rule.number:
                 self.set_unit(i, rule)
         if self.recut:
             self.cut_waves()
@@ -131,7 +136,9 @@ cdef class Rows(Inputs):
     cdef int set_unit(self, Py_ssize_t i, Rule rule) except -1:
         """Let the rule's units be the tensor's."""
         cdef Py_ssize_t size = self.table.tensors[i].size
-        cdef Py_ssize_t unit = size // max(unit_count(rule.scope, (<object>self.views[i]).shape), 1)
+        cdef Py_ssize_t unit = size
+        if rule.scope == PER_ROW:
+            unit = size // max(unit_count(rule.scope, (<object>self.views[i]).shape), 1)
         if self.table.units[i].size != unit:
             self.table.units[i].size = unit
             self.recut = True

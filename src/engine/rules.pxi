@@ -96,6 +96,8 @@ cdef class Rule:
         self.couples = "l2" in scalars
         self.norm = scalars.index(NORM_NAME) if NORM_NAME in scalars else -1
         self.bound = scalars.index(BOUND_NAME) if BOUND_NAME in scalars else -1
+        if self.norm >= 0 and self.bound < 0:
+            raise ValueError(f"rule {name} has a scalar {NORM_NAME}, but no {BOUND_NAME}")
         for k, scalar in enumerate(scalars):
             self.sources[k] = source_of(scalar, self.computed, self.group_numbers)
 

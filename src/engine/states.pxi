@@ -26,6 +26,8 @@ cdef class States(Rows):
     cdef int prepare(self, object optimizer) except -1:
         """Everything that the run of a step needs beside parameters and gradients."""
         cdef bint changed = self.watch.changed or not self._owners_are_still()
+        if PyList_GET_SIZE(self.births):    # of a step that failed
+            self.births = []
         if changed:
             self.forget_state()
             self.watch.changed = True
@@ -161,6 +163,9 @@ cdef class States(Rows):
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
         cdef Py_ssize_t k = 2, m = 0
         cdef list kept = []
+        for m in range(MAX_CARRIED):    # of another rule
+            self.carried[i].numbers[m] = NULL
+        m = 0
         if self.counts_steps:
             counter = state["step"]
             kept.append(counter)
@@ -204,10 +209,15 @@ cdef class States(Rows):
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
         """Bind the numbers of each unit of a rule that measures."""
         cdef Units *units = &self.table.units[i]
-        cdef int m = 0
+        cdef int m
         self.set_unit(i, rule)
+        for m in range(MAX_NUMBERS):    # of another rule
+            units.numbers[m] = NULL
+        m = 0
         for name in rule.unit_numbers:
             array = state[name]
+            if not is_number(array, np.dtype(np.float64), rule.shape_of(name, (<object>self.views[i]).shape)):
+                self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
             m += 1
@@ -227,12 +237,28 @@ cdef class States(Rows):
         for g in range(len(self.groups)):
             rule = None if self.templates[g].rule < 0 else RULE_LIST[self.templates[g].rule]
             if rule is None or not rule.group_numbers:
+                self.group_numbers[g] = None
                 continue
             arrays = [self._group_number(rule, g, name) for name in rule.group_numbers]
             self.group_numbers[g] = arrays
+            for k in range(MAX_NUMBERS):    # of another rule
+                self.table.groups[g].numbers[k] = NULL
             for k in range(len(arrays)):
                 self.table.groups[g].numbers[k] = <double *>cnp.PyArray_DATA(<cnp.ndarray>arrays[k])
         return 0
+
+    cdef bint _group_numbers_are_still(self) noexcept:
+        """Whether no number of a group was changed in size or place."""
+        cdef Py_ssize_t g, k
+        cdef cnp.ndarray array
+        for g in range(len(self.group_numbers)):
+            arrays = self.group_numbers[g]
+            for k in range(0 if arrays is None else len(arrays)):
+                array = arrays[k]
+                if (<double *>cnp.PyArray_DATA(array) != self.table.groups[g].numbers[k]
+                        or cnp.PyArray_NBYTES(array) != sizeof(double)):
+                    return False
+        return True
 
     cdef object _group_number(self, Rule rule, Py_ssize_t g, str name):
         cdef dict group = self.groups[g]

@@ -44,12 +44,15 @@ cdef class Work:
                 while start < self.table.tensors[t].size:
                     start = self._end_of_chunk(t, start)
                     chunks += 1
+        cdef Chunk *room = <Chunk *>PyMem_Malloc(max(chunks, 1) * sizeof(Chunk))
+        cdef Py_ssize_t *limits = <Py_ssize_t *>PyMem_Malloc((chunks + 1) * sizeof(Py_ssize_t))
+        if not room or not limits:
+            PyMem_Free(room)
+            PyMem_Free(limits)
+            raise MemoryError
         PyMem_Free(self.table.chunks)
         PyMem_Free(self.table.bundles)
-        self.table.chunks = <Chunk *>PyMem_Malloc(max(chunks, 1) * sizeof(Chunk))
-        self.table.bundles = <Py_ssize_t *>PyMem_Malloc((chunks + 1) * sizeof(Py_ssize_t))
-        if not self.table.chunks or not self.table.bundles:
-            raise MemoryError
+        self.table.chunks, self.table.bundles = room, limits
         self.total = self.words = 0
         for number, wave in enumerate(waves):
             first = b

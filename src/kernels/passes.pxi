@@ -351,7 +351,7 @@ cdef void finish_group(Table *table, Py_ssize_t g, const double *before, const d
     cdef int k
     for r in range(table.n_rows):
         row = &table.rows[r]
-        if (row.group != g or SCOPES[row.rule] <= PER_TENSOR or FINISHES[row.rule] == NULL
+        if (row.group != g or row.rule < 0 or SCOPES[row.rule] <= PER_TENSOR or FINISHES[row.rule] == NULL
                 or (MEASURES32[row.rule] != NULL) != measured):
             continue
         memcpy(numbers, before, sizeof(numbers))

@@ -3,7 +3,7 @@
 # Two passes. The first moves the averages and adds up the squares of parameter and step. The second makes the
 # step, which it computes again where it has not been kept: to store it would move as many bytes as it saves.
 from cython cimport floating
-from libc.math cimport pow, sqrt
+from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t
 from _reduce cimport add_two_squares
 from _table cimport PIECE, WORK
@@ -20,8 +20,10 @@ cdef struct Lamb:
 
 cdef inline void lamb_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
     cdef Lamb *h = <Lamb *>scalars
-    # A norm that is NaN clips, too, as in clip_grad_norm_.
-    h.clip = 1 if h.total_norm <= h.max_grad_norm else 1 / (h.total_norm / h.max_grad_norm)
+    # A norm that is NaN clips, too, as in clip_grad_norm_; but no norm does without a bound.
+    h.clip = 1
+    if h.max_grad_norm != INFINITY and not h.total_norm <= h.max_grad_norm:
+        h.clip = 1 / (h.total_norm / h.max_grad_norm)
     h.gain1 = 1 - h.beta1 if h.grad_averaging else 1
     h.gain2 = 1 - h.beta2
     h.unbias1 = 1 / (1 - pow(h.beta1, <double>step)) if h.bias_correction else 1

@@ -26,6 +26,8 @@ CASES = [
     "same_bits_after_save_and_load",
     "same_bits_of_averages_and_without",
     "state_stored_in_another_type",
+    "a_rule_may_change",
+    "a_number_that_is_replaced_in_the_middle",
     "refused",
 ]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
 CHUNK = 16384
 SHAPES = [(3, 5), (4,), (), (0,), (2, 3, 4), (7, 3000), (3, 40_000), (CHUNK + 3,), (5000,)]
@@ -286,6 +287,87 @@ def state_stored_in_another_type() -> None:
             one.step(grads=start_of(SHAPES, dtype, seed=9))
         for a, b in zip(params, again, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def a_rule_may_change() -> None:
+    # Numbers of the old rule are neither read nor written by the new one.
+    import cyoptim
+
+    class Changing(cyoptim.Optimizer):
+        _rules = ("by_row", "by_tensor", "by_group", "by_count")
+
+        def __init__(self, params: Any) -> None:
+            options = {"lr": 0.1, "maximize": False, "beta": 0.5, "eps": 0.1, "first": 0.5}
+            super().__init__(params, {**options, "rule": "by_row"})
+
+        def _rule_of(self, group: Any) -> Any:
+            return group["rule"]
+
+        def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+            param -= group["lr"] * grad
+
+    w, b = np.ones((3, 4)), np.ones((2, 2))
+    optimizer = Changing([{"params": [w]}, {"params": [b], "rule": "by_tensor"}])
+    sequence = ["by_row", "by_count", None, "by_group", None, "by_count", "by_group", "by_row"]
+    for rule in sequence:
+        optimizer.param_groups[0]["rule"] = rule
+        before = {name: value.copy() for name, value in optimizer.state[w].items()}
+        numbers = {n: float(optimizer.param_groups[0].get(n, 0)) for n in ("most", "weight_sum")}
+        if rule != "by_row":
+            optimizer.state[w].pop("v", None)  # its memory may go to others
+        held = w.copy()
+        optimizer.step(grads=[np.ones((3, 4)), np.ones((2, 2))])
+        assert not np.array_equal(w, held)
+        assert np.isfinite(w).all() and np.isfinite(b).all()  # noqa: PT018
+        for name, value in optimizer.state[w].items():
+            if name in before and name == "start":
+                np.testing.assert_array_equal(value, before[name])
+        for name, owner in (("most", "by_group"), ("weight_sum", "by_count")):
+            if rule != owner and name in optimizer.param_groups[0]:
+                assert float(optimizer.param_groups[0][name]) == numbers[name]
+
+
+def a_number_that_is_replaced_in_the_middle() -> None:
+    import cyoptim
+
+    class Hybrid(cyoptim.Optimizer):
+        _rules = ("by_count",)
+        change: Any = None
+
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, {"lr": 0.1, "maximize": False, "plain": False})
+
+        def _rule_of(self, group: Any) -> Any:
+            return None if group["plain"] else "by_count"
+
+        def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+            param -= grad
+            if self.change is not None:
+                self.change()
+
+    a, b = np.zeros(3), np.zeros(3)
+    optimizer = Hybrid([{"params": [a]}, {"params": [b], "plain": True}])
+    grads = [np.ones(3), np.ones(3)]
+    optimizer.step(grads=grads)
+    group = optimizer.param_groups[0]
+
+    def resize() -> None:
+        group["weight_sum"].resize(1 << 20, refcheck=False)
+
+    optimizer.change = resize
+    held = a.copy(), b.copy()
+    with pytest.raises(RuntimeError, match="changed in size or place"):
+        optimizer.step(grads=grads)
+    np.testing.assert_array_equal((a, b), held)
+    group["weight_sum"] = 0.1
+    optimizer.change = None
+    optimizer.step(grads=grads)
+    optimizer.change = lambda: group.update(weight_sum=5.0)  # of the next step
+    optimizer.step(grads=grads)
+    optimizer.change = None
+    before = a.copy()
+    optimizer.step(grads=grads)
+    np.testing.assert_allclose(a, before - 0.1 / 5.1, rtol=1e-12)
 
 
 def refused() -> None:

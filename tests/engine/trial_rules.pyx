@@ -5,7 +5,11 @@ include "_kernels.pyx"
 
 from libc.math cimport fmax, sqrt
 
-from rules._math cimport root
+
+cdef inline void descend(floating **s, floating size, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        s[0][i] = s[0][i] - size * s[1][i]
 
 
 # p -= lr / (sqrt(v) + eps) * g, where v is an average of mean squares over the unit.
@@ -26,10 +30,7 @@ cdef void scaled_measure(floating **s, const double *scalars, double *lanes, Py_
 
 cdef void scaled(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
     cdef const Scaled *h = <const Scaled *>scalars
-    cdef floating size = <floating>(h.sign * h.size)
-    cdef Py_ssize_t i
-    for i in range(n):
-        s[0][i] = s[0][i] - size * s[1][i]
+    descend(s, <floating>(h.sign * h.size), n)
 
 
 # The step is the largest distance from the start so far over the root of all squared gradients (DoG, Ivgi et al. 2023).
@@ -56,10 +57,7 @@ cdef void distance_measure(floating **s, const double *scalars, double *lanes, P
 
 cdef void distance(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
     cdef const Distance *h = <const Distance *>scalars
-    cdef floating size = <floating>(h.sign * h.size)
-    cdef Py_ssize_t i
-    for i in range(n):
-        s[0][i] = s[0][i] - size * s[1][i]
+    descend(s, <floating>(h.sign * h.size), n)
 
 
 # The group counts the weights of its steps; nothing is measured.
@@ -76,10 +74,7 @@ cdef void weighted_finish(double *scalars, const double *sums, double *numbers, 
 
 cdef void weighted(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
     cdef const Weighted *h = <const Weighted *>scalars
-    cdef floating size = <floating>(h.sign * h.size)
-    cdef Py_ssize_t i
-    for i in range(n):
-        s[0][i] = s[0][i] - size * s[1][i]
+    descend(s, <floating>(h.sign * h.size), n)
 
 
 cdef Scaled SCALED_SCALARS
