@@ -236,7 +236,9 @@ class Optimizer(Hooked):
         if "update" in cls.__dict__:
             cls._steps_itself = False
             cls._prepares_update = "_prepare_update" in cls.__dict__
-            if not {"_rule", "_rule_of"} & cls.__dict__.keys():  # ignore those of its parent
+            # A parent that has rules alone; one with an update, too, tells which groups are whose.
+            native = getattr(super(cls, cls), "update", None) is Optimizer.update
+            if native and not {"_rule", "_rule_of"} & cls.__dict__.keys():
                 cls._rule, cls._rules = None, ()
                 cls._rule_of = Optimizer._rule_of  # type: ignore[method-assign]
         cls._defined = cls._is_native() or cls._has_update()

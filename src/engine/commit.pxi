@@ -108,7 +108,12 @@ cdef class Commit:
             raise
 
     cdef int make(self) except -1:
-        cdef list kept = []
+        self.make_and_hold()
+        return 0
+
+    cdef list make_and_hold(self):
+        """Make all changes; return what they have replaced, whose end may run other code."""
+        cdef list kept = [self.changes]
         for change, target, value, more in self.changes:
             if ((change == RUNS and not (<Arrays>target).still())
                     or (change == SCALES and not (<Factored>target).still())):
@@ -120,7 +125,7 @@ cdef class Commit:
         for change, target, value, more in self.changes:
             self._make(change, target, value, more)
         self.changes = []
-        return 0
+        return kept
 
     cdef int _make(self, int change, target, value, more) except -1:
         if change == UPDATES:

@@ -139,18 +139,19 @@ cdef class Plan(Passes):
             self._check_still()
             if not (self._owners_are_still() and self._group_numbers_are_still()):
                 self.refuse_moved_state()
-            commit.make()
+            # Nothing that ends may run code before the run that trusts what was just checked.
+            self.replaced.append(commit.make_and_hold())
+            self.settle()
+            if self.natives or self.pace is not None:
+                self.hide_updates(True)
+                self.run()
+                self.hide_updates(False)
         except BaseException:
             self.watch.changed = True
             undo.restore()
             raise
         finally:
             undo.forget()
-        self.settle()
-        if self.natives or self.pace is not None:
-            self.hide_updates(True)
-            self.run()
-            self.hide_updates(False)
         return 0
 
     def precede(self, str rule not None, tuple scalars not None) -> None:
@@ -186,6 +187,8 @@ cdef class Plan(Passes):
             self.sparse.clear()
         if PyList_GET_SIZE(self.updated):
             self.updated.clear()
+        if PyList_GET_SIZE(self.replaced):
+            self.replaced = []
         if self.zeroing:
             self.originals.clear()
             self.zeros.clear()

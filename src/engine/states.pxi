@@ -5,6 +5,7 @@ cdef class States(Rows):
     """Binds the state of each parameter to the streams that its rule reads."""
 
     cdef list births            # (dict, entries): new state, put in when nothing can fail any more
+    cdef list replaced          # by the running step: its end may run other code
     cdef list owners            # of the memory of state and averages; they are not to be resized
     cdef ArrayTrace *traces     # of the owners
     cdef list group_numbers     # per group: the arrays of the numbers that its rule carries on
@@ -18,7 +19,7 @@ cdef class States(Rows):
                 PyMem_Free(self.table.units[i].scalars)
 
     cdef int begin_states(self) except -1:
-        self.births, self.owners = [], []
+        self.births, self.owners, self.replaced = [], [], []
         self.group_numbers = [None] * len(self.groups)
         return 0
 
@@ -62,6 +63,7 @@ cdef class States(Rows):
         """Put new state in. From here on nothing fails, and no interrupt comes."""
         if PyList_GET_SIZE(self.births):
             for target, values in self.births:
+                self.replaced.append(PyDict_Copy(target))
                 PyDict_Update(target, values)
             self.births = []
         return 0

@@ -157,19 +157,22 @@ cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const d
         start += n
 
 
+cdef void run_decoded(const Table *table, Py_ssize_t t, int rule, const double *scalars, double *lanes,
+                      void *work, bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    if table.tensors[t].dtype == FLOAT32:
+        run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
+    else:
+        run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
+
+
 cdef void run_by_pieces(const Table *table, Py_ssize_t t, int rule, const double *scalars, double *lanes,
                         void *work, bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef bint plain = (table.before == 0 or rule < 0) and not is_coded(table, t)
-    if table.tensors[t].dtype == FLOAT32:
-        if plain:
-            run_in_turn(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
-        else:
-            run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
+    if (table.before and rule >= 0) or is_coded(table, t):
+        DECODED(table, t, rule, scalars, lanes, work, kept, start, stop)
+    elif table.tensors[t].dtype == FLOAT32:
+        run_in_turn(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
     else:
-        if plain:
-            run_in_turn(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
-        else:
-            run_pieces(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
+        run_in_turn(table, t, rule, scalars, lanes, <double *>work, kept, start, stop)
 
 
 # Called through pointers that the compiler does not know, so that their arrays, of several pages, are not
@@ -177,6 +180,7 @@ cdef void run_by_pieces(const Table *table, Py_ssize_t t, int rule, const double
 ctypedef void (*SpanFunction)(const Table *, Py_ssize_t, int, const double *, double *, void *, bint,
                               Py_ssize_t, Py_ssize_t) noexcept nogil
 ctypedef void (*UnitsFunction)(const Table *, Py_ssize_t, const Row *) noexcept nogil
+cdef SpanFunction DECODED = run_decoded
 cdef SpanFunction BY_PIECES = run_by_pieces
 cdef UnitsFunction BY_UNITS = update_units
 

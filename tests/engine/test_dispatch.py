@@ -261,3 +261,41 @@ def test_a_kernel_is_of_its_rule() -> None:
     assert Kernel(Hybrid).state_names == ("exp_avg", "exp_avg_sq")
     with pytest.raises(TypeError, match="ByHand has no kernel: it is not element-wise"):
         Kernel(ByHand)
+
+
+def test_a_subclass_keeps_its_parents_groups() -> None:
+    class Other(Hybrid):  # of a class with rules and an update
+        def update(self, param: Any, grad: Any, state: dict[str, Any], group: Any) -> None:
+            param -= 2 * grad
+
+    class Plain(cyoptim.Adam):  # of a class with rules alone: all groups
+        def update(self, param: Any, grad: Any, state: dict[str, Any], group: Any) -> None:
+            param -= 2 * grad
+
+    for cls, moved in ((Other, -0.1), (Plain, -2.0)):
+        a, b = np.zeros(3), np.zeros(3)
+        marked = {"params": [b], **({"by_hand": True} if cls is Other else {})}
+        cls([{"params": [a]}, marked], lr=0.1).step(grads=[np.ones(3), np.ones(3)])
+        np.testing.assert_allclose(a, moved, rtol=1e-6)
+        np.testing.assert_array_equal(b, -2.0)
+
+
+def test_nothing_ends_before_the_native_groups_have_stepped() -> None:
+    # What ends may run any code, which may change what the step has checked.
+    a, b = np.zeros(3), np.zeros(3)
+    seen: list[Any] = []
+
+    class Witness:
+        def __del__(self) -> None:
+            seen.append(a.copy())
+
+    class Replacing(Hybrid):
+        def update(self, param: Any, grad: Any, state: dict[str, Any], group: Any) -> None:
+            state["witness"] = Witness()
+            param -= grad
+
+    optimizer = Replacing([{"params": [a]}, {"params": [b], "by_hand": True}])
+    for _ in range(2):
+        optimizer.step(grads=[np.ones(3), np.ones(3)])
+    assert len(seen) == 1
+    np.testing.assert_array_equal(seen[0], a)
