@@ -12,7 +12,7 @@ def with_counts_of_groups(state_dict: StateDict) -> StateDict:
     groups = []
     for group in state_dict["param_groups"]:
         states = [state_dict["state"].get(key, {}) for key in group["params"]]
-        counts = [state["step"] for state in states if "step" in state]
+        counts = [s["step"] for s in states if isinstance(s, dict) and "step" in s]
         groups.append({**group, "step": max(map(int, counts))} if counts else group)
     return {**state_dict, "param_groups": groups}
 

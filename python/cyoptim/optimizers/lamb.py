@@ -57,7 +57,8 @@ class Lamb(Optimizer):
     State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`). A state dict has the step
     count in the groups, too, where timm keeps it; here a parameter's age is its own.
 
-    Defaults and options are those of timm's ``Lamb``. The paper does not clip
+    Defaults and options are those of timm's ``Lamb``, which also has ``caution`` and
+    ``corrected_weight_decay``. The paper does not clip
     (``max_grad_norm=None``); optax always takes the ratio, too (``always_adapt=True``).
 
     References
