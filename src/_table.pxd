@@ -11,10 +11,16 @@ cdef enum:
     MAX_SUMS = 4
     MAX_STAGES = 4
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
+    SHORT_CHUNK = 4096  # elements of a chunk of a tensor of few, which threads could not share well otherwise:
+    FEW_ELEMENTS = 262144       # up to so many
     PIECE = 512         # elements that pass through all stages while they are in the cache: the best of 128 to 16384
     KEPT = 4096         # elements of a unit whose passes hand on what they have computed
     WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
+
+# The length of the chunks of a tensor, which its size alone decides: sums must not depend on what else is stepped.
+cdef inline Py_ssize_t chunk_length(Py_ssize_t size) noexcept nogil:
+    return SHORT_CHUNK if size <= FEW_ELEMENTS else CHUNK
 
 cdef struct Tensor:
     void *streams[MAX_STREAMS]  # parameter, gradient, state in the rule's order

@@ -6,23 +6,22 @@
 #include <limits.h>
 #include <stdlib.h>
 
-#include "threads.h"
+#include "threads/run.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-static inline int openmp_version(void) { return _OPENMP; }
-static inline int most_threads(void) { return omp_get_max_threads(); }
 /* Those that the calling thread may run on now. LLVM's OpenMP tells those of the beginning. */
 static inline int most_processors(void) {
-#ifdef _WIN32
+#if defined(_OPENMP) && defined(_WIN32)
     return omp_get_num_procs();
 #else
-    return thread_processors();
+    return run_processors();
 #endif
 }
+
+#ifdef _OPENMP
+static inline int openmp_version(void) { return _OPENMP; }
+static inline int most_threads(void) { return omp_get_max_threads(); }
 #else
 static inline int openmp_version(void) { return 0; }
-static inline int most_processors(void) { return thread_processors(); }
 /* The number in this text, or the first in a list; 0 if there is none from 1 to INT_MAX. */
 static inline int parsed_threads(const char *text) {
     char *end;

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cyoptim
 from cyoptim import _dispatch, _engine
 from cyoptim._config import _set_limit
 
@@ -40,10 +41,21 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def many_threads() -> Iterator[None]:
     """Steps on several threads even where one would be worth more."""
-    usual = 8  # bundles a thread
-    _engine.set_least_share(1)
+    _engine.take_all_threads(True)
     yield
-    _engine.set_least_share(usual)
+    _engine.take_all_threads(False)
+
+
+@pytest.fixture(params=["pool", "openmp"])
+def each_layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each threading layer of the build, here and in the processes that a test starts."""
+    if request.param not in _engine.LAYERS:
+        pytest.skip("this build has no OpenMP")
+    before = cyoptim.get_threading_layer()
+    monkeypatch.setenv("CYOPTIM_THREADING_LAYER", request.param)
+    cyoptim.set_threading_layer(request.param)
+    yield request.param
+    cyoptim.set_threading_layer(before)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,14 @@ from cyoptim import _dispatch as _dispatch  # first: it binds the kernels that t
 from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._arrays.trees import named_leaves
 from cyoptim._averages.moving import MovingAverage
-from cyoptim._config import get_num_threads, set_num_threads, show_config, threads
+from cyoptim._config import (
+    get_num_threads,
+    get_threading_layer,
+    set_num_threads,
+    set_threading_layer,
+    show_config,
+    threads,
+)
 from cyoptim._groups.rules import param_groups
 from cyoptim.clip import (
     clip_grad_norm_,
@@ -75,6 +82,7 @@ __all__ = [
     "clip_grad_value_",
     "clip_grads_with_norm_",
     "get_num_threads",
+    "get_threading_layer",
     "get_total_norm",
     "load",
     "lr_scheduler",
@@ -83,6 +91,7 @@ __all__ = [
     "parameters_to_vector",
     "save",
     "set_num_threads",
+    "set_threading_layer",
     "show_config",
     "swa_utils",
     "threads",

@@ -13,7 +13,14 @@ import numpy as np
 from cyoptim import _cpu, _dispatch, _engine
 from cyoptim._groups.numbers import plain
 
-__all__ = ["get_num_threads", "set_num_threads", "show_config", "threads"]
+__all__ = [
+    "get_num_threads",
+    "get_threading_layer",
+    "set_num_threads",
+    "set_threading_layer",
+    "show_config",
+    "threads",
+]
 
 
 def set_num_threads(n: int) -> None:
@@ -58,6 +65,69 @@ def threads(n: int) -> AbstractContextManager[None]:
     """
     block: AbstractContextManager[None] = _engine.ThreadLimit(_checked(n))
     return block
+
+
+def set_threading_layer(name: str) -> None:
+    """Choose who runs the threads of a step, in the whole process.
+
+    Parameters
+    ----------
+    name : {"pool", "openmp"}
+        ``"pool"``, the default, is the package's own: a step waits only for threads that work for
+        it, whatever other libraries' threads do, and works in forked processes. ``"openmp"`` runs a
+        step as a parallel region of OpenMP, on the team that other regions of the program have, and
+        on the places that ``OMP_PLACES`` and ``OMP_PROC_BIND`` give it. In a forked process, where
+        GNU's OpenMP would wait for ever, steps use the pool.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `name` is no string, or not a layer of this build: one without OpenMP has the pool alone.
+
+    See Also
+    --------
+    get_threading_layer, show_config
+
+    Notes
+    -----
+    The environment variable ``CYOPTIM_THREADING_LAYER`` chooses the layer when the package is
+    imported. Both have the same limits (see :func:`set_num_threads`), and the results have the same
+    bits.
+
+    Examples
+    --------
+    >>> set_threading_layer("pool")
+    >>> get_threading_layer()
+    'pool'
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the threading layer must be a string, got {name!r}")
+    _engine.set_layer(_checked_layer(name, "the threading layer"))
+
+
+def get_threading_layer() -> str:
+    """The layer that runs the threads of a step: "pool" or "openmp"."""
+    return _engine.layer()
+
+
+def _checked_layer(name: str, what: str) -> str:
+    if name == "openmp" and name not in _engine.LAYERS:
+        raise ValueError(
+            f"{what} is 'openmp', but this build has none: expected 'pool', or build it with OpenMP"
+        )
+    if name not in _engine.LAYERS:
+        expected = " or ".join(map(repr, _engine.LAYERS))
+        raise ValueError(f"{what} must be {expected}, got {name!r}")
+    return name
+
+
+def _layer_of_environment() -> None:
+    name = os.environ.get("CYOPTIM_THREADING_LAYER")
+    if name:
+        try:
+            _engine.set_layer(_checked_layer(name, "CYOPTIM_THREADING_LAYER"))
+        except ValueError as error:
+            raise ImportError(str(error)) from None
 
 
 def _checked(n: int) -> int:
@@ -125,10 +195,11 @@ def _groups(root: str, own: _Path) -> Iterator[str]:
 # Even if OMP_NUM_THREADS is larger: containers often inherit it from a larger machine.
 _QUOTA = _quota()
 _engine.set_limits(_QUOTA, True)
+_layer_of_environment()
 
 
 def show_config() -> None:
-    """Print the version, the instruction set in use, the threads, and the build.
+    """Print the version, the instruction set in use, the threads and who runs them, and the build.
 
     Examples
     --------
@@ -147,6 +218,9 @@ def show_config() -> None:
     print(
         f"  threads          {get_num_threads()}"
         + (f" (control group quota: {_QUOTA})" if _QUOTA else "")
+    )
+    print(
+        f"  threading layer  {get_threading_layer()} (this build has: {', '.join(_engine.LAYERS)})"
     )
     print(f"  OpenMP           {openmp if openmp else 'no: threadpoolctl does not see this build'}")
     print(f"  compiler         {_engine.compiler()}")

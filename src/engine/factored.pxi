@@ -39,12 +39,11 @@ cdef class Factored:
 
     cdef int run(self, Pass phase) except -1:
         cdef Py_ssize_t bundles = (self.matrices.blocks + self.matrices.bundle - 1) // self.matrices.bundle
-        cdef Py_ssize_t worth = (cnp.PyArray_NBYTES(self.param) // <Py_ssize_t>sizeof(float)
-                                 // CHUNK // LEAST_SHARE)
-        cdef int threads = <int>max(1, min(worth, available_threads()))
+        cdef double nanoseconds = cnp.PyArray_NBYTES(self.param) / sizeof(float) * 4 * NANOSECONDS
+        cdef int most = available_threads()
         self.table.phase, self.table.matrices = phase, &self.matrices
         with nogil:
-            pool_run(KERNELS.run, &self.table, 0, bundles, threads)
+            run_chosen(run_shared_choice(phase, nanoseconds), KERNELS.run, &self.table, 0, bundles, most, nanoseconds)
         return 0
 
     def mean_squares(self) -> tuple:

@@ -5,9 +5,13 @@ cdef class Passes(Followed):
     """SparseUpdate the passes of a step over all tensors that have a row."""
 
     cdef Range *ranges          # of the gradients, where a step needs them
+    cdef Choice choices[4]      # of the threads of each pass
 
     def __dealloc__(self):
         PyMem_Free(self.ranges)
+
+    cdef Choice *choice(self, Pass phase, double nanoseconds) noexcept nogil:
+        return &self.choices[<int>phase]
 
     cdef int cut_waves(self) except -1:
         """Cut the tensors, in as many waves as a parameter occurs in its group: it is updated so often, one

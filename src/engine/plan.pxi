@@ -34,6 +34,7 @@ cdef class Plan(Passes):
         by_rows = any([(<Rule?>rule).scope == PER_ROW for rule in rules])
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn, by_rows)
         self.begin_rows(counts_steps, watch, rules)
+        self.streams = 2 + max([len((<Rule>rule).states) for rule in rules], default=0)
         self.begin_states()
         self.begin_averages()
         self.zeros, self.preceding, self.undo = [], [], Undo()

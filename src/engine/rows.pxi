@@ -104,6 +104,7 @@ cdef class Rows(Inputs):
             raise MemoryError
         for i in range(self.n_tensors):
             self.table.units[i].size = self.table.tensors[i].size
+        self.recut = True
         return 0
 
     cdef int look_ahead(self, object optimizer) except -1:

@@ -6,9 +6,20 @@ cdef extern from "build.h" nogil:
     int most_processors()
     const char *compiler_name()
 
-cdef extern from "pool.h" nogil:
-    void pool_run(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
-                  Py_ssize_t first, Py_ssize_t last, int threads)
+cdef extern from "threads/run.h" nogil:
+    cdef enum:
+        LAYER_POOL
+        LAYER_OPENMP
+        TEAM_EXISTS
+    ctypedef struct Choice:
+        pass
+    double CHOICE_LEAST
+    int run_layer, run_takes_all
+    void run_chosen(Choice *choice, void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
+                    Py_ssize_t first, Py_ssize_t last, int most, double nanoseconds)
+    Choice *run_shared_choice(int phase, double nanoseconds)
+    void run_forget()
+    void run_ask_again()
 
 cdef const Kernels *KERNELS = NULL
 cdef int AVERAGE_RULE = -1, COPY_RULE = -1      # of the averages that follow a step
@@ -35,14 +46,27 @@ cdef int QUOTA = 0              # processors this process may keep busy; 0: no q
 cdef bint FOLLOWS_AFFINITY = False
 
 
-# Bundles of float32 that a thread must have to itself to be worth waking. In a loop of steps alone two would do;
-# between matrix products, whose threads linger on the processors, eight are needed to gain anything.
-cdef int LEAST_SHARE = 8
+def take_all_threads(bint always):
+    """Let every run take all threads that there may be, whether that is faster or not, or only as many as are best."""
+    global run_takes_all
+    run_takes_all = always
 
 
-def set_least_share(int bundles):
-    global LEAST_SHARE
-    LEAST_SHARE = bundles
+def takes_all_threads() -> bool:
+    return run_takes_all != 0
+
+
+LAYERS = ("pool", "openmp") if TEAM_EXISTS else ("pool",)
+
+
+def set_layer(str name not None):
+    """Run steps on the threads of this layer from now on."""
+    global run_layer
+    run_layer = LAYER_OPENMP if name == "openmp" else LAYER_POOL
+
+
+def layer() -> str:
+    return "openmp" if run_layer == LAYER_OPENMP else "pool"
 
 
 def set_limits(int quota, bint follows_affinity):
@@ -96,6 +120,7 @@ cdef int FORKS = 0              # from the first process on to this one
 def _forked():
     global FORKS
     FORKS += 1
+    run_forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -134,6 +159,7 @@ cdef int available_threads() noexcept nogil:
 
 def num_threads() -> int:
     """The most threads a step may use now."""
+    run_ask_again()
     return available_threads()
 
 

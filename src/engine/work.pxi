@@ -2,6 +2,11 @@
 
 # Chunks of small tensors share a bundle; each costs about as much as this many elements.
 cdef Py_ssize_t TENSOR_COST = 64
+# Bundles for which a run is cut smaller, so that threads get equal shares.
+cdef Py_ssize_t MANY_BUNDLES = 64
+# What a run is believed to take for each word of four bytes of a stream, times the square of the number of streams
+# (the more streams, the more arithmetic), until it has been measured.
+cdef double NANOSECONDS = 0.02
 
 
 cdef class Work:
@@ -11,6 +16,7 @@ cdef class Work:
     cdef Py_ssize_t n_tensors, n_chunks, n_bundles, n_rows, room
     cdef Py_ssize_t total       # elements
     cdef Py_ssize_t words       # of four bytes, in one stream
+    cdef int streams            # of a rule
     cdef Py_ssize_t sums        # that the table's partials have room for
 
     def __cinit__(self, items, *args):
@@ -18,6 +24,7 @@ cdef class Work:
         self.n_tensors = n_tensors
         self.table.tensors = <Tensor *>PyMem_Calloc(max(n_tensors, 1), sizeof(Tensor))
         self.room = 4
+        self.streams = 2
         self.table.rows = <Row *>PyMem_Calloc(self.room, sizeof(Row))
         if not self.table.tensors or not self.table.rows:
             raise MemoryError
@@ -37,15 +44,22 @@ cdef class Work:
         `waves` lists the tensor numbers that may run side by side; each becomes a range of
         bundles, (first, last), in place.
         """
-        cdef Py_ssize_t chunks = 0, t, start, cost, c = 0, b = 0
+        cdef Py_ssize_t chunks = 0, t, start, cost, size, c = 0, b = 0
+        self.total = self.words = 0
         for wave in waves:
             for t in wave:
+                size = self.table.tensors[t].size
+                self.total += size
+                self.words += size * itemsize(self.table.tensors[t].dtype) // sizeof(float)
                 start = 0
-                while start < self.table.tensors[t].size:
+                while start < size:
                     start = self._end_of_chunk(t, start)
                     chunks += 1
         cdef Chunk *room = <Chunk *>PyMem_Malloc(max(chunks, 1) * sizeof(Chunk))
         cdef Py_ssize_t *limits = <Py_ssize_t *>PyMem_Malloc((chunks + 1) * sizeof(Py_ssize_t))
+        cdef Py_ssize_t full = CHUNK        # what fills a bundle
+        if self.total >= CHUNK:             # which is worth threads
+            full = min(max(self.total // MANY_BUNDLES, SHORT_CHUNK), CHUNK)
         if not room or not limits:
             PyMem_Free(room)
             PyMem_Free(limits)
@@ -53,17 +67,13 @@ cdef class Work:
         PyMem_Free(self.table.chunks)
         PyMem_Free(self.table.bundles)
         self.table.chunks, self.table.bundles = room, limits
-        self.total = self.words = 0
         for number, wave in enumerate(waves):
             first = b
-            cost = CHUNK
+            cost = full
             for t in wave:
-                self.total += self.table.tensors[t].size
-                self.words += (self.table.tensors[t].size
-                               * itemsize(self.table.tensors[t].dtype) // sizeof(float))
                 start = 0
                 while start < self.table.tensors[t].size:
-                    if cost >= CHUNK:
+                    if cost >= full:
                         self.table.bundles[b] = c
                         b += 1
                         cost = 0
@@ -81,13 +91,16 @@ cdef class Work:
 
     cdef Py_ssize_t _end_of_chunk(self, Py_ssize_t t, Py_ssize_t start) noexcept:
         """Where the chunk ends that begins there: it holds whole units, or a part of one."""
-        cdef Py_ssize_t size = self.table.tensors[t].size, unit = size, end
+        cdef Py_ssize_t size = self.table.tensors[t].size, unit = 1, end
+        cdef Py_ssize_t length = chunk_length(size)
         if self.table.units != NULL:
             unit = self.table.units[t].size
+        if unit <= length:
+            return min(start + length // unit * unit, size)
         if unit <= CHUNK:
-            return min(start + CHUNK // unit * unit, size)
+            return start + unit
         end = (start // unit + 1) * unit
-        return min(start + CHUNK, end)
+        return min(start + length, end)
 
     cdef double *make_partials(self, Py_ssize_t count) except NULL:
         """Memory for the sums of a pass."""
@@ -113,23 +126,31 @@ cdef class Work:
         self.n_rows += 1
         return &self.table.rows[self.n_rows - 1]
 
-    @cython.final
-    cdef int threads(self, Py_ssize_t bundles) noexcept nogil:
-        # Doubles take twice the memory and more than twice the arithmetic.
-        cdef Py_ssize_t worth = bundles * self.words // max(self.total, 1) // LEAST_SHARE
-        # To ask how many there are takes longer than a small step.
-        return <int>min(<Py_ssize_t>available_threads(), worth, bundles) if worth > 1 else 1
+    cdef Choice *choice(self, Pass phase, double nanoseconds) noexcept nogil:
+        """What has been learned about the threads of such runs."""
+        return run_shared_choice(phase, nanoseconds)
+
+    cdef void share(self, Pass phase, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+        """Run the bundles [first, last) on as many threads as it is worth."""
+        cdef double streams = 1 if phase == REDUCE or phase == NORM else self.streams
+        cdef double nanoseconds = (NANOSECONDS * streams * streams * self.words
+                                   * (last - first) / max(self.n_bundles, 1))
+        # To ask how many threads there are takes longer than a small step.
+        cdef int most = available_threads() if run_takes_all or nanoseconds > CHOICE_LEAST else 1
+        run_chosen(self.choice(phase, nanoseconds), KERNELS.run, &self.table, first, last, most, nanoseconds)
 
     @cython.final
     cdef void run_pass(self, Pass phase, Py_ssize_t first, Py_ssize_t last) noexcept:
-        """One pass over the bundles [first, last), on as many threads as it is worth."""
+        """One pass over the bundles [first, last)."""
         self.table.phase = phase
         if last - first == 1:
-            # Shorter than a release of the GIL is worth.
             KERNELS.run(&self.table, first)
+        elif self.words <= CHUNK:
+            # Shorter than a release of the GIL is worth.
+            self.share(phase, first, last)
         else:
             with nogil:
-                pool_run(KERNELS.run, &self.table, first, last, self.threads(last - first))
+                self.share(phase, first, last)
 
     @cython.final
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
@@ -154,12 +175,10 @@ cdef class Work:
             return 0
         partials = self.make_partials(self.n_chunks)
         mode = fp_plain()
-        self.table.phase = phase
-        with nogil:
-            pool_run(KERNELS.run, &self.table, 0, self.n_bundles, self.threads(self.n_bundles))
-            total = partials[0]
-            for c in range(1, self.n_chunks):
-                total = combine(total, partials[c], reduction)
+        self.run_pass(phase, 0, self.n_bundles)
+        total = partials[0]
+        for c in range(1, self.n_chunks):
+            total = combine(total, partials[c], reduction)
         fp_unplain(mode)
         return total
 

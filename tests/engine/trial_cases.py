@@ -192,7 +192,7 @@ def run(rule: str, steps: Any, make: Any = None, threads: int = 1, **arguments: 
     import cyoptim
     from cyoptim import _engine
 
-    _engine.set_least_share(1)
+    _engine.take_all_threads(True)
     cyoptim.set_num_threads(threads)
     params = start_of(SHAPES, np.float32)
     optimizer = optimizer_of(rule, **RULES[rule])(params if make is None else make(params))

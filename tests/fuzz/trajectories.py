@@ -39,7 +39,6 @@ CANARY = 0xA5
 # What the gradients of the second reference are off by, by the size of a real.
 NUDGES = {4: 2.0**-21, 8: 2.0**-50}
 ALLOWANCE = 4  # for what it differs by
-USUAL_SHARE = 8  # bundles a thread
 
 
 DRAWN = {card.name: card for card in cards(ELEMENT_WISE, DENSE)}
@@ -385,12 +384,12 @@ def check_gradient(subject: Subject, before: np.ndarray | None, zeroed: bool) ->
 def setting(run: Run) -> Iterator[None]:
     chosen = _dispatch.chosen
     _dispatch.use(run.isa)
-    _engine.set_least_share(1)
+    _engine.take_all_threads(True)
     try:
         with cyoptim.threads(run.threads), np.errstate(all="ignore"):
             yield
     finally:
-        _engine.set_least_share(USUAL_SHARE)
+        _engine.take_all_threads(False)
         _dispatch.use(chosen)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import _config, _cpu, _dispatch
+from cyoptim import _config, _cpu, _dispatch, _engine
 from tests.support.guest_runs import denormals_work
 from tests.support.processes import run_python
 
@@ -62,11 +62,42 @@ def test_show_config(capsys: Any) -> None:
     assert text.startswith(f"cyoptim {cyoptim.__version__}\n")
     assert _dispatch.chosen in text
     assert f"threads          {cyoptim.get_num_threads()}" in text
+    assert f"threading layer  {cyoptim.get_threading_layer()} (this build has: pool" in text
     for word in ("OpenMP", "compiler", "Python", "NumPy"):
         assert word in text
 
 
 # --- threads --------------------------------------------------------------------------------------
+
+
+def test_threading_layer(each_layer: str) -> None:
+    for name in _engine.LAYERS:
+        cyoptim.set_threading_layer(name)
+        assert cyoptim.get_threading_layer() == name
+    before = cyoptim.get_threading_layer()
+    with pytest.raises(ValueError, match="the threading layer must be 'pool'.*, got 'tbb'"):
+        cyoptim.set_threading_layer("tbb")
+    with pytest.raises(TypeError, match="the threading layer must be a string, got 1"):
+        cyoptim.set_threading_layer(1)  # type: ignore[arg-type]
+    assert cyoptim.get_threading_layer() == before
+
+
+def test_threading_layer_that_the_build_lacks(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_engine, "LAYERS", ("pool",))
+    with pytest.raises(ValueError, match="is 'openmp', but this build has none: expected 'pool'"):
+        cyoptim.set_threading_layer("openmp")
+
+
+def test_threading_layer_of_the_environment() -> None:
+    code = "import cyoptim; print(cyoptim.get_threading_layer())"
+    assert run_python(code).stdout.splitlines()[-1] == "pool"
+    for name in _engine.LAYERS:
+        result = run_python(code, CYOPTIM_THREADING_LAYER=name)
+        assert result.stdout.splitlines()[-1] == name
+    result = run_python(code, CYOPTIM_THREADING_LAYER="tbb")
+    assert result.returncode == 1
+    assert "ImportError: CYOPTIM_THREADING_LAYER must be 'pool'" in result.stderr
+    assert "got 'tbb'" in result.stderr
 
 
 def test_number_of_threads() -> None:

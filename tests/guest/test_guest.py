@@ -24,7 +24,7 @@ from cyoptim import _config
 from tests.support.doors import needs_openmp
 from tests.support.guest_runs import TIMEOUT, bits, needs_proc, run_script
 
-pytestmark = pytest.mark.usefixtures("many_threads")
+pytestmark = pytest.mark.usefixtures("many_threads", "each_layer")
 
 
 # --- Python threads -------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_blocks_of_threads_that_end_in_another_order() -> None:
 def test_exit_while_a_daemon_thread_steps() -> None:
     code = """
         from tests.support.guest_runs import started, gradient
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         def work():
             optimizer, grad = started()[1], gradient(0)
             while True:
@@ -151,7 +151,7 @@ def test_exit_while_a_daemon_thread_steps() -> None:
 INTERRUPTS = """
     import hashlib
     from tests.support.guest_runs import bits
-    _engine.set_least_share(1)
+    _engine.take_all_threads(True)
     tensors = sys.argv[1] == "tensors"
     if tensors:
         import torch

@@ -12,7 +12,7 @@ import pytest
 import cyoptim
 from tests.support.guest_runs import N, bits, go_on, gradient, run_script, serial, started
 
-pytestmark = pytest.mark.usefixtures("many_threads")
+pytestmark = pytest.mark.usefixtures("many_threads", "each_layer")
 
 
 def mapped(path: Path, array: Any, offset: int = 0, mode: str = "r+") -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.guest_runs import TIMEOUT, denormals_work, go_on, gradient, run_script, started
 
-pytestmark = pytest.mark.usefixtures("many_threads")
+pytestmark = pytest.mark.usefixtures("many_threads", "each_layer")
 
 
 def test_floating_point_mode_of_other_python_threads() -> None:
@@ -53,7 +53,7 @@ def test_the_rounding_of_the_caller() -> None:
         if UP is None:
             print("unknown")
             sys.exit()
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         libm = ctypes.CDLL("libm.so.6")
         params = [np.zeros(200_001, np.float32) for _ in range(3)]
         optimizers = [cyoptim.RMSprop([p], lr=0.125) for p in params]
@@ -84,7 +84,7 @@ def test_flushing_that_the_caller_has_turned_on() -> None:
     code = """
         import torch
         from tests.support.guest_runs import go_on, serial, started, denormals_work
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         assert torch.set_flush_denormal(True)
         print(denormals_work(), go_on(started()[1], 0, 4) == serial(), denormals_work())
         torch.set_flush_denormal(False)

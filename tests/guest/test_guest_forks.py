@@ -25,7 +25,7 @@ from tests.support.guest_runs import (
     started,
 )
 
-pytestmark = pytest.mark.usefixtures("many_threads")
+pytestmark = pytest.mark.usefixtures("many_threads", "each_layer")
 
 
 def by_multiprocessing(work: Callable[[], None]) -> int | None:
@@ -148,7 +148,7 @@ def test_fork_after_other_libraries_pools_have_worked() -> None:
         from sklearn.neural_network import MLPRegressor
         from tests.support.guest_runs import N, by_os_fork, go_on, gradient, serial, started
         warnings.simplefilter("ignore")
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         expected = serial()
 
         def use_pools():
@@ -202,7 +202,7 @@ def test_fork_after_other_libraries_pools_have_worked() -> None:
 
 def resumed(params: Any, optimizer: Any, expected: bytes) -> None:
     assert params[0] is optimizer.param_groups[0]["params"][0]
-    _engine.set_least_share(1)
+    _engine.take_all_threads(True)
     for threads in (1, 2):
         with cyoptim.threads(threads):
             assert go_on(started()[1], 0, 4) == expected

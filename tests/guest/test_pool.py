@@ -18,7 +18,7 @@ from tests.support.processes import lines_of
 N = 700_001
 
 
-pytestmark = pytest.mark.usefixtures("many_threads")
+pytestmark = pytest.mark.usefixtures("many_threads", "each_layer")
 
 
 def step_once(n: int = N) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_many_more_threads_than_processors() -> None:
         from cyoptim import _engine
         from tests.guest.test_pool import N, step_once
         _engine.set_limits(0, False)  # on however few processors
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         assert cyoptim.get_num_threads() == 300
         for _ in range(50):
             np.testing.assert_array_equal(step_once(), -np.arange(N, dtype=np.float32))

@@ -33,7 +33,7 @@ def digests_on_threads(module: str, threads: int) -> dict[str, str]:
         from cyoptim import _engine
         _engine.set_limits(0, False)  # on however few processors
         from {module} import all_digests
-        _engine.set_least_share(1)
+        _engine.take_all_threads(True)
         assert cyoptim.get_num_threads() == {threads}
         print(json.dumps(all_digests()))
     """

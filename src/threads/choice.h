@@ -1,0 +1,171 @@
+/* How many threads a run takes.
+ *
+ * A run on n threads takes its work divided by n, and the time until the others have come. They come at
+ * once if they still look for work; if they sleep, after some microseconds, or never, if other threads
+ * occupy the processors. No constant tells which: in a loop of steps two threads halve a step of twenty
+ * microseconds; between matrix products, whose threads linger, they double it. So runs are measured. A
+ * Choice keeps the mean time of the runs of one kind for each number of threads, and takes the best; now
+ * and then it tries another. What trials cost beyond the best time is counted, and kept below half a
+ * hundredth of the time of all runs. Before the first trial of a number of threads a model predicts its time.
+ *
+ * Results do not depend on it: they have the same bits for any number of threads. */
+#ifndef CYOPTIM_CHOICE_H
+#define CYOPTIM_CHOICE_H
+
+#include <string.h>
+
+#include "pool.h"
+
+enum {
+    CHOICE_ARMS = 9,        /* numbers of threads: 1, 2, 4, ..., and the most that there may be */
+    CHOICE_TRIAL = 2,       /* runs of a trial that count, after those that wake the threads, */
+    CHOICE_WARM = 3,        /* and as many in which their data come into their caches */
+    CHOICE_PATIENCE = 4,    /* times the lateness of threads that sleep, after which a trial no longer waits for them */
+    CHOICE_STALL = 8,       /* times the best: a run that takes longer counts as this much, and ends a trial */
+    CHOICE_MEAN = 8         /* runs over which times are smoothed */
+};
+
+#define CHOICE_COST 0.005       /* of all time that may be spent on trials */
+#define CHOICE_CREDIT 2e7       /* nanoseconds: trials begin as if so much time had been spent */
+#define CHOICE_WAKE 2e4         /* nanoseconds: how late threads that sleep are believed to come, until it is measured */
+#define CHOICE_COME 500         /* nanoseconds: how late those come that do not */
+#define CHOICE_LINGER 3e5       /* nanoseconds: a longer trial lets threads sleep */
+#define CHOICE_LEAST 1200       /* nanoseconds: a shorter run is done by one thread */
+
+typedef struct {
+    atomic_int busy;            /* a run is being measured */
+    int most, arms;             /* threads that there may be; how many numbers of threads there are to choose from */
+    int best, trial, left;      /* arms; runs that are left of the trial */
+    int warm;                   /* runs since its threads have been woken */
+    int next;                   /* arm whose trial may come next */
+    int64_t begun;              /* ticks */
+    double spent;               /* ticks: of all runs */
+    double waking, sum, lost;   /* ticks of the trial: until its threads are awake; of the runs that count; beyond the best */
+    double time[CHOICE_ARMS];   /* ticks: mean time of a run; 0: not measured */
+    double debt[CHOICE_ARMS];   /* ticks that trials have cost */
+    unsigned char stalls[CHOICE_ARMS];  /* trials that were given up since the last one that was not */
+} Choice;
+
+static int choice_threads(const Choice *choice, int arm) {
+    return arm + 1 == choice->arms ? choice->most : 1 << arm;
+}
+
+/* Ticks after which threads that sleep come. */
+static double choice_lateness(void) {
+    double late = (double)atomic_load_explicit(&pool.lateness, memory_order_relaxed);
+    return late > 0 ? late : CHOICE_WAKE * thread_tick_rate();
+}
+
+/* What a run of so many ticks on one thread should take. */
+static double choice_model(const Choice *choice, int arm, double ticks) {
+    int threads = choice_threads(choice, arm);
+    if (threads == 1) return ticks;
+    return ticks / threads + (pool_is_awake(threads) ? CHOICE_COME * thread_tick_rate() : choice_lateness());
+}
+
+static double choice_expect(const Choice *choice, int arm, double ticks) {
+    return choice->time[arm] > 0 ? choice->time[arm] : choice_model(choice, arm, ticks);
+}
+
+/* While fewer threads are tried the others must not fall asleep: to wake them would take longer than the trial. */
+static void choice_keep_awake(const Choice *choice, double time) {
+    double most = CHOICE_LINGER * thread_tick_rate();
+    time *= CHOICE_WARM + CHOICE_TRIAL + 1;
+    if (choice->trial < choice->best && time < most) {
+        atomic_store_explicit(&pool.awaited, thread_ticks() + (int64_t)time, memory_order_relaxed);
+    }
+}
+
+static void choice_begin_trial(Choice *choice, int arm) {
+    choice->trial = arm;
+    choice->left = CHOICE_TRIAL;
+    choice->warm = 0;
+    choice->waking = choice->sum = choice->lost = 0;
+}
+
+static void choice_reset(Choice *choice, int most, double ticks) {
+    int first = 0;
+    memset(choice, 0, sizeof *choice);
+    atomic_store(&choice->busy, 1);
+    choice->most = most;
+    for (choice->arms = 1; 1 << (choice->arms - 1) < most; choice->arms++) {}
+    for (int arm = 1; arm < choice->arms; arm++) {
+        if (choice_model(choice, arm, ticks) < choice_model(choice, first, ticks)) first = arm;
+    }
+    choice->best = first;
+    choice_begin_trial(choice, first);
+}
+
+/* Begin a trial of the next arm if it can be afforded. */
+static void choice_try(Choice *choice, double ticks) {
+    double best = choice->time[choice->best], loss, most;
+    int arm = choice->next = (choice->next + 1) % choice->arms;
+    if (arm == choice->best) return;
+    loss = choice_expect(choice, arm, ticks) - best;
+    if (loss < best / 4) loss = best / 4;       /* what is moved from cache to cache */
+    most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
+    if (choice->debt[arm] + (CHOICE_WARM + CHOICE_TRIAL) * loss <= most) {
+        choice_begin_trial(choice, arm);
+        choice_keep_awake(choice, choice_expect(choice, arm, ticks));
+    }
+}
+
+static void choice_end_trial(Choice *choice, double best, int stalls) {
+    int arm = choice->trial;
+    if (stalls) {
+        if (choice->stalls[arm] < 10) choice->stalls[arm]++;
+        choice->lost += CHOICE_STALL * best * (1 << choice->stalls[arm]);
+        choice->time[arm] = CHOICE_STALL * best;
+    } else {
+        choice->stalls[arm] = 0;
+        choice->time[arm] = choice->sum / CHOICE_TRIAL;
+    }
+    choice->left = 0;
+    choice->debt[arm] += choice->lost > best / 4 ? choice->lost : best / 4;
+}
+
+/* A run of a trial. If one stalls, others occupy the processors, or something rare has happened: the trial ends,
+ * and the next one comes the later, the more have ended so. */
+static void choice_note_trial(Choice *choice, double time) {
+    double best = choice->time[choice->best] > 0 ? choice->time[choice->best] : time;
+    int stalls = time > CHOICE_STALL * best, warm = choice->warm >= CHOICE_WARM;
+    if (!warm) {
+        choice->waking += time;
+        if (choice->warm > 0 || pool_is_awake(choice_threads(choice, choice->trial))
+            || choice->waking > CHOICE_PATIENCE * choice_lateness()) choice->warm++;
+    } else {
+        choice->sum += time;
+        choice->left--;
+    }
+    choice->lost += (stalls ? CHOICE_STALL * best : time) - best;
+    if (choice->left == 0 || (stalls && warm)) choice_end_trial(choice, best, stalls);
+}
+
+static void choice_note(Choice *choice, double time) {
+    double *mean = &choice->time[choice->best];
+    if (time > CHOICE_STALL * *mean) time = CHOICE_STALL * *mean;
+    *mean += (time - *mean) / CHOICE_MEAN;
+}
+
+/* The number of threads of the run that begins: at most `most`, which is more than 1. On one thread it should take so many nanoseconds. */
+static int choice_begin(Choice *choice, int most, double nanoseconds) {
+    double ticks = nanoseconds * thread_tick_rate();
+    if (most > POOL_MOST) most = POOL_MOST;
+    if (most != choice->most) choice_reset(choice, most, ticks);
+    else if (choice->left == 0) choice_try(choice, ticks);
+    choice->begun = thread_ticks();
+    return choice_threads(choice, choice->left > 0 ? choice->trial : choice->best);
+}
+
+static void choice_end(Choice *choice) {
+    double time = (double)(thread_ticks() - choice->begun);
+    if (time <= 0) return;
+    choice->spent += time;
+    if (choice->left > 0) choice_note_trial(choice, time);
+    else choice_note(choice, time);
+    for (int arm = 0; arm < choice->arms; arm++) {
+        if (choice->time[arm] > 0 && choice->time[arm] < choice->time[choice->best]) choice->best = arm;
+    }
+}
+
+#endif
