@@ -71,3 +71,12 @@ def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) ->
     """The optimizer of a library that has torch's classes."""
     row = OPTIMIZERS[optimizer]
     return getattr(library, row.cls)(params, **row.options, **mode)
+
+
+def step_tensors(
+    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
+) -> Subject:
+    """Step tensors with an optimizer of torch, or one with its interface."""
+    tensors = tensors_of(params, grads, threads)
+    stepper = stepper_of(library, optimizer, tensors, **mode)
+    return Subject(stepper.step, *views_of(tensors), reference(optimizer))
