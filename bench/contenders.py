@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
-from bench import averaged_steps, fused_steps, loops, own, peers
-from bench.optimizers import OPTIMIZERS
+from bench import averaged_steps, fused_steps, loops, norms, own, peers
+from bench.optimizers import NORM, OPERATIONS, OPTIMIZERS
 from bench.roof import roof
 from bench.subject import Subject
 from bench.workloads import Arrays, Stream
@@ -27,13 +27,15 @@ class Contender:
     build: Callable[[str, Arrays, Arrays, int], Subject]
     packages: tuple[str, ...]
     color: str
-    knows: Callable[[str], bool] = lambda optimizer: True
+    knows: Callable[[str], bool] = OPTIMIZERS.__contains__  # or other operations
     variables: dict[str, str] = field(default_factory=dict)  # of the environment of its process
 
 
-def build_roof(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+def build_roof(operation: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    if operation == NORM:
+        return norms.of_roof(grads, threads)
     scale = 0.01
-    count = OPTIMIZERS[optimizer].written
+    count = OPERATIONS[operation].written
     state = [[np.zeros_like(p) for p in params] for _ in range(count - 1)]
     step, owner = roof((params, *state), (grads,), scale, threads)
     return Subject(step, params, grads, Stream(scale, count), owner)
@@ -43,12 +45,20 @@ def _is_adam(optimizer: str) -> bool:
     return optimizer == "Adam"
 
 
-def _is_fused(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].fused
+def _is_fused(operation: str) -> bool:
+    return OPERATIONS[operation].fused
 
 
-def _in_torch(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].in_torch
+def _in_torch(operation: str) -> bool:
+    return OPERATIONS[operation].in_torch
+
+
+def _is_norm(operation: str) -> bool:
+    return operation == NORM
+
+
+def _any(operation: str) -> bool:
+    return True
 
 
 def _instruction_set(level: str, color: str) -> Contender:
@@ -56,8 +66,16 @@ def _instruction_set(level: str, color: str) -> Contender:
     return Contender(build, ("cyoptim",), color, variables={own.INSTRUCTION_SET: level})
 
 
+def _layer(name: str, color: str) -> Contender:
+    return Contender(partial(own.build_layer, layer=name), ("cyoptim",), color, _any)
+
+
 CONTENDERS = {
-    "cyoptim": Contender(own.build_cyoptim, ("cyoptim",), "#d62728"),
+    "cyoptim": Contender(own.build_cyoptim, ("cyoptim",), "#d62728", _any),
+    "cyoptim-1": Contender(own.build_one_thread, ("cyoptim",), "#ff7f0e", _any),
+    "cyoptim-all": Contender(own.build_all_threads, ("cyoptim",), "#8c564b", _any),
+    "cyoptim-pool": _layer("pool", "#d62728"),
+    "cyoptim-openmp": _layer("openmp", "#e377c2"),
     "cyoptim-torch": Contender(own.build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
     "torch-fused": Contender(
         partial(peers.build_torch, fused=True), ("torch",), "#1f77b4", _is_fused
@@ -69,8 +87,12 @@ CONTENDERS = {
     "torch-single": Contender(
         partial(peers.build_torch, foreach=False), ("torch",), "#c7c7c7", _in_torch
     ),
-    "numba": Contender(loops.build_numba, ("numba",), "#2ca02c", _is_adam),
-    "numpy": Contender(loops.build_numpy, ("numpy",), "#9467bd", _is_adam),
+    "torch-norm": Contender(norms.build_torch, ("torch",), "#1f77b4", _is_norm),
+    "numba": Contender(loops.build_numba, ("numba",), "#2ca02c", loops.NUMPY.__contains__),
+    "numba-1": Contender(
+        loops.build_numba_one_thread, ("numba",), "#98df8a", loops.NUMPY.__contains__
+    ),
+    "numpy": Contender(loops.build_numpy, ("numpy",), "#9467bd", loops.NUMPY.__contains__),
     "torch-compiled": Contender(peers.build_torch_compiled, ("torch",), "#17becf", _is_adam),
     "optax": Contender(peers.build_optax, ("jax", "jaxlib", "optax"), "#ff7f0e", _is_adam),
     "sklearn": Contender(peers.build_sklearn, ("scikit-learn",), "#8c564b", _is_adam),
@@ -91,7 +113,7 @@ CONTENDERS = {
     "averaged-torch": Contender(
         averaged_steps.build_averaged_torch, ("torch",), "#1f77b4", _is_adam
     ),
-    "roof": Contender(build_roof, (), "#222222"),
+    "roof": Contender(build_roof, (), "#222222", _any),
 }
 
 PEERS = (

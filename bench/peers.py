@@ -14,7 +14,7 @@ import numpy as np
 
 from bench.roof import Unavailable
 from bench.subject import (
-    Reloaded,
+    Preceded,
     Subject,
     reference,
     step_tensors,
@@ -131,4 +131,4 @@ def build_thinc(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> 
             stepper(*row)
         stepper.step_schedules()
 
-    return Subject(Reloaded(step, load), params, grads, reference(optimizer, eps=0.0))
+    return Subject(Preceded(step, load), params, grads, reference(optimizer, eps=0.0))

@@ -3,7 +3,8 @@
 The protocol is JSON lines. A line ``{"workload": name}`` asks to build a step, and is answered by
 ``{"status": "built"}``, or another status with a message; ``{"validate": true}`` asks to validate
 it, and is answered by ``{"status": "ready"}``, likewise. Then each ``{"seconds": s}`` asks for a
-round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``.
+round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``,
+and with the ``"mean"`` of steps that are timed one by one.
 Between requests the worker sleeps in a read, to leave the processors to the others.
 """
 
@@ -23,8 +24,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from bench.contenders import CONTENDERS
+from bench.contexts import CONTEXTS
 from bench.roof import Unavailable
-from bench.subject import Reloaded, Subject
+from bench.subject import Preceded, Subject
 from bench.workloads import Arrays, Expected, Workload, named
 
 STEPS = 8
@@ -41,7 +43,9 @@ class Invalid(Exception):
 def build(name: str, workload: Workload, threads: int) -> Subject:
     """A contender's step, in newly allocated memory."""
     values, slopes = workload.random(0), workload.random(1)
-    return CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
+    subject = CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
+    product = CONTEXTS[workload.context].product
+    return subject.after(product(threads)) if product else subject
 
 
 def prepare(subject: Subject, workload: Workload) -> None:
@@ -72,7 +76,7 @@ def validate(subject: Subject, workload: Workload) -> None:
         subject.step()
         expected.step(subject.grads)
     error = expected.error(subject.result() if subject.result else subject.params)
-    if not error <= 1:
+    if not error <= subject.tolerance:
         raise Invalid(f"after {STEPS} steps it is off by {error:.3g} times the tolerance")
 
 
@@ -87,7 +91,7 @@ def steps_within(step: Callable[[], Any], seconds: float) -> int:
 
 def duration(step: Callable[[], Any], count: int) -> float:
     """The seconds of this many steps."""
-    if isinstance(step, Reloaded):
+    if isinstance(step, Preceded):
         return sum(step.timed() for _ in range(count))
     start = time.perf_counter()
     for _ in repeat(None, count):
@@ -95,22 +99,24 @@ def duration(step: Callable[[], Any], count: int) -> float:
     return time.perf_counter() - start
 
 
-def typical(step: Callable[[], Any], count: int, seconds: float) -> tuple[float, int]:
-    """The seconds per step in the median batch of `count` steps, and the total number of steps."""
+def batches(step: Callable[[], Any], count: int, seconds: float) -> list[float]:
+    """The seconds per step of each batch of `count` steps."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < LEAST_BATCHES or time.perf_counter() < end:
         times.append(duration(step, count) / count)
-    return statistics.median(times), count * len(times)
+    return times
 
 
 def time_round(step: Callable[[], Any], seconds: float) -> dict[str, Any]:
     """Time a round, and answer with it."""
-    count = steps_within(step, seconds / BATCHES)
+    single = isinstance(step, Preceded)
+    count = 1 if single else steps_within(step, seconds / BATCHES)
     duration(step, 2 * count)  # caches and threads are cold after the others' turns
-    median, repeats = typical(step, count, seconds)
+    times = batches(step, count, seconds)
     gc.collect()  # garbage of the steps; libraries' own objects are frozen
-    return {"step": median, "repeats": repeats}
+    reply: dict[str, Any] = {"step": statistics.median(times), "repeats": count * len(times)}
+    return reply | ({"mean": statistics.fmean(times)} if single else {})
 
 
 Reply = dict[str, Any]
