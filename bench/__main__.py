@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from pathlib import Path
 
 from bench import epochs, report
 from bench.contenders import CONTENDERS, SLOW
-from bench.optimizers import OPTIMIZERS
+from bench.contexts import CONTEXTS
 from bench.runner import ROOT, Effort, measure
 from bench.tables import COMMANDS
 from bench.tables.command import QUICK, Command
-from bench.workloads import DTYPES, Workload, shapes_named
+from bench.workloads import DTYPES, MOST_JOINED, Workload, shapes_named
 
 DEFAULT = "adam"
 ALONE = {"memory": "bench.memory", "sklearn": "bench.sklearn_mlp"}
@@ -58,9 +59,13 @@ def measuring(to: argparse.ArgumentParser, command: Command) -> None:
         f"({', '.join(command.workloads)})",
     )
     if command.any_optimizer:
-        add("--optimizer", action="append", choices=OPTIMIZERS, help="this one; repeatable")
+        about = f"this one; repeatable ({', '.join(command.optimizers)})"
+        add("--optimizer", action="append", choices=command.operations, help=about)
     if command.any_dtype:
         add("--dtype", choices=DTYPES, help=f"of all arrays ({', '.join(command.dtypes)})")
+    if command.any_context:
+        about = f"what comes before each step; repeatable ({', '.join(command.contexts)})"
+        add("--context", action="append", choices=CONTEXTS, help=about)
     add("--json", type=Path, metavar="PATH", help="write the results")
     add("--markdown", action="store_true", help="print tables for GitHub")
     add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
@@ -91,8 +96,8 @@ def words(options: argparse.Namespace) -> str:
     found += [f"--threads {max(threads(options))}"]
     found += ["--quick"] if options.quick else []
     found += [f"--rounds {options.rounds}"] if options.rounds else []
-    for option in ("only", "workload", "optimizer"):
-        found += [f"--{option} {name}" for name in getattr(options, option) or ()]
+    for option in ("only", "workload", "optimizer", "context"):
+        found += [f"--{option} {name}" for name in getattr(options, option, None) or ()]
     found += [f"--dtype {options.dtype}"] if options.dtype else []
     return " ".join(found)
 
@@ -114,12 +119,19 @@ def workloads(options: argparse.Namespace, count: int) -> list[Workload]:
         options.workload or command.workloads,
         options.optimizer or command.optimizers,
         (options.dtype,) if options.dtype else command.dtypes,
+        getattr(options, "context", None) or command.contexts,
     )
-    large = [w for w in found if w.memory * count > command.most_memory and not options.workload]
-    if large:
-        names = ", ".join(w.name for w in large)
-        progress(f"left out, as {count} contenders need much memory: {names}; --workload times it")
-    return [w for w in found if w not in large]
+    if options.workload:
+        return found
+    large = [w for w in found if w.memory * count > command.most_memory]
+    long = [w for w in found if w.joins and w.elements > MOST_JOINED]
+    for reason, out in (
+        (f"{count} contenders need much memory", large),
+        ("their reference takes minutes", long),
+    ):
+        if names := ", ".join(w.name for w in out):
+            progress(f"left out, as {reason}: {names}; --workload times it")
+    return [w for w in found if w not in [*large, *long]]
 
 
 def effort(options: argparse.Namespace) -> Effort:
@@ -141,12 +153,13 @@ def publish(done: report.Run, options: argparse.Namespace) -> None:
     if options.json:
         done.save(options.json)
     print(command.text(done, options.markdown))
-    if options.plot:
+    if options.plot and command.drawn_by:
+        module_name, function = command.drawn_by
         try:
-            from bench import plot
+            module = importlib.import_module(f"bench.{module_name}")
         except ImportError as error:
             sys.exit(f"no plot: {error} (pip install matplotlib)")
-        getattr(plot, command.drawn_by)(done, options.plot)
+        getattr(module, function)(done, options.plot)
 
 
 def main(arguments: Sequence[str]) -> int:

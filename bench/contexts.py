@@ -20,6 +20,9 @@ Product = Callable[[], Any]
 ROWS, WIDTH = 128, 512
 """The product is x @ W, float32: x has this many rows, and W is square."""
 
+SETTLE = 0.03
+"""Seconds in which most threads stop to spin and fall asleep; OpenBLAS takes 67 million ticks."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -32,7 +35,7 @@ class Context:
 
 def openblas(threads: int) -> Product:
     """NumPy's product, on as many threads as OPENBLAS_NUM_THREADS says since the start."""
-    name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]  # type: ignore[call-overload]
+    name = np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"]
     if "openblas" not in name:
         raise Unavailable(f"a NumPy with OpenBLAS: this one has {name}")
     x, w = _factors()
@@ -55,9 +58,9 @@ def _factors() -> tuple[Array, Array]:
 
 
 _ROWS = (
-    Context("in a loop", None, settle=0.03),
-    Context("between products of NumPy", openblas, settle=0.05),
-    Context("between products of torch", torch_mm, settle=0.03),
+    Context("in a loop", None, SETTLE),
+    Context("between products of NumPy", openblas, 2 * SETTLE),
+    Context("between products of torch", torch_mm, SETTLE),
 )
 CONTEXTS: dict[str, Context] = dict(zip(CONTEXT_NAMES, _ROWS, strict=True))
 """By the name that a workload has."""

@@ -1,5 +1,4 @@
-"""cyoptim: over arrays and torch tensors; on one thread, on all, with each threading layer; with the
-kernels of an instruction set."""
+"""cyoptim: over arrays or tensors, on one thread or all, by threading layer and instruction set."""
 
 from __future__ import annotations
 

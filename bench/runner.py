@@ -22,6 +22,10 @@ from bench.workloads import Workload
 ROOT = Path(__file__).parents[1]
 
 
+MEDIAN, MEAN = "median", "mean"
+"""What a round gives: of its batches, and of its steps if they are timed one by one."""
+
+
 @dataclass
 class Result:
     """A contender on a workload: seconds per step of every round, or the reason for none."""
@@ -39,6 +43,10 @@ class Result:
         """The number of threads, if a run has several numbers."""
         _, at, count = self.workload.partition("@")
         return int(count) if at else None
+
+    def of(self, measure: str) -> list[float]:
+        """The rounds by their median or mean."""
+        return {MEDIAN: self.rounds, MEAN: self.means}[measure]
 
     @property
     def best(self) -> float:

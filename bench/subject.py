@@ -45,15 +45,15 @@ class Subject:
 
     def after(self, product: Callable[[], Any]) -> Subject:
         """The same, but each step comes right after a product."""
-        step, before = self.step, product
-        if isinstance(step, Preceded):
-            step, load = step.step, step.before
+        inner = self.step
+        if not isinstance(inner, Preceded):
+            return replace(self, step=Preceded(inner, product))
 
-            def before() -> None:
-                load()
-                product()
+        def before() -> None:
+            inner.before()
+            product()
 
-        return replace(self, step=Preceded(step, before))
+        return replace(self, step=Preceded(inner.step, before))
 
 
 def tensors_of(params: Arrays, grads: Arrays, threads: int) -> list[Any]:

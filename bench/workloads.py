@@ -27,6 +27,9 @@ PERIOD = 1_000_003
 
 A prime number, which no chunk and no thread's share is a multiple of."""
 
+MOST_JOINED = 16 << 20
+"""Elements that a reference steps in seconds if it must step them all."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -51,6 +54,11 @@ class Workload:
     @property
     def elements(self) -> int:
         return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def joins(self) -> bool:
+        """Whether a reference must step whole tensors, not only a period of each."""
+        return OPERATIONS[self.optimizer].joins
 
     @property
     def bytes(self) -> int:
