@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import epochs, report
+from bench import epochs, readme, report
 from bench.contenders import CONTENDERS, SLOW
 from bench.contexts import CONTEXTS
 from bench.runner import ROOT, Effort, measure
@@ -31,9 +31,13 @@ def parser() -> argparse.ArgumentParser:
         # Without its own default, an option that is not given keeps its value.
         each = commands.add_parser(name, help=command.about, argument_default=argparse.SUPPRESS)
         measuring(each, command)
+    show = commands.add_parser("show", help="the tables and plots of a JSON file")
+    show.add_argument("run", type=Path)
+    output(show)
     compare = commands.add_parser("compare", help="what changed between two JSON files")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
+    commands.add_parser("readme", help="write the stored results into README.md and other pages")
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
     epochs.add_options(
         commands.add_parser("epochs", help="whole epochs of training torch's models")
@@ -67,8 +71,13 @@ def measuring(to: argparse.ArgumentParser, command: Command) -> None:
         about = f"what comes before each step; repeatable ({', '.join(command.contexts)})"
         add("--context", action="append", choices=CONTEXTS, help=about)
     add("--json", type=Path, metavar="PATH", help="write the results")
-    add("--markdown", action="store_true", help="print tables for GitHub")
-    add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
+    output(to)
+
+
+def output(to: argparse.ArgumentParser) -> None:
+    """The options of how results are shown."""
+    to.add_argument("--markdown", action="store_true", help="print tables for GitHub")
+    to.add_argument("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
 
 
 def tensors(text: str) -> str:
@@ -147,11 +156,8 @@ def run(options: argparse.Namespace) -> report.Run:
     return report.Run(facts, measure(chosen, names, threads(options), effort(options), progress))
 
 
-def publish(done: report.Run, options: argparse.Namespace) -> None:
-    """Write the JSON file first: drawing may fail, and measuring takes minutes."""
-    command = COMMANDS[options.command]
-    if options.json:
-        done.save(options.json)
+def publish(done: report.Run, command: Command, options: argparse.Namespace) -> None:
+    """Print the tables, and draw the plots."""
     print(command.text(done, options.markdown))
     if options.plot and command.drawn_by:
         module_name, function = command.drawn_by
@@ -168,6 +174,13 @@ def main(arguments: Sequence[str]) -> int:
         before, after = report.Run.load(options.before), report.Run.load(options.after)
         print(report.compare(before, after))
         return 0
+    if options.command == "show":
+        done = report.Run.load(options.run)
+        publish(done, COMMANDS[done.command or DEFAULT], options)
+        return 0
+    if options.command == "readme":
+        readme.write()
+        return 0
     if options.command == "epochs":
         models, optimizers = options.model or epochs.MODELS, options.optimizer or epochs.OPTIMIZERS
         return epochs.run(
@@ -178,7 +191,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)
-    publish(done, options)
+    if options.json:  # first: drawing may fail, and measuring takes minutes
+        done.save(options.json)
+    publish(done, COMMANDS[options.command], options)
     return int(any(r.status in ("invalid", "failed") for r in done.results))
 
 

@@ -40,7 +40,7 @@ def _draw_context(part: Run, path: Path, about: str) -> None:
     ]
     if not rows:
         sys.exit("no plot: it takes two sizes to draw a line")
-    with picture(part, path, (len(rows), len(kinds)), (5.5, 4.2), about) as axes:
+    with picture(part, path, (len(rows), len(kinds)), (6, 5), about) as axes:
         for line, (series, measure) in zip(axes, rows, strict=True):
             for axis, (kind, timed) in zip(line, kinds, strict=True):
                 _sizes_panel(axis, timed, series, measure)
@@ -61,7 +61,7 @@ def _sizes_panel(axis: Axes, part: Run, series: Series, measure: str) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel(f"number of {series.grows}")
-    _finish(axis)
+    axis.grid(which="major", linewidth=0.3)
 
 
 def draw_scaling(run: Run, path: Path) -> None:
@@ -95,7 +95,7 @@ def _scaling_panels(
         axis.xaxis.set_minor_locator(NullLocator())
         axis.set_ylim(bottom=0)
         axis.set_xlabel("threads")
-        _finish(axis)
+        axis.grid(which="major", linewidth=0.3)
 
 
 def _line(axis: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
@@ -105,11 +105,6 @@ def _line(axis: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
     if points:
         color = CONTENDERS[name].color
         axis.plot(*zip(*points, strict=True), label=name, color=color, linewidth=1.2, **style)
-
-
-def _finish(axis: Axes) -> None:
-    axis.grid(which="major", linewidth=0.3)
-    axis.legend(fontsize=7)
 
 
 def _path(path: Path, part: str, parts: int) -> Path:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bench.report import Run
@@ -31,6 +32,7 @@ def picture(
         layout="constrained",
     )
     yield [list(row) for row in axes]
+    _add_legend(figure)
     facts = run.environment
     machine = f"{facts['cpu']}, {facts['threads']} threads, cyoptim {facts['cyoptim']}"
     figure.suptitle(f"{about}{machine}", fontsize=10)
@@ -38,6 +40,16 @@ def picture(
     pyplot.close(figure)
     if path.suffix.lower() == ".png":
         shrink(path)
+
+
+def _add_legend(figure: Figure) -> None:
+    """One for all panels that have none of their own."""
+    panels = [axis for axis in figure.axes if axis.get_legend() is None]
+    lines = {line.get_label(): line for axis in panels for line in axis.get_lines()}
+    shown = {name: line for name, line in lines.items() if not str(name).startswith("_")}
+    if shown:
+        where, columns = "outside lower center", min(len(shown), 6)
+        figure.legend(shown.values(), shown.keys(), loc=where, ncols=columns, fontsize=8)
 
 
 def shrink(path: Path) -> None:

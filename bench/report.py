@@ -51,6 +51,12 @@ class Run:
             result.workload = named(name).name + at + threads
         return cls(content["environment"], results)
 
+    @property
+    def command(self) -> str:
+        """The command that measured it, or nothing if it is the default one."""
+        word = self.environment["command"].removeprefix("python -m bench").partition("--")[0]
+        return str(word).strip()
+
     def by_workload(self) -> Iterator[tuple[Workload, list[Result]]]:
         """The results of each workload, in the order in which they were timed."""
         for workload in self.workloads():

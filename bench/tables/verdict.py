@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.contexts import CONTEXTS
@@ -48,20 +48,28 @@ def _cell(mine: Result, rivals: Sequence[Result], measure: str) -> Cell:
 
 
 def text(run: Run, markdown: bool) -> list[str]:
-    """A table per context and measure, and below them what is missed."""
-    lines, rows = [], []
-    for context in dict.fromkeys(w.context for w in run.workloads()):
-        for measure in run.measures if context != "loop" else run.measures[:1]:
-            found = cells(run, context, measure)
-            if found:
-                title = f"{CONTEXTS[context].title}, {measure}"
-                header, body = _table(found)
-                caption = f"cyoptim against the best of {', '.join(RIVALS)}: {title}"
-                lines += titled(caption, header, body, markdown)
-                rows.append(_target_row(title, found))
-    if rows:
-        lines += titled("verdict", (*targets.HEADER, "in three of four rounds"), rows, markdown)
+    """What misses the bound, and a table per context and measure."""
+    lines = summary(run, markdown)
+    for title, found in _parts(run):
+        caption = f"cyoptim against the best of {', '.join(RIVALS)}: {title}"
+        lines += titled(caption, *_table(found), markdown)
     return lines
+
+
+def summary(run: Run, markdown: bool) -> list[str]:
+    """A row per context and measure: the worst ratio, and all beyond the bound."""
+    rows = [_target_row(title, found) for title, found in _parts(run)]
+    header = (*targets.HEADER, "in three of four rounds")
+    title = f"cyoptim against the best of {', '.join(RIVALS)}"
+    return titled(title, header, rows, markdown) if rows else []
+
+
+def _parts(run: Run) -> Iterator[tuple[str, dict[Workload, Cell]]]:
+    """The cells of each context and measure, by title."""
+    for context in dict.fromkeys(w.context for w in run.workloads()):
+        for measure in run.measures:
+            if found := cells(run, context, measure):
+                yield f"{CONTEXTS[context].title}, {measure}", found
 
 
 def _table(found: dict[Workload, Cell]) -> tuple[list[str], list[list[str]]]:
