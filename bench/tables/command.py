@@ -37,12 +37,13 @@ class Command:
     zeroed: tuple[bool, ...] = (False,)  # whether gradients are zero when timed
     threads: Callable[[int | None], Sequence[int]] = two_threads  # the numbers, given the option's
     effort: Effort = USUAL
-    where_unfused: tuple[str, ...] = ()  # also timed if torch has no fused kernel of the optimizer
+    where_unfused: tuple[str, ...] = ()  # also timed if torch's optimizer has no fused kernel
     most_memory: float = float("inf")  # bytes of all contenders, for default workloads
 
     def names(self, optimizers: Sequence[str]) -> tuple[str, ...]:
         """The contenders, for these optimizers."""
-        unfused = not all(OPERATIONS[name].fused for name in optimizers)
+        rows = [OPERATIONS[name] for name in optimizers]
+        unfused = any(row.in_torch and not row.fused for row in rows)
         return self.contenders + self.where_unfused * unfused
 
     def all_of(

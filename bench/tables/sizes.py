@@ -98,6 +98,7 @@ COMMAND = Command(
     optimizers=("SGD", "Adam", "Lamb-unclipped"),
     contexts=("loop", "openblas"),
     any_context=True,
+    where_unfused=("torch-default",),
     effort=Effort(rounds=10, seconds=0.05),
     most_memory=12e9,
 )
