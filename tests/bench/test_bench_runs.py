@@ -23,7 +23,7 @@ from bench.workloads import (
     ("command", "contenders", "shown"),
     [
         ("denormals", ("cyoptim", "numpy"), "after 1,000 zero gradients"),
-        ("scaling", ("cyoptim", "numpy"), "x 1 thread"),
+        ("scaling", ("cyoptim", "roof"), "of the roof"),
         ("fused", ("step", "step-clip-zero", "calls"), "x step"),
         ("instructions", ("cyoptim-baseline", "roof"), "x roof"),
     ],
