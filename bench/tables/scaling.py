@@ -83,5 +83,5 @@ COMMAND = Command(
     optimizers=("Adam", "Lamb-unclipped", NORM),
     operations=OPERATIONS,
     threads=thread_counts,
-    effort=Effort(rounds=5, seconds=0.05),
+    effort=Effort(rounds=4, seconds=0.04),
 )

@@ -81,6 +81,18 @@ def test_a_step_between_products_is_validated():
     assert len(called) == worker.STEPS
 
 
+def test_whole_references_take_fewer_steps():
+    def steps(name):
+        called = []
+        workload = named(name)
+        subject = worker.build("cyoptim", workload, 1)
+        worker.validate(subject.after(lambda: called.append(1)), workload)
+        return len(called)
+
+    assert steps("Lamb:1x1K") == worker.STEPS
+    assert steps("Lamb:2x1M") == worker.WHOLE_STEPS  # 2,000,000, and a period is less
+
+
 def test_means_are_stored(tmp_path):
     result = reports.Result("1x10:openblas", "roof", "ready", "", 9, [1.23456789], [2.0])
     run = reports.Run({"command": "python -m bench sizes --threads 2", "threads": 2}, [result])
