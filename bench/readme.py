@@ -17,8 +17,8 @@ from bench.tables import COMMANDS, verdict
 from bench.tables.optimizers import Cell, cell
 from bench.workloads import Workload
 
-PAGES = tuple(ROOT / name for name in ("README.md", "bench/README.md", "bench/results/sizes.md"))
 RESULTS = ROOT / "bench/results"
+PAGES = (ROOT / "README.md", ROOT / "bench/README.md", *sorted(RESULTS.glob("*.md")))
 
 COLUMNS = {
     "cyoptim": "cyoptim",
