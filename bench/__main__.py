@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import epochs, report
+from bench import epochs, readme, report
 from bench.contenders import CONTENDERS, SLOW
-from bench.optimizers import OPTIMIZERS
+from bench.contexts import CONTEXTS
 from bench.runner import ROOT, Effort, measure
 from bench.tables import COMMANDS
 from bench.tables.command import QUICK, Command
-from bench.workloads import DTYPES, Workload, shapes_named
+from bench.workloads import DTYPES, MOST_JOINED, Workload, shapes_named
 
 DEFAULT = "adam"
 ALONE = {"memory": "bench.memory", "sklearn": "bench.sklearn_mlp"}
@@ -30,9 +31,13 @@ def parser() -> argparse.ArgumentParser:
         # Without its own default, an option that is not given keeps its value.
         each = commands.add_parser(name, help=command.about, argument_default=argparse.SUPPRESS)
         measuring(each, command)
+    show = commands.add_parser("show", help="the tables and plots of a JSON file")
+    show.add_argument("run", type=Path)
+    output(show)
     compare = commands.add_parser("compare", help="what changed between two JSON files")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
+    commands.add_parser("readme", help="write the stored results into README.md and other pages")
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
     epochs.add_options(
         commands.add_parser("epochs", help="whole epochs of training torch's models")
@@ -58,12 +63,21 @@ def measuring(to: argparse.ArgumentParser, command: Command) -> None:
         f"({', '.join(command.workloads)})",
     )
     if command.any_optimizer:
-        add("--optimizer", action="append", choices=OPTIMIZERS, help="this one; repeatable")
+        about = f"this one; repeatable ({', '.join(command.optimizers)})"
+        add("--optimizer", action="append", choices=command.operations, help=about)
     if command.any_dtype:
         add("--dtype", choices=DTYPES, help=f"of all arrays ({', '.join(command.dtypes)})")
+    if command.any_context:
+        about = f"what comes before each step; repeatable ({', '.join(command.contexts)})"
+        add("--context", action="append", choices=CONTEXTS, help=about)
     add("--json", type=Path, metavar="PATH", help="write the results")
-    add("--markdown", action="store_true", help="print tables for GitHub")
-    add("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
+    output(to)
+
+
+def output(to: argparse.ArgumentParser) -> None:
+    """The options of how results are shown."""
+    to.add_argument("--markdown", action="store_true", help="print tables for GitHub")
+    to.add_argument("--plot", type=Path, metavar="PATH", help="draw the results as PNG")
 
 
 def tensors(text: str) -> str:
@@ -91,8 +105,8 @@ def words(options: argparse.Namespace) -> str:
     found += [f"--threads {max(threads(options))}"]
     found += ["--quick"] if options.quick else []
     found += [f"--rounds {options.rounds}"] if options.rounds else []
-    for option in ("only", "workload", "optimizer"):
-        found += [f"--{option} {name}" for name in getattr(options, option) or ()]
+    for option in ("only", "workload", "optimizer", "context"):
+        found += [f"--{option} {name}" for name in getattr(options, option, None) or ()]
     found += [f"--dtype {options.dtype}"] if options.dtype else []
     return " ".join(found)
 
@@ -114,12 +128,19 @@ def workloads(options: argparse.Namespace, count: int) -> list[Workload]:
         options.workload or command.workloads,
         options.optimizer or command.optimizers,
         (options.dtype,) if options.dtype else command.dtypes,
+        getattr(options, "context", None) or command.contexts,
     )
-    large = [w for w in found if w.memory * count > command.most_memory and not options.workload]
-    if large:
-        names = ", ".join(w.name for w in large)
-        progress(f"left out, as {count} contenders need much memory: {names}; --workload times it")
-    return [w for w in found if w not in large]
+    if options.workload:
+        return found
+    large = [w for w in found if w.memory * count > command.most_memory]
+    long = [w for w in found if w.joins and w.elements > MOST_JOINED]
+    for reason, out in (
+        (f"{count} contenders need much memory", large),
+        ("their reference takes minutes", long),
+    ):
+        if names := ", ".join(w.name for w in out):
+            progress(f"left out, as {reason}: {names}; --workload times it")
+    return [w for w in found if w not in [*large, *long]]
 
 
 def effort(options: argparse.Namespace) -> Effort:
@@ -135,18 +156,16 @@ def run(options: argparse.Namespace) -> report.Run:
     return report.Run(facts, measure(chosen, names, threads(options), effort(options), progress))
 
 
-def publish(done: report.Run, options: argparse.Namespace) -> None:
-    """Write the JSON file first: drawing may fail, and measuring takes minutes."""
-    command = COMMANDS[options.command]
-    if options.json:
-        done.save(options.json)
+def publish(done: report.Run, command: Command, options: argparse.Namespace) -> None:
+    """Print the tables, and draw the plots."""
     print(command.text(done, options.markdown))
-    if options.plot:
+    if options.plot and command.drawn_by:
+        module_name, function = command.drawn_by
         try:
-            from bench import plot
+            module = importlib.import_module(f"bench.{module_name}")
         except ImportError as error:
             sys.exit(f"no plot: {error} (pip install matplotlib)")
-        getattr(plot, command.drawn_by)(done, options.plot)
+        getattr(module, function)(done, options.plot)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -154,6 +173,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.command == "compare":
         before, after = report.Run.load(options.before), report.Run.load(options.after)
         print(report.compare(before, after))
+        return 0
+    if options.command == "show":
+        done = report.Run.load(options.run)
+        publish(done, COMMANDS[done.command or DEFAULT], options)
+        return 0
+    if options.command == "readme":
+        readme.write()
         return 0
     if options.command == "epochs":
         models, optimizers = options.model or epochs.MODELS, options.optimizer or epochs.OPTIMIZERS
@@ -165,7 +191,9 @@ def main(arguments: Sequence[str]) -> int:
     if options.plot and not COMMANDS[options.command].drawn_by:
         sys.exit(f"no plot of {options.command}: it has a table only")
     done = run(options)
-    publish(done, options)
+    if options.json:  # first: drawing may fail, and measuring takes minutes
+        done.save(options.json)
+    publish(done, COMMANDS[options.command], options)
     return int(any(r.status in ("invalid", "failed") for r in done.results))
 
 

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from bench import averaged_steps, fused_steps, peers
-from bench.optimizers import OPTIMIZERS
-from bench.roof import Unavailable, roof
-from bench.subject import Subject, reference, stepper_of, tensors_of, views_of
-from bench.workloads import Array, Arrays, Stream
-
-Scalars = tuple[Any, ...]
+from bench import averaged_steps, fused_steps, loops, norms, own, peers
+from bench.optimizers import NORM, OPERATIONS, OPTIMIZERS
+from bench.roof import roof
+from bench.subject import Subject
+from bench.workloads import Arrays, Stream
 
 
 @dataclass(frozen=True)
@@ -30,68 +27,15 @@ class Contender:
     build: Callable[[str, Arrays, Arrays, int], Subject]
     packages: tuple[str, ...]
     color: str
-    knows: Callable[[str], bool] = lambda optimizer: True
+    knows: Callable[[str], bool] = OPTIMIZERS.__contains__  # or other operations
     variables: dict[str, str] = field(default_factory=dict)  # of the environment of its process
 
 
-def build_cyoptim(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    import cyoptim
-
-    cyoptim.set_num_threads(threads)
-    wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(params, grads, strict=True)]
-    stepper = stepper_of(cyoptim, optimizer, wrapped)
-    return Subject(stepper.step, params, grads, reference(optimizer))
-
-
-def build_instruction_set(
-    optimizer: str, params: Arrays, grads: Arrays, threads: int, level: str
-) -> Subject:
-    """cyoptim with these kernels, which the process has selected before the import."""
-    try:
-        import cyoptim
-    except ModuleNotFoundError:
-        raise
-    except ImportError as error:  # the processor or the build lacks these kernels
-        raise Unavailable(str(error)) from error
-    if cyoptim._dispatch.chosen != level:
-        raise Unavailable(f"a process that starts with {_VARIABLE}={level}")
-    return build_cyoptim(optimizer, params, grads, threads)
-
-
-def build_cyoptim_torch(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    import cyoptim
-
-    cyoptim.set_num_threads(threads)
-    return _step_tensors(cyoptim, optimizer, params, grads, threads)
-
-
-def build_torch(
-    optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
-) -> Subject:
-    import torch
-
-    return _step_tensors(torch.optim, optimizer, params, grads, threads, **mode)
-
-
-def build_numpy(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    scratch = np.empty(max(p.size for p in params), params[0].dtype)
-    views = [scratch[: p.size].reshape(p.shape) for p in params]
-    update = {"Adam": _adam_numpy}[optimizer]
-    return _step_each(optimizer, update, params, grads, float, views)
-
-
-def build_numba(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
-    import numba
-
-    from bench.numba_loops import compiled
-
-    numba.set_num_threads(threads)
-    return _step_each(optimizer, compiled(optimizer), params, grads, params[0].dtype.type)
-
-
-def build_roof(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+def build_roof(operation: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    if operation == NORM:
+        return norms.of_roof(grads, threads)
     scale = 0.01
-    count = OPTIMIZERS[optimizer].written
+    count = OPERATIONS[operation].written
     state = [[np.zeros_like(p) for p in params] for _ in range(count - 1)]
     step, owner = roof((params, *state), (grads,), scale, threads)
     return Subject(step, params, grads, Stream(scale, count), owner)
@@ -101,35 +45,54 @@ def _is_adam(optimizer: str) -> bool:
     return optimizer == "Adam"
 
 
-def _is_fused(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].fused
+def _is_fused(operation: str) -> bool:
+    return OPERATIONS[operation].fused
 
 
-def _in_torch(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].in_torch
+def _in_torch(operation: str) -> bool:
+    return OPERATIONS[operation].in_torch
 
 
-_VARIABLE = "CYOPTIM_ISA"
+def _is_norm(operation: str) -> bool:
+    return operation == NORM
+
+
+def _any(operation: str) -> bool:
+    return True
 
 
 def _instruction_set(level: str, color: str) -> Contender:
-    build = partial(build_instruction_set, level=level)
-    return Contender(build, ("cyoptim",), color, variables={_VARIABLE: level})
+    build = partial(own.build_instruction_set, level=level)
+    return Contender(build, ("cyoptim",), color, variables={own.INSTRUCTION_SET: level})
+
+
+def _layer(name: str, color: str) -> Contender:
+    return Contender(partial(own.build_layer, layer=name), ("cyoptim",), color, _any)
 
 
 CONTENDERS = {
-    "cyoptim": Contender(build_cyoptim, ("cyoptim",), "#d62728"),
-    "cyoptim-torch": Contender(build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
-    "torch-fused": Contender(partial(build_torch, fused=True), ("torch",), "#1f77b4", _is_fused),
-    "torch-default": Contender(build_torch, ("torch",), "#aec7e8", _in_torch),
+    "cyoptim": Contender(own.build_cyoptim, ("cyoptim",), "#d62728", _any),
+    "cyoptim-1": Contender(own.build_one_thread, ("cyoptim",), "#ff7f0e", _any),
+    "cyoptim-all": Contender(own.build_all_threads, ("cyoptim",), "#8c564b", _any),
+    "cyoptim-pool": _layer("pool", "#d62728"),
+    "cyoptim-openmp": _layer("openmp", "#e377c2"),
+    "cyoptim-torch": Contender(own.build_cyoptim_torch, ("cyoptim", "torch"), "#ff9896"),
+    "torch-fused": Contender(
+        partial(peers.build_torch, fused=True), ("torch",), "#1f77b4", _is_fused
+    ),
+    "torch-default": Contender(peers.build_torch, ("torch",), "#aec7e8", _in_torch),
     "torch-foreach": Contender(
-        partial(build_torch, foreach=True), ("torch",), "#9edae5", _in_torch
+        partial(peers.build_torch, foreach=True), ("torch",), "#9edae5", _in_torch
     ),
     "torch-single": Contender(
-        partial(build_torch, foreach=False), ("torch",), "#c7c7c7", _in_torch
+        partial(peers.build_torch, foreach=False), ("torch",), "#c7c7c7", _in_torch
     ),
-    "numba": Contender(build_numba, ("numba",), "#2ca02c", _is_adam),
-    "numpy": Contender(build_numpy, ("numpy",), "#9467bd", _is_adam),
+    "torch-norm": Contender(norms.build_torch, ("torch",), "#1f77b4", _is_norm),
+    "numba": Contender(loops.build_numba, ("numba",), "#2ca02c", loops.NUMPY.__contains__),
+    "numba-1": Contender(
+        loops.build_numba_one_thread, ("numba",), "#98df8a", loops.NUMPY.__contains__
+    ),
+    "numpy": Contender(loops.build_numpy, ("numpy",), "#9467bd", loops.NUMPY.__contains__),
     "torch-compiled": Contender(peers.build_torch_compiled, ("torch",), "#17becf", _is_adam),
     "optax": Contender(peers.build_optax, ("jax", "jaxlib", "optax"), "#ff7f0e", _is_adam),
     "sklearn": Contender(peers.build_sklearn, ("scikit-learn",), "#8c564b", _is_adam),
@@ -150,7 +113,7 @@ CONTENDERS = {
     "averaged-torch": Contender(
         averaged_steps.build_averaged_torch, ("torch",), "#1f77b4", _is_adam
     ),
-    "roof": Contender(build_roof, (), "#222222"),
+    "roof": Contender(build_roof, (), "#222222", _any),
 }
 
 PEERS = (
@@ -173,61 +136,3 @@ AVERAGED = ("cyoptim", "ema", "averaged", "torch-fused", "averaged-torch")
 
 TORCH = ("torch-fused", "torch-default", "torch-foreach")
 """The modes of torch. On a processor its default is torch-single, so that this is not timed too."""
-
-
-def _step_tensors(
-    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
-) -> Subject:
-    """Step tensors with an optimizer of torch, or one with its interface."""
-    tensors = tensors_of(params, grads, threads)
-    stepper = stepper_of(library, optimizer, tensors, **mode)
-    return Subject(stepper.step, *views_of(tensors), reference(optimizer))
-
-
-def _step_each(
-    optimizer: str,
-    update: Callable[..., None],
-    params: Arrays,
-    grads: Arrays,
-    number: Callable[[float], Any],
-    *more: Arrays,
-) -> Subject:
-    """Call an update once per tensor, with the scalars of the step as numbers of this type."""
-    averages = [[np.zeros_like(p) for p in params] for _ in range(2)]
-    rows = list(zip(params, grads, *averages, *more, strict=True))
-    options = OPTIMIZERS[optimizer].options
-    count = 0
-
-    def step() -> None:
-        nonlocal count
-        count += 1
-        scalars = tuple(map(number, _adam_scalars(count, **options)))
-        for row in rows:
-            update(*row, scalars)
-
-    return Subject(step, params, grads, reference(optimizer))
-
-
-def _adam_scalars(
-    t: int, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-) -> Scalars:
-    beta1, beta2 = betas
-    size, unbias = lr / (1 - beta1**t), (1 - beta2**t) ** -0.5
-    return beta1, 1 - beta1, beta2, 1 - beta2, eps, size, unbias
-
-
-def _adam_numpy(p: Array, g: Array, m: Array, v: Array, d: Array, scalars: Scalars) -> None:
-    beta1, gain1, beta2, gain2, eps, size, unbias = scalars
-    m *= beta1
-    np.multiply(g, gain1, out=d)
-    m += d
-    v *= beta2
-    np.multiply(g, g, out=d)
-    d *= gain2
-    v += d
-    np.sqrt(v, out=d)
-    d *= unbias
-    d += eps
-    np.divide(m, d, out=d)
-    d *= size
-    p -= d

@@ -21,7 +21,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.runner import ROOT, SETTLE
+from bench.contexts import SETTLE
+from bench.runner import ROOT
 
 MODELS = ("mlp", "residual", "transformer", "recommender")
 OPTIMIZERS: dict[str, dict[str, Any]] = {

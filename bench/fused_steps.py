@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.subject import Reloaded, Subject, reference, stepper_of, tensors_of, views_of
+from bench.subject import Preceded, Subject, reference, stepper_of, tensors_of, views_of
 from bench.workloads import Array, Arrays
 
 MAX_NORM = 1.0
@@ -96,4 +96,4 @@ def _subject(
             np.copyto(g, values)
 
     expected = Clipped(reference(optimizer), grads) if clips else reference(optimizer)
-    return Subject(Reloaded(step, load), params, grads, expected, taken)
+    return Subject(Preceded(step, load), params, grads, expected, taken)

@@ -1,6 +1,6 @@
-"""What the bench knows of an optimizer: the rows of its card.
+"""What the bench knows of what it times: the rows of the optimizers' cards, and the norm.
 
-Options, reference and memory traffic are in `tests/optimizers`, and nowhere else.
+Options, reference and memory traffic of an optimizer are in `tests/optimizers`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,35 +9,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.optimizers import CARDS
-from tests.support.cards import FUSED, TORCH, Card
+from tests.support.cards import ELEMENT_WISE, FUSED, TORCH, Card
 
 READ = 1
-"""Arrays of a parameter's size that every optimizer reads and does not write: the gradient."""
+"""Arrays of a parameter's size that are read and not written: the gradient."""
 
 
 @dataclass(frozen=True)
-class Optimizer:
-    """A row of the table of all optimizers."""
+class Operation:
+    """What is timed, and the memory that it must move."""
 
     name: str
-    card: Card
-    written: int  # arrays that a step reads and writes: the parameter and its state
-    options: dict[str, Any] = field(default_factory=dict)  # beside the defaults
+    written: int  # arrays that it reads and writes
     passes: int = 0  # arrays that all passes read or write, if there are several
-
-    @property
-    def cls(self) -> str:
-        """The class, in cyoptim and, if torch has it, in torch.optim."""
-        return self.card.name
 
     @property
     def fused(self) -> bool:
         """Whether torch has a fused kernel for processors."""
-        return FUSED(self.card)
+        return False
 
     @property
     def in_torch(self) -> bool:
-        return TORCH(self.card)
+        """Whether torch.optim has it."""
+        return False
+
+    @property
+    def joins(self) -> bool:
+        """Whether elements depend on others, so that a reference must step whole tensors."""
+        return False
 
     @property
     def more_passes(self) -> float:
@@ -46,14 +45,51 @@ class Optimizer:
 
     @property
     def traffic(self) -> int:
-        """How often a step must move as many bytes as there are in the parameters."""
+        """How often it must move as many bytes as there are in the parameters."""
         return self.passes or READ + 2 * self.written
 
 
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Operation):
+    """A row of the table of all optimizers, which write the parameter and their state."""
+
+    card: Card
+    options: dict[str, Any] = field(default_factory=dict)  # beside the defaults
+
+    @property
+    def cls(self) -> str:
+        """The class, in cyoptim and, if torch has it, in torch.optim."""
+        return self.card.name
+
+    @property
+    def fused(self) -> bool:
+        return FUSED(self.card)
+
+    @property
+    def in_torch(self) -> bool:
+        return TORCH(self.card)
+
+    @property
+    def joins(self) -> bool:
+        return not ELEMENT_WISE(self.card)
+
+
 _ROWS = [
-    Optimizer(f"{card}{timed.suffix}", card, timed.written, timed.options, timed.passes)
+    Optimizer(
+        name=f"{card}{timed.suffix}",
+        written=timed.written,
+        passes=timed.passes,
+        card=card,
+        options=timed.options,
+    )
     for card in CARDS
     for timed in card.timed
 ]
 OPTIMIZERS = {row.name: row for row in sorted(_ROWS, key=lambda row: row.written)}
 """Those that move least first."""
+
+NORM = "norm"
+"""The norm of all gradients, a reduction: it reads them and writes nothing."""
+
+OPERATIONS: dict[str, Operation] = {**OPTIMIZERS, NORM: Operation(NORM, written=0)}
+"""All that can be timed."""

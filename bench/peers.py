@@ -1,6 +1,6 @@
-"""Adam in libraries whose optimizers are not torch's: a builder each.
+"""Other libraries: a builder each.
 
-Each supports only Adam. The options make all compute the same; see README.md.
+All but torch's own support only Adam. The options make all compute the same; see README.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from bench.roof import Unavailable
-from bench.subject import Reloaded, Subject, reference, stepper_of, tensors_of, views_of
+from bench.subject import (
+    Preceded,
+    Subject,
+    reference,
+    step_tensors,
+    stepper_of,
+    tensors_of,
+    views_of,
+)
 from bench.workloads import Arrays
 
 MOST_COMPILED = 200
@@ -23,6 +31,14 @@ MOST_COMPILED = 200
 def _only_float32(params: Arrays) -> None:
     if params[0].dtype != np.float32:
         raise Unavailable("it steps float32 only")
+
+
+def build_torch(
+    optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
+) -> Subject:
+    import torch
+
+    return step_tensors(torch.optim, optimizer, params, grads, threads, **mode)
 
 
 def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -115,4 +131,4 @@ def build_thinc(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> 
             stepper(*row)
         stepper.step_schedules()
 
-    return Subject(Reloaded(step, load), params, grads, reference(optimizer, eps=0.0))
+    return Subject(Preceded(step, load), params, grads, reference(optimizer, eps=0.0))

@@ -6,14 +6,15 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench.contenders import CONTENDERS
-from bench.runner import Result
+from bench.optimizers import OPERATIONS
+from bench.runner import MEAN, MEDIAN, Result, quartile
 from bench.workloads import Workload, named
 
 LEAST_NOISE = 0.02
@@ -32,12 +33,10 @@ class Run:
     results: list[Result]
 
     def save(self, path: Path) -> None:
-        entries = [
-            asdict(r) | ({"best": r.best, "spread": r.spread} if r.rounds else {})
-            for r in self.results
-        ]
-        text = json.dumps({"environment": self.environment, "results": entries}, indent=1)
-        path.write_text(text + "\n")
+        """Write JSON, a result a line."""
+        entries = ",\n".join(json.dumps(_entry(r)) for r in self.results)
+        facts = json.dumps(self.environment, indent=1)
+        path.write_text(f'{{"environment": {facts},\n"results": [\n{entries}\n]}}\n')
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -52,6 +51,12 @@ class Run:
             result.workload = named(name).name + at + threads
         return cls(content["environment"], results)
 
+    @property
+    def command(self) -> str:
+        """The command that measured it, or nothing if it is the default one."""
+        word = self.environment["command"].removeprefix("python -m bench").partition("--")[0]
+        return str(word).strip()
+
     def by_workload(self) -> Iterator[tuple[Workload, list[Result]]]:
         """The results of each workload, in the order in which they were timed."""
         for workload in self.workloads():
@@ -62,16 +67,44 @@ class Run:
 
     def best(self) -> Times:
         """The best rounds."""
-        return {(r.workload, r.contender): r.best for r in self.results if r.rounds}
+        return self._times(min, MEDIAN)
 
-    def quartiles(self) -> Times:
+    def quartiles(self, measure: str = MEDIAN) -> Times:
         """The third best rounds of ten."""
-        return {(r.workload, r.contender): r.quartile for r in self.results if r.rounds}
+        return self._times(quartile, measure)
+
+    def _times(self, chosen: Callable[[Sequence[float]], float], measure: str) -> Times:
+        """One round of each. The roof is timed in one pass, at whose speed the bytes of several are
+        reckoned."""
+        return {
+            (r.workload, r.contender): chosen(rounds) * _passes(r)
+            for r in self.results
+            if (rounds := r.of(measure))
+        }
+
+    @property
+    def measures(self) -> list[str]:
+        """What its rounds give: the mean too, if steps are timed one by one."""
+        return [MEDIAN, *[MEAN] * any(r.means for r in self.results)]
 
     def contenders(self, workloads: Container[str]) -> list[str]:
         """The contenders selected for any of these, in their order."""
         asked = {r.contender for r in self.results if r.workload in workloads}
         return [name for name in CONTENDERS if name in asked]
+
+
+def _entry(result: Result) -> dict[str, Any]:
+    """A result in JSON, with five digits of each round."""
+    entry = asdict(result) | {
+        name: [float(f"{value:.5g}") for value in getattr(result, name)]
+        for name in ("rounds", "means")
+    }
+    return entry | ({"best": result.best, "spread": result.spread} if result.rounds else {})
+
+
+def _passes(result: Result) -> float:
+    operation = OPERATIONS[named(result.workload).optimizer]
+    return operation.more_passes if result.contender == "roof" else 1.0
 
 
 def environment(threads: int, command: str) -> dict[str, Any]:
@@ -170,8 +203,17 @@ def titled(
 
 def with_reasons(lines: list[str], run: Run) -> str:
     """The lines, followed by the reasons why contenders were not timed."""
-    reasons = [f"{r.workload} {reason}" for r in run.results for reason in problems([r])]
+    places: dict[str, list[str]] = {}
+    for result in run.results:
+        for reason in problems([result]):
+            places.setdefault(reason, []).append(result.workload)
+    reasons = [f"{_few(names)} {reason}" for reason, names in places.items()]
     return "\n".join([*lines, "", *reasons] if reasons else lines)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The names, or the first ones of many."""
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} others,"
 
 
 def compare(before: Run, after: Run) -> str:

@@ -29,14 +29,14 @@ class Unavailable(Exception):
 
 def roof(
     written: Sequence[Arrays], read: Sequence[Arrays], scale: float, threads: int
-) -> tuple[Callable[[], None], Any]:
+) -> tuple[Callable[[], Any], Any]:
     """A step that moves this memory, and the objects to keep alive for it; see roof.c."""
-    params = written[0]
-    threads = threads if sum(p.size for p in params) >= _WORTH_THREADS else 1
     streams = (*written, *read)
+    first = streams[0]
+    threads = threads if sum(a.size for a in first) >= _WORTH_THREADS else 1
     spans, starts = _cut(streams, threads)
-    function = _library(_REALS[str(params[0].dtype)], len(written), len(read)).roof
-    function.restype = None
+    function = _library(_REALS[str(first[0].dtype)], len(written), len(read)).roof
+    function.restype = ctypes.c_double
     arguments = (
         ctypes.c_void_p(spans.ctypes.data),
         ctypes.c_void_p(starts.ctypes.data),

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.contenders import CONTENDERS
+from bench.contexts import CONTEXTS
 from bench.workloads import Workload
 
 ROOT = Path(__file__).parents[1]
 
-SETTLE = 0.03
-"""Seconds before a round, in which the threads of the one before stop to spin and fall asleep."""
+
+MEDIAN, MEAN = "median", "mean"
+"""What a round gives: of its batches, and of its steps if they are timed one by one."""
 
 
 @dataclass
@@ -34,12 +36,17 @@ class Result:
     message: str = ""
     repeats: int = 0
     rounds: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)  # of the rounds, if steps are timed singly
 
     @property
     def threads(self) -> int | None:
         """The number of threads, if a run has several numbers."""
         _, at, count = self.workload.partition("@")
         return int(count) if at else None
+
+    def of(self, measure: str) -> list[float]:
+        """The rounds by their median or mean."""
+        return {MEDIAN: self.rounds, MEAN: self.means}[measure]
 
     @property
     def best(self) -> float:
@@ -48,12 +55,17 @@ class Result:
     @property
     def quartile(self) -> float:
         """The third best of ten rounds, which neither a lucky nor most disturbed rounds affect."""
-        return sorted(self.rounds)[(len(self.rounds) - 1) // 4]
+        return quartile(self.rounds)
 
     @property
     def spread(self) -> float:
         """The median round over the best one: the effect of noise."""
         return statistics.median(self.rounds) / self.best
+
+
+def quartile(values: Sequence[float]) -> float:
+    """The third best of ten."""
+    return sorted(values)[(len(values) - 1) // 4]
 
 
 class Worker:
@@ -90,9 +102,11 @@ class Worker:
         if reply.get("status") == "failed":
             self.result.status, self.result.message = "failed", reply["message"]
             self.result.rounds.clear()
+            self.result.means.clear()
         else:
             self.result.repeats = reply["repeats"]
             self.result.rounds.append(reply["step"])
+            self.result.means += [reply["mean"]] if "mean" in reply else []
 
     def close(self) -> None:
         """End the process: it has no more to read."""
@@ -177,7 +191,8 @@ def _measure(
             _prepare(known, workload, progress)
             for number in range(effort.rounds):
                 progress(f"{workload.name}: round {number + 1}/{effort.rounds}")
-                _take_turns([w for w in known if w.result.status == "ready"], number, effort)
+                ready = [w for w in known if w.result.status == "ready"]
+                _take_turns(ready, number, effort, CONTEXTS[workload.context].settle)
             results += [worker.result for worker in known]
     return results
 
@@ -210,8 +225,8 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _take_turns(workers: Sequence[Worker], number: int, effort: Effort) -> None:
+def _take_turns(workers: Sequence[Worker], number: int, effort: Effort, settle: float) -> None:
     """Time a round of each, in an order that changes from round to round."""
     for worker in random.Random(number).sample(workers, len(workers)):
-        time.sleep(SETTLE)
+        time.sleep(settle)
         worker.round(effort.seconds)

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.optimizers import OPTIMIZERS
 from bench.workloads import Arrays
-from tests.support.cards import ELEMENT_WISE
 
 
 @dataclass(frozen=True)
-class Reloaded:
-    """A step that changes its gradients: they are loaded before each step, untimed."""
+class Preceded:
+    """A step before which something is done, untimed: gradients that it changes are loaded again,
+    or a context computes its product."""
 
     step: Callable[[], Any]
-    load: Callable[[], None]
+    before: Callable[[], Any]
 
     def __call__(self) -> None:
-        self.load()
+        self.before()
         self.step()
 
     def timed(self) -> float:
-        self.load()
+        self.before()
         start = time.perf_counter()
         self.step()
         return time.perf_counter() - start
@@ -41,6 +41,19 @@ class Subject:
     owner: Any = None  # keeps alive what the step reaches through addresses only
     load: Callable[[], None] | None = None  # brings changed gradients to where the step reads them
     result: Callable[[], Arrays] | None = None  # the parameters, if no step writes to ``params``
+    tolerance: float = 1.0  # of the result, in units of the usual one
+
+    def after(self, product: Callable[[], Any]) -> Subject:
+        """The same, but each step comes right after a product."""
+        inner = self.step
+        if not isinstance(inner, Preceded):
+            return replace(self, step=Preceded(inner, product))
+
+        def before() -> None:
+            inner.before()
+            product()
+
+        return replace(self, step=Preceded(inner.step, before))
 
 
 def tensors_of(params: Arrays, grads: Arrays, threads: int) -> list[Any]:
@@ -63,7 +76,7 @@ def reference(optimizer: str, **options: Any) -> Any:
     """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
     made = row.card.reference(**row.options, **options)
-    made.joins = not ELEMENT_WISE(row.card)
+    made.joins = row.joins
     return made
 
 
@@ -71,3 +84,12 @@ def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) ->
     """The optimizer of a library that has torch's classes."""
     row = OPTIMIZERS[optimizer]
     return getattr(library, row.cls)(params, **row.options, **mode)
+
+
+def step_tensors(
+    library: Any, optimizer: str, params: Arrays, grads: Arrays, threads: int, **mode: bool
+) -> Subject:
+    """Step tensors with an optimizer of torch, or one with its interface."""
+    tensors = tensors_of(params, grads, threads)
+    stepper = stepper_of(library, optimizer, tensors, **mode)
+    return Subject(stepper.step, *views_of(tensors), reference(optimizer))

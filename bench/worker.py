@@ -3,7 +3,8 @@
 The protocol is JSON lines. A line ``{"workload": name}`` asks to build a step, and is answered by
 ``{"status": "built"}``, or another status with a message; ``{"validate": true}`` asks to validate
 it, and is answered by ``{"status": "ready"}``, likewise. Then each ``{"seconds": s}`` asks for a
-round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``.
+round of about that duration, and is answered by ``{"step": seconds per step, "repeats": steps}``,
+and with the ``"mean"`` of steps that are timed one by one.
 Between requests the worker sleeps in a read, to leave the processors to the others.
 """
 
@@ -23,12 +24,16 @@ from typing import Any, TextIO
 import numpy as np
 
 from bench.contenders import CONTENDERS
+from bench.contexts import CONTEXTS
 from bench.roof import Unavailable
-from bench.subject import Reloaded, Subject
-from bench.workloads import Arrays, Expected, Workload, named
+from bench.subject import Preceded, Subject
+from bench.workloads import PERIOD, Arrays, Expected, Workload, named
 
 STEPS = 8
 """How many steps are compared with the reference; from the sixth on, RAdam adapts."""
+
+WHOLE_STEPS = 2
+"""How many, if the reference must step more than a period, which takes seconds per step."""
 
 BATCHES, LEAST_BATCHES = 20, 5
 """Batches of a round, and how many there are at least where one step takes long."""
@@ -41,7 +46,9 @@ class Invalid(Exception):
 def build(name: str, workload: Workload, threads: int) -> Subject:
     """A contender's step, in newly allocated memory."""
     values, slopes = workload.random(0), workload.random(1)
-    return CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
+    subject = CONTENDERS[name].build(workload.optimizer, values, slopes, threads)
+    product = CONTEXTS[workload.context].product
+    return subject.after(product(threads)) if product else subject
 
 
 def prepare(subject: Subject, workload: Workload) -> None:
@@ -67,13 +74,14 @@ def zero(arrays: Arrays) -> None:
 def validate(subject: Subject, workload: Workload) -> None:
     """Compare some steps, each with new gradients, with the float64 reference."""
     expected = Expected(subject.reference, subject.params)
-    for number in range(STEPS):
+    steps = WHOLE_STEPS if workload.joins and workload.elements > PERIOD else STEPS
+    for number in range(steps):
         load(subject, partial(workload.fill, seed=2 + number))
         subject.step()
         expected.step(subject.grads)
     error = expected.error(subject.result() if subject.result else subject.params)
-    if not error <= 1:
-        raise Invalid(f"after {STEPS} steps it is off by {error:.3g} times the tolerance")
+    if not error <= subject.tolerance:
+        raise Invalid(f"after {steps} steps it is off by {error:.3g} times the tolerance")
 
 
 def steps_within(step: Callable[[], Any], seconds: float) -> int:
@@ -87,7 +95,7 @@ def steps_within(step: Callable[[], Any], seconds: float) -> int:
 
 def duration(step: Callable[[], Any], count: int) -> float:
     """The seconds of this many steps."""
-    if isinstance(step, Reloaded):
+    if isinstance(step, Preceded):
         return sum(step.timed() for _ in range(count))
     start = time.perf_counter()
     for _ in repeat(None, count):
@@ -95,22 +103,24 @@ def duration(step: Callable[[], Any], count: int) -> float:
     return time.perf_counter() - start
 
 
-def typical(step: Callable[[], Any], count: int, seconds: float) -> tuple[float, int]:
-    """The seconds per step in the median batch of `count` steps, and the total number of steps."""
+def batches(step: Callable[[], Any], count: int, seconds: float) -> list[float]:
+    """The seconds per step of each batch of `count` steps."""
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < LEAST_BATCHES or time.perf_counter() < end:
         times.append(duration(step, count) / count)
-    return statistics.median(times), count * len(times)
+    return times
 
 
 def time_round(step: Callable[[], Any], seconds: float) -> dict[str, Any]:
     """Time a round, and answer with it."""
-    count = steps_within(step, seconds / BATCHES)
+    single = isinstance(step, Preceded)
+    count = 1 if single else steps_within(step, seconds / BATCHES)
     duration(step, 2 * count)  # caches and threads are cold after the others' turns
-    median, repeats = typical(step, count, seconds)
+    times = batches(step, count, seconds)
     gc.collect()  # garbage of the steps; libraries' own objects are frozen
-    return {"step": median, "repeats": repeats}
+    reply: dict[str, Any] = {"step": statistics.median(times), "repeats": count * len(times)}
+    return reply | ({"mean": statistics.fmean(times)} if single else {})
 
 
 Reply = dict[str, Any]

@@ -1,6 +1,7 @@
 """Workloads, their random data, and the slow results to compare with.
 
-A workload is defined by its name: ``1x16M``, ``RAdam:1000x1000``, ``1x1M:float64``.
+A workload is defined by its name: ``1x16M``, ``RAdam:1000x1000``, ``1x1M:float64``,
+``SGD:1x64K:openblas``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bench.optimizers import OPTIMIZERS
+from bench.optimizers import OPERATIONS
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = list[Array]
@@ -26,6 +27,9 @@ PERIOD = 1_000_003
 
 A prime number, which no chunk and no thread's share is a multiple of."""
 
+MOST_JOINED = 16 << 20
+"""Elements that a reference steps in seconds if it must step them all."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -33,9 +37,10 @@ class Workload:
 
     name: str
     shapes: Shapes
-    optimizer: str = "Adam"
+    optimizer: str = "Adam"  # or another operation
     dtype: str = "float32"
     zeros: int = 0  # untimed steps with zero gradients; then the timed steps have them, too
+    context: str = "loop"  # what comes before each step: contexts.py
 
     @property
     def tensors(self) -> int:
@@ -51,14 +56,19 @@ class Workload:
         return sum(math.prod(shape) for shape in self.shapes)
 
     @property
+    def joins(self) -> bool:
+        """Whether a reference must step whole tensors, not only a period of each."""
+        return OPERATIONS[self.optimizer].joins
+
+    @property
     def bytes(self) -> int:
         """The bytes that a step must move."""
-        return OPTIMIZERS[self.optimizer].traffic * self._array
+        return OPERATIONS[self.optimizer].traffic * self._array
 
     @property
     def memory(self) -> int:
         """The bytes of a contender: parameters, gradients and state."""
-        return (1 + OPTIMIZERS[self.optimizer].written) * self._array
+        return (1 + OPERATIONS[self.optimizer].written) * self._array
 
     @property
     def _array(self) -> int:
@@ -117,11 +127,16 @@ def shapes_named(text: str) -> Shapes:
 
 
 def name_of(
-    shapes: str, optimizer: str = "Adam", dtype: str = "float32", *, zeroed: bool = False
+    shapes: str,
+    optimizer: str = "Adam",
+    dtype: str = "float32",
+    context: str = "loop",
+    *,
+    zeroed: bool = False,
 ) -> str:
     """The name of a workload, ``SGD:1x16M:float64``, without parts that have default values."""
     words = [optimizer] * (optimizer != "Adam") + [shapes]
-    words += [dtype] * (dtype != "float32") + ["zeros"] * zeroed
+    words += [dtype] * (dtype != "float32") + [context] * (context != "loop") + ["zeros"] * zeroed
     return ":".join(words)
 
 
@@ -130,17 +145,21 @@ ZEROS = 1000
 
 DTYPES = ("float32", "float64")
 
+CONTEXT_NAMES = ("loop", "openblas", "torch")
+"""What comes before each step: nothing, or a product of two matrices."""
+
 
 @cache
 def named(name: str) -> Workload:
     """The workload of this name. The number of threads, as in ``1x16M@4``, is ignored."""
     words = name.partition("@")[0].split(":")
-    optimizer = words.pop(0) if words[0] in OPTIMIZERS else "Adam"
+    optimizer = words.pop(0) if words[0] in OPERATIONS else "Adam"
     shapes, *rest = words
     zeros = ZEROS * ("zeros" in rest)
     dtype = next((word for word in rest if word in DTYPES), "float32")
-    canonical = name_of(shapes, optimizer, dtype, zeroed=bool(zeros))
-    return Workload(canonical, shapes_named(shapes), optimizer, dtype, zeros)
+    context = next((word for word in rest if word in CONTEXT_NAMES), "loop")
+    canonical = name_of(shapes, optimizer, dtype, context, zeroed=bool(zeros))
+    return Workload(canonical, shapes_named(shapes), optimizer, dtype, zeros, context)
 
 
 ADAM = ("1x100", "100x100", "1000x1000", "1x1M", "1x16M")

@@ -49,4 +49,4 @@ def caption(workload: Workload, results: Sequence[Result]) -> str:
     return workload.title + rate
 
 
-COMMAND = Command("all contenders, Adam", PEERS, ADAM, text, drawn_by="draw")
+COMMAND = Command("all contenders, Adam", PEERS, ADAM, text, drawn_by=("bars", "draw"))

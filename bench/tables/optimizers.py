@@ -30,8 +30,6 @@ def cell(run: Run, optimizer: str, shapes: str) -> Cell:
     name = name_of(shapes, optimizer, dtype(run))
     times = {who: time for (what, who), time in run.quartiles().items() if what == name}
     mine, roof = times.get("cyoptim"), times.get("roof")
-    if roof is not None:  # timed in one pass, at whose speed the bytes of several are reckoned
-        roof *= OPTIMIZERS[optimizer].more_passes
     if mine is None:
         return Cell()
     mode = min((mode for mode in TORCH if mode in times), key=times.__getitem__, default="")
@@ -124,6 +122,6 @@ COMMAND = Command(
     contenders=("cyoptim", *TORCH, "roof"),
     workloads=OVERVIEW,
     text=text,
-    drawn_by="draw_overview",
+    drawn_by=("bars", "draw_overview"),
     optimizers=tuple(OPTIMIZERS),
 )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.contexts import CONTEXTS
 from bench.report import Run, about, duration_text, titled, with_reasons
 from bench.runner import Effort
+from bench.tables import verdict
 from bench.tables.command import Command
 from bench.workloads import Workload
 
 ELEMENTS = (
-    *("1", "10", "100", "1000", "2K", "4K", "8K", "16K", "32K", "64K", "128K", "256K"),
-    *("512K", "1M", "2M", "4M", "8M", "16M", "64M"),
+    *("1", "10", "100", "1000", "2K", "4K", "8K", "12K", "16K", "24K", "32K", "48K", "64K"),
+    *("96K", "128K", "192K", "256K", "384K", "512K", "768K", "1M", "2M", "4M", "8M", "16M", "64M"),
 )
-COUNTS = (1, 3, 10, 30, 100, 300, 1000)
+COUNTS = (1, 10, 100, 1000)
 
 
 @dataclass(frozen=True)
@@ -43,37 +45,48 @@ SERIES = (
 
 
 def kinds(run: Run) -> list[tuple[str, Run]]:
-    """The parts of a run, each of one optimizer and one type, by title."""
+    """The parts of a run, each of one optimizer, type and context, by title."""
     found: dict[str, Run] = {}
     for workload, results in run.by_workload():
         title = f"{workload.optimizer}, {workload.dtype}"
+        if workload.context != "loop":
+            title += f", {CONTEXTS[workload.context].title}"
         found.setdefault(title, Run(run.environment, [])).results += results
     return list(found.items())
 
 
 def text(run: Run, markdown: bool) -> str:
-    """A row per size, and a column per contender with its third best round of ten."""
-    lines = about(run, markdown)
+    """The verdict, and for each series a row per size, and a column per contender with its third
+    best round of ten."""
+    lines = [*about(run, markdown), *verdict.text(run, markdown)]
     for kind, part in kinds(run):
-        times = part.quartiles()
         for series in SERIES:
-            workloads = series.of(part)
-            names = part.contenders([workload.name for workload in workloads])
-            rows = [
-                (
-                    f"{series.value(workload):,}",
-                    *(duration_text(times.get((workload.name, name))) for name in names),
-                )
-                for workload in workloads
-            ]
-            if len(rows) > 1:
-                lines += titled(f"{kind}, {series.title}", [series.grows, *names], rows, markdown)
+            for measure in part.measures:
+                title = f"{kind}, {series.title}" + f", {measure}" * (len(part.measures) > 1)
+                lines += _table(title, part, series, measure, markdown)
     return with_reasons(lines, run)
+
+
+def _table(title: str, part: Run, series: Series, measure: str, markdown: bool) -> list[str]:
+    times = part.quartiles(measure)
+    workloads = series.of(part)
+    names = [n for n in part.contenders([w.name for w in workloads]) if n in {c for _, c in times}]
+    rows = [
+        (
+            f"{series.value(workload):,}",
+            *(duration_text(times.get((workload.name, name))) for name in names),
+        )
+        for workload in workloads
+    ]
+    return titled(title, [series.grows, *names], rows, markdown) if rows[1:] else []
 
 
 COMMAND = Command(
     "time against the number of elements, and of tensors",
-    contenders=("cyoptim", "cyoptim-torch", "torch-fused", "numba", "numpy", "roof"),
+    contenders=(
+        *("cyoptim", *verdict.RIVALS, "cyoptim-openmp", "cyoptim-torch"),
+        *("torch-fused", "numpy", "roof"),
+    ),
     workloads=tuple(
         dict.fromkeys(
             [f"1x{size}" for size in ELEMENTS]
@@ -81,8 +94,11 @@ COMMAND = Command(
         )
     ),
     text=text,
-    drawn_by="draw_sizes",
-    effort=Effort(rounds=10, seconds=0.1),
+    drawn_by=("curves", "draw_sizes"),
+    optimizers=("SGD", "Adam", "Lamb-unclipped"),
+    contexts=("loop", "openblas"),
+    any_context=True,
     where_unfused=("torch-default",),
-    most_memory=8e9,
+    effort=Effort(rounds=10, seconds=0.05),
+    most_memory=12e9,
 )

@@ -11,7 +11,7 @@ import pytest
 from bench import __main__ as command_line
 from bench import report, roof, runner, worker
 from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
-from bench.optimizers import OPTIMIZERS
+from bench.optimizers import OPERATIONS, OPTIMIZERS
 from bench.runner import Effort, Result, Worker
 from bench.subject import Subject
 from bench.tables import COMMANDS, adam, optimizers, roofs, scaling, sizes
@@ -49,12 +49,13 @@ OWN_PROCESS = ("torch-compiled", "optax", "deepspeed")
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     [
-        (name, optimizer)
+        (name, operation)
         for name, row in CONTENDERS.items()
-        for optimizer in OPTIMIZERS
-        if row.knows(optimizer) and name not in (*OWN_PROCESS, *INSTRUCTION_SETS)
+        for operation in OPERATIONS
+        if row.knows(operation) and name not in (*OWN_PROCESS, *INSTRUCTION_SETS)
     ],
 )
+@pytest.mark.usefixtures("many_threads")  # and so what cyoptim-all sets does not stay
 def test_every_contender_agrees_with_the_reference(name, optimizer, dtype):
     peer(name)
     small = Workload("small", ((7,), (2000,)), optimizer, dtype)
@@ -243,9 +244,10 @@ def test_calibration(monkeypatch, cost):
 
 
 def test_a_stall_does_not_enter(monkeypatch):
-    times = iter([1.0, 1.1, 50.0, 1.2, 60.0])
+    times = iter([9.0, 9.0, 1.0, 1.1, 50.0, 1.2, 60.0])  # the first two: counting, and warming up
     monkeypatch.setattr(worker, "duration", lambda step, count: count * next(times))
-    assert worker.typical(lambda: None, 3, 0) == (pytest.approx(1.2), 15)
+    monkeypatch.setattr(worker, "steps_within", lambda step, seconds: next(times) and 3)
+    assert worker.time_round(lambda: None, 0) == {"step": pytest.approx(1.2), "repeats": 15}
 
 
 @pytest.mark.slow
@@ -397,7 +399,7 @@ def test_memory_is_what_contenders_hold():
     assert named("1x64M") in few
     assert named("1x64M") not in many
     chosen = command_line.parser().parse_args(["sizes", "--workload", "1x64M"])
-    assert command_line.workloads(chosen, 60) == [named("1x64M")]
+    assert named("1x64M") in command_line.workloads(chosen, 60)
 
 
 def test_who_takes_long_is_left_out_of_a_quick_run(capsys):
@@ -410,7 +412,7 @@ def test_who_takes_long_is_left_out_of_a_quick_run(capsys):
 
 
 def test_sizes_of_an_optimizer_without_a_fused_kernel():
-    assert "torch-default" not in sizes.COMMAND.names(["Adam"])
+    assert "torch-default" not in sizes.COMMAND.names(["SGD", "Adam"])
     assert "torch-default" in sizes.COMMAND.names(["RMSprop"])
 
 
@@ -465,7 +467,8 @@ def test_gradients_become_zero():
 def test_thread_counts():
     assert scaling.thread_counts(1) == [1]
     assert scaling.thread_counts(2) == [1, 2]
-    assert scaling.thread_counts(10) == [1, 2, 3, 4, 6, 8, 10]
+    assert scaling.thread_counts(10) == [1, 2, 4, 8, 10]
+    assert scaling.thread_counts(16) == [1, 2, 4, 8, 16]
 
 
 def test_compare_reports_what_is_beyond_the_noise():

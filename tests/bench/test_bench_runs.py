@@ -23,13 +23,14 @@ from bench.workloads import (
     ("command", "contenders", "shown"),
     [
         ("denormals", ("cyoptim", "numpy"), "after 1,000 zero gradients"),
-        ("scaling", ("cyoptim", "numpy"), "x 1 thread"),
+        ("scaling", ("cyoptim", "roof"), "of the roof"),
         ("fused", ("step", "step-clip-zero", "calls"), "x step"),
         ("instructions", ("cyoptim-baseline", "roof"), "x roof"),
     ],
 )
 def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
     words = [command, "--quick", "--rounds", "1", "--workload", "1x100", "--threads", "2"]
+    words += ["--optimizer", "Adam"] if command == "scaling" else []
     for name in contenders:
         words += ["--only", name]
     assert command_line.main([*words, "--markdown", "--json", str(tmp_path / "run.json")]) == 0
@@ -41,8 +42,9 @@ def test_tables_from_end_to_end(command, contenders, shown, tmp_path, capsys):
     rows = [line for line in printed.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == (2 if command == "scaling" else len(contenders))
     assert all(cell.strip() for row in rows for cell in row.split("|")[1:-1])
-    with pytest.raises(SystemExit, match="no plot"):
-        command_line.main([*words, "--plot", "x.png"])
+    if command != "scaling":
+        with pytest.raises(SystemExit, match="no plot"):
+            command_line.main([*words, "--plot", "x.png"])
 
 
 def quick(*words, path):
@@ -73,16 +75,32 @@ def test_sizes_from_end_to_end(tmp_path, capsys):
     words = ["--plot", str(tmp_path / "run.png"), "--dtype", "float64"]
     for shapes in ("1x100", "1x16K", "30x100"):
         words += ["--workload", shapes]
+    words += ["--optimizer", "Adam"]
     results, status = quick("sizes", *words, path=tmp_path / "run.json")
     assert status == 0
-    assert len(results) == 6
-    printed = capsys.readouterr().out.splitlines()
+    loop, products = [r for r in results if not r.means], [r for r in results if r.means]
+    assert len(loop) == 6
+    assert {r.workload for r in products} == {f"{r.workload}:openblas" for r in loop} or {
+        r.status for r in results if r.workload.endswith("openblas")
+    } == {"unavailable"}
+    printed = capsys.readouterr().out
+    assert_same_when_shown(tmp_path / "run.json", printed, capsys)
+    printed = printed.splitlines()
     first = printed.index("Adam, float64, one tensor")
     assert printed[first + 1].split() == ["elements", "cyoptim", "roof"]
     assert [line.split()[0] for line in printed[first + 2 : first + 4]] == ["100", "16,384"]
     second = printed.index("Adam, float64, tensors of 100")
-    assert [line.split()[0] for line in printed[second + 2 :]] == ["1", "30"]
-    assert os.path.getsize(tmp_path / "run.png") > 5_000
+    assert [line.split()[0] for line in printed[second + 2 : second + 4]] == ["1", "30"]
+    for context in ("loop", "openblas"):
+        assert os.path.getsize(tmp_path / f"run-{context}.png") > 5_000
+
+
+def assert_same_when_shown(path, printed, capsys):
+    """The tables of a stored run are those that its command printed, but for a digit."""
+    assert command_line.main(["show", str(path)]) == 0
+    again = capsys.readouterr().out
+    assert len(again.splitlines()) == len(printed.splitlines())
+    assert again.splitlines()[:12] == printed.splitlines()[:12]
 
 
 @pytest.mark.slow

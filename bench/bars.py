@@ -1,27 +1,19 @@
-"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof;
-or one per series of sizes, with a line per contender."""
+"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from PIL import Image
 
 from bench.contenders import CONTENDERS
 from bench.optimizers import OPTIMIZERS
+from bench.picture import picture
 from bench.report import Run, duration, ratio_text
 from bench.runner import Result
-from bench.tables import sizes
 from bench.tables.optimizers import Cell, cell, dtype
 from bench.workloads import OVERVIEW, Workload, named
 
@@ -47,44 +39,11 @@ def draw_overview(run: Run, path: Path) -> None:
             _finish(axis, f"{named(shapes).size} {dtype(run)}", 0.4)
 
 
-def draw_sizes(run: Run, path: Path) -> None:
-    """Write the plot of times against sizes as a picture: a line per contender."""
-    panels = [
-        (kind, part, series)
-        for kind, part in sizes.kinds(run)
-        for series in sizes.SERIES
-        if len(series.of(part)) > 1
-    ]
-    if not panels:
-        sys.exit("no plot: it takes two sizes to draw a line")
-    with _picture(run, path, len(panels), 5) as axes:
-        for axis, (kind, part, series) in zip(axes, panels, strict=True):
-            _sizes_panel(axis, part, series)
-            axis.set_title(f"{kind}, {series.title}", fontsize=9)
-            axis.legend(loc="upper left", fontsize=8)
-
-
 @contextmanager
 def _picture(run: Run, path: Path, panels: int, width: float) -> Iterator[list[Axes]]:
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=(width * panels, 4.2), squeeze=False, layout="constrained"
-    )
-    yield list(axes[0])
-    axes[0][0].set_ylabel("time per step, microseconds (less is better)")
-    facts = run.environment
-    figure.suptitle(
-        f"{facts['cpu']}, {facts['threads']} threads, cyoptim {facts['cyoptim']}", fontsize=10
-    )
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    if path.suffix.lower() == ".png":
-        shrink(path)
-
-
-def shrink(path: Path) -> None:
-    """Reduce the colours: enough for lines, with a third of the bytes."""
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(64).save(path, optimize=True)
+    with picture(run, path, (1, panels), (width, 4.2)) as axes:
+        yield axes[0]
+        axes[0][0].set_ylabel("time per step, microseconds (less is better)")
 
 
 def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
@@ -116,23 +75,6 @@ def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
     axis.set_xticks(range(len(cells)), list(cells))
     names = ("cyoptim", "torch's best mode", "roof")
     axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
-
-
-def _sizes_panel(axis: Axes, part: Run, series: sizes.Series) -> None:
-    times = part.quartiles()
-    workloads = series.of(part)
-    for name in part.contenders([workload.name for workload in workloads]):
-        points = [
-            (series.value(workload), time * 1e6)
-            for workload in workloads
-            if (time := times.get((workload.name, name)))
-        ]
-        style = {"linestyle": "--"} if name == "roof" else {"marker": ".", "markersize": 4}
-        if points:
-            color = CONTENDERS[name].color
-            axis.loglog(*zip(*points, strict=True), label=name, color=color, **style)
-    axis.set_xlabel(f"number of {series.grows}")
-    axis.grid(which="major", linewidth=0.3)
 
 
 def _microseconds(seconds: float | None) -> float:

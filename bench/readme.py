@@ -1,0 +1,126 @@
+"""Writes the parts of pages that stored results make: ``python -m bench readme``.
+
+A part lies between two comments, which name it. Its results are in ``results/``: a file for each
+command, whose tables are the part of the same name. Parts without results stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from bench.optimizers import OPTIMIZERS
+from bench.report import Run, duration_text, ratio_text, table
+from bench.runner import ROOT
+from bench.tables import COMMANDS, verdict
+from bench.tables.optimizers import Cell, cell
+from bench.workloads import Workload
+
+RESULTS = ROOT / "bench/results"
+PAGES = (ROOT / "README.md", ROOT / "bench/README.md", *sorted(RESULTS.glob("*.md")))
+
+COLUMNS = {
+    "cyoptim": "cyoptim",
+    "torch, fused": "torch-fused",
+    "torch, default": "torch-default",
+    "numba": "numba",
+    "NumPy": "numpy",
+    "roof of memory": "roof",
+}
+"""The columns of the table of Adam: the contender of each."""
+
+INSTRUCTION_SETS = {"avx512": "AVX-512", "avx2": "AVX2"}
+
+LARGE = "1x16M"
+
+_PART = re.compile(r"(<!-- begin (\w+): python -m bench readme -->\n).*?(<!-- end \2 -->)", re.S)
+
+
+def write(pages: tuple[Path, ...] = PAGES) -> None:
+    """Write all parts of these pages again."""
+    for page in pages:
+        page.write_text(renewed(page.read_text()))
+
+
+def renewed(text: str) -> str:
+    """A page with its parts made again."""
+    return _PART.sub(_renewed_part, text)
+
+
+def _renewed_part(found: re.Match[str]) -> str:
+    begin, name, end = found.groups()
+    try:
+        return f"{begin}\n{part(name)}\n\n{end}"
+    except FileNotFoundError:
+        return found[0]
+
+
+def part(name: str) -> str:
+    """The text of a part."""
+    if name == "speed":
+        return speed(stored("adam"), stored("optimizers"))
+    if name == "verdict":
+        return "\n".join(verdict.summary(stored("sizes"), markdown=True)).strip()
+    return COMMANDS[name].text(stored(name), True)
+
+
+def stored(command: str) -> Run:
+    """The published results of a command."""
+    return Run.load(RESULTS / f"{command}.json")
+
+
+def speed(adam: Run, optimizers: Run) -> str:
+    """How fast it is: Adam, and the ratios of all optimizers."""
+    facts = adam.environment
+    kernels = INSTRUCTION_SETS.get(facts["instruction set"], "baseline")
+    machine = f"{facts['threads']} threads, {facts['cpu']} with {kernels} kernels"
+    times = adam.best()
+    workloads = adam.workloads()
+    rows = [
+        (_arrays(w), *(duration_text(times.get((w.name, who))) for who in COLUMNS.values()))
+        for w in workloads
+    ]
+    tensors = [duration_text(times.get((w.name, "cyoptim-torch"))) for w in workloads[:3]]
+    return "\n".join(
+        [
+            f"One step of Adam, float32, {machine}:",
+            "",
+            *table(("", *COLUMNS), rows, markdown=True),
+            "",
+            _paragraph(
+                "The roof of memory is the time of a loop that moves the same bytes with next to "
+                "no arithmetic. Over torch tensors the first three rows take "
+                f"{tensors[0]}, {tensors[1]} and {tensors[2]}. The machine's bandwidth varies by a "
+                "tenth and more between contenders."
+            ),
+            "",
+            _paragraph(_ratios(optimizers)),
+        ]
+    )
+
+
+def _arrays(workload: Workload) -> str:
+    return workload.size.replace("tensor", "array")
+
+
+def _ratios(run: Run) -> str:
+    """All optimizers on one large array, against the roof, and against torch's loops."""
+    cells = {name: cell(run, name, LARGE) for name in OPTIMIZERS}
+    roofs = [ratio for c in cells.values() if (ratio := c.roof) is not None]
+    loops = {name: c for name, c in cells.items() if c.torch and not OPTIMIZERS[name].fused}
+    least, most = (choose(loops, key=lambda name: _torch(loops[name])) for choose in (min, max))
+    return (
+        f"On one large array the optimizers take {ratio_text(min(roofs))} to "
+        f"{ratio_text(max(roofs))} times as long as the roof. Where torch has no fused kernel, it "
+        f"takes {ratio_text(loops[least].torch)} ({least}) to {ratio_text(loops[most].torch)} "
+        f"times ({most}) as long as cyoptim."
+    )
+
+
+def _torch(cell: Cell) -> float:
+    return cell.torch or 0.0
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
