@@ -9,6 +9,7 @@ cdef extern from "arrays.h" nogil:
     void array_trace(PyObject *array, ArrayTrace *trace)
     bint array_is_as_it_was(PyObject *array, const ArrayTrace *trace)
     int array_layout(PyObject *array)
+    cnp.npy_intp array_size(PyObject *array)
     bint array_is_writable(PyObject *array)
     char *array_data(PyObject *array)
 

@@ -86,10 +86,13 @@ cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     return True
 
 
-cdef bint is_lazy(cnp.ndarray view, object tensor) except -1:
-    # torch keeps a conjugate as a flag, and a sign as another, on memory that holds other values;
-    # the exchange table does not tell. A real tensor has the sign flag only as the imaginary part
-    # of a conjugate, with gaps that no dense parameter has unless it is a single element.
+cdef bint is_lazy(cnp.ndarray view, object tensor, bint direct) except -1:
+    """Whether a tensor that fits has other values than its memory, which the exchange table does not tell.
+
+    torch keeps a conjugate as a flag, and a sign as another. A real tensor has the sign flag only as
+    the imaginary part of a conjugate: it is a single element, or has gaps, so that its parameter is not
+    updated directly.
+    """
     if cnp.PyArray_ISCOMPLEX(view):
         return tensor.is_conj() or tensor.is_neg()
-    return cnp.PyArray_SIZE(view) == 1 and tensor.is_neg()
+    return (not direct or array_size(<PyObject *>view) == 1) and tensor.is_neg()

@@ -164,10 +164,10 @@ cdef class Inputs(Work):
             if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
                 return (<uintptr_t>slot.trace.address != <uintptr_t>self.objects[i].data_ptr()
                         or tuple(self.objects[i].shape) != (<object>view).shape)
-            if not fits(view, &tensor):
+            if not fits(view, &tensor) or is_lazy(view, self.objects[i], slot.direct):
                 return True
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
-            return (cnp.PyArray_SIZE(view) != 0
+            return (slot.trace.size != 0
                     and <char *>tensor.data + tensor.byte_offset != <char *>slot.trace.address)
         self.stirred = True
         return (self.objects[i].data is not view
@@ -190,7 +190,7 @@ cdef class Inputs(Work):
                 # To find out by the table that a tensor is sparse takes torch 0.8 ms.
                 and not (slot.sparse and is_sparse(grad))
                 and self.exchange.borrow(grad, OF_GRADIENT, &borrowed) and fits(view, &borrowed)
-                and not is_lazy(view, grad)):
+                and not is_lazy(view, grad, slot.direct)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
         else:
             if not cnp.PyArray_Check(grad):
