@@ -1,4 +1,4 @@
-# Tensors of other libraries, read without any Python code of theirs.
+# Tensors of other libraries, read without a copy or an array.
 
 cdef extern from "dlpack_exchange.h" nogil:
     enum:
@@ -25,42 +25,75 @@ cdef enum:
     OF_PARAMETER = 0
     OF_GRADIENT = 1
 
+cdef enum:
+    MAX_DIMS = 64               # NumPy's
+
 
 cdef class Exchange:
-    """The exchange tables (DLPack's C interface) of the libraries that tensors come from."""
+    """Reads tensors: through the exchange table (DLPack's C interface) of their library, or attribute by
+    attribute if they are of a torch that has none."""
 
     cdef list types             # of parameters and of gradients: torch's differ
     cdef BorrowFunction borrows[2]
+    cdef list formats           # DLPack's code and bits of each dtype; None: attributes are not read
+    cdef int64_t extents[2 * MAX_DIMS]      # shape and strides, as attributes told them
 
     def __cinit__(self):
-        self.types = [None, None]
+        self.types, self.formats = [None, None], [None, None]
 
     cdef bint borrow(self, object tensor, int role, BorrowedTensor *out) except -1:
-        """Read a tensor, a parameter or a gradient, through its library's exchange table; False if
-        there is none."""
+        """Read a tensor, a parameter or a gradient; False if it cannot be read. The result is valid
+        until the next is read."""
         if type(tensor) is not <object>PyList_GET_ITEM(self.types, role):
-            self._find(type(tensor), role)
-        if self.borrows[role] == NULL:
-            return False
+            self._find(tensor, role)
         try:
-            self.borrows[role](<void *>tensor, out)
+            if self.borrows[role] != NULL:
+                self.borrows[role](<void *>tensor, out)
+                return True
+            return self._read(tensor, self.formats[role], out)
         except Exception:
             # A tensor without plain memory, such as a sparse one: whoever looks at it in detail
             # next raises the error that says so.
             return False
-        return True
 
-    cdef int _find(self, object kind, int role) except -1:
+    cdef int _find(self, object tensor, int role) except -1:
         cdef const ExchangeTable *exchange
-        self.types[role] = kind
-        self.borrows[role] = NULL
-        capsule = getattr(kind, "__dlpack_c_exchange_api__", None)
+        from cyoptim._arrays.doors import is_tensor
+        self.types[role] = type(tensor)
+        self.borrows[role], self.formats[role] = NULL, None
+        capsule = getattr(type(tensor), "__dlpack_c_exchange_api__", None)
         if capsule is not None:
             exchange = <const ExchangeTable *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
             if exchange.major == DL_MAJOR:
                 self.borrows[role] = exchange.borrow
+        if self.borrows[role] == NULL and is_tensor(tensor):
+            import torch
+            self.formats[role] = formats_in(torch)
         return 0
 
+    cdef bint _read(self, object tensor, dict formats, BorrowedTensor *out) except -1:
+        cdef int k
+        if formats is None:
+            return False
+        shape, strides, format = tensor.shape, tensor.stride(), formats.get(tensor.dtype)
+        if format is None or not tensor.is_cpu or len(shape) > MAX_DIMS:
+            return False
+        out.device_type, out.type_lanes, out.byte_offset = DL_CPU, 1, 0
+        out.type_code, out.type_bits = format
+        out.ndim, out.shape, out.strides = len(shape), self.extents, self.extents + MAX_DIMS
+        for k in range(out.ndim):
+            out.shape[k], out.strides[k] = shape[k], strides[k]
+        out.data = <void *><uintptr_t>tensor.data_ptr()
+        return out.data != NULL or 0 in shape
+
+
+cdef dict formats_in(object library):
+    """DLPack's code and bits of the dtypes that a library has by NumPy's names."""
+    cdef dict formats = {}
+    for row in DTYPES.values():
+        formats[getattr(library, row.numpy.name)] = STORED[row.code].kind, 8 * row.numpy.itemsize
+        formats[getattr(library, row.complex.name)] = DL_COMPLEX, 8 * row.complex.itemsize
+    return formats
 
 cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     """Whether the tensor has the view's dtype, shape and strides, in this memory."""
