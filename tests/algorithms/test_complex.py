@@ -141,6 +141,7 @@ def test_a_real_gradient_is_refused() -> None:
         cyoptim.SGD([w], lr=0.1).step(grads=[np.ones(3, np.float32)])
 
 
+@pytest.mark.usefixtures("tensor_reader")
 def test_conjugate_views(torch: Any) -> None:
     # torch keeps a conjugate as a flag on the same memory: a gradient may be one.
     values = torch.tensor([1 + 2j, 3 - 1j])
@@ -157,6 +158,7 @@ def test_conjugate_views(torch: Any) -> None:
         cyoptim.SGD([values.conj()], lr=0.1)
 
 
+@pytest.mark.usefixtures("tensor_reader")
 @pytest.mark.parametrize("name", ["complex", "single", "gaps"])
 def test_a_parameter_that_becomes_a_conjugate_view(torch: Any, name: str) -> None:
     # The address, dtype, shape and strides stay the same.
