@@ -228,3 +228,8 @@ cdef object array_of(object grad):
 cdef bint is_sparse(object grad) except -1:
     from cyoptim._arrays.sparse import is_sparse
     return is_sparse(grad)
+
+
+cdef bint is_tensor(object value) except -1:
+    from cyoptim._arrays.doors import is_tensor
+    return is_tensor(value)

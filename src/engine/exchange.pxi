@@ -31,15 +31,17 @@ cdef enum:
 
 cdef class Exchange:
     """Reads tensors: through the exchange table (DLPack's C interface) of their library, or attribute by
-    attribute if they are of a torch that has none."""
+    attribute if they are of a torch that has none. Attributes of a subclass may be users' code, and are
+    not read."""
 
     cdef list types             # of parameters and of gradients: torch's differ
     cdef BorrowFunction borrows[2]
-    cdef list formats           # DLPack's code and bits of each dtype; None: attributes are not read
+    cdef bint by_attributes[2]
+    cdef dict formats           # for these: DLPack's code and bits of each dtype
     cdef int64_t extents[2 * MAX_DIMS]      # shape and strides, as attributes told them
 
     def __cinit__(self):
-        self.types, self.formats = [None, None], [None, None]
+        self.types = [None, None]
 
     cdef bint borrow(self, object tensor, int role, BorrowedTensor *out) except -1:
         """Read a tensor, a parameter or a gradient; False if it cannot be read. The result is valid
@@ -50,7 +52,7 @@ cdef class Exchange:
             if self.borrows[role] != NULL:
                 self.borrows[role](<void *>tensor, out)
                 return True
-            return self._read(tensor, self.formats[role], out)
+            return self.by_attributes[role] and self._read(tensor, out)
         except Exception:
             # A tensor without plain memory, such as a sparse one: whoever looks at it in detail
             # next raises the error that says so.
@@ -58,24 +60,27 @@ cdef class Exchange:
 
     cdef int _find(self, object tensor, int role) except -1:
         cdef const ExchangeTable *exchange
-        from cyoptim._arrays.doors import is_tensor
         self.types[role] = type(tensor)
-        self.borrows[role], self.formats[role] = NULL, None
+        self.borrows[role], self.by_attributes[role] = NULL, False
         capsule = getattr(type(tensor), "__dlpack_c_exchange_api__", None)
         if capsule is not None:
             exchange = <const ExchangeTable *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")
             if exchange.major == DL_MAJOR:
                 self.borrows[role] = exchange.borrow
         if self.borrows[role] == NULL and is_tensor(tensor):
-            import torch
-            self.formats[role] = formats_in(torch)
+            self._find_attributes(tensor, role)
         return 0
 
-    cdef bint _read(self, object tensor, dict formats, BorrowedTensor *out) except -1:
+    cdef int _find_attributes(self, object tensor, int role) except -1:
+        import torch
+        self.by_attributes[role] = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if self.formats is None:
+            self.formats = formats_in(torch)
+        return 0
+
+    cdef bint _read(self, object tensor, BorrowedTensor *out) except -1:
         cdef int k
-        if formats is None:
-            return False
-        shape, strides, format = tensor.shape, tensor.stride(), formats.get(tensor.dtype)
+        shape, strides, format = tensor.shape, tensor.stride(), self.formats.get(tensor.dtype)
         if format is None or not tensor.is_cpu or len(shape) > MAX_DIMS:
             return False
         out.device_type, out.type_lanes, out.byte_offset = DL_CPU, 1, 0
@@ -94,6 +99,7 @@ cdef dict formats_in(object library):
         formats[getattr(library, row.numpy.name)] = STORED[row.code].kind, 8 * row.numpy.itemsize
         formats[getattr(library, row.complex.name)] = DL_COMPLEX, 8 * row.complex.itemsize
     return formats
+
 
 cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     """Whether the tensor has the view's dtype, shape and strides, in this memory."""

@@ -162,7 +162,7 @@ cdef class Inputs(Work):
         cdef BorrowedTensor tensor
         if slot.door == TENSOR:
             if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
-                return True
+                return self._array_moved(i, view)
             if not fits(view, &tensor) or is_lazy(view, self.objects[i], slot.direct):
                 return True
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
@@ -171,6 +171,17 @@ cdef class Inputs(Work):
         self.stirred = True
         return (self.objects[i].data is not view
                 or not self._is_as_it_was(i, <PyObject *>view))
+
+    cdef bint _array_moved(self, Py_ssize_t i, cnp.ndarray view) except -1:
+        # A tensor that only torch itself can read.
+        from cyoptim._arrays.doors import foreign_array
+        cdef cnp.ndarray array = foreign_array(self.objects[i], self.labels[i])
+        self.stirred = True
+        if (<object>array).dtype != view.dtype or (<object>array).shape != (<object>view).shape:
+            return True
+        return cnp.PyArray_SIZE(view) != 0 and (
+            cnp.PyArray_DATA(array) != cnp.PyArray_DATA(view)
+            or (<object>array).strides != (<object>view).strides)
 
     # --- gradients -------------------------------------------------------------------------------
 

@@ -241,15 +241,19 @@ def test_sparse_and_dense_gradients_take_turns() -> None:
 
 
 def test_a_subclass_without_the_exchange_table() -> None:
+    # Its attributes may be a user's code: it is read through its array.
     class Old(torch.Tensor):
         __dlpack_c_exchange_api__ = None
 
-    p = torch.zeros(3).as_subclass(Old).requires_grad_()
-    optimizer = cyoptim.SGD([p], lr=1.0)
-    for _ in range(2):
-        p.grad = torch.ones(3).as_subclass(Old)
+    p = torch.zeros(2, 2).as_subclass(Old).requires_grad_()
+    empty = torch.zeros(0, 2).as_subclass(Old).requires_grad_()
+    optimizer = cyoptim.SGD([p, empty], lr=1.0)
+    for data in (p.data, p.data, p.data.t(), torch.ones(2, 2).as_subclass(Old), p.data.double()):
+        p.data, empty.grad = data, torch.ones_like(empty)
+        p.grad = torch.tensor([[0, 1], [2, 0]], dtype=data.dtype).as_subclass(Old)
+        expected = data.detach().numpy() - [[0, 1], [2, 0]]
         optimizer.step()
-    assert p.detach().numpy().tolist() == [-2.0] * 3
+        np.testing.assert_array_equal(p.detach().numpy(), expected)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
