@@ -16,7 +16,7 @@ cdef extern from "dlpack_exchange.h" nogil:
         int64_t *shape
         int64_t *strides
         uint64_t byte_offset
-    ctypedef int (*BorrowFunction)(void *, BorrowedTensor *) except -1 with gil
+    ctypedef int (*BorrowFunction)(void *, BorrowedTensor *) noexcept with gil
     ctypedef struct ExchangeTable:
         uint32_t major
         BorrowFunction borrow
@@ -43,20 +43,24 @@ cdef class Exchange:
     def __cinit__(self):
         self.types = [None, None]
 
+    @cython.final
     cdef bint borrow(self, object tensor, int role, BorrowedTensor *out) except -1:
         """Read a tensor, a parameter or a gradient; False if it cannot be read. The result is valid
         until the next is read."""
         if type(tensor) is not <object>PyList_GET_ITEM(self.types, role):
             self._find(tensor, role)
-        try:
-            if self.borrows[role] != NULL:
-                self.borrows[role](<void *>tensor, out)
+        # A tensor without plain memory, such as a sparse one, cannot be read: whoever looks at it in
+        # detail next raises the error that says so.
+        if self.borrows[role] != NULL:
+            if self.borrows[role](<void *>tensor, out) == 0:
                 return True
-            return self.by_attributes[role] and self._read(tensor, out)
-        except Exception:
-            # A tensor without plain memory, such as a sparse one: whoever looks at it in detail
-            # next raises the error that says so.
-            return False
+            PyErr_Clear()
+        elif self.by_attributes[role]:
+            try:
+                return self._read(tensor, out)
+            except Exception:
+                pass
+        return False
 
     cdef int _find(self, object tensor, int role) except -1:
         cdef const ExchangeTable *exchange
@@ -105,6 +109,7 @@ cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     """Whether the tensor has the view's dtype, shape and strides, in this memory."""
     cdef int ndim = cnp.PyArray_NDIM(view), k
     cdef Py_ssize_t itemsize = cnp.PyArray_ITEMSIZE(view), stride = 1
+    cdef bint alike = True
     cdef const Stored *stored = stored_as(view)
     if (stored == NULL or tensor.device_type != DL_CPU
             or tensor.type_code != (DL_COMPLEX if cnp.PyArray_ISCOMPLEX(view) else stored.kind)
@@ -114,18 +119,15 @@ cdef bint fits(cnp.ndarray view, BorrowedTensor *tensor) noexcept:
     for k in range(ndim - 1, -1, -1):
         if tensor.shape[k] != cnp.PyArray_DIM(view, k):
             return False
-    if cnp.PyArray_SIZE(view) == 0:
-        return True         # whatever the strides
-    for k in range(ndim - 1, -1, -1):
         if tensor.strides != NULL:
             stride = tensor.strides[k]
         if tensor.shape[k] > 1 and stride * itemsize != cnp.PyArray_STRIDE(view, k):
-            return False
+            alike = False
         stride *= tensor.shape[k]
-    return True
+    return alike or cnp.PyArray_SIZE(view) == 0     # without elements strides mean nothing
 
 
-cdef bint is_lazy(cnp.ndarray view, object tensor, bint direct) except -1:
+cdef inline bint is_lazy(cnp.ndarray view, object tensor, bint direct) except -1:
     """Whether a tensor that fits has other values than its memory, which the exchange table does not tell.
 
     torch keeps a conjugate as a flag, and a sign as another. A real tensor has the sign flag only as

@@ -160,10 +160,11 @@ cdef class Inputs(Work):
         cdef Slot *slot = &self.slots[i]
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
         cdef BorrowedTensor tensor
+        cdef PyObject *param = PyList_GET_ITEM(self.objects, i)
         if slot.door == TENSOR:
-            if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
+            if not self.exchange.borrow(<object>param, OF_PARAMETER, &tensor):
                 return self._array_moved(i, view)
-            if not fits(view, &tensor) or is_lazy(view, self.objects[i], slot.direct):
+            if not fits(view, &tensor) or is_lazy(view, <object>param, slot.direct):
                 return True
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
             return (slot.trace.size != 0
