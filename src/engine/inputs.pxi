@@ -3,7 +3,7 @@
 cdef enum Door:
     ARRAY = 0       # a plain ndarray: gradients come through step(grads=...)
     PARAMETER = 1   # ours
-    TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
+    TENSOR = 2      # a tensor of another library, read by Exchange, or as an array
     OBJECT = 3      # anything with .data and .grad arrays
 
 # The record of one parameter in the plan: the fields that every step reads, within one cache line.
