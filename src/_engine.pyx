@@ -14,6 +14,7 @@ cimport numpy as cnp
 from cpython.buffer cimport PyObject_GetBuffer
 from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
                            PyDict_Size, PyDict_Update)
+from cpython.exc cimport PyErr_Clear
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_GenericSetAttr

@@ -32,6 +32,13 @@ def torch():
     return pytest.importorskip("torch")
 
 
+@pytest.fixture(params=["exchange table", "attributes"])
+def tensor_reader(request, monkeypatch, torch):
+    """How tensors are read: attribute by attribute by a torch without an exchange table."""
+    if request.param == "attributes":
+        monkeypatch.setattr(torch.Tensor, "__dlpack_c_exchange_api__", None, raising=False)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where a checkpoint can be saved, in a folder with nothing else in it."""

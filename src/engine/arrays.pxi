@@ -9,6 +9,7 @@ cdef extern from "arrays.h" nogil:
     void array_trace(PyObject *array, ArrayTrace *trace)
     bint array_is_as_it_was(PyObject *array, const ArrayTrace *trace)
     int array_layout(PyObject *array)
+    cnp.npy_intp array_size(PyObject *array)
     bint array_is_writable(PyObject *array)
     char *array_data(PyObject *array)
 
@@ -227,3 +228,8 @@ cdef object array_of(object grad):
 cdef bint is_sparse(object grad) except -1:
     from cyoptim._arrays.sparse import is_sparse
     return is_sparse(grad)
+
+
+cdef bint is_tensor(object value) except -1:
+    from cyoptim._arrays.doors import is_tensor
+    return is_tensor(value)

@@ -3,7 +3,7 @@
 cdef enum Door:
     ARRAY = 0       # a plain ndarray: gradients come through step(grads=...)
     PARAMETER = 1   # ours
-    TENSOR = 2      # a tensor of another library, read through the exchange table or as an array
+    TENSOR = 2      # a tensor of another library, read by Exchange, or as an array
     OBJECT = 3      # anything with .data and .grad arrays
 
 # The record of one parameter in the plan: the fields that every step reads, within one cache line.
@@ -160,18 +160,29 @@ cdef class Inputs(Work):
         cdef Slot *slot = &self.slots[i]
         cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
         cdef BorrowedTensor tensor
+        cdef PyObject *param = PyList_GET_ITEM(self.objects, i)
         if slot.door == TENSOR:
-            if not self.exchange.borrow(<object>PyList_GET_ITEM(self.objects, i), OF_PARAMETER, &tensor):
-                return (<uintptr_t>slot.trace.address != <uintptr_t>self.objects[i].data_ptr()
-                        or tuple(self.objects[i].shape) != (<object>view).shape)
-            if not fits(view, &tensor):
+            if not self.exchange.borrow(<object>param, OF_PARAMETER, &tensor):
+                return self._array_moved(i, view)
+            if not fits(view, &tensor) or is_lazy(view, <object>param, slot.direct):
                 return True
             # Without elements the address means nothing: torch's is NULL, NumPy's is not.
-            return (cnp.PyArray_SIZE(view) != 0
+            return (slot.trace.size != 0
                     and <char *>tensor.data + tensor.byte_offset != <char *>slot.trace.address)
         self.stirred = True
         return (self.objects[i].data is not view
                 or not self._is_as_it_was(i, <PyObject *>view))
+
+    cdef bint _array_moved(self, Py_ssize_t i, cnp.ndarray view) except -1:
+        # A tensor that only torch itself can read.
+        from cyoptim._arrays.doors import foreign_array
+        cdef cnp.ndarray array = foreign_array(self.objects[i], self.labels[i])
+        self.stirred = True
+        if (<object>array).dtype != view.dtype or (<object>array).shape != (<object>view).shape:
+            return True
+        return cnp.PyArray_SIZE(view) != 0 and (
+            cnp.PyArray_DATA(array) != cnp.PyArray_DATA(view)
+            or (<object>array).strides != (<object>view).strides)
 
     # --- gradients -------------------------------------------------------------------------------
 
@@ -190,7 +201,7 @@ cdef class Inputs(Work):
                 # To find out by the table that a tensor is sparse takes torch 0.8 ms.
                 and not (slot.sparse and is_sparse(grad))
                 and self.exchange.borrow(grad, OF_GRADIENT, &borrowed) and fits(view, &borrowed)
-                and not is_lazy(view, grad)):
+                and not is_lazy(view, grad, slot.direct)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
         else:
             if not cnp.PyArray_Check(grad):

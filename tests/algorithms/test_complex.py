@@ -141,6 +141,7 @@ def test_a_real_gradient_is_refused() -> None:
         cyoptim.SGD([w], lr=0.1).step(grads=[np.ones(3, np.float32)])
 
 
+@pytest.mark.usefixtures("tensor_reader")
 def test_conjugate_views(torch: Any) -> None:
     # torch keeps a conjugate as a flag on the same memory: a gradient may be one.
     values = torch.tensor([1 + 2j, 3 - 1j])
@@ -155,6 +156,27 @@ def test_conjugate_views(torch: Any) -> None:
     assert single.item() == 1
     with pytest.raises(ValueError, match="parameter 0 of group 0 is a conjugate or negative view"):
         cyoptim.SGD([values.conj()], lr=0.1)
+
+
+@pytest.mark.usefixtures("tensor_reader")
+@pytest.mark.parametrize("name", ["complex", "single", "gaps"])
+def test_a_parameter_that_becomes_a_conjugate_view(torch: Any, name: str) -> None:
+    # The address, dtype, shape and strides stay the same.
+    values = torch.tensor([1 + 2j, 3 - 1j])
+    before, after = {
+        "complex": (values, values.conj()),
+        "single": (values[:1].imag, values[:1].conj().imag),
+        "gaps": (values.imag, values.conj().imag),
+    }[name]
+    param = before.detach().requires_grad_()
+    param.grad = torch.ones_like(before, memory_format=torch.contiguous_format)
+    optimizer = cyoptim.SGD([param], lr=0.5)
+    optimizer.step()
+    param.data = after
+    stored = values.clone()
+    with pytest.raises(ValueError, match="parameter 0 of group 0 is a conjugate or negative view"):
+        optimizer.step()
+    assert torch.equal(values, stored)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3.5, np.inf, -np.inf])

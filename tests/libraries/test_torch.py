@@ -141,6 +141,7 @@ def test_closure_runs_with_gradients_enabled() -> None:
     torch.testing.assert_close(p.detach(), torch.full((3,), 0.8))
 
 
+@pytest.mark.usefixtures("tensor_reader")
 @pytest.mark.parametrize(
     "make",
     [
@@ -164,6 +165,7 @@ def test_any_strides(make: Any) -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("tensor_reader")
 def test_data_replaced() -> None:
     p = torch.zeros(3, requires_grad=True)
     p.grad = torch.ones(3)
@@ -174,17 +176,84 @@ def test_data_replaced() -> None:
     torch.testing.assert_close(p.detach(), torch.full((3,), 8.5))
 
 
-def test_without_the_exchange_table(monkeypatch: Any) -> None:
-    # Older versions of torch: every tensor is read through its array.
+@pytest.mark.usefixtures("tensor_reader")
+def test_data_replaced_by_a_view_of_the_same_shape() -> None:
+    # At the same address, in another order.
+    p = torch.arange(4.0).reshape(2, 2).requires_grad_()
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    p.grad = torch.zeros(2, 2)
+    optimizer.step()
+    p.data = p.data.t()
+    p.grad = torch.tensor([[0.0, 10.0], [20.0, 0.0]])
+    optimizer.step()
+    assert p.tolist() == [[0.0, -8.0], [-19.0, 3.0]]
+
+
+@pytest.mark.usefixtures("tensor_reader")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_gradients_are_read_without_an_array(dtype: str, monkeypatch: Any) -> None:
+    p = torch.zeros(2, 3, dtype=getattr(torch, dtype)).t().requires_grad_()
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    monkeypatch.delattr("cyoptim._libraries.torch.view_tensor")
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        assert p.grad.stride() == (1, 3)
+        optimizer.step()
+    assert (p == -2).all()
+    with pytest.raises(ImportError, match="view_tensor"):
+        optimizer.step(grads=[torch.ones(3, 2, dtype=p.dtype)])
+
+
+@pytest.mark.usefixtures("tensor_reader")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.ones(3, dtype=torch.float64), "has dtype float64, expected float32"),
+        (lambda: torch.ones(3, dtype=torch.bfloat16), "has dtype torch.bfloat16"),
+        (lambda: torch.ones(3, dtype=torch.int32), "has dtype torch.int32"),
+        (lambda: torch.ones(4), r"has shape \(4,\), expected \(3,\)"),
+        (lambda: torch.ones(3, device="meta"), "is on device meta"),
+    ],
+)
+def test_gradients_that_do_not_fit(make: Any, message: str) -> None:
+    p = torch.zeros(3)
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError), match=message):
+            optimizer.step(grads=[make()])
+        assert p.tolist() == [0.0] * 3
+    optimizer.step(grads=[torch.ones(3)])
+    assert p.tolist() == [-1.0] * 3
+
+
+@pytest.mark.usefixtures("tensor_reader")
+def test_sparse_and_dense_gradients_take_turns() -> None:
+    p = torch.zeros(3)
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    for grad in (
+        torch.ones(3),
+        torch.ones(3).to_sparse(),
+        torch.ones(3).to_sparse(),
+        torch.ones(3),
+    ):
+        optimizer.step(grads=[grad])
+    assert p.tolist() == [-4.0] * 3
+
+
+def test_a_subclass_without_the_exchange_table() -> None:
+    # Its attributes may be a user's code: it is read through its array.
     class Old(torch.Tensor):
         __dlpack_c_exchange_api__ = None
 
-    p = torch.zeros(3).as_subclass(Old).requires_grad_()
-    optimizer = cyoptim.SGD([p], lr=1.0)
-    for _ in range(2):
-        p.grad = torch.ones(3).as_subclass(Old)
+    p = torch.zeros(2, 2).as_subclass(Old).requires_grad_()
+    empty = torch.zeros(0, 2).as_subclass(Old).requires_grad_()
+    optimizer = cyoptim.SGD([p, empty], lr=1.0)
+    for data in (p.data, p.data, p.data.t(), torch.ones(2, 2).as_subclass(Old), p.data.double()):
+        p.data, empty.grad = data, torch.ones_like(empty)
+        p.grad = torch.tensor([[0, 1], [2, 0]], dtype=data.dtype).as_subclass(Old)
+        expected = data.detach().numpy() - [[0, 1], [2, 0]]
         optimizer.step()
-    assert p.detach().numpy().tolist() == [-2.0] * 3
+        np.testing.assert_array_equal(p.detach().numpy(), expected)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -224,6 +293,7 @@ def test_lr_tensor() -> None:
         cyoptim.SGD([p], lr=torch.ones(2))
 
 
+@pytest.mark.usefixtures("tensor_reader")
 def test_grads_argument_takes_tensors() -> None:
     p = torch.zeros(3)
     cyoptim.SGD([p], lr=1.0).step(grads=[torch.ones(3)])
@@ -231,6 +301,7 @@ def test_grads_argument_takes_tensors() -> None:
     assert p.tolist() == [-2.0] * 3
 
 
+@pytest.mark.usefixtures("tensor_reader")
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3)])
 @every_card(DENSE, ~CLOSURE)
 def test_tensors_without_elements(card: Card, shape: tuple[int, ...]) -> None:
