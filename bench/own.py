@@ -33,10 +33,7 @@ def build_all_threads(operation: str, params: Arrays, grads: Arrays, threads: in
     """On all threads that have anything to do, whether it is worth it or not."""
     from cyoptim import _engine
 
-    force = getattr(_engine, "set_least_share", None)
-    if force is None:
-        raise Unavailable("a cyoptim that can be told to use all threads")
-    force(1)
+    _engine.take_all_threads(True)
     return build_cyoptim(operation, params, grads, threads)
 
 

@@ -53,6 +53,7 @@ include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state
 include "engine/room.pxi"       # placement of new state
 include "engine/work.pxi"       # tables, and passes over lists of arrays
+include "engine/first_touch.pxi"    # what new state begins with
 include "engine/factored.pxi"   # Adafactor's passes over matrices
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse

@@ -365,6 +365,7 @@ cdef class Plan(Passes):
         self.watch.changed = True
         if unbound:
             self.bind_states(optimizer, unbound)
+            self.fill_new_state()
         return 0
 
     def catch_up(self, optimizer) -> bool:

@@ -5,6 +5,7 @@ cdef class States(Rows):
     """Binds the state of each parameter to the streams that its rule reads."""
 
     cdef list births            # (dict, entries): new state, put in when nothing can fail any more
+    cdef list fills             # (slot, stream, value) of new state that is still to be written
     cdef list replaced          # by the running step: its end may run other code
     cdef list owners            # of the memory of state and averages; they are not to be resized
     cdef ArrayTrace *traces     # of the owners
@@ -19,7 +20,7 @@ cdef class States(Rows):
                 PyMem_Free(self.table.units[i].scalars)
 
     cdef int begin_states(self) except -1:
-        self.births, self.owners, self.replaced = [], [], []
+        self.births, self.owners, self.replaced, self.fills = [], [], [], []
         self.group_numbers = [None] * len(self.groups)
         return 0
 
@@ -29,6 +30,7 @@ cdef class States(Rows):
         cdef bint changed = self.watch.changed or not self._owners_are_still()
         if PyList_GET_SIZE(self.births):    # of a step that failed
             self.births = []
+            self.fills.clear()
         if changed:
             self.forget_state()
             self.watch.changed = True
@@ -49,6 +51,8 @@ cdef class States(Rows):
             self.cut_waves()
         if self.table.units != NULL:
             self.make_partials(self.n_chunks * MAX_SUMS)
+        if PyList_GET_SIZE(self.fills):
+            self.fill_new_state()
         if self.stirred:
             self._check_still()
             if not self._owners_are_still():
@@ -131,11 +135,21 @@ cdef class States(Rows):
                 new[name] = self._state_array(i, name, value, dtype)
             return False
         new[name] = room.zeros(name, self.views[i], dtype)
-        if rule.copies_param(name):
+        value = None if rule.copies_param(name) else rule.start_of(name, self.groups[self.slots[i].group])
+        if (cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and new[name].dtype == self.views[i].dtype
+                and same_layout(new[name], self.views[i])):
+            if value != 0:
+                self.fills.append((i, 2 + rule.states.index(name), value))
+        elif value is None:
             new[name][...] = self.views[i]
         else:
-            fill(new[name], rule.start_of(name, self.groups[self.slots[i].group]))
+            fill(new[name], value)
         return True
+
+    cdef int fill_new_state(self) except -1:
+        fill_together(&self.table, self.n_tensors, self.n_bundles, self.fills)
+        self.fills.clear()
+        return 0
 
     cdef bint is_state(self, Py_ssize_t i, object value, object dtype):
         # An array that the kernel can use as it is: laid out as empty_like(view) would be.

@@ -26,7 +26,7 @@ enum {
 };
 
 #define CHOICE_COST 0.005       /* of all time that may be spent on trials */
-#define CHOICE_CREDIT 2e7       /* nanoseconds: trials begin as if so much time had been spent */
+#define CHOICE_CREDIT 4e7       /* nanoseconds: trials begin as if so much time had been spent */
 #define CHOICE_WAKE 2e4         /* nanoseconds: how late threads that sleep are believed to come, until it is measured */
 #define CHOICE_COME 500         /* nanoseconds: how late those come that do not */
 #define CHOICE_LINGER 3e5       /* nanoseconds: a longer trial lets threads sleep */
@@ -38,7 +38,6 @@ typedef struct {
     int best, trial, left;      /* arms; runs that are left of the trial */
     int warm;                   /* runs since its threads have been woken */
     int next;                   /* arm whose trial may come next */
-    int64_t begun;              /* ticks */
     double spent;               /* ticks: of all runs */
     double waking, sum, lost;   /* ticks of the trial: until its threads are awake; of the runs that count; beyond the best */
     double time[CHOICE_ARMS];   /* ticks: mean time of a run; 0: not measured */
@@ -56,11 +55,15 @@ static double choice_lateness(void) {
     return late > 0 ? late : CHOICE_WAKE * thread_tick_rate();
 }
 
-/* What a run of so many ticks on one thread should take. */
+/* What a run should take that takes so many ticks on one thread, if no other has to be woken. */
 static double choice_model(const Choice *choice, int arm, double ticks) {
     int threads = choice_threads(choice, arm);
-    if (threads == 1) return ticks;
-    return ticks / threads + (pool_is_awake(threads) ? CHOICE_COME * thread_tick_rate() : choice_lateness());
+    return threads == 1 ? ticks : ticks / threads + CHOICE_COME * thread_tick_rate();
+}
+
+/* What has to be waited for if so many threads are to run. */
+static double choice_wait(int threads) {
+    return threads == 1 || pool_is_awake(threads) ? 0 : choice_lateness();
 }
 
 static double choice_expect(const Choice *choice, int arm, double ticks) {
@@ -85,12 +88,17 @@ static void choice_begin_trial(Choice *choice, int arm) {
 
 static void choice_reset(Choice *choice, int most, double ticks) {
     int first = 0;
+    double least = ticks;
     memset(choice, 0, sizeof *choice);
     atomic_store(&choice->busy, 1);
     choice->most = most;
     for (choice->arms = 1; 1 << (choice->arms - 1) < most; choice->arms++) {}
     for (int arm = 1; arm < choice->arms; arm++) {
-        if (choice_model(choice, arm, ticks) < choice_model(choice, first, ticks)) first = arm;
+        double time = choice_model(choice, arm, ticks) + choice_wait(choice_threads(choice, arm));
+        if (time < least) {
+            least = time;
+            first = arm;
+        }
     }
     choice->best = first;
     choice_begin_trial(choice, first);
@@ -104,7 +112,8 @@ static void choice_try(Choice *choice, double ticks) {
     loss = choice_expect(choice, arm, ticks) - best;
     if (loss < best / 4) loss = best / 4;       /* what is moved from cache to cache */
     most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
-    if (choice->debt[arm] + (CHOICE_WARM + CHOICE_TRIAL) * loss <= most) {
+    loss = (CHOICE_WARM + CHOICE_TRIAL) * loss + choice_wait(choice_threads(choice, arm));
+    if (choice->debt[arm] + loss <= most) {
         choice_begin_trial(choice, arm);
         choice_keep_awake(choice, choice_expect(choice, arm, ticks));
     }
@@ -153,12 +162,11 @@ static int choice_begin(Choice *choice, int most, double nanoseconds) {
     if (most > POOL_MOST) most = POOL_MOST;
     if (most != choice->most) choice_reset(choice, most, ticks);
     else if (choice->left == 0) choice_try(choice, ticks);
-    choice->begun = thread_ticks();
     return choice_threads(choice, choice->left > 0 ? choice->trial : choice->best);
 }
 
-static void choice_end(Choice *choice) {
-    double time = (double)(thread_ticks() - choice->begun);
+/* The run has taken so many ticks. */
+static void choice_end(Choice *choice, double time) {
     if (time <= 0) return;
     choice->spent += time;
     if (choice->left > 0) choice_note_trial(choice, time);

@@ -54,8 +54,10 @@ static void run_chosen(Choice *choice, Task task, const void *context, ptrdiff_t
         /* If somebody else has the choice, he has the pool, too. */
         run_serial(task, context, first, last);
     } else {
-        run_tasks(task, context, first, last, choice_begin(choice, most, nanoseconds));
-        choice_end(choice);
+        int threads = choice_begin(choice, most, nanoseconds);
+        int64_t begun = thread_ticks();
+        run_tasks(task, context, first, last, threads);
+        choice_end(choice, (double)(thread_ticks() - begun));
         atomic_store(&choice->busy, 0);
     }
 }

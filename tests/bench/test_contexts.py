@@ -139,11 +139,9 @@ def test_all_threads_are_forced(monkeypatch):
     from cyoptim import _engine
 
     asked = []
-    monkeypatch.setattr(_engine, "set_least_share", asked.append, raising=False)
+    monkeypatch.setattr(_engine, "take_all_threads", asked.append)
     assert built("cyoptim-all")["status"] == "built"
-    assert asked == [1]
-    monkeypatch.delattr(_engine, "set_least_share")
-    assert built("cyoptim-all")["status"] == "unavailable"
+    assert asked == [True]
 
 
 def test_one_thread():
