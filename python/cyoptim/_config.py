@@ -97,8 +97,6 @@ def set_threading_layer(name: str) -> None:
     Examples
     --------
     >>> set_threading_layer("pool")
-    >>> get_threading_layer()
-    'pool'
     """
     if not isinstance(name, str):
         raise TypeError(f"the threading layer must be a string, got {name!r}")
@@ -106,7 +104,13 @@ def set_threading_layer(name: str) -> None:
 
 
 def get_threading_layer() -> str:
-    """The layer that runs the threads of a step: "pool" or "openmp"."""
+    """The layer that runs the threads of a step: "pool" or "openmp".
+
+    Examples
+    --------
+    >>> get_threading_layer()
+    'pool'
+    """
     return _engine.layer()
 
 

@@ -110,9 +110,10 @@ static void choice_try(Choice *choice, double ticks) {
     int arm = choice->next = (choice->next + 1) % choice->arms;
     if (arm == choice->best) return;
     loss = choice_expect(choice, arm, ticks) - best;
-    if (loss < best / 4) loss = best / 4;       /* what is moved from cache to cache */
-    most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
+    if (choice->time[arm] == 0 && loss < 0) loss = 0;
+    else if (loss < best / 4) loss = best / 4;      /* what is moved from cache to cache */
     loss = (CHOICE_WARM + CHOICE_TRIAL) * loss + choice_wait(choice_threads(choice, arm));
+    most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
     if (choice->debt[arm] + loss <= most) {
         choice_begin_trial(choice, arm);
         choice_keep_awake(choice, choice_expect(choice, arm, ticks));

@@ -14,10 +14,13 @@ enum { MOST = 100000, THREADS = 64 };
 
 typedef struct {
     atomic_uchar *done;
+    unsigned char *seen;        /* by whoever does a task, and then by the caller: only the run orders them */
 } Tally;
 
 static void count(const void *context, ptrdiff_t index) {
-    atomic_fetch_add(&((const Tally *)context)->done[index], 1);
+    const Tally *tally = (const Tally *)context;
+    atomic_fetch_add(&tally->done[index], 1);
+    tally->seen[index]++;
 }
 
 static atomic_int wrong, callers;
@@ -26,14 +29,17 @@ static int runs = 3000;
 static int run_all(int seed) {
     static atomic_uchar room[4][MOST];
     static Choice choices[4];
-    Tally tally = {room[seed]};
+    static unsigned char seen[4][MOST];
+    Tally tally = {room[seed], seen[seed]};
     for (int run = 0; run < runs; run++) {
         ptrdiff_t first = run % 7, last = first + (run * 7919 + seed) % (run % 50 == 0 ? MOST - 7 : 300);
         memset((void *)tally.done, 0, MOST);
+        memset(tally.seen, 0, MOST);
         if (run % 3 == 0) run_chosen(&choices[seed], count, &tally, first, last, 1 + run % 9, 1e5);
         else pool_run(count, &tally, first, last, 1 + run % (run % 10 == 0 ? THREADS : 9), NULL);
         for (ptrdiff_t k = 0; k < MOST; k++) {
-            if (tally.done[k] != (k >= first && k < last)) atomic_fetch_add(&wrong, 1);
+            int expected = k >= first && k < last;
+            if (tally.done[k] != expected || tally.seen[k] != expected) atomic_fetch_add(&wrong, 1);
         }
         /* Now and then the workers fall asleep. */
         if (run % 100 == 0) for (int64_t until = thread_ticks() + 300000; thread_ticks() < until;) {}
