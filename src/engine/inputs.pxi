@@ -119,9 +119,10 @@ cdef class Inputs(Work):
         if groups is None or PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
             return False
         for g in range(PyList_GET_SIZE(groups)):
-            if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
+            if item_address(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
                 return False
-            if dict_get(<dict>groups[g], "params") != <PyObject *>PyList_GET_ITEM(self.members, g):
+            if (value_address(<dict>PyList_GET_ITEM(self.groups, g), "params")
+                    != <void *>PyList_GET_ITEM(self.members, g)):
                 return False
             params = <list>PyList_GET_ITEM(self.members, g)
             count += PyList_GET_SIZE(params)
@@ -144,7 +145,7 @@ cdef class Inputs(Work):
         cdef PyObject *view = PyList_GET_ITEM(self.views, i)
         cdef int door = self.slots[i].door
         if door == PARAMETER:
-            if <PyObject *>(<ParameterBase>param)._data != view:
+            if data_address(<ParameterBase>param) != <void *>view:
                 return True
         elif door != ARRAY:
             return self._moved_elsewhere(i)
@@ -308,9 +309,10 @@ cdef class Inputs(Work):
             params = <list>PyList_GET_ITEM(self.members, g)
             k = 0
             while k < PyList_GET_SIZE(params):  # a gradient may be the result of other code
-                param = PyList_GET_ITEM(params, k)
-                if (i == self.n_tensors or param != PyList_GET_ITEM(self.objects, i)
-                        or self._moved(i, param)):
+                if i == self.n_tensors:
+                    return False
+                param = PyList_GET_ITEM(self.objects, i)
+                if item_address(params, k) != <void *>param or self._moved(i, param):
                     return False
                 self.table.tensors[i].row = -1
                 if grads is not None:
@@ -319,7 +321,7 @@ cdef class Inputs(Work):
                         return False
                     self._take(i, PyList_GET_ITEM(grads, i), optimizer)
                 elif self.slots[i].door == PARAMETER:
-                    self._take(i, <PyObject *>(<ParameterBase>param)._grad, optimizer)
+                    self._take_from(i, <ParameterBase>param, optimizer)
                 else:
                     grad = self._own_gradient(i)
                     self._take(i, <PyObject *>grad, optimizer)
@@ -337,6 +339,15 @@ cdef class Inputs(Work):
         if self.slots[i].door == OBJECT:
             self.stirred = True
         return self.objects[i].grad
+
+    @cython.final
+    cdef inline int _take_from(self, Py_ssize_t i, ParameterBase param, object optimizer) except -1:
+        cdef PyObject *grad = borrow_gradient(param)
+        try:
+            self._take(i, grad, optimizer)
+        finally:
+            return_gradient(grad)
+        return 0
 
     @cython.final
     cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:
@@ -465,6 +476,3 @@ cdef list members_of(object group, Py_ssize_t number):
         )
     return <list>params     # or a subclass
 
-
-cdef inline PyObject *dict_get(dict mapping, str key) noexcept:
-    return PyDict_GetItem(mapping, key)
