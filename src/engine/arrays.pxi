@@ -104,23 +104,6 @@ cdef int put_gradient(ParameterBase param, object grad) except -1:
     return 0
 
 
-cdef inline PyObject *borrow_gradient(ParameterBase param) noexcept:
-    """The gradient, until return_gradient() and, with a GIL, until other code runs."""
-    cdef ObjectGuard guard
-    cdef PyObject *grad
-    object_lock(&guard, param)
-    grad = <PyObject *>param._grad
-    if FREE_THREADED:
-        Py_INCREF(<object>grad)
-    object_unlock(&guard)
-    return grad
-
-
-cdef inline void return_gradient(PyObject *grad) noexcept:
-    if FREE_THREADED:
-        Py_DECREF(<object>grad)
-
-
 cdef int check_kind(object value, str what) except -1:
     """Refuse objects that are not arrays, and masked arrays."""
     from cyoptim._arrays.doors import as_written, check_unmasked

@@ -300,6 +300,8 @@ cdef class Inputs(Work):
         cdef Py_ssize_t g, k, i = 0
         cdef list params
         cdef PyObject *param
+        cdef PyObject *grad
+        cdef const void *item
         self.stirred = False
         if (not self._same_groups(optimizer.param_groups)
                 or (grads is not None and PyList_GET_SIZE(grads) != self.n_tensors)):
@@ -308,28 +310,35 @@ cdef class Inputs(Work):
         for g in range(PyList_GET_SIZE(self.members)):
             params = <list>PyList_GET_ITEM(self.members, g)
             k = 0
-            while k < PyList_GET_SIZE(params):  # a gradient may be the result of other code
+            while True:     # to the end that the list has by then: a gradient may be the result of other code
+                item = item_address(params, k)
+                if item == NULL:
+                    break
                 if i == self.n_tensors:
                     return False
                 param = PyList_GET_ITEM(self.objects, i)
-                if item_address(params, k) != <void *>param or self._moved(i, param):
+                if item != <void *>param or self._moved(i, param):
                     return False
                 self.table.tensors[i].row = -1
                 if grads is not None:
                     # Code of a gradient's library may have got hold of the list.
                     if i >= PyList_GET_SIZE(grads):
                         return False
-                    self._take(i, PyList_GET_ITEM(grads, i), optimizer)
-                elif self.slots[i].door == PARAMETER:
-                    self._take_from(i, <ParameterBase>param, optimizer)
+                    grad = PyList_GET_ITEM(grads, i)
+                elif self.slots[i].door == PARAMETER and not FREE_THREADED:
+                    # The Parameter holds it: to count the reference would take time.
+                    grad = <PyObject *>(<ParameterBase>param)._grad
                 else:
-                    grad = self._own_gradient(i)
-                    self._take(i, <PyObject *>grad, optimizer)
+                    own = self._own_gradient(i)
+                    grad = <PyObject *>own
+                self._take(i, grad, optimizer)
                 i += 1
                 k += 1
         return i == self.n_tensors
 
     cdef object _own_gradient(self, Py_ssize_t i):
+        if self.slots[i].door == PARAMETER:
+            return held_gradient(<ParameterBase>PyList_GET_ITEM(self.objects, i))
         if self.slots[i].door == ARRAY:
             raise ValueError(
                 f"{self.labels[i]} is a plain array and has no gradient of its own: "
@@ -339,15 +348,6 @@ cdef class Inputs(Work):
         if self.slots[i].door == OBJECT:
             self.stirred = True
         return self.objects[i].grad
-
-    @cython.final
-    cdef inline int _take_from(self, Py_ssize_t i, ParameterBase param, object optimizer) except -1:
-        cdef PyObject *grad = borrow_gradient(param)
-        try:
-            self._take(i, grad, optimizer)
-        finally:
-            return_gradient(grad)
-        return 0
 
     @cython.final
     cdef inline int _take(self, Py_ssize_t i, PyObject *grad, object optimizer) except -1:

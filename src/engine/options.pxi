@@ -89,10 +89,12 @@ cdef bint same_options(dict options, list known) noexcept:
     cdef ObjectGuard guard
     cdef bint same = True
     object_lock(&guard, options)
-    while same and PyDict_Next(options, &position, &key, &value):
-        same = (k < n and key == <PyObject *>PyList_GET_ITEM(known, k)
-                and (value == <PyObject *>PyList_GET_ITEM(known, k + 1)
-                     or <PyObject *>PyList_GET_ITEM(known, k + 1) == <PyObject *>ANY_VALUE))
+    while PyDict_Next(options, &position, &key, &value):
+        if (k == n or key != <PyObject *>PyList_GET_ITEM(known, k)
+                or (value != <PyObject *>PyList_GET_ITEM(known, k + 1)
+                    and <PyObject *>PyList_GET_ITEM(known, k + 1) != <PyObject *>ANY_VALUE)):
+            same = False
+            break
         k += 2
     object_unlock(&guard)
     return same and k == n
