@@ -35,8 +35,8 @@ def is_tensor(value: object) -> bool:
 
 
 def class_of(library: str, name: str) -> Any:
-    """A class of a library, without importing it. If it is not there yet, as nobody has imported the
-    library or another thread is about to: an empty tuple, of which nothing is an instance."""
+    """A class of a library, without importing it. If it is not there yet, as nobody has imported
+    the library or another thread is about to: an empty tuple, of which nothing is an instance."""
     found = sys.modules.get(library)
     for part in name.split("."):
         found = getattr(found, part, None)
