@@ -12,7 +12,7 @@
 cimport cython
 cimport numpy as cnp
 from cpython.buffer cimport PyObject_GetBuffer
-from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_GetItem, PyDict_Next, PyDict_SetItem,
+from cpython.dict cimport (PyDict_Clear, PyDict_Copy, PyDict_DelItem, PyDict_Next, PyDict_SetItem,
                            PyDict_Size, PyDict_Update)
 from cpython.exc cimport PyErr_Clear
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE, PyList_SetSlice
@@ -21,6 +21,7 @@ from cpython.object cimport PyObject, PyObject_GenericSetAttr
 from cpython.tuple cimport PyTuple_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.math cimport INFINITY, NAN, fabs, isfinite, pow, sqrt
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
@@ -41,6 +42,7 @@ from _table cimport (APPLY, CHUNK, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_ST
 
 cnp.import_array()
 
+include "engine/guard.pxi"      # what takes the place of the GIL where there is none
 include "engine/dtypes.pxi"     # types of elements
 include "engine/rules.pxi"      # the description of each rule
 include "engine/threads.pxi"    # which kernels run, and on how many threads

@@ -11,7 +11,16 @@ import importlib
 import importlib.util
 import os
 
-from cyoptim import _cpu, _engine
+from cyoptim import _cpu
+
+# Before anything else is loaded: the engine and NumPy fail there later, and less clearly.
+if not _cpu.in_main_interpreter():
+    raise ImportError(
+        "cyoptim cannot be used in a subinterpreter: use processes (multiprocessing, "
+        "ProcessPoolExecutor) or threads"
+    )
+
+from cyoptim import _engine
 
 LEVELS = ("baseline", "avx2", "avx512")
 

@@ -443,7 +443,6 @@ class Optimizer(Hooked):
         commit.set(self, "_named", Named(groups, self._named))
         commit.set(self, "_differentiable", differentiable)
         commit.set(self, "_quick", None)  # until the next step
-        commit.set(state.watch, "changed", True)
         commit.adopt(plan, self._plan)
         return plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from cyoptim._arrays.doors import (
     arrays_of,
     check_array,
     check_unmasked,
+    class_of,
     is_parameter,
     type_name,
 )
@@ -274,8 +274,7 @@ def _leaves(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_module(model: Any) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    return isinstance(model, class_of("torch", "nn.Module"))
 
 
 def update_bn(loader: Iterable[Any], model: Any, device: Any = None) -> None:

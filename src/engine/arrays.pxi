@@ -30,26 +30,30 @@ The two slots of a Parameter, readable without an attribute look-up."""
     @property
     def data(self) -> np.ndarray:
         """The array that optimizers change in place."""
-        return self._data
+        return held_data(self)
 
     @data.setter
     def data(self, value):
+        cdef ObjectGuard guard
+        cdef object before          # its end may run other code
         if isinstance(value, ParameterBase):
-            value = (<ParameterBase>value)._data
+            value = held_data(<ParameterBase>value)
         if not cnp.PyArray_CheckExact(value):
             check_kind(value, "Parameter")
-        self._data = value
+        object_lock(&guard, self)
+        before, self._data = self._data, value
+        object_unlock(&guard)
 
     @property
     def grad(self):
         """The gradient, an array of the parameter's shape and dtype, a sparse gradient, or None."""
-        return self._grad
+        return held_gradient(self)
 
     @grad.setter
     def grad(self, value):
         if value is not None and not cnp.PyArray_CheckExact(value):
             value = checked_gradient(value)
-        self._grad = value
+        put_gradient(self, value)
 
     def __setattr__(self, name, value):
         try:
@@ -59,7 +63,46 @@ The two slots of a Parameter, readable without an attribute look-up."""
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         # The array's own, which it takes back itself.
-        PyObject_GetBuffer(self._data, buffer, flags)
+        PyObject_GetBuffer(held_data(self), buffer, flags)
+
+
+# Any thread may replace data and gradient at any moment.
+
+cdef object held_data(ParameterBase param):
+    cdef ObjectGuard guard
+    cdef object data
+    object_lock(&guard, param)
+    data = param._data
+    object_unlock(&guard)
+    return data
+
+
+cdef inline const void *data_address(ParameterBase param) noexcept:
+    """The address of the array, to be compared."""
+    cdef ObjectGuard guard
+    cdef const void *data
+    object_lock(&guard, param)
+    data = <void *>param._data
+    object_unlock(&guard)
+    return data
+
+
+cdef object held_gradient(ParameterBase param):
+    cdef ObjectGuard guard
+    cdef object grad
+    object_lock(&guard, param)
+    grad = param._grad
+    object_unlock(&guard)
+    return grad
+
+
+cdef int put_gradient(ParameterBase param, object grad) except -1:
+    cdef ObjectGuard guard
+    cdef object before              # its end may run other code
+    object_lock(&guard, param)
+    before, param._grad = param._grad, grad
+    object_unlock(&guard)
+    return 0
 
 
 cdef int check_kind(object value, str what) except -1:
@@ -103,12 +146,13 @@ cdef inline object as_base(cnp.ndarray array):
 
 
 cdef class Watch:
-    """Set by the state mappings when a user puts, replaces or removes an entry."""
+    """Counts the calls in which a user puts, replaces or removes entries of the state mappings."""
 
-    cdef public bint changed
+    cdef SharedNumber changes
 
-    def __init__(self):
-        self.changed = False
+    def report(self) -> None:
+        """Count one more."""
+        shared_add(&self.changes, 1)
 
 
 cdef enum Layout:

@@ -12,6 +12,7 @@ cdef enum Change:
     AVERAGES = 8    # the averages of a plan move
     ADOPTS = 9      # a plan takes the place of another
     ZEROES = 10     # an array or tensor is filled with zeros
+    REPORTS = 11    # a watch is told
 
 
 cdef class Commit:
@@ -88,6 +89,10 @@ cdef class Commit:
         """Let a plan step from now on, and the one whose place it takes no more."""
         self.changes.append((ADOPTS, plan, old, None))
 
+    def report(self, Watch watch not None) -> None:
+        """Tell a watch that entries of the state have been changed."""
+        self.changes.append((REPORTS, watch, None, None))
+
     def add(self, Commit other not None) -> None:
         """Make the other's changes, too."""
         self.changes.extend(other.changes)
@@ -131,8 +136,7 @@ cdef class Commit:
         if change == UPDATES:
             PyDict_Update(target, value)
         elif change == BECOMES:
-            PyDict_Clear(target)
-            PyDict_Update(target, value)
+            become(target, value)
         elif change == EXTENDS:
             PyList_SetSlice(target, PyList_GET_SIZE(target), PyList_GET_SIZE(target), value)
         elif change == PUTS:
@@ -149,6 +153,8 @@ cdef class Commit:
             (<Plan>target).average()
         elif change == ZEROES:
             fill_with_zeros(target)
+        elif change == REPORTS:
+            (<Watch>target).report()
         else:
             (<Plan>target).begin_life(<Plan>value)
         return 0
@@ -187,6 +193,18 @@ cdef int call_surely(object function) except -1:
             raise
         except BaseException:
             continue
+
+
+cdef int become(target, values) except -1:
+    """Give a dict these entries and no others, in this order. If that is the order already, whoever
+    reads it meanwhile in another thread misses none of those that stay."""
+    for key in list(target):
+        if not dict.__contains__(values, key):
+            PyDict_DelItem(target, key)
+    if list(target) != list(values)[:len(target)]:
+        PyDict_Clear(target)
+    PyDict_Update(target, values)
+    return 0
 
 
 cdef int _put(container, key, value) except -1:
@@ -254,8 +272,7 @@ cdef class Undo:
         for container, items in self.containers:
             if isinstance(container, dict):
                 kept.append(PyDict_Copy(container))
-                PyDict_Clear(container)
-                PyDict_Update(container, items)
+                become(container, items)
             else:
                 kept.append(list(container))
                 PyList_SetSlice(container, 0, PyList_GET_SIZE(container), items)

@@ -1,5 +1,9 @@
 # Conditions under which every step of every optimizer takes the slow path, with more checks.
 
+cdef extern from "Python.h":
+    PyObject *Py_True           # `True` would be C's
+
+# Nothing is ever taken out of these lists.
 cdef list HOOKS = []           # dicts of hooks, while there is one in any of them
 cdef list FLAGS = []            # pairs of a dict and a key, which count while the value is True
 
@@ -23,13 +27,11 @@ def detours() -> bool:
 cdef inline bint is_detour() noexcept:
     cdef Py_ssize_t i
     cdef tuple pair
-    cdef PyObject *flag
     for i in range(PyList_GET_SIZE(HOOKS)):
-        if PyDict_Size(<object>PyList_GET_ITEM(HOOKS, i)):
+        if PyDict_Size(<object><PyObject *>item_address(HOOKS, i)):
             return True
     for i in range(PyList_GET_SIZE(FLAGS)):
-        pair = <tuple>PyList_GET_ITEM(FLAGS, i)
-        flag = PyDict_GetItem(<dict>pair[0], pair[1])
-        if flag != NULL and <object>flag is True:
+        pair = <tuple><PyObject *>item_address(FLAGS, i)
+        if value_address(<dict>pair[0], pair[1]) == <void *>Py_True:
             return True
     return False

@@ -119,9 +119,10 @@ cdef class Inputs(Work):
         if groups is None or PyList_GET_SIZE(groups) != PyList_GET_SIZE(self.groups):
             return False
         for g in range(PyList_GET_SIZE(groups)):
-            if <void *>PyList_GET_ITEM(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
+            if item_address(groups, g) != <void *>PyList_GET_ITEM(self.groups, g):
                 return False
-            if dict_get(<dict>groups[g], "params") != <PyObject *>PyList_GET_ITEM(self.members, g):
+            if (value_address(<dict>PyList_GET_ITEM(self.groups, g), "params")
+                    != <void *>PyList_GET_ITEM(self.members, g)):
                 return False
             params = <list>PyList_GET_ITEM(self.members, g)
             count += PyList_GET_SIZE(params)
@@ -144,7 +145,7 @@ cdef class Inputs(Work):
         cdef PyObject *view = PyList_GET_ITEM(self.views, i)
         cdef int door = self.slots[i].door
         if door == PARAMETER:
-            if <PyObject *>(<ParameterBase>param)._data != view:
+            if data_address(<ParameterBase>param) != <void *>view:
                 return True
         elif door != ARRAY:
             return self._moved_elsewhere(i)
@@ -310,6 +311,8 @@ cdef class Inputs(Work):
         cdef Py_ssize_t g, k, i = 0
         cdef list params
         cdef PyObject *param
+        cdef PyObject *grad
+        cdef const void *item
         self.stirred = False
         if (not self._same_groups(optimizer.param_groups)
                 or (grads is not None and PyList_GET_SIZE(grads) != self.n_tensors)):
@@ -318,27 +321,35 @@ cdef class Inputs(Work):
         for g in range(PyList_GET_SIZE(self.members)):
             params = <list>PyList_GET_ITEM(self.members, g)
             k = 0
-            while k < PyList_GET_SIZE(params):  # a gradient may be the result of other code
-                param = PyList_GET_ITEM(params, k)
-                if (i == self.n_tensors or param != PyList_GET_ITEM(self.objects, i)
-                        or self._moved(i, param)):
+            while True:     # to the end that the list has by then: a gradient may be the result of other code
+                item = item_address(params, k)
+                if item == NULL:
+                    break
+                if i == self.n_tensors:
+                    return False
+                param = PyList_GET_ITEM(self.objects, i)
+                if item != <void *>param or self._moved(i, param):
                     return False
                 self.table.tensors[i].row = -1
                 if grads is not None:
                     # Code of a gradient's library may have got hold of the list.
                     if i >= PyList_GET_SIZE(grads):
                         return False
-                    self._take(i, PyList_GET_ITEM(grads, i), optimizer)
-                elif self.slots[i].door == PARAMETER:
-                    self._take(i, <PyObject *>(<ParameterBase>param)._grad, optimizer)
+                    grad = PyList_GET_ITEM(grads, i)
+                elif self.slots[i].door == PARAMETER and not FREE_THREADED:
+                    # The Parameter holds it: to count the reference would take time.
+                    grad = <PyObject *>(<ParameterBase>param)._grad
                 else:
-                    grad = self._own_gradient(i)
-                    self._take(i, <PyObject *>grad, optimizer)
+                    own = self._own_gradient(i)
+                    grad = <PyObject *>own
+                self._take(i, grad, optimizer)
                 i += 1
                 k += 1
         return i == self.n_tensors
 
     cdef object _own_gradient(self, Py_ssize_t i):
+        if self.slots[i].door == PARAMETER:
+            return held_gradient(<ParameterBase>PyList_GET_ITEM(self.objects, i))
         if self.slots[i].door == ARRAY:
             raise ValueError(
                 f"{self.labels[i]} is a plain array and has no gradient of its own: "
@@ -476,6 +487,3 @@ cdef list members_of(object group, Py_ssize_t number):
         )
     return <list>params     # or a subclass
 
-
-cdef inline PyObject *dict_get(dict mapping, str key) noexcept:
-    return PyDict_GetItem(mapping, key)

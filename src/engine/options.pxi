@@ -43,10 +43,13 @@ cdef bint has_text(dict options) noexcept:
     cdef Py_ssize_t position = 0
     cdef PyObject *key
     cdef PyObject *value
-    while PyDict_Next(options, &position, &key, &value):
-        if isinstance(<object>value, str):
-            return True
-    return False
+    cdef ObjectGuard guard
+    cdef bint found = False
+    object_lock(&guard, options)
+    while not found and PyDict_Next(options, &position, &key, &value):
+        found = isinstance(<object>value, str)
+    object_unlock(&guard)
+    return found
 
 
 cdef object check_switches(object options, object optimizer):
@@ -77,17 +80,21 @@ cdef list constant_options(dict options, Rule rule):
     return known
 
 
-cdef bint same_options(dict options, list known):
+cdef bint same_options(dict options, list known) noexcept:
     """Whether no option has changed. Keys, too, are compared by identity: to compare strings would
     take a quarter of a small step, and other keys are looked at in detail."""
     cdef Py_ssize_t position = 0, k = 0, n = PyList_GET_SIZE(known)
     cdef PyObject *key
     cdef PyObject *value
+    cdef ObjectGuard guard
+    cdef bint same = True
+    object_lock(&guard, options)
     while PyDict_Next(options, &position, &key, &value):
-        if k == n or key != <PyObject *>PyList_GET_ITEM(known, k):
-            return False
-        if (value != <PyObject *>PyList_GET_ITEM(known, k + 1)
-                and <PyObject *>PyList_GET_ITEM(known, k + 1) != <PyObject *>ANY_VALUE):
-            return False
+        if (k == n or key != <PyObject *>PyList_GET_ITEM(known, k)
+                or (value != <PyObject *>PyList_GET_ITEM(known, k + 1)
+                    and <PyObject *>PyList_GET_ITEM(known, k + 1) != <PyObject *>ANY_VALUE)):
+            same = False
+            break
         k += 2
-    return k == n
+    object_unlock(&guard)
+    return same and k == n

@@ -86,7 +86,7 @@ cdef class Plan(Passes):
                 steps = self._step_with(optimizer, extras, update)
             if not steps:
                 return False
-            self.turn.has_stepped = True
+            shared_write(&self.turn.stepped, True)
             if tells:
                 PyObject_GenericSetAttr(optimizer, "_extras", extras)
         finally:
@@ -102,7 +102,7 @@ cdef class Plan(Passes):
         cdef double factor
         self.prepare(optimizer)
         if self.updates and update is None:
-            self.watch.changed = True       # as no prepared state is added
+            self.seen = NEVER       # as no prepared state is added
             return False
         if PyList_GET_SIZE(self.sparse):
             self.check_sparse(optimizer)
@@ -119,7 +119,7 @@ cdef class Plan(Passes):
         else:
             if PyList_GET_SIZE(self.births):
                 self.settle()
-            self.watch.changed = False
+            self.seen = self.looked
             self.table.zero = zero
             self.run()
             self.table.zero = False
@@ -132,7 +132,7 @@ cdef class Plan(Passes):
         cdef Undo undo = self.undo
         found = [(i, as_base(self.views[i]), self._preceded(grad)) for i, grad in self._held_arrays()
                  if self.table.rows[self.table.tensors[i].row].rule < 0]
-        self.watch.changed = False          # which the function may set
+        self.seen = self.looked     # changes by the function come later
         try:
             commit = update(optimizer, found, undo, extras)
             if commit is None:
@@ -148,7 +148,7 @@ cdef class Plan(Passes):
                 self.run()
                 self.hide_updates(False)
         except BaseException:
-            self.watch.changed = True
+            self.seen = NEVER
             undo.restore()
             raise
         finally:
@@ -338,7 +338,7 @@ cdef class Plan(Passes):
         if old is not None:
             old.alive = False
         self.alive = True
-        self.turn.walls = self.walls
+        self.turn.know_walls(self.walls)
 
     def adopt_group(self, Py_ssize_t number, group not None) -> None:
         """Take another dict for a group, which is to have the same entries."""
@@ -362,7 +362,7 @@ cdef class Plan(Passes):
         # Without gradients.
         self.forget_state()
         unbound = self.assign_rows(optimizer)
-        self.watch.changed = True
+        self.seen = NEVER
         if unbound:
             self.bind_states(optimizer, unbound)
             self.fill_new_state()
@@ -418,13 +418,16 @@ cdef class Averaged:
         return 0
 
     def __exit__(self, *error):
-        cdef Plan plan = self.plan
-        if plan is None:
-            raise RuntimeError("the block of averaged() was left without being entered")
+        cdef Plan plan
         interrupt = self.turn.take_surely(WRITING, "the end of averaged()")
-        plan.swap(self.spare)
-        self.plan = self.spare = None
-        self.turn.give()
+        try:
+            plan = self.plan
+            if plan is None:
+                raise RuntimeError("the block of averaged() was left without being entered")
+            plan.swap(self.spare)
+            self.plan = self.spare = None
+        finally:
+            self.turn.give()
         announce(plan.tensors())
         if interrupt is not None:
             raise interrupt

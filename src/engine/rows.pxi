@@ -9,6 +9,10 @@ cdef enum:
     UNBOUND = -1        # it has, and no rule's arrays are bound; for good if the group has no rule
 
 
+cdef enum:
+    NEVER = -1          # in the place of a number of changes: the state has to be looked up again
+
+
 cdef class Rows(Inputs):
     """Gives each tensor of a step its row: the scalars of its group at its step count.
 
@@ -21,6 +25,8 @@ cdef class Rows(Inputs):
     cdef Row *templates         # per group: the scalars before the clock
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef Watch watch
+    cdef int64_t looked         # changes that the watch had told when the running step looked
+    cdef int64_t seen           # when the state was found as it is known here, or NEVER
     cdef Py_ssize_t natives
     cdef readonly Py_ssize_t updates    # tensors of the last step whose group has no rule; the others are natives
     cdef double total_norm      # of all gradients of the running step, where a rule asks for it
@@ -45,6 +51,7 @@ cdef class Rows(Inputs):
         cdef Rule rule
         cdef Py_ssize_t g
         self.counts_steps, self.watch, self.counters = counts_steps, watch, {}
+        self.seen = NEVER
         self.states = [None] * self.n_tensors
         self.known_options = [None] * len(self.groups)
         self.templates = <Row *>PyMem_Calloc(max(len(self.groups), 1), sizeof(Row))
@@ -61,11 +68,12 @@ cdef class Rows(Inputs):
     @cython.final
     cdef int read_options(self, object optimizer, Py_ssize_t group) except -1:
         """Bring the group's template row up to date with its options."""
-        cdef dict options = self.groups[group]
+        cdef dict options = self.groups[group], read
         cdef list known = self.known_options[group]
         cdef Rule rule
         if known is not None and same_options(options, known):
             return 0
+        read = PyDict_Copy(options)     # what another thread changes from here on, is found next time
         self.known_options[group] = None
         self.stirred = True
         try:
@@ -78,7 +86,7 @@ cdef class Rows(Inputs):
             raise type(error)(f"options of param group {group}: {text}") from error
         if rule is not None:
             self._take_scope(rule, group)
-        self.known_options[group] = constant_options(options, rule)
+        self.known_options[group] = constant_options(read, rule)
         return 0
 
     cdef int _take_scope(self, Rule rule, Py_ssize_t group) except -1:

@@ -27,16 +27,18 @@ cdef class States(Rows):
     @cython.final
     cdef int prepare(self, object optimizer) except -1:
         """Everything that the run of a step needs beside parameters and gradients."""
-        cdef bint changed = self.watch.changed or not self._owners_are_still()
+        cdef bint changed
+        self.looked = shared_read(&self.watch.changes)
+        changed = self.seen != self.looked or not self._owners_are_still()
         if PyList_GET_SIZE(self.births):    # of a step that failed
             self.births = []
             self.fills.clear()
         if changed:
             self.forget_state()
-            self.watch.changed = True
+            self.seen = NEVER
         unbound = self.assign_rows(optimizer)
         if unbound:
-            self.watch.changed = True       # unless all of what follows succeeds: see settle
+            self.seen = NEVER       # unless all of what follows succeeds: see settle
             self.bind_states(optimizer, unbound)
             if not self._owners_are_still():    # of what was bound before
                 self.refuse_moved_state()
@@ -299,7 +301,7 @@ cdef class States(Rows):
         cdef dict owners = {}
         self.walls = Walls(self.views + arrays)
         if self.alive:
-            self.turn.walls = self.walls
+            self.turn.know_walls(self.walls)
         for array in arrays:
             owner = owner_of(array)
             if owner is not None:

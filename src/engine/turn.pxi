@@ -7,7 +7,8 @@
 # (c) The function of a turn, and what it calls, cannot take another turn of the same optimizer, except
 #     where it says so: the closure of L-BFGS may look at parameters and reset gradients, what a file is
 #     loaded into may be loaded piece by piece.
-# (d) Turns change hands under the GIL alone, so that plain fields are enough.
+# (d) Turns change hands under their guard. The fields of a turn are those of the thread that has it;
+#     others look at them under the guard alone.
 
 cdef extern from "Python.h" nogil:
     unsigned long PyThread_get_thread_ident()
@@ -26,6 +27,15 @@ cdef enum:
     STEPPING = 4
 
 
+# What comes of asking for a turn.
+cdef enum Answer:
+    BEGUN       # it has begun
+    WITHIN      # it is within another of the same thread
+    QUEUED      # it will be granted
+    BUSY        # not during that of another thread
+    FORBIDDEN   # not during that of the same thread
+
+
 cdef class Ticket:
     """A thread that waits for its turn."""
 
@@ -34,6 +44,7 @@ cdef class Ticket:
     cdef str doing
     cdef bint granted
     cdef object lock
+    cdef Ticket after           # the next in the queue
 
     def __cinit__(self, unsigned long thread, int kind, str doing):
         self.thread, self.kind, self.doing = thread, kind, doing
@@ -44,109 +55,173 @@ cdef class Ticket:
 cdef class Turn:
     """Whose turn it is to use an optimizer."""
 
+    cdef Guard guard
     cdef unsigned long owner    # the thread whose turn it is; 0: nobody's
     cdef int kind               # what for
     cdef int allowed            # what its own thread may do meanwhile
     cdef str doing              # for errors
     cdef int forks              # when it began
-    cdef public bint has_stepped
-    cdef list queue             # of Tickets
+    cdef SharedNumber stepped   # whether a step has been made
+    cdef Ticket first, last     # of the queue
     cdef list stepping          # threads that are in a subclass's own step()
     cdef unsigned long long mode        # the caller's floating-point mode
     cdef Walls walls            # the memory that the optimizer uses
-    cdef void *before           # all turns are in a ring
-    cdef void *after
+    cdef object __weakref__
 
     def __cinit__(self):
-        join_ring(self)     # first: whatever fails then, it leaves the ring again
-        self.queue, self.stepping = [], []
+        self.stepping = []
+        TURNS.add(PyWeakref_NewRef(self, TURNS.discard))
 
-    def __dealloc__(self):
-        leave_ring(self)
+    @property
+    def has_stepped(self) -> bool:
+        """Whether a step has been made."""
+        return shared_read(&self.stepped) != 0
+
+    @has_stepped.setter
+    def has_stepped(self, bint value):
+        shared_write(&self.stepped, value)
 
     @cython.final
     cdef inline bint take(self, int kind, str doing) except -1:
         """Begin a turn; whether it is within another of the same thread."""
-        if self.owner == 0 and PyList_GET_SIZE(self.queue) == 0:
-            self._own(PyThread_get_thread_ident(), kind, doing)
-            return False
-        return self._contend(kind, doing)
+        return not self.take_at_once(kind, doing) and self._contend(kind, doing)
 
-    cdef bint take_at_once(self, int kind, str doing) noexcept:
+    @cython.final
+    cdef inline bint take_at_once(self, int kind, str doing) noexcept:
         """Begin a turn if nobody has one or waits for one."""
-        if self.owner == 0 and PyList_GET_SIZE(self.queue) == 0:
+        cdef bint free
+        guard_lock(&self.guard)
+        free = self.owner == 0 and self.first is None
+        if free:
             self._own(PyThread_get_thread_ident(), kind, doing)
-            return True
-        return False
+        guard_unlock(&self.guard)
+        return free
 
+    @cython.final
     cdef inline void _own(self, unsigned long thread, int kind, str doing) noexcept:
         self.owner, self.kind, self.allowed, self.forks = thread, kind, NOTHING, FORKS
         self.doing = doing
 
+    @cython.final
+    cdef bint is_mine(self) noexcept:
+        """Whether it is this thread's turn, which no other thread can change."""
+        cdef bint mine
+        guard_lock(&self.guard)
+        mine = self.owner == PyThread_get_thread_ident()
+        guard_unlock(&self.guard)
+        return mine
+
     cdef bint _contend(self, int kind, str doing) except -1:
         cdef unsigned long thread = PyThread_get_thread_ident()
-        if self.forks != FORKS and self.owner != thread:
-            self._forget_threads()
+        cdef Ticket ticket = None if self.is_mine() else Ticket(thread, kind, doing)
+        cdef Answer answer
+        cdef int forks
+        guard_lock(&self.guard)
+        answer, forks = self._ask(thread, kind, doing, ticket), self.forks
+        guard_unlock(&self.guard)
+        if answer == BUSY:
+            refuse(forks)
+        if answer == FORBIDDEN:
+            refuse_within(doing, self.doing)
+        if answer == QUEUED:
+            self._wait(ticket)
+        return answer == WITHIN
+
+    cdef Answer _ask(self, unsigned long thread, int kind, str doing, Ticket ticket) noexcept:
         if self.owner == thread:
             if kind > self.allowed:
-                refuse_within(doing, self.doing)
+                return FORBIDDEN
             self.kind, self.allowed, self.doing = kind, NOTHING, doing
-            return True
-        if self.owner == 0 and PyList_GET_SIZE(self.queue) == 0:
+            return WITHIN
+        if self.forks != FORKS:
+            # In a forked child, where the threads do not exist that had a turn or waited for one.
+            self.first = self.last = None
+            if self.owner != 0 and self.kind != READING:
+                return BUSY
+            self.owner = 0
+        if self.owner == 0 and self.first is None:
             self._own(thread, kind, doing)
-        elif kind == STEPPING and self.kind == STEPPING:
-            refuse(self.forks)
+            return BEGUN
+        if kind == STEPPING and self.kind == STEPPING:
+            return BUSY
+        if self.first is None:
+            self.first = ticket
         else:
-            self._wait(Ticket(thread, kind, doing))
-        return False
-
-    cdef int _forget_threads(self) except -1:
-        """In a forked child, where the threads do not exist that had a turn or waited for one."""
-        self.queue = []
-        if self.owner != 0 and self.kind != READING:
-            refuse(self.forks)
-        self.owner = 0
+            self.last.after = ticket
+        self.last = ticket
+        return QUEUED
 
     cdef int _wait(self, Ticket ticket) except -1:
-        self.queue.append(ticket)
         try:
             ticket.lock.acquire()
         except BaseException:       # an interrupt
-            if ticket.granted:
+            if self._leave_queue(ticket):
                 self.give()
-            else:
-                self.queue.remove(ticket)
             raise
         return 0
+
+    cdef bint _leave_queue(self, Ticket ticket) noexcept:
+        """Wait no more; whether the turn has been granted meanwhile."""
+        cdef Ticket before = None, other
+        cdef bint granted
+        guard_lock(&self.guard)
+        granted = ticket.granted
+        other = None if granted else self.first
+        while other is not None and other is not ticket:
+            before, other = other, other.after
+        if other is not None:
+            if before is None:
+                self.first = ticket.after
+            else:
+                before.after = ticket.after
+            if self.last is ticket:
+                self.last = before
+        guard_unlock(&self.guard)
+        return granted
 
     @cython.final
     cdef inline void give(self) noexcept:
         """End the turn; the thread that has waited longest begins its own."""
-        if PyList_GET_SIZE(self.queue) == 0:
+        guard_lock(&self.guard)
+        if self.first is None:
             self.owner = 0
+            guard_unlock(&self.guard)
         else:
             self._hand_over()
 
     cdef void _hand_over(self) noexcept:
-        cdef Ticket ticket = self.queue.pop(0)
+        """Under the guard, which is taken off."""
+        cdef Ticket ticket = self.first
+        self.first = ticket.after
+        if self.first is None:
+            self.last = None
         self._own(ticket.thread, ticket.kind, ticket.doing)
         ticket.granted = True
+        guard_unlock(&self.guard)
         ticket.lock.release()
 
+    cdef void _become(self, int kind, int allowed, str doing) noexcept:
+        guard_lock(&self.guard)
+        self.kind, self.allowed, self.doing = kind, allowed, doing
+        guard_unlock(&self.guard)
+
     cdef object _call(self, int kind, int allowed, str doing, object function, tuple args):
-        cdef int outer_kind = self.kind, outer_allowed = self.allowed
-        cdef str outer = self.doing
-        cdef unsigned long long outer_mode = self.mode
-        cdef bint within = self.take(kind, doing)
+        cdef int outer_kind = NOTHING, outer_allowed = NOTHING
+        cdef str outer = None
+        cdef unsigned long long outer_mode = 0
+        cdef bint within = self.is_mine()
+        if within:
+            outer_kind, outer_allowed, outer, outer_mode = self.kind, self.allowed, self.doing, self.mode
+        self.take(kind, doing)
         self.allowed = allowed
         self.mode = fp_plain()
         try:
             return function(*args)
         finally:
             fp_restore(self.mode)
-            self.mode = outer_mode
             if within:
-                self.kind, self.allowed, self.doing = outer_kind, outer_allowed, outer
+                self.mode = outer_mode
+                self._become(outer_kind, outer_allowed, outer)
             else:
                 self.give()
 
@@ -192,6 +267,20 @@ cdef class Turn:
         """Whether this thread is in a subclass's own step()."""
         return self.stepping and PyThread_get_thread_ident() in self.stepping
 
+    cdef Walls known_walls(self):
+        """The memory that the optimizer uses, for any thread."""
+        cdef Walls walls
+        guard_lock(&self.guard)
+        walls = self.walls
+        guard_unlock(&self.guard)
+        return walls
+
+    cdef void know_walls(self, Walls walls) noexcept:
+        cdef Walls before = self.walls      # lives until the guard is off
+        guard_lock(&self.guard)
+        self.walls = walls
+        guard_unlock(&self.guard)
+
     cdef object take_surely(self, int kind, str doing):
         """Begin a turn however often the wait for it is interrupted; the first interrupt, or None."""
         interrupt = None
@@ -207,45 +296,23 @@ cdef class Turn:
 
 # --- all turns --------------------------------------------------------------------------------------
 
-# The ring is under the GIL, too. A turn is in it until its memory is given back.
-cdef void *RING = NULL
-
-
-cdef void join_ring(Turn turn) noexcept:
-    global RING
-    if RING == NULL:
-        turn.before = turn.after = <void *>turn
-    else:
-        turn.after = RING
-        turn.before = (<Turn>RING).before
-        (<Turn>turn.before).after = <void *>turn
-        (<Turn>turn.after).before = <void *>turn
-    RING = <void *>turn
-
-
-cdef void leave_ring(Turn turn) noexcept:
-    global RING
-    (<Turn>turn.before).after = turn.after
-    (<Turn>turn.after).before = turn.before
-    if RING == <void *>turn:
-        RING = turn.after if turn.after != <void *>turn else NULL
+cdef set TURNS = set()      # weak references
 
 
 cdef list turns_over(object arrays):
     """The turns of the optimizers that use the memory of any of these arrays."""
     cdef list found = []
-    cdef void *turn = RING
     cdef uintptr_t low, high
-    bounds = [memory_bounds(array) for array in arrays] if RING != NULL else []
-    while bounds and turn != NULL:
-        if (<Turn>turn).walls is not None:
+    cdef Walls walls
+    bounds = [memory_bounds(array) for array in arrays] if TURNS else []
+    for reference in TURNS.copy() if bounds else ():
+        turn = reference()
+        walls = None if turn is None else (<Turn>turn).known_walls()
+        if walls is not None:
             for low, high in bounds:
-                if (<Turn>turn).walls.meets(low, high):
-                    found.append(<Turn>turn)
+                if walls.meets(low, high):
+                    found.append(turn)
                     break
-        turn = (<Turn>turn).after
-        if turn == RING:
-            break
     return found
 
 
@@ -267,7 +334,7 @@ def together(str how, str doing, list turns, arrays, function, *args):
     cdef Turn turn
     cdef int kind = KINDS[how]
     for turn in turns + turns_over(arrays):
-        if turn.owner == PyThread_get_thread_ident():
+        if turn.is_mine():
             if kind > turn.allowed:
                 refuse_within(doing, turn.doing)
         elif turn not in wanted:
@@ -288,7 +355,7 @@ def step_whole(optimizer, attributes, tensors, step, *args) -> None:
     undo.keep(attributes)
     undo.keep(tensors)
     undo.keep_options(optimizer.param_groups)
-    if turn is None or turn.owner == PyThread_get_thread_ident():
+    if turn is None or turn.is_mine():
         if turn is not None and turn.allowed < WRITING:
             refuse_within("scheduler.step()", turn.doing)
         undo.run(step, *args)

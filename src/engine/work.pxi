@@ -326,7 +326,7 @@ cpdef int drop_gradients(list holders) except -1:
 
 cdef int drop_gradient(object param) except -1:
     if isinstance(param, ParameterBase):
-        (<ParameterBase>param)._grad = None
+        put_gradient(<ParameterBase>param, None)
     elif hasattr(param, "null_grad"):       # MyGrad, where .grad cannot be written
         param.null_grad()
     else:

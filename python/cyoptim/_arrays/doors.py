@@ -31,7 +31,16 @@ class UnsupportedError(TypeError, RuntimeError):
 def is_tensor(value: object) -> bool:
     """Whether the value is a torch tensor; never imports torch."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
+
+
+def class_of(library: str, name: str) -> Any:
+    """A class of a library, without importing it. If it is not there yet, as nobody has imported
+    the library or another thread is about to: an empty tuple, of which nothing is an instance."""
+    found = sys.modules.get(library)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return () if found is None else found
 
 
 def array_of(grad: Any) -> Any:
@@ -66,8 +75,7 @@ def attribute_hint(name: str) -> str:
 
 def check_unmasked(value: object, label: str) -> None:
     """Refuse a masked array: the values under the mask would be used."""
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(value, masked.MaskedArray):
+    if isinstance(value, class_of("numpy.ma", "MaskedArray")):
         raise TypeError(
             f"{label} is a masked array, and the values under its mask would be used: write "
             ".filled(0), for a gradient that leaves these elements alone, or .data for all values"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import announce_update, is_tensor, type_name
+from cyoptim._arrays.doors import announce_update, class_of, is_tensor, type_name
 from cyoptim._arrays.trees import entries_of, is_named_tuple
 from cyoptim._checkpoints.generators import checked_state
 from cyoptim._checkpoints.matching import (
@@ -265,12 +265,11 @@ class Restore:
         if not isinstance(saved, np.ndarray):
             return saved
         copied = saved.copy(order="K")
-        torch = sys.modules.get("torch")
-        if torch is None:
-            return copied
-        of_torch = (torch.nn.Module, torch.optim.Optimizer)
+        of_torch = (class_of("torch", "nn.Module"), class_of("torch", "optim.Optimizer"))
         needs = isinstance(target, of_torch) and not isinstance(target, Optimizer)
-        return torch.from_numpy(copied) if needs or id(saved) in self._tensors else copied
+        if not needs and id(saved) not in self._tensors:
+            return copied
+        return sys.modules["torch"].from_numpy(copied)
 
     # Changing ----------------------------------------------------------------
 
@@ -318,8 +317,7 @@ def _widened(value: Any) -> tuple[Array | None, object]:
 
 
 def _is_module(target: object) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(target, torch.nn.Module)
+    return isinstance(target, class_of("torch", "nn.Module"))
 
 
 def _prepares(target: Any) -> bool:

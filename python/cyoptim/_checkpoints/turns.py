@@ -3,10 +3,10 @@ these meanwhile."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from cyoptim._arrays.doors import class_of
 from cyoptim._arrays.trees import entries_of, is_branch
 from cyoptim._checkpoints.packing import MAX_DEPTH
 from cyoptim._checkpoints.places import memory
@@ -46,8 +46,7 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 def _members(value: Any, depth: int) -> Iterator[Any]:
     """The members of an object with a state: tensors of a torch module, arrays of an average."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(value, torch.nn.Module):
+    if isinstance(value, class_of("torch", "nn.Module")):
         for tensor in (*value.parameters(), *value.buffers()):
             yield from _memory(tensor)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -111,10 +112,7 @@ def check_unrecorded(groups: list[Group]) -> None:
 
 def evaluate(closure: Callable[[], Any]) -> Any:
     """Call a closure with autograd enabled, as torch does."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return closure()
-    with torch.enable_grad():
+    with getattr(sys.modules.get("torch"), "enable_grad", nullcontext)():
         return closure()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.doors import class_of, is_tensor, type_name
 
 
 def plain(value: Any) -> Any:
@@ -35,11 +34,8 @@ def of_numpy(value: Any) -> Any:
 
 def is_masked(value: Any) -> bool:
     """Whether this is an array with a masked element."""
-    masked = sys.modules.get("numpy.ma")  # which takes time to import
-    return (
-        masked is not None
-        and isinstance(value, masked.MaskedArray)
-        and bool(masked.getmaskarray(value).any())
+    return isinstance(value, class_of("numpy.ma", "MaskedArray")) and bool(
+        np.ma.getmaskarray(value).any()
     )
 
 

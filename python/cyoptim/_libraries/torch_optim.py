@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -24,17 +25,20 @@ from cyoptim._schedulers.plateau import ReduceLROnPlateau
 from cyoptim._step.hooks import add_recorder, add_tables
 from cyoptim.optimizer import Optimizer
 
+_joining = RLock()  # two threads may see their first tensor at once
+
 
 def join() -> None:
     """Make our classes subclasses of torch's; torch's hooks and profilers then see our steps."""
-    if issubclass(Optimizer, torch.optim.Optimizer):
-        return
-    _take_in(Optimizer, torch.optim.Optimizer)
-    _take_in(LRScheduler, lr_scheduler.LRScheduler)
-    _take_in(ReduceLROnPlateau, lr_scheduler.ReduceLROnPlateau)
-    add_tables(optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks)
-    add_recorder(_record)
-    detour_by_flag(vars(profiler), "_is_profiler_enabled")
+    with _joining:
+        if issubclass(Optimizer, torch.optim.Optimizer):
+            return
+        _take_in(Optimizer, torch.optim.Optimizer)
+        _take_in(LRScheduler, lr_scheduler.LRScheduler)
+        _take_in(ReduceLROnPlateau, lr_scheduler.ReduceLROnPlateau)
+        add_tables(optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks)
+        add_recorder(_record)
+        detour_by_flag(vars(profiler), "_is_profiler_enabled")
 
 
 def _take_in(ours: Any, theirs: type) -> None:

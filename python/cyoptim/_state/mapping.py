@@ -33,8 +33,12 @@ def _reporting(name: str) -> Callable[..., Any]:
     method = getattr(dict, name)
 
     def wrapper(self: ParameterState, *args: Any, **kwargs: Any) -> Any:
-        self._watch.changed = True
-        return method(self, *args, **kwargs)
+        # Before, as an interrupt may come after; and after, as another thread may step in between.
+        self._watch.report()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._watch.report()
 
     wrapper.__name__ = name
     return wrapper
@@ -72,21 +76,26 @@ class State(MutableMapping[Any, Any]):
         return param if isinstance(param, (str, int)) else ("id", id(param))
 
     def __getitem__(self, param: Any) -> Any:
-        entry = self._entries.get(self._key(param))
+        key = self._key(param)
+        entry = self._entries.get(key)
         if entry is None:
-            self[param] = {}
-            entry = self._entries[self._key(param)]
+            self.watch.report()
+            new = (param, ParameterState(self.watch))
+            entry = self._entries.setdefault(key, new)  # another thread may have been first
+            self.watch.report()
         return entry[1]
 
     def __setitem__(self, param: Any, value: Any) -> None:
-        self.watch.changed = True
         if isinstance(value, dict):
             value = ParameterState(self.watch, value)
+        self.watch.report()  # before and after: see _reporting
         self._entries[self._key(param)] = (param, value)
+        self.watch.report()
 
     def __delitem__(self, param: Any) -> None:
-        self.watch.changed = True
+        self.watch.report()
         del self._entries[self._key(param)]
+        self.watch.report()
 
     def __contains__(self, param: object) -> bool:
         return self._key(param) in self._entries
@@ -136,13 +145,13 @@ class State(MutableMapping[Any, Any]):
         return state
 
     def __iter__(self) -> Iterator[Any]:
-        return (param for param, _ in self._entries.values())
+        return (param for param, _ in [*self._entries.values()])
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return repr([(param, dict(state)) for param, state in self._entries.values()])
+        return repr([(param, dict(state)) for param, state in [*self._entries.values()]])
 
     def _fill(self, param: Any, entries: dict[str, Any]) -> None:
         """Stage entries in the kind of the parameter."""
@@ -164,7 +173,7 @@ class State(MutableMapping[Any, Any]):
             self._fill(param, entries)
             for target, new in self.staged:
                 commit.update(target, new)
-            commit.set(self.watch, "changed", True)
+            commit.report(self.watch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return State, (), None, None, iter(self.items())

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, count
+from threading import Lock
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from cyoptim._types import StateDict
 Hook = Callable[..., Any]
 
 _numbers = count()
+_numbering = Lock()  # without a GIL two threads may get the same number
 
 
 class HookTable(OrderedDict[int, Hook]):
@@ -39,7 +41,8 @@ class RemovableHandle:
     """Removes one hook, by :meth:`remove` or at the end of a ``with`` block."""
 
     def __init__(self, table: HookTable) -> None:
-        self.id = next(_numbers)
+        with _numbering:
+            self.id = next(_numbers)
         self._table = weakref.ref(table)
 
     def remove(self) -> None:
