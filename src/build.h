@@ -36,9 +36,13 @@ static inline int parsed_threads(const char *text) {
 
 /* As OpenMP does: what the variable said when the first was asked for, or all processors. */
 static inline int most_threads(void) {
-    static int chosen = -1;
-    if (chosen < 0) chosen = parsed_threads(getenv("OMP_NUM_THREADS"));
-    return chosen > 0 ? chosen : thread_processors();
+    static atomic_int known = -1;
+    int chosen = atomic_load_explicit(&known, memory_order_relaxed);
+    if (chosen < 0) {
+        chosen = parsed_threads(getenv("OMP_NUM_THREADS"));
+        atomic_store_explicit(&known, chosen, memory_order_relaxed);
+    }
+    return chosen > 0 ? chosen : run_processors();
 }
 #endif
 

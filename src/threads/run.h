@@ -7,8 +7,8 @@
 
 enum { LAYER_POOL, LAYER_OPENMP };
 
-static int run_layer = LAYER_POOL;
-static int run_takes_all = 0;   /* threads, whatever they bring: for tests and measurements */
+static atomic_int run_layer = LAYER_POOL;
+static atomic_int run_takes_all = 0;   /* threads, whatever they bring: for tests and measurements */
 
 #if defined(_MSC_VER)
 #define THREAD_LOCAL __declspec(thread)

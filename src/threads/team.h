@@ -12,13 +12,13 @@
 enum { TEAM_EXISTS = 1 };
 
 /* In a forked child GNU's OpenMP waits for ever for the parent's threads. */
-static int team_is_lost = 0;
-static void team_forget(void) { team_is_lost = 1; }
+static atomic_int team_is_lost = 0;
+static void team_forget(void) { atomic_store(&team_is_lost, 1); }
 
 static int team_is_usable(void) {
-    static int watches = 0;
-    if (!watches) watches = thread_watch_forks(team_forget);
-    return watches && !team_is_lost;
+    static atomic_int watches = 0;
+    if (!atomic_load(&watches) && thread_watch_forks(team_forget)) atomic_store(&watches, 1);
+    return atomic_load(&watches) && !atomic_load(&team_is_lost);
 }
 
 static void team_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads) {
