@@ -25,6 +25,7 @@ enum {
     CHOICE_MEAN = 8         /* runs over which times are smoothed */
 };
 
+#define CHOICE_CHANGE 1.5       /* times the least mean: if so many runs take longer, surroundings have changed */
 #define CHOICE_COST 0.005       /* of all time that may be spent on trials */
 #define CHOICE_CREDIT 4e7       /* nanoseconds: trials begin as if so much time had been spent */
 #define CHOICE_WAKE 2e4         /* nanoseconds: how late threads that sleep are believed to come, until it is measured */
@@ -38,7 +39,9 @@ typedef struct {
     int best, trial, left;      /* arms; runs that are left of the trial */
     int warm;                   /* runs since its threads have been woken */
     int next;                   /* arm whose trial may come next */
+    int slow;                   /* runs one after the other that were slower than they used to be */
     double spent;               /* ticks: of all runs */
+    double least;               /* ticks: the least mean time of the best arm since other arms were measured or forgotten */
     double waking, sum, lost;   /* ticks of the trial: until its threads are awake; of the runs that count; beyond the best */
     double time[CHOICE_ARMS];   /* ticks: mean time of a run; 0: not measured */
     double debt[CHOICE_ARMS];   /* ticks that trials have cost */
@@ -131,6 +134,7 @@ static void choice_end_trial(Choice *choice, double best, int stalls) {
         choice->time[arm] = choice->sum / CHOICE_TRIAL;
     }
     choice->left = 0;
+    choice->least = 0;
     choice->debt[arm] += choice->lost > best / 4 ? choice->lost : best / 4;
 }
 
@@ -151,10 +155,24 @@ static void choice_note_trial(Choice *choice, double time) {
     if (choice->left == 0 || (stalls && warm)) choice_end_trial(choice, best, stalls);
 }
 
+/* The surroundings have changed: what was measured in others no longer counts. */
+static void choice_forget(Choice *choice) {
+    for (int arm = 0; arm < choice->arms; arm++) {
+        if (arm != choice->best && choice->stalls[arm] == 0) choice->time[arm] = choice->debt[arm] = 0;
+    }
+}
+
 static void choice_note(Choice *choice, double time) {
     double *mean = &choice->time[choice->best];
     if (time > CHOICE_STALL * *mean) time = CHOICE_STALL * *mean;
     *mean += (time - *mean) / CHOICE_MEAN;
+    if (choice->least == 0 || *mean < choice->least) choice->least = *mean;
+    choice->slow = time > CHOICE_CHANGE * choice->least ? choice->slow + 1 : 0;
+    if (choice->slow == CHOICE_MEAN) {
+        choice_forget(choice);
+        choice->least = *mean;
+        choice->slow = 0;
+    }
 }
 
 /* The number of threads of the run that begins: at most `most`, which is more than 1. On one thread it should take so many nanoseconds. */
