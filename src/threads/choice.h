@@ -19,7 +19,7 @@
 enum {
     CHOICE_ARMS = 9,        /* numbers of threads: 1, 2, 4, ..., and the most that there may be */
     CHOICE_TRIAL = 2,       /* runs of a trial that count, after those that wake the threads, */
-    CHOICE_WARM = 3,        /* and as many in which their data come into their caches */
+    CHOICE_WARM = 5,        /* and as many in which their data come into their caches */
     CHOICE_PATIENCE = 4,    /* times the lateness of threads that sleep, after which a trial no longer waits for them */
     CHOICE_STALL = 8,       /* times the best: a run that takes longer counts as this much, and ends a trial */
     CHOICE_MEAN = 8         /* runs over which times are smoothed */
@@ -55,7 +55,9 @@ static int choice_threads(const Choice *choice, int arm) {
 /* Ticks after which threads that sleep come. */
 static double choice_lateness(void) {
     double late = (double)atomic_load_explicit(&pool.lateness, memory_order_relaxed);
-    return late > 0 ? late : CHOICE_WAKE * thread_tick_rate();
+    double usual = CHOICE_WAKE * thread_tick_rate();
+    if (late <= 0) return usual;
+    return late < CHOICE_STALL * usual ? late : CHOICE_STALL * usual;
 }
 
 /* What a run should take that takes so many ticks on one thread, if no other has to be woken. */
@@ -115,7 +117,9 @@ static void choice_try(Choice *choice, double ticks) {
     loss = choice_expect(choice, arm, ticks) - best;
     if (choice->time[arm] == 0 && loss < 0) loss = 0;
     else if (loss < best / 4) loss = best / 4;      /* what is moved from cache to cache */
-    loss = (CHOICE_WARM + CHOICE_TRIAL) * loss + choice_wait(choice_threads(choice, arm));
+    /* Until the others come the caller does their work, too. */
+    if (choice_wait(choice_threads(choice, arm)) > 0) loss += best / 4;
+    loss *= CHOICE_WARM + CHOICE_TRIAL;
     most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
     if (choice->debt[arm] + loss <= most) {
         choice_begin_trial(choice, arm);

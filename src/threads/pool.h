@@ -8,7 +8,8 @@
  *     woken in a tree: each wakes two others, so that the caller makes at most two calls of the system.
  * (c) One run at a time: whoever finds the pool taken does its work alone. Nobody ever waits for
  *     somebody else's run.
- * (d) Workers run where the caller may run.
+ * (d) Workers run where the caller may run, but not on its own processor: some systems would wake a worker
+ *     there, where it can only disturb.
  * (e) A forked child has no workers and makes its own. */
 #ifndef CYOPTIM_POOL_H
 #define CYOPTIM_POOL_H
@@ -151,6 +152,7 @@ static int pool_start(int threads) {
     int workers = atomic_load_explicit(&pool.workers, memory_order_relaxed);
     if (workers + 1 >= threads) return threads;
     if (!pool_watches_forks()) return 1;
+    thread_no_places(&pool.places);     /* new workers are not there yet */
     while (workers + 1 < threads) {
         Worker *worker = &pool.worker[workers + 1];
         thread_make_bed(&worker->bed);
@@ -161,13 +163,15 @@ static int pool_start(int threads) {
     return workers + 1;
 }
 
-/* Let the workers run where this thread may run. */
+/* Let the workers run where this thread may run, and does not. */
 static void pool_follow(const ThreadPlaces *places) {
-    if (thread_same_places(places, &pool.places)) return;
+    ThreadPlaces others = *places;
+    thread_leave_own(&others);
+    if (thread_same_places(&others, &pool.places)) return;
     for (int k = 1; k <= atomic_load_explicit(&pool.workers, memory_order_relaxed); k++) {
-        thread_move(pool.worker[k].handle, places);
+        thread_move(pool.worker[k].handle, &others);
     }
-    pool.places = *places;
+    pool.places = others;
 }
 
 static void pool_close(const Run *run) {

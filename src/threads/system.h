@@ -67,6 +67,8 @@ typedef struct { char nothing; } ThreadPlaces;
 static inline int thread_places(ThreadPlaces *places) { places->nothing = 0; return thread_processors(); }
 static inline int thread_same_places(const ThreadPlaces *a, const ThreadPlaces *b) { (void)a; (void)b; return 1; }
 static inline void thread_move(ThreadHandle handle, const ThreadPlaces *places) { (void)handle; (void)places; }
+static inline void thread_no_places(ThreadPlaces *places) { (void)places; }
+static inline void thread_leave_own(ThreadPlaces *places) { (void)places; }
 
 #else
 
@@ -147,6 +149,24 @@ static inline int thread_same_places(const ThreadPlaces *a, const ThreadPlaces *
 #else
     (void)a; (void)b;
     return 1;
+#endif
+}
+
+static inline void thread_no_places(ThreadPlaces *places) {
+#if defined(CPU_COUNT)
+    CPU_ZERO(places);
+#else
+    (void)places;
+#endif
+}
+
+/* Without the processor that the calling thread is on, if there are others. */
+static inline void thread_leave_own(ThreadPlaces *places) {
+#if defined(CPU_COUNT)
+    int own = sched_getcpu();
+    if (own >= 0 && own < CPU_SETSIZE && CPU_ISSET(own, places) && CPU_COUNT(places) > 1) CPU_CLR(own, places);
+#else
+    (void)places;
 #endif
 }
 

@@ -50,14 +50,19 @@ static int run_all(int seed) {
 /* How many of the threads of a run are not where its caller may run. */
 static atomic_int elsewhere;
 
+#if defined(CPU_COUNT)
 static void look_around(const void *context, ptrdiff_t index) {
     ThreadPlaces here;
     int64_t until = thread_ticks() + 100000;
     (void)index;
+    ThreadPlaces both;
     thread_places(&here);
-    if (!thread_same_places(&here, (const ThreadPlaces *)context)) atomic_fetch_add(&elsewhere, 1);
+    CPU_AND(&both, &here, (const ThreadPlaces *)context);
+    if (!thread_same_places(&here, &both)) atomic_fetch_add(&elsewhere, 1);
     while (thread_ticks() < until) {}       /* so that the others come, too */
 }
+
+#endif
 
 static int run_where_the_caller_may(void) {
 #if defined(CPU_COUNT)
