@@ -69,6 +69,7 @@ def test_show_config(capsys: Any) -> None:
 # --- threads --------------------------------------------------------------------------------------
 
 
+@pytest.mark.thread_unsafe(reason="the limit is that of the process")
 def test_number_of_threads() -> None:
     most = cyoptim.get_num_threads()
     cyoptim.set_num_threads(1)
