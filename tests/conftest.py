@@ -74,6 +74,18 @@ def _default_kernels_and_threads():
     _set_limit(0)
 
 
+SHARED = {"path", "either", "w", "rng", "many_threads"}  # fixtures that threads of one test would share
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tell pytest-run-parallel which tests it must leave to one thread."""
+    shared = SHARED & set(getattr(item, "fixturenames", ()))
+    if shared:
+        reason = f"threads would share {', '.join(sorted(shared))}"
+        item.add_marker(pytest.mark.thread_unsafe(reason=reason))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as `quick` the first case of each test, and of each optimizer in it, unless it is `slow`."""

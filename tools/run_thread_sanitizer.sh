@@ -3,6 +3,11 @@
 # the engine, by the pool's tests and by the fuzzer of two threads. Arguments go to the fuzzer. Needs GCC
 # and its sanitizer's library.
 #
+# FREE_THREADED=python3.14t runs instead the tests of Python threads without the GIL. That interpreter must
+# itself be built with ThreadSanitizer (configure --disable-gil --with-thread-sanitizer) and have NumPy,
+# pytest, hypothesis and what a build needs; SUPPRESSIONS names CPython's own list of races in the
+# interpreter (Tools/tsan/suppressions_free_threading.txt).
+#
 # The interpreter is not instrumented. The sanitizer sees its locks, including the GIL, as calls of the
 # system's library, so code ordered by the GIL does not count as a race; it sees accesses of compiled
 # Python or NumPy only in copies. The build is without OpenMP, whose runtime would have to be
@@ -20,6 +25,22 @@ finds_a_race() { # whether this command ends as the sanitizer ends it
   "$@" >"$environment/said" 2>&1 || status=$?
   [ "$status" -eq 66 ] && grep -q "WARNING: ThreadSanitizer: data race" "$environment/said"
 }
+
+# --- without the GIL --------------------------------------------------------------------------------
+
+if [ -n "${FREE_THREADED:-}" ]; then
+  CFLAGS="$flags" LDFLAGS="-fsanitize=thread" TSAN_OPTIONS="report_bugs=0" "$FREE_THREADED" -m pip install --quiet \
+    --no-build-isolation --no-deps --target "$environment/site" -Cinstall.strip=false \
+    -Cbuild-dir="$environment/build" -Ccmake.define.CYOPTIM_OPENMP=OFF .
+  # In lists the interpreter reads the counts of objects that may have ended, and allocates such memory
+  # anew: it compares afterwards.
+  { cat "${SUPPRESSIONS:-/dev/null}"; echo "race_top:_Py_TryIncrefFast"; echo "race:_PyType_AllocNoTrack"; } >"$environment/suppressions"
+  TSAN_OPTIONS="$TSAN_OPTIONS suppressions=$environment/suppressions" PYTHONPATH="$environment/site${PYTHONPATH:+:$PYTHONPATH}" \
+    "$FREE_THREADED" -m pytest -q -p no:cacheprovider tests/guest/test_free_threading.py \
+    --deselect tests/guest/test_free_threading.py::test_the_gil_stays_off \
+    --deselect tests/guest/test_free_threading.py::test_small_steps_of_two_optimizers_run_side_by_side
+  exit
+fi
 
 # --- the pool ---------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ from cyoptim._step.hooks import (
     Hooked,
     call_around_step,
     calls_step,
+    hooks_in,
     passed_through,
     recorded,
     register_optimizer_step_post_hook,
@@ -856,7 +857,7 @@ class Optimizer(Hooked):
         """
         if self._average is not None:
             self._average.check_unswapped("call state_dict()")
-        for hook in self._optimizer_state_dict_pre_hooks.values():
+        for hook in hooks_in(self._optimizer_state_dict_pre_hooks):
             hook(self)
         state_dict: StateDict = self._turn.read("state_dict()", self._export)
         return passed_through(self._optimizer_state_dict_post_hooks, self, state_dict)
@@ -905,7 +906,7 @@ class Optimizer(Hooked):
         return passed_through(self._optimizer_load_state_dict_pre_hooks, self, state_dict)
 
     def _after_load(self) -> None:
-        for hook in self._optimizer_load_state_dict_post_hooks.values():
+        for hook in hooks_in(self._optimizer_load_state_dict_post_hooks):
             hook(self)
 
     def _load(self, state_dict: StateDict) -> None:

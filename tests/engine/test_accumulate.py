@@ -155,6 +155,7 @@ def test_sums_keep_their_memory_from_step_to_step() -> None:
     assert (w == -2).all()
 
 
+@pytest.mark.thread_unsafe(reason="the array is that of the parameter")
 @pytest.mark.parametrize(
     "data", [np.zeros((3, 2), order="F"), np.zeros((2, 3)), np.zeros((3, 2), np.float32)]
 )

@@ -107,6 +107,7 @@ def test_state_has_the_parameters_layout(layout: str) -> None:
     assert optimizer.state[param]["exp_avg"].strides == param.strides
 
 
+@pytest.mark.thread_unsafe(reason="tracemalloc counts all threads")
 @pytest.mark.parametrize("layout", DENSE_LAYOUTS)
 def test_dense_layouts_are_updated_without_a_copy(layout: str) -> None:
     # Big enough for a copy to show: nothing of the parameter's size may be allocated in a step.

@@ -100,6 +100,7 @@ def test_threading_layer_of_the_environment() -> None:
     assert "got 'tbb'" in result.stderr
 
 
+@pytest.mark.thread_unsafe(reason="the limit is that of the process")
 def test_number_of_threads() -> None:
     most = cyoptim.get_num_threads()
     cyoptim.set_num_threads(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain, count
@@ -22,27 +21,37 @@ from cyoptim._types import StateDict
 Hook = Callable[..., Any]
 
 _numbers = count()
-_numbering = Lock()  # without a GIL two threads may get the same number
+_registering = Lock()  # without a GIL two hooks might get the same number
 
 
-class HookTable(OrderedDict[int, Hook]):
-    """Hooks in the order of their calls."""
+class HookTable(dict[int, Hook]):
+    """Hooks in the order of their calls. Not an OrderedDict, which several threads cannot fill."""
 
     def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Add a hook, at the end or in front."""
-        handle = RemovableHandle(self)
-        self[handle.id] = hook
-        if prepend:
-            self.move_to_end(handle.id, last=False)
+        with _registering:
+            handle = RemovableHandle(self, next(_numbers))
+            if prepend:
+                others = self.copy()
+                self.clear()
+                self[handle.id] = hook
+                self.update(others)
+            else:
+                self[handle.id] = hook
         return handle
+
+
+def hooks_in(table: dict[int, Hook]) -> list[Hook]:
+    """The hooks to call, whatever is registered or removed meanwhile."""
+    with _registering:
+        return [*table.values()]
 
 
 class RemovableHandle:
     """Removes one hook, by :meth:`remove` or at the end of a ``with`` block."""
 
-    def __init__(self, table: HookTable) -> None:
-        with _numbering:
-            self.id = next(_numbers)
+    def __init__(self, table: HookTable, number: int = -1) -> None:
+        self.id = number
         self._table = weakref.ref(table)
 
     def remove(self) -> None:
@@ -137,8 +146,8 @@ def call_around_step(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
 
 def _call_with_hooks(step: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
     optimizer = args[0]
-    everywhere = [before.values() for before, _ in _TABLES]
-    for hook in chain(*everywhere, optimizer._optimizer_step_pre_hooks.values()):
+    everywhere = [hooks_in(before) for before, _ in _TABLES]
+    for hook in chain(*everywhere, hooks_in(optimizer._optimizer_step_pre_hooks)):
         result = hook(optimizer, args, kwargs)
         if result is None:
             continue
@@ -148,8 +157,8 @@ def _call_with_hooks(step: Callable[..., Any], args: tuple[Any, ...], kwargs: An
             )
         args, kwargs = result
     value = step(*args, **kwargs)
-    everywhere = [after.values() for _, after in _TABLES]
-    for hook in chain(optimizer._optimizer_step_post_hooks.values(), *everywhere):
+    everywhere = [hooks_in(after) for _, after in _TABLES]
+    for hook in chain(hooks_in(optimizer._optimizer_step_post_hooks), *everywhere):
         hook(optimizer, args, kwargs)
     return value
 
@@ -179,7 +188,7 @@ def with_hooks(step: Callable[..., Any], averages: bool = False) -> Callable[...
 
 def passed_through(hooks: HookTable, optimizer: Any, state_dict: StateDict) -> StateDict:
     """A state dict that hooks have seen, each of which may return another."""
-    for hook in hooks.values():
+    for hook in hooks_in(hooks):
         result = hook(optimizer, state_dict)
         state_dict = state_dict if result is None else result
     return state_dict
