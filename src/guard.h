@@ -83,9 +83,10 @@ static inline long long shared_read(SharedNumber *number)
     return atomic_load_explicit(&number->value, memory_order_relaxed);
 }
 
-static inline void shared_add(SharedNumber *number, long long value)
+/* One more; the result, which no other call gets. */
+static inline long long shared_next(SharedNumber *number)
 {
-    atomic_fetch_add_explicit(&number->value, value, memory_order_relaxed);
+    return atomic_fetch_add_explicit(&number->value, 1, memory_order_relaxed) + 1;
 }
 
 static inline void shared_write(SharedNumber *number, long long value)

@@ -74,7 +74,13 @@ def _default_kernels_and_threads():
     _set_limit(0)
 
 
-SHARED = {"path", "either", "w", "rng", "many_threads"}  # fixtures that threads of one test would share
+SHARED = {
+    "path",
+    "either",
+    "w",
+    "rng",
+    "many_threads",
+}  # fixtures that threads of one test would share
 
 
 @pytest.hookimpl(tryfirst=True)

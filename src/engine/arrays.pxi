@@ -152,7 +152,7 @@ cdef class Watch:
 
     def report(self) -> None:
         """Count one more."""
-        shared_add(&self.changes, 1)
+        shared_next(&self.changes)
 
 
 cdef enum Layout:

@@ -7,51 +7,49 @@ import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from itertools import chain, count
-from threading import Lock
+from itertools import chain
+from operator import itemgetter
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from cyoptim._averages.moving import averaging
-from cyoptim._engine import Turn, detour_by_hooks
+from cyoptim._engine import Turn, detour_by_hooks, next_number
 from cyoptim._gradients.aligned import check_closure
 from cyoptim._groups.options import check_keywords
 from cyoptim._types import StateDict
 
 Hook = Callable[..., Any]
 
-_numbers = count()
-_registering = Lock()  # without a GIL two hooks might get the same number
-
 
 class HookTable(dict[int, Hook]):
-    """Hooks in the order of their calls. Not an OrderedDict, which several threads cannot fill."""
+    """Hooks by their numbers, in whose order they are called.
+
+    Not an OrderedDict, which several threads cannot fill without a GIL; and no lock, which a signal
+    handler would wait for in vain.
+    """
 
     def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Add a hook, at the end or in front."""
-        with _registering:
-            handle = RemovableHandle(self, next(_numbers))
-            if prepend:
-                others = self.copy()
-                self.clear()
-                self[handle.id] = hook
-                self.update(others)
-            else:
-                self[handle.id] = hook
+        handle = RemovableHandle(self)
+        if prepend:
+            handle.id = -handle.id
+        self[handle.id] = hook
         return handle
 
 
 def hooks_in(table: dict[int, Hook]) -> list[Hook]:
     """The hooks to call, whatever is registered or removed meanwhile."""
-    with _registering:
-        return [*table.values()]
+    items = list(table.items())  # one call in C
+    if isinstance(table, HookTable):  # others' have their own order
+        items.sort(key=itemgetter(0))
+    return [hook for _, hook in items]
 
 
 class RemovableHandle:
     """Removes one hook, by :meth:`remove` or at the end of a ``with`` block."""
 
-    def __init__(self, table: HookTable, number: int = -1) -> None:
-        self.id = number
+    def __init__(self, table: HookTable) -> None:
+        self.id = next_number()
         self._table = weakref.ref(table)
 
     def remove(self) -> None:
