@@ -15,8 +15,8 @@ cdef extern from "threads/run.h" nogil:
         pass
     double CHOICE_LEAST
     int run_layer, run_takes_all
-    void run_chosen(Choice *choice, void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
-                    Py_ssize_t first, Py_ssize_t last, int most, double nanoseconds)
+    int run_chosen(Choice *choice, void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
+                   Py_ssize_t first, Py_ssize_t last, int most, double nanoseconds)
     void run_tasks(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
                    Py_ssize_t first, Py_ssize_t last, int threads)
     Choice *run_shared_choice(int phase, double nanoseconds)

@@ -17,6 +17,7 @@ cdef class Work:
     cdef Py_ssize_t total       # elements
     cdef Py_ssize_t words       # of four bytes, in one stream
     cdef int streams            # of a rule
+    cdef int updaters           # threads of the last run
     cdef Py_ssize_t sums        # that the table's partials have room for
 
     def __cinit__(self, items, *args):
@@ -137,7 +138,12 @@ cdef class Work:
                                    * (last - first) / max(self.n_bundles, 1))
         # To ask how many threads there are takes longer than a small step.
         cdef int most = available_threads() if run_takes_all or nanoseconds > CHOICE_LEAST else 1
-        run_chosen(self.choice(phase, nanoseconds), KERNELS.run, &self.table, first, last, most, nanoseconds)
+        if phase == APPLY:
+            # On the threads that have measured: they have the data in their caches.
+            run_tasks(KERNELS.run, &self.table, first, last, self.updaters)
+        else:
+            self.updaters = run_chosen(self.choice(phase, nanoseconds), KERNELS.run, &self.table, first, last, most,
+                                       nanoseconds)
 
     @cython.final
     cdef void run_pass(self, Pass phase, Py_ssize_t first, Py_ssize_t last) noexcept:

@@ -5,7 +5,7 @@
  * occupy the processors. No constant tells which: in a loop of steps two threads halve a step of twenty
  * microseconds; between matrix products, whose threads linger, they double it. So runs are measured. A
  * Choice keeps the mean time of the runs of one kind for each number of threads, and takes the best; now
- * and then it tries another. What trials cost beyond the best time is counted, and kept below half a
+ * and then it tries another. What trials cost beyond the best time is counted, and kept below a
  * hundredth of the time of all runs. Before the first trial of a number of threads a model predicts its time.
  *
  * Results do not depend on it: they have the same bits for any number of threads. */
@@ -26,8 +26,8 @@ enum {
 };
 
 #define CHOICE_CHANGE 1.5       /* times the least mean: if so many runs take longer, surroundings have changed */
-#define CHOICE_COST 0.005       /* of all time that may be spent on trials */
-#define CHOICE_CREDIT 4e7       /* nanoseconds: trials begin as if so much time had been spent */
+#define CHOICE_COST 0.01        /* of all time that may be spent on trials */
+#define CHOICE_CREDIT 500       /* runs, at least of 0.05 ms: trials begin as if so many had been made */
 #define CHOICE_WAKE 2e4         /* nanoseconds: how late threads that sleep are believed to come, until it is measured */
 #define CHOICE_COME 500         /* nanoseconds: how late those come that do not */
 #define CHOICE_LINGER 3e5       /* nanoseconds: a longer trial lets threads sleep */
@@ -111,16 +111,18 @@ static void choice_reset(Choice *choice, int most, double ticks) {
 
 /* Begin a trial of the next arm if it can be afforded. */
 static void choice_try(Choice *choice, double ticks) {
-    double best = choice->time[choice->best], loss, most;
+    double best = choice->time[choice->best], loss, credit, most;
     int arm = choice->next = (choice->next + 1) % choice->arms;
     if (arm == choice->best) return;
     loss = choice_expect(choice, arm, ticks) - best;
     if (choice->time[arm] == 0 && loss < 0) loss = 0;
-    else if (loss < best / 4) loss = best / 4;      /* what is moved from cache to cache */
+    else if (loss < best / 8) loss = best / 8;      /* what is moved from cache to cache */
     /* Until the others come the caller does their work, too. */
-    if (choice_wait(choice_threads(choice, arm)) > 0) loss += best / 4;
+    if (choice_wait(choice_threads(choice, arm)) > 0) loss += best / 8;
     loss *= CHOICE_WARM + CHOICE_TRIAL;
-    most = CHOICE_COST * (choice->spent + CHOICE_CREDIT * thread_tick_rate()) / (choice->arms - 1);
+    credit = 5e4 * thread_tick_rate();
+    credit = CHOICE_CREDIT * (best > credit ? best : credit);
+    most = CHOICE_COST * (choice->spent + credit) / (choice->arms - 1);
     if (choice->debt[arm] + loss <= most) {
         choice_begin_trial(choice, arm);
         choice_keep_awake(choice, choice_expect(choice, arm, ticks));

@@ -44,22 +44,25 @@ static void run_tasks(Task task, const void *context, ptrdiff_t first, ptrdiff_t
     else pool_run(task, context, first, last, threads, run_known.count > 0 ? &run_known.places : NULL);
 }
 
-/* A run on as many threads as are best, of at most `most`; on one it should take so many nanoseconds. */
-static void run_chosen(Choice *choice, Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int most,
-                       double nanoseconds) {
+/* A run on as many threads as are best, of at most `most`; on one it should take so many nanoseconds. How many they are. */
+static int run_chosen(Choice *choice, Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int most,
+                      double nanoseconds) {
+    int threads = 1;
     if (last - first < most) most = (int)(last - first);
     if (run_takes_all) {
-        run_tasks(task, context, first, last, most);
+        run_tasks(task, context, first, last, threads = most);
     } else if (most <= 1 || nanoseconds < CHOICE_LEAST || atomic_exchange(&choice->busy, 1) != 0) {
         /* If somebody else has the choice, he has the pool, too. */
         run_serial(task, context, first, last);
     } else {
-        int threads = choice_begin(choice, most, nanoseconds);
-        int64_t begun = thread_ticks();
+        int64_t begun;
+        threads = choice_begin(choice, most, nanoseconds);
+        begun = thread_ticks();
         run_tasks(task, context, first, last, threads);
         choice_end(choice, (double)(thread_ticks() - begun));
         atomic_store(&choice->busy, 0);
     }
+    return threads;
 }
 
 /* Choices of runs over arrays that are given only once: by their pass, and the logarithm of their time. */
