@@ -67,10 +67,12 @@ def each_layer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def _default_kernels_and_threads():
-    chosen = _dispatch.chosen
+    chosen, layer, takes_all = _dispatch.chosen, _engine.layer(), _engine.takes_all_threads()
     yield
     if _dispatch.chosen != chosen:
         _dispatch.use(chosen)
+    _engine.set_layer(layer)
+    _engine.take_all_threads(takes_all)
     _set_limit(0)
 
 
