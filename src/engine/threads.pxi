@@ -43,7 +43,7 @@ def compiler() -> str:
     return compiler_name().decode()
 
 
-cdef int THREAD_LIMIT = 0       # 0: as many as there may be
+cdef SharedNumber THREAD_LIMIT  # 0: as many as there may be
 cdef int QUOTA = 0              # processors this process may keep busy; 0: no quota
 cdef bint FOLLOWS_AFFINITY = False
 
@@ -80,6 +80,31 @@ def set_limits(int quota, bint follows_affinity):
 # The blocks that have begun and not ended, in order of their beginning; the last one counts. Blocks
 # of several Python threads may end in any order. The first is the limit of the process.
 cdef list LIMITS = []
+cdef object LIMITS_KEEPER = []      # under whose guard they change
+
+
+cdef enum LimitChange:
+    LIMIT_BEGINS
+    LIMIT_ENDS
+    LIMIT_BECOMES
+
+
+cdef int change_limits(LimitChange change, ThreadLimit limit, int n) except -1:
+    cdef ObjectGuard guard
+    cdef ThreadLimit last
+    object_lock(&guard, LIMITS_KEEPER)
+    try:
+        if change == LIMIT_BEGINS:
+            LIMITS.append(limit)
+        elif change == LIMIT_ENDS:
+            LIMITS.remove(limit)
+        last = LIMITS[len(LIMITS) - 1]
+        if change == LIMIT_BECOMES:
+            last.n = n
+        shared_write(&THREAD_LIMIT, last.n)
+    finally:
+        object_unlock(&guard)
+    return 0
 
 
 cdef class ThreadLimit:
@@ -92,28 +117,22 @@ cdef class ThreadLimit:
         self.n = min(n, 2**31 - 1)
 
     def __enter__(self):
-        global THREAD_LIMIT
-        LIMITS.append(self)
-        THREAD_LIMIT = self.n
+        change_limits(LIMIT_BEGINS, self, 0)
 
     def __exit__(self, *error):
-        global THREAD_LIMIT
-        LIMITS.remove(self)
-        THREAD_LIMIT = (<ThreadLimit>LIMITS[len(LIMITS) - 1]).n
+        change_limits(LIMIT_ENDS, self, 0)
 
 
-LIMITS.append(ThreadLimit(0))
+change_limits(LIMIT_BEGINS, ThreadLimit(0), 0)
 
 
 def set_limit(n):
     """Set the limit of the running block, or of the process."""
-    global THREAD_LIMIT
-    cdef ThreadLimit last = LIMITS[len(LIMITS) - 1]
-    last.n = THREAD_LIMIT = min(n, 2**31 - 1)
+    change_limits(LIMIT_BECOMES, None, min(n, 2**31 - 1))
 
 
 def thread_limit() -> int:
-    return THREAD_LIMIT
+    return shared_read(&THREAD_LIMIT)
 
 
 cdef int FORKS = 0              # from the first process on to this one
@@ -147,15 +166,15 @@ cdef int refuse_within(str doing, str outer) except -1:
 
 
 cdef int available_threads() noexcept nogil:
-    cdef int n = most_threads(), processors
+    cdef int n = most_threads(), processors, limit = <int>shared_read(&THREAD_LIMIT)
     if 0 < QUOTA < n:
         n = QUOTA
     if FOLLOWS_AFFINITY and n > 1:      # which may have changed since the start
         processors = most_processors()
         if 0 < processors < n:
             n = processors
-    if 0 < THREAD_LIMIT < n:
-        n = THREAD_LIMIT
+    if 0 < limit < n:
+        n = limit
     return n
 
 
