@@ -32,7 +32,6 @@ cdef class States(Rows):
         changed = self.seen != self.looked or not self._owners_are_still()
         if PyList_GET_SIZE(self.births):    # of a step that failed
             self.births = []
-            self.fills.clear()
         if changed:
             self.forget_state()
             self.seen = NEVER
@@ -53,12 +52,12 @@ cdef class States(Rows):
             self.cut_waves()
         if self.table.units != NULL:
             self.make_partials(self.n_chunks * MAX_SUMS)
-        if PyList_GET_SIZE(self.fills):
-            self.fill_new_state()
         if self.stirred:
             self._check_still()
             if not self._owners_are_still():
                 self.refuse_moved_state()
+        if PyList_GET_SIZE(self.fills):
+            self.fill_new_state()
         return 0
 
     cdef int refuse_moved_state(self) except -1:
@@ -84,6 +83,7 @@ cdef class States(Rows):
         cdef object state = optimizer.state
         cdef dict entries = {}
         self.stirred = True
+        self.fills.clear()          # of a step that failed
         state.staged = self.births = []
         for i in slots:
             if self.slots[i].first == i:
@@ -137,7 +137,7 @@ cdef class States(Rows):
                 new[name] = self._state_array(i, name, value, dtype)
             return False
         new[name] = room.zeros(name, self.views[i], dtype)
-        value = None if rule.copies_param(name) else rule.start_of(name, self.groups[self.slots[i].group])
+        value = None if rule.copies_param(name) else float(rule.start_of(name, self.groups[self.slots[i].group]))
         if (cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and new[name].dtype == self.views[i].dtype
                 and same_layout(new[name], self.views[i])):
             if value != 0:
@@ -149,7 +149,8 @@ cdef class States(Rows):
         return True
 
     cdef int fill_new_state(self) except -1:
-        fill_together(&self.table, self.n_tensors, self.n_bundles, self.fills)
+        """Write what new state begins with."""
+        fill_together(&self.table, self.n_tensors, self.n_bundles, self.views, self.fills)
         self.fills.clear()
         return 0
 
