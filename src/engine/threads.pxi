@@ -15,6 +15,7 @@ cdef extern from "threads/run.h" nogil:
         pass
     double CHOICE_LEAST
     int run_layer, run_takes_all
+    void team_begin()
     int run_chosen(Choice *choice, void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
                    Py_ssize_t first, Py_ssize_t last, int most, double nanoseconds)
     void run_tasks(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
@@ -58,6 +59,7 @@ def takes_all_threads() -> bool:
     return run_takes_all != 0
 
 
+team_begin()        # before anything forks: other libraries use the team, too
 LAYERS = ("pool", "openmp") if TEAM_EXISTS else ("pool",)
 
 

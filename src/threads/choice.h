@@ -22,12 +22,13 @@ enum {
     CHOICE_WARM = 5,        /* and as many in which their data come into their caches */
     CHOICE_PATIENCE = 4,    /* times the lateness of threads that sleep, after which a trial no longer waits for them */
     CHOICE_STALL = 8,       /* times the best: a run that takes longer counts as this much, and ends a trial */
-    CHOICE_MEAN = 8         /* runs over which times are smoothed */
+    CHOICE_MEAN = 8         /* runs over which times are smoothed, and so many slow ones are a change */
 };
 
 #define CHOICE_CHANGE 1.5       /* times the least mean: if so many runs take longer, surroundings have changed */
 #define CHOICE_COST 0.01        /* of all time that may be spent on trials */
-#define CHOICE_CREDIT 500       /* runs, at least of 0.05 ms: trials begin as if so many had been made */
+#define CHOICE_CREDIT 500       /* runs: trials begin as if so many had been made, */
+#define CHOICE_RUN 5e4          /* of so many nanoseconds at least */
 #define CHOICE_WAKE 2e4         /* nanoseconds: how late threads that sleep are believed to come, until it is measured */
 #define CHOICE_COME 500         /* nanoseconds: how late those come that do not */
 #define CHOICE_LINGER 3e5       /* nanoseconds: a longer trial lets threads sleep */
@@ -120,7 +121,7 @@ static void choice_try(Choice *choice, double ticks) {
     /* Until the others come the caller does their work, too. */
     if (choice_wait(choice_threads(choice, arm)) > 0) loss += best / 8;
     loss *= CHOICE_WARM + CHOICE_TRIAL;
-    credit = 5e4 * thread_tick_rate();
+    credit = CHOICE_RUN * thread_tick_rate();
     credit = CHOICE_CREDIT * (best > credit ? best : credit);
     most = CHOICE_COST * (choice->spent + credit) / (choice->arms - 1);
     if (choice->debt[arm] + loss <= most) {
@@ -181,7 +182,8 @@ static void choice_note(Choice *choice, double time) {
     }
 }
 
-/* The number of threads of the run that begins: at most `most`, which is more than 1. On one thread it should take so many nanoseconds. */
+/* The number of threads of the run that begins: at most `most`, which is more than 1. On one thread it should
+ * take so many nanoseconds. */
 static int choice_begin(Choice *choice, int most, double nanoseconds) {
     double ticks = nanoseconds * thread_tick_rate();
     if (most > POOL_MOST) most = POOL_MOST;

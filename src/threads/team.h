@@ -11,15 +11,11 @@
 
 enum { TEAM_EXISTS = 1 };
 
-/* In a forked child GNU's OpenMP waits for ever for the parent's threads. */
-static atomic_int team_is_lost = 0;
-static void team_forget(void) { atomic_store(&team_is_lost, 1); }
-
-static int team_is_usable(void) {
-    static atomic_int watches = 0;
-    if (!atomic_load(&watches) && thread_watch_forks(team_forget)) atomic_store(&watches, 1);
-    return atomic_load(&watches) && !atomic_load(&team_is_lost);
-}
+/* In a forked child GNU's OpenMP waits for ever for the parent's threads, whoever has started them. */
+static atomic_int team_exists = 0;
+static void team_forget(void) { atomic_store(&team_exists, 0); }
+static void team_begin(void) { atomic_store(&team_exists, thread_watch_forks(team_forget)); }
+static int team_is_usable(void) { return atomic_load(&team_exists); }
 
 static void team_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads) {
     Share shares[POOL_MOST];
@@ -38,6 +34,7 @@ static void team_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t 
 
 enum { TEAM_EXISTS = 0 };
 
+static void team_begin(void) {}
 static int team_is_usable(void) { return 0; }
 
 static void team_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads) {

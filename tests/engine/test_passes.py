@@ -26,6 +26,7 @@ CASES = [
     "same_bits_after_save_and_load",
     "same_bits_of_averages_and_without",
     "state_stored_in_another_type",
+    "large_state_begins_as_a_copy_of_the_parameter",
     "a_rule_may_change",
     "a_number_that_is_replaced_in_the_middle",
     "refused",

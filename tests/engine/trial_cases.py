@@ -398,6 +398,21 @@ def refused() -> None:
             assert not w.any()
 
 
+def large_state_begins_as_a_copy_of_the_parameter() -> None:
+    from cyoptim import _engine
+
+    _engine.take_all_threads(True)
+    for dtype in (np.float32, np.float64):
+        params = start_of([(7,), (300_007,), (300, 1000)], dtype)
+        params[2] = np.asfortranarray(params[2])
+        before = [p.copy() for p in params]
+        optimizer = optimizer_of("by_group", first=0.5)(params)
+        optimizer.step(grads=[np.ones_like(p) for p in params])
+        for w, start in zip(params, before, strict=True):
+            assert not np.array_equal(w, start)
+            np.testing.assert_array_equal(optimizer.state[w]["start"], start)
+
+
 def main(kernels: str, function: str) -> None:
     spec = importlib.util.spec_from_file_location("cyoptim._kernels_baseline", kernels)
     assert spec is not None and spec.loader is not None  # noqa: PT018

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -198,6 +199,38 @@ def test_fork_after_other_libraries_pools_have_worked() -> None:
         print("fine")
     """
     assert run_script(code) == ["fine"]
+
+
+@pytest.mark.slow
+@needs_fork
+@pytest.mark.skipif(sys.platform != "linux", reason="needs GNU's OpenMP")
+def test_fork_after_another_library_has_used_the_team(each_layer: str) -> None:
+    # No step of ours was on the team before the fork.
+    code = """
+        import ctypes
+        from tests.support.guest_runs import by_os_fork, go_on, serial, started
+        try:
+            library = ctypes.CDLL("libgomp.so.1")
+        except OSError:
+            print("no library")
+            sys.exit()
+        _engine.set_limits(0, False)  # on however few processors
+        _engine.take_all_threads(True)
+        with cyoptim.threads(1):
+            expected = serial()
+        region = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda nothing: None)
+        library.GOMP_parallel(region, None, 2, 0)
+
+        def child():
+            with cyoptim.threads(2):
+                assert go_on(started()[1], 0, 4) == expected
+
+        print(by_os_fork(child))
+    """
+    lines = run_script(code, OMP_NUM_THREADS="2")
+    if lines == ["no library"]:
+        pytest.skip("GNU's OpenMP is not here")
+    assert lines == ["0"]
 
 
 def resumed(params: Any, optimizer: Any, expected: bytes) -> None:
