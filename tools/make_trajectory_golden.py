@@ -1,4 +1,4 @@
-"""Write ``tests/golden/trajectories.json``: what torch and other sources do with every option.
+"""Write ``tests/golden/trajectories/NAME.json``: what torch and other sources do with every option.
 
 The options of torch's optimizers are those of its own database. Run it where torch is installed,
 and expecttest, which that database imports::
@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.optimizers import BY_NAME, cards
 from tests.support.cards import TORCH, Card, Options
 from tests.support.doors import TensorDoor
-from tests.support.parity import STORED_RUNS, load, options_for, trajectory
+from tests.support.parity import STORED_RUNS, options_for, trajectory
 
 number = partial(torch.tensor, dtype=torch.float64)
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -77,21 +77,14 @@ def runs(card: Card, file: str) -> list[dict[str, Any]]:
 
 def main(names: list[str]) -> None:
     """Run the named optimizers, or all of torch's, and write what their sources give."""
-    stored = load()
     for name, _, file in (name.partition("=") for name in names or map(str, cards(TORCH))):
         card = BY_NAME[name]
-        stored["optimizers"][name] = runs(card, file)
-        if TORCH(card):
-            stored["torch"] = torch.__version__.split("+")[0]
-        else:
-            stored.setdefault("sources", {})[name] = card.source.name
-    blocks = []
-    for name, rows in stored.pop("optimizers").items():
-        lines = ",\n      ".join(json.dumps(row) for row in rows)
-        blocks.append(f"    {json.dumps(name)}: [\n      {lines}\n    ]")
-    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in stored.items())
-    body = ",\n".join(blocks)
-    STORED_RUNS.write_text(f'{{\n{head}  "optimizers": {{\n{body}\n  }}\n}}\n')
+        source = f"torch.optim.{card.torch} {torch.__version__.split('+')[0]}"
+        if card.source is not None:
+            source = card.source.name
+        rows = ",\n    ".join(json.dumps(row) for row in runs(card, file))
+        text = f'{{\n  "source": {json.dumps(source)},\n  "runs": [\n    {rows}\n  ]\n}}\n'
+        (STORED_RUNS / f"{name}.json").write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every optimizer against the stored trajectories of its source, and torch's against torch itself.
+"""Every optimizer against the stored trajectories of its source, and against the source itself.
 
 torch's were made with every option that its own tests exercise. The stored numbers stand in for a source
 that is not installed. What the largest differences were is printed at the end of a run.
@@ -14,18 +14,26 @@ import numpy as np
 import pytest
 
 from tests.optimizers import BY_NAME, cards
-from tests.support.cards import TORCH
+from tests.support.cards import TORCH, Card
 from tests.support.doors import Door, TensorDoor
 from tests.support.dtypes import tolerance
 from tests.support.parametrize import every_door, every_numpy_door
 from tests.support.parity import load, options_for, trajectory, worst
 
-OPTIMIZERS: dict[str, list[dict[str, Any]]] = load()["optimizers"]
+
+def is_package(card: Card) -> bool:
+    """Whether its source can be installed, and not only downloaded."""
+    return TORCH(card) or (card.source is not None and "." in card.source.cls)
+
+
+SOURCES = load()
+OPTIMIZERS: dict[str, list[dict[str, Any]]] = {name: file["runs"] for name, file in SOURCES.items()}
 ROWS = [(name, i) for name, rows in OPTIMIZERS.items() for i in range(len(rows))]
 IDS = [f"{name}-{'-'.join(OPTIMIZERS[name][i]['options']) or 'defaults'}" for name, i in ROWS]
-OF_TORCH = [(row, id_) for row, id_ in zip(ROWS, IDS, strict=True) if TORCH(BY_NAME[row[0]])]
+LIVE = [(row, id_) for row, id_ in zip(ROWS, IDS, strict=True) if is_package(BY_NAME[row[0]])]
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
+
 
 Record = Callable[[str, object], None]
 
@@ -49,31 +57,34 @@ def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Do
 @pytest.mark.slow
 @every_door
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("name", "i"), [row for row, _ in OF_TORCH], ids=[i for _, i in OF_TORCH])
+@pytest.mark.parametrize(("name", "i"), [row for row, _ in LIVE], ids=[i for _, i in LIVE])
 def test_live(
     torch: Any, record_property: Record, name: str, i: int, dtype: str, door: Door
 ) -> None:
     stored, card = OPTIMIZERS[name][i]["options"], BY_NAME[name]
+    if card.source is not None:
+        pytest.importorskip(card.source.cls.partition(".")[0], exc_type=ImportError)
     tensor = partial(torch.tensor, dtype=torch.float64)
     options = options_for(stored, tensor if isinstance(door, TensorDoor) else np.float64)
     found = trajectory(card, card.cls, options, door, DTYPES[dtype])
-    check(record_property, name, dtype, found, torchs(name, i, dtype))
+    check(record_property, name, dtype, found, live(name, i, dtype))
 
 
 @cache
-def torchs(name: str, i: int, dtype: str) -> Any:
+def live(name: str, i: int, dtype: str) -> Any:
     import torch
 
     card, tensor = BY_NAME[name], partial(torch.tensor, dtype=torch.float64)
     options = options_for(OPTIMIZERS[name][i]["options"], tensor)
-    return trajectory(card, card.torch_class(torch), options, TensorDoor(), DTYPES[dtype])
+    cls = card.source.load() if card.source is not None else card.torch_class(torch)
+    return trajectory(card, cls, options, TensorDoor(), DTYPES[dtype])
 
 
 def test_every_source_is_stored() -> None:
     with_source = cards(lambda card: TORCH(card) or card.source is not None)
     assert set(OPTIMIZERS) == {card.name for card in with_source}
     expected = {card.name: card.source.name for card in with_source if card.source is not None}
-    assert load().get("sources", {}) == expected
+    assert {name: SOURCES[name]["source"] for name in expected} == expected
 
 
 @pytest.mark.slow

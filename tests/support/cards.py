@@ -92,6 +92,10 @@ class Valley:
     gamma: float = 1  # of an exponential schedule: for steps that do not shrink with the gradient
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True)
 class Source:
     """What stored trajectories are made with where torch has none: another package's optimizer."""
@@ -99,6 +103,11 @@ class Source:
     cls: str  # "lion_pytorch.Lion"; of the paper's authors' file "Lion" alone
     version: str  # of the package, or the commit of the file
     counts_together: bool = False  # one step count a group: gradients must not be missing
+    place: str = (
+        ""  # what the documentation calls it: a package as it is installed, or "owner/repository"
+    )
+    twin: Callable[[Any], Any] = _as_it_is  # makes of its class the one to compare with,
+    removed: str = ""  # and what that takes away or adds, in words
 
     @property
     def name(self) -> str:
@@ -107,7 +116,8 @@ class Source:
     def load(self, file: str = "") -> Any:
         """The class, which takes torch's tensors; `file` is where the authors' file lies."""
         module, _, name = self.cls.rpartition(".")
-        return runpy.run_path(file)[name] if file else getattr(import_module(module), name)
+        found = runpy.run_path(file)[name] if file else getattr(import_module(module), name)
+        return self.twin(found)
 
 
 @dataclass(frozen=True)
@@ -120,10 +130,6 @@ class Quotient:
     steps_in_eps: bool = False  # steps are as small as the root of eps
     steps_before: int = 0  # steps that divide by nothing
     least: float = 0.0  # the smallest eps that it takes
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -15,7 +15,7 @@ from tests.support.cards import CLOSURE, DENSE, MATRICES, Card, Options, Shape
 from tests.support.doors import Door
 from tests.support.paths import GOLDEN
 
-STORED_RUNS = GOLDEN / "trajectories.json"
+STORED_RUNS = GOLDEN / "trajectories"
 STEPS = 60
 STORED = (1, 20, 60)  # the steps after which the parameters are stored
 MISSING = 0.25  # of the gradients
@@ -28,9 +28,9 @@ Arrays = list[np.ndarray]
 
 
 def load() -> dict[str, Any]:
-    """What the sources have done: per optimizer its options and, per dtype, the stored parameters."""
-    result: dict[str, Any] = json.loads(STORED_RUNS.read_text())
-    return result
+    """What the sources have done, by optimizer: the source, and its runs, each with its options and, per
+    dtype, the stored parameters."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(STORED_RUNS.glob("*.json"))}
 
 
 def options_for(stored: Options, number: Callable[[float], Any]) -> Options:
