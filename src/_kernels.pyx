@@ -26,6 +26,7 @@ from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adamax cimport Adamax, adamax, adamax_clock
+from rules.ademamix cimport Ademamix, ademamix, ademamix_clock
 from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
@@ -156,6 +157,7 @@ cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
 cdef Adam ADAM
 cdef Adamax ADAMAX
+cdef Ademamix ADEMAMIX
 cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
@@ -203,6 +205,8 @@ rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse
 rule("lion", LION, lion[float], lion[double], NULL, ("exp_avg",))
 rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
 passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
+rule("ademamix", ADEMAMIX, ademamix[float], ademamix[double], ademamix_clock,
+     ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

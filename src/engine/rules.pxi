@@ -11,6 +11,9 @@ cdef dict PARTS = {
     "least_step": ("step_sizes", 0), "most_step": ("step_sizes", 1),
 }
 
+# What None stands for as an option, beside no bound: see `option`.
+cdef dict NONE_VALUES = {"alpha_warmup": 0.0, "beta3_warmup": 0.0}
+
 # The scalar that is the norm of all gradients, which are then measured before the step, and the one that bounds it:
 # where the bound is infinite, nothing is measured.
 cdef str NORM_NAME = "total_norm"
@@ -205,6 +208,8 @@ cdef inline double option(dict group, str name) except? -1:
         return <double>value
     if value is None and name.startswith("max_"):
         return INFINITY
+    if value is None and name in NONE_VALUES:
+        return NONE_VALUES[name]
     return as_double(name, value)
 
 

@@ -56,3 +56,14 @@ BETAS_NO_PAIR: Refusals = (
 )
 MOMENTS = (*RATE, *DECAY, *BETAS, *COMMON, *BETAS_NO_PAIR)
 """What optimizers beyond torch's refuse that have `lr`, `betas` and `weight_decay`."""
+
+THREE_BETAS: Refusals = (
+    ({"betas": (1.0, 0.9, 0.9)}, ValueError, "Invalid beta parameter at index 0: 1.0"),
+    ({"betas": (0.9, -0.1, 0.9)}, ValueError, "Invalid beta parameter at index 1: -0.1"),
+    ({"betas": (0.9, 0.9, 1.0)}, ValueError, "Invalid beta parameter at index 2: 1.0"),
+    ({"betas": (0.9, 0.9, NAN)}, ValueError, "Invalid beta parameter at index 2: nan"),
+    ({"betas": 0.9}, TypeError, "betas must be three numbers, got 0.9"),
+    ({"betas": (0.9, 0.999)}, TypeError, "betas must be three numbers, got (0.9, 0.999)"),
+)
+MOMENTS_OF_THREE = (*RATE, *DECAY, *THREE_BETAS, *COMMON)
+"""The same of those whose `betas` are three."""

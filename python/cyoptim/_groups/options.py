@@ -260,9 +260,9 @@ def check_interval(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"Invalid {name} value: {value} (expected {low} to {high})")
 
 
-def check_betas(betas: Any) -> None:
-    """Refuse averaging factors that are not two numbers in [0, 1)."""
-    check_pair("betas", betas)
+def check_betas(betas: Any, count: int = 2) -> None:
+    """Refuse averaging factors that are not so many numbers in [0, 1), two or three."""
+    check_sequence("betas", betas, count)
     for index, beta in enumerate(betas):
         text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
         check_nonnegative(f"betas[{index}]", beta, text)
@@ -274,15 +274,21 @@ def check_betas(betas: Any) -> None:
 
 def check_pair(name: str, value: Any) -> None:
     """Refuse a value that is not a tuple, a list or an array of two values."""
-    if not isinstance(as_sequence(value), (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} must be a pair of numbers, got {value!r}")
+    check_sequence(name, value, 2)
 
 
-def check_moments(group: Group) -> None:
-    """Check the options that Adam and its relatives share; some have no eps."""
+def check_sequence(name: str, value: Any, count: int) -> None:
+    """Refuse a value that is not a tuple, a list or an array of so many values, two or three."""
+    if not isinstance(as_sequence(value), (tuple, list)) or len(value) != count:
+        kind = "a pair of" if count == 2 else "three"
+        raise TypeError(f"{name} must be {kind} numbers, got {value!r}")
+
+
+def check_moments(group: Group, betas: int = 2) -> None:
+    """Check the options that Adam and its relatives share; some have no eps, some three betas."""
     check_lr(group["lr"])
     check_nonnegative("epsilon", group.get("eps", 0.0))
-    check_betas(group["betas"])
+    check_betas(group["betas"], betas)
     check_nonnegative("weight_decay", group["weight_decay"])
 
 

@@ -6,6 +6,7 @@ from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
+from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.asgd import ASGD
 from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lbfgs import LBFGS
@@ -22,6 +23,7 @@ __all__ = [
     "ASGD",
     "LBFGS",
     "SGD",
+    "AdEMAMix",
     "Adadelta",
     "Adafactor",
     "Adagrad",

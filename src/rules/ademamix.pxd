@@ -1,0 +1,63 @@
+# AdEMAMix (Pagliardini et al. 2024, algorithm 1): Adam's step along a fast and a slow average of the gradient.
+from cython cimport floating
+from libc.float cimport DBL_EPSILON
+from libc.math cimport fmin, log, pow, sqrt
+from libc.stdint cimport int64_t
+from rules._math cimport least_eps, root, spread_of
+
+
+cdef struct Ademamix:
+    double sign, shrink, beta1, beta2, beta3, eps, lr, alpha
+    double beta3_warmup, alpha_warmup                                   # steps; 0: no warm-up
+    double gain1, gain2, keep3, gain3, mix, unbias1, unbias2, spread    # by the clock
+
+
+# The half-life of an average, in steps, less one. The authors' 1e-8 is for a beta of 0; a sum that is not below 1
+# has no logarithm to divide by.
+cdef inline double _half_life(double beta) noexcept nogil:
+    return log(0.5) / log(fmin(beta + 1e-8, 1 - DBL_EPSILON)) - 1
+
+
+# The beta of a step of a warm-up in which the half-life of the average grows linearly (appendix A.1).
+cdef inline double warmed_beta(int64_t step, double warmup, double first, double last) noexcept nogil:
+    cdef double a = step / warmup if warmup > 0 else 1
+    if a >= 1:
+        return last
+    return pow(0.5, 1 / ((1 - a) * _half_life(first) + a * _half_life(last) + 1))
+
+
+cdef inline void ademamix_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+    cdef Ademamix *h = <Ademamix *>scalars
+    h.gain1 = 1 - h.beta1
+    h.gain2 = 1 - h.beta2
+    h.keep3 = warmed_beta(step, h.beta3_warmup, h.beta1, h.beta3)
+    h.gain3 = 1 - h.keep3
+    h.mix = h.alpha * (step / h.alpha_warmup if step < h.alpha_warmup else 1)
+    h.unbias1 = 1 / (1 - pow(h.beta1, <double>step))
+    h.unbias2 = 1 / sqrt(1 - pow(h.beta2, <double>step))
+    h.spread = spread_of(h.gain2)
+
+
+cdef inline void ademamix(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const Ademamix *h = <const Ademamix *>scalars
+    cdef floating *p = s[0]
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *slow = s[3]
+    cdef floating *v = s[4]
+    cdef floating sign = <floating>h.sign, shrink = <floating>h.shrink, lr = <floating>h.lr
+    cdef floating beta1 = <floating>h.beta1, gain1 = <floating>h.gain1
+    cdef floating beta2 = <floating>h.beta2, gain2 = <floating>h.gain2
+    cdef floating beta3 = <floating>h.keep3, gain3 = <floating>h.gain3
+    cdef floating mix = <floating>h.mix
+    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
+    cdef floating eps = least_eps(<floating>h.eps, h.spread)
+    cdef floating d, u
+    cdef Py_ssize_t i
+    for i in range(n):
+        d = sign * g[i]
+        m[i] = beta1 * m[i] + gain1 * d
+        slow[i] = beta3 * slow[i] + gain3 * d
+        v[i] = beta2 * v[i] + gain2 * d * d
+        u = (unbias1 * m[i] + mix * slow[i]) / (root(v[i]) * unbias2 + eps)
+        p[i] = shrink * p[i] - lr * u
