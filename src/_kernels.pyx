@@ -32,8 +32,11 @@ from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
+from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
 from rules.nadam cimport Nadam, nadam, nadam_clock
+from rules.novograd cimport (NovoGrad, novograd, novograd_amsgrad_finish, novograd_finish,
+                             novograd_measure)
 from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
                             rmsprop_clock, rmsprop_momentum)
@@ -163,10 +166,12 @@ cdef Average AVERAGE
 cdef Axpby AXPBY
 cdef Clamp CLAMP
 cdef Lamb LAMB
+cdef Lars LARS
 cdef Lion LION
 cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
+cdef NovoGrad NOVOGRAD
 cdef Radam RADAM
 cdef Rmsprop RMSPROP
 cdef Rprop RPROP
@@ -207,6 +212,18 @@ rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_s
 passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
 rule("ademamix", ADEMAMIX, ademamix[float], ademamix[double], ademamix_clock,
      ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"))
+rule("lars", LARS, lars[float], lars[double], lars_clock)
+rule("lars_momentum", LARS, lars_momentum[float], lars_momentum[double], lars_clock, ("momentum_buffer",))
+rule("lars_nesterov", LARS, lars_nesterov[float], lars_nesterov[double], lars_clock, ("momentum_buffer",))
+passes("lars", PER_TENSOR, 2, lars_measure[float], lars_measure[double], lars_finish)
+passes("lars_momentum", PER_TENSOR, 2, lars_measure[float], lars_measure[double], lars_finish)
+passes("lars_nesterov", PER_TENSOR, 2, lars_measure[float], lars_measure[double], lars_finish)
+rule("novograd", NOVOGRAD, novograd[float], novograd[double], NULL, ("exp_avg",))
+passes("novograd", PER_TENSOR, 1, novograd_measure[float], novograd_measure[double], novograd_finish,
+       ("exp_avg_sq",))
+rule("novograd_amsgrad", NOVOGRAD, novograd[float], novograd[double], NULL, ("exp_avg",))
+passes("novograd_amsgrad", PER_TENSOR, 1, novograd_measure[float], novograd_measure[double],
+       novograd_amsgrad_finish, ("exp_avg_sq", "max_exp_avg_sq"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

@@ -66,7 +66,8 @@ def test_state_entries(card: Card, options: Options) -> None:
             assert array.dtype == (np.int64 if name == "step" else np.float32)
             assert array.shape == ()
         else:
-            assert (array.dtype, array.shape) == (w.dtype, card.state_shapes.get(name, w.shape))
+            dtype = np.float64 if name in card.doubles else w.dtype
+            assert (array.dtype, array.shape) == (dtype, card.state_shapes.get(name, w.shape))
 
 
 @pytest.mark.parametrize("switch", ["foreach", "fused"])

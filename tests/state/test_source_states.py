@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,8 @@ def from_a_package(card: Card) -> bool:
 def source_of(card: Card) -> Any:
     """The package's class; without the package the test is skipped."""
     assert card.source is not None
-    module, _, name = card.source.cls.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        return card.source.load()
     except ImportError as error:
         pytest.skip(str(error))
 

@@ -58,7 +58,7 @@ def test_a_step_leaves_what_the_form_says(card: Card, dtype: Any) -> None:
         entry = form.entry(key, w)
         expected = {
             Kind.ARRAY: (dtype, entry.shape),
-            Kind.NUMBER: (np.float32, ()),
+            Kind.NUMBER: (entry.dtype, entry.shape),
             Kind.COUNT: (np.int64, ()),
             Kind.COUNTER: (np.int64, ()),
         }[entry.kind]

@@ -45,7 +45,10 @@ def of_arrays(card: Card) -> Any:
 
 def refused(optimizer: Any, state: Any) -> None:
     before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(ValueError, match=f"is not that of {type(optimizer).__name__}"):
+    # Or by an entry of the same name that is a number here, and an array there.
+    of_another_form = r"loaded state '\w+' of parameter 0 of group 0 [^']*, expected"
+    message = f"is not that of {type(optimizer).__name__}|{of_another_form}"
+    with pytest.raises((TypeError, ValueError), match=message):
         optimizer.load_state_dict(state)
     assert repr(optimizer.state_dict()) == repr(before)
 
@@ -64,7 +67,7 @@ def test_another_optimizers_state(source: Card, target: Card) -> None:
         try:
             of_arrays(target).load_state_dict(copy.deepcopy(state))
             expected = True
-        except ValueError:
+        except (TypeError, ValueError):
             expected = False
     if expected:
         optimizer.load_state_dict(state)

@@ -150,6 +150,8 @@ class Card:
     """Where an array of the state has another shape than its parameter of shape (2, 3)."""
     numbers: tuple[str, ...] = ()
     """Entries that are one number of float32, beside the count `step`."""
+    doubles: tuple[str, ...] = ()
+    """Entries that are numbers of float64 whatever the parameter's type, of the shape in `state_shapes`."""
     kept: dict[str, str] = field(default_factory=dict)
     """Where the reference keeps an entry: the name of its attribute, a dict by parameter."""
     bad: tuple[Refusal, ...] = ()

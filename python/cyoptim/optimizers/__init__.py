@@ -9,10 +9,12 @@ from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.asgd import ASGD
 from cyoptim.optimizers.lamb import Lamb
+from cyoptim.optimizers.lars import Lars
 from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.lion import Lion
 from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.nadam import NAdam
+from cyoptim.optimizers.novograd import NovoGrad
 from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
 from cyoptim.optimizers.rprop import Rprop
@@ -31,9 +33,11 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Lamb",
+    "Lars",
     "Lion",
     "Muon",
     "NAdam",
+    "NovoGrad",
     "RAdam",
     "RMSprop",
     "Rprop",
