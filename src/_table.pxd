@@ -14,7 +14,9 @@ cdef enum:
     SHORT_CHUNK = 4096  # elements of a chunk of a tensor of few, which threads could not share well otherwise:
     FEW_ELEMENTS = 262144       # up to so many
     PIECE = 512         # elements that pass through all stages while they are in the cache: the best of 128 to 16384
-    KEPT = 4096         # elements of a unit whose passes hand on what they have computed
+    KEPT = 4096         # elements of a unit whose passes hand on what they have computed, on the stack
+    KEPT_TOGETHER = 1048576     # elements of all larger ones that hand it on, in memory of the plan's: the bytes
+                                # that it moves are as many as it saves, so it is worth it in the cache only
     WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
@@ -33,6 +35,7 @@ cdef struct Units:
     Py_ssize_t size                 # elements of a unit; all of a tensor's are as large
     double *numbers[MAX_NUMBERS]    # of the state, one a unit each
     double *scalars                 # MAX_SCALARS of each unit that is larger than a chunk
+    void *work                      # what a pass hands on to the next, an element each; NULL: not kept, or on the stack
 
 cdef struct Group:              # the sums of a rule whose unit is a group, or all groups
     double *numbers[MAX_NUMBERS]    # of the group

@@ -2,13 +2,15 @@
 
 
 cdef class Passes(Followed):
-    """SparseUpdate the passes of a step over all tensors that have a row."""
+    """Runs the passes of a step over all tensors that have a row."""
 
     cdef Range *ranges          # of the gradients, where a step needs them
     cdef Choice choices[4]      # of the threads of each pass
+    cdef void *work             # of all units
 
     def __dealloc__(self):
         PyMem_Free(self.ranges)
+        PyMem_Free(self.work)
 
     cdef Choice *choice(self, Pass phase, double nanoseconds) noexcept nogil:
         return &self.choices[<int>phase]
@@ -27,7 +29,36 @@ cdef class Passes(Followed):
             waves[k].append(i)
         self.cut(waves)
         self.waves, self.recut = waves, False
+        if self.table.units != NULL:
+            self._make_work()
         return 0
+
+    cdef int _make_work(self) except -1:
+        """Memory for what the passes over units that are not small hand on, if that is worth it."""
+        cdef Py_ssize_t i, count = 0, lines = 1
+        cdef uintptr_t place
+        PyMem_Free(self.work)
+        self.work = NULL
+        for i in range(self.n_tensors):
+            self.table.units[i].work = NULL
+            if self.table.units[i].size > KEPT:
+                count += self.table.tensors[i].size
+                lines += self._lines_of_work(i)
+        if not 0 < count <= KEPT_TOGETHER:
+            return 0
+        self.work = PyMem_Malloc(lines * LINE)
+        if self.work == NULL:
+            raise MemoryError
+        place = (<uintptr_t>self.work + LINE - 1) // LINE * LINE
+        for i in range(self.n_tensors):
+            if self.table.units[i].size > KEPT:
+                self.table.units[i].work = <void *>place
+                place += self._lines_of_work(i) * LINE
+        return 0
+
+    cdef Py_ssize_t _lines_of_work(self, Py_ssize_t i) noexcept:
+        cdef const Tensor *tensor = &self.table.tensors[i]
+        return tensor.size * itemsize(tensor.dtype) // LINE + 1
 
     cdef double sum_squares(self) except? -1:
         """The sum of squares of all gradients."""

@@ -1,7 +1,7 @@
 # Where new state is put.
 
 cdef enum:
-    ROOM_LINE = 64          # bytes: each array begins a line of cache
+    LINE = 64               # bytes of a line of the cache, which each array begins
     ROOM_MOST = 65536       # bytes of an array that is worth a place beside others
     ROOM_NUMBER = 8         # bytes for a number without axes
 
@@ -58,12 +58,12 @@ cdef class Room:
 
 
 cdef Py_ssize_t room_size(cnp.ndarray view) noexcept:
-    return (cnp.PyArray_NBYTES(view) + ROOM_LINE - 1) // ROOM_LINE * ROOM_LINE
+    return (cnp.PyArray_NBYTES(view) + LINE - 1) // LINE * LINE
 
 
 cdef object zeroed_lines(Py_ssize_t size):
-    block = np.zeros(size + ROOM_LINE, np.uint8)
-    cdef Py_ssize_t start = ROOM_LINE - <uintptr_t>cnp.PyArray_DATA(<cnp.ndarray>block) % ROOM_LINE
+    block = np.zeros(size + LINE, np.uint8)
+    cdef Py_ssize_t start = LINE - <uintptr_t>cnp.PyArray_DATA(<cnp.ndarray>block) % LINE
     return block[start:start + size]
 
 

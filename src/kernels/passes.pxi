@@ -227,25 +227,35 @@ cdef void finish_unit(const Units *units, const Row *row, Py_ssize_t unit, const
             units.numbers[k][unit] = numbers[k]
 
 
+cdef inline void *work_of(const Table *table, const Chunk *chunk) noexcept nogil:
+    """Where the passes over a large unit hand on what they have computed, or NULL."""
+    cdef void *work = table.units[chunk.tensor].work
+    if work == NULL:
+        return NULL
+    return <char *>work + chunk.start * stored_size(table.tensors[chunk.tensor].dtype)
+
+
 cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcept nogil:
     """All passes over the units of a chunk; of a unit that is larger, the one that measures."""
     cdef const Chunk *chunk = &table.chunks[c]
     cdef const Units *units = &table.units[chunk.tensor]
-    cdef double work[KEPT]              # floats have room in it, too
+    cdef double here[KEPT]              # floats have room in it, too
+    cdef void *work = work_of(table, chunk)
     cdef double scalars[MAX_SCALARS]
     cdef double sums[MAX_SUMS]
     cdef Py_ssize_t start = chunk.start, stop
-    cdef bint kept = units.size <= KEPT
+    cdef bint kept = work != NULL
     if SCOPES[row.rule] > PER_TENSOR or units.size > CHUNK:
-        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work, False, start,
-                     chunk.stop)
+        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work if kept else <void *>here,
+                     kept, start, chunk.stop)
         return
+    if units.size <= KEPT:              # one after the other in the same place
+        kept, work = True, here
     while start < chunk.stop:
         stop = start + units.size
-        measure_span(table, chunk.tensor, row, sums, work, kept, start, stop)
+        measure_span(table, chunk.tensor, row, sums, work if kept else <void *>here, kept, start, stop)
         finish_unit(units, row, start // units.size, sums, scalars)
-        run_span(table, chunk.tensor, row.rule, scalars, NULL, <void *>work if kept else NULL, kept,
-                 start, stop)
+        run_span(table, chunk.tensor, row.rule, scalars, NULL, work, kept, start, stop)
         start = stop
 
 
@@ -283,7 +293,8 @@ cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     if SCOPES[row.rule] <= PER_TENSOR:
         units = &table.units[chunk.tensor]
         scalars = units.scalars + MAX_SCALARS * (chunk.start // units.size)
-    run_span(table, chunk.tensor, row.rule, scalars, NULL, NULL, False, chunk.start, chunk.stop)
+    run_span(table, chunk.tensor, row.rule, scalars, NULL, work_of(table, chunk), table.units[chunk.tensor].work != NULL,
+             chunk.start, chunk.stop)
 
 
 cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
