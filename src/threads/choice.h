@@ -22,7 +22,8 @@ enum {
     CHOICE_WARM = 5,        /* and as many in which their data come into their caches */
     CHOICE_PATIENCE = 4,    /* times the lateness of threads that sleep, after which a trial no longer waits for them */
     CHOICE_STALL = 8,       /* times the best: a run that takes longer counts as this much, and ends a trial */
-    CHOICE_MEAN = 8         /* runs over which times are smoothed, and so many slow ones are a change */
+    CHOICE_MEAN = 64,       /* runs over which times are smoothed: a rare slow one must not look like the usual */
+    CHOICE_SLOW = 8         /* so many slow ones, one after the other, are a change */
 };
 
 #define CHOICE_CHANGE 1.5       /* times the least mean: if so many runs take longer, surroundings have changed */
@@ -41,6 +42,7 @@ typedef struct {
     int warm;                   /* runs since its threads have been woken */
     int next;                   /* arm whose trial may come next */
     int slow;                   /* runs one after the other that were slower than they used to be */
+    int count;                  /* runs in the mean time of the best arm */
     double spent;               /* ticks: of all runs */
     double least;               /* ticks: the least mean time of the best arm since other arms were measured or forgotten */
     double waking, sum, lost;   /* ticks of the trial: until its threads are awake; of the runs that count; beyond the best */
@@ -162,24 +164,27 @@ static void choice_note_trial(Choice *choice, double time) {
     if (choice->left == 0 || (stalls && warm)) choice_end_trial(choice, best, stalls);
 }
 
-/* The surroundings have changed: what was measured in others no longer counts. */
-static void choice_forget(Choice *choice) {
+/* The surroundings have changed: the best arm now takes this time, and what was measured in others no longer counts,
+ * unless it promises to be better than that. */
+static void choice_forget(Choice *choice, double time) {
     for (int arm = 0; arm < choice->arms; arm++) {
-        if (arm != choice->best && choice->stalls[arm] == 0) choice->time[arm] = choice->debt[arm] = 0;
+        if (arm != choice->best && choice->time[arm] >= time && choice->stalls[arm] == 0) {
+            choice->time[arm] = choice->debt[arm] = 0;
+        }
     }
+    choice->time[choice->best] = choice->least = time;
+    choice->count = CHOICE_TRIAL;
+    choice->slow = 0;
 }
 
 static void choice_note(Choice *choice, double time) {
     double *mean = &choice->time[choice->best];
+    if (choice->count < CHOICE_MEAN) choice->count++;
     if (time > CHOICE_STALL * *mean) time = CHOICE_STALL * *mean;
-    *mean += (time - *mean) / CHOICE_MEAN;
+    *mean += (time - *mean) / choice->count;
     if (choice->least == 0 || *mean < choice->least) choice->least = *mean;
     choice->slow = time > CHOICE_CHANGE * choice->least ? choice->slow + 1 : 0;
-    if (choice->slow == CHOICE_MEAN) {
-        choice_forget(choice);
-        choice->least = *mean;
-        choice->slow = 0;
-    }
+    if (choice->slow == CHOICE_SLOW) choice_forget(choice, time);
 }
 
 /* The number of threads of the run that begins: at most `most`, which is more than 1. On one thread it should
@@ -199,7 +204,10 @@ static void choice_end(Choice *choice, double time) {
     if (choice->left > 0) choice_note_trial(choice, time);
     else choice_note(choice, time);
     for (int arm = 0; arm < choice->arms; arm++) {
-        if (choice->time[arm] > 0 && choice->time[arm] < choice->time[choice->best]) choice->best = arm;
+        if (choice->time[arm] > 0 && choice->time[arm] < choice->time[choice->best]) {
+            choice->best = arm;
+            choice->count = CHOICE_TRIAL;
+        }
     }
 }
 
