@@ -20,6 +20,7 @@ from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SC
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
+from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
 from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_square, scaled_update,
                               sum_squares)
@@ -31,6 +32,7 @@ from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
+from rules.grams cimport Grams, grams, grams_clock
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
@@ -42,7 +44,9 @@ from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered
                             rmsprop_clock, rmsprop_momentum)
 from rules.rprop cimport Rprop, rprop
 from rules.sgd cimport Momentum, Sgd, momentum_clock, sgd, sgd_momentum, sgd_nesterov
+from rules.sign_sgd cimport SignSgd, Signum, sign_sgd, sign_sgd_clock, signum, signum_clock
 from rules.sparse_adam cimport SparseAdam, sparse_adam, sparse_adam_clock
+from rules.yogi cimport Yogi, yogi, yogi_clock
 
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
@@ -156,6 +160,7 @@ cdef frozenset finished_by(Finish finish, list names):
 
 
 # Of each struct one, for its fields' names.
+cdef AdaBelief ADABELIEF
 cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
 cdef Adam ADAM
@@ -165,6 +170,7 @@ cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
 cdef Clamp CLAMP
+cdef Grams GRAMS
 cdef Lamb LAMB
 cdef Lars LARS
 cdef Lion LION
@@ -177,7 +183,10 @@ cdef Rmsprop RMSPROP
 cdef Rprop RPROP
 cdef Scale SCALE
 cdef Sgd SGD
+cdef SignSgd SIGN_SGD
+cdef Signum SIGNUM
 cdef SparseAdam SPARSE_ADAM
+cdef Yogi YOGI
 
 rule("sgd", SGD, sgd[float], sgd[double])
 rule("sgd_momentum", MOMENTUM, sgd_momentum[float], sgd_momentum[double], momentum_clock,
@@ -224,6 +233,15 @@ passes("novograd", PER_TENSOR, 1, novograd_measure[float], novograd_measure[doub
 rule("novograd_amsgrad", NOVOGRAD, novograd[float], novograd[double], NULL, ("exp_avg",))
 passes("novograd_amsgrad", PER_TENSOR, 1, novograd_measure[float], novograd_measure[double],
        novograd_amsgrad_finish, ("exp_avg_sq", "max_exp_avg_sq"))
+rule("adabelief", ADABELIEF, adabelief[float], adabelief[double], adabelief_clock,
+     ("exp_avg", "exp_avg_var"))
+rule("adabelief_amsgrad", ADABELIEF, adabelief_amsgrad[float], adabelief_amsgrad[double], adabelief_clock,
+     ("exp_avg", "exp_avg_var", "max_exp_avg_var"))
+rule("yogi", YOGI, yogi[float], yogi[double], yogi_clock,
+     (("exp_avg", "initial_accumulator"), ("exp_avg_sq", "initial_accumulator")))
+rule("sign_sgd", SIGN_SGD, sign_sgd[float], sign_sgd[double], sign_sgd_clock)
+rule("signum", SIGNUM, signum[float], signum[double], signum_clock, ("momentum_buffer",))
+rule("grams", GRAMS, grams[float], grams[double], grams_clock, ("exp_avg", "exp_avg_sq"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

@@ -35,7 +35,7 @@ from cyoptim._groups.groups import (
 )
 from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required
-from cyoptim._saving.counts import with_counts_of_groups
+from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
@@ -207,6 +207,10 @@ class Optimizer(Hooked):
     _counts_steps: ClassVar[bool] = True
     # Whether a state dict has the count also in the groups, where some packages keep it.
     _exchanges_group_steps: ClassVar[bool] = False
+    # Entries of its groups in a state dict that the package needs it comes from, and ours ignore.
+    _foreign_options: ClassVar[Mapping[str, Any]] = {}
+    # What that package calls the step count in a state.
+    _foreign_count: ClassVar[str] = ""
     # The type of torch's step count: a tensor, or int.
     _step_type: ClassVar[type | None] = None
     # Options that its groups always have, also in a state dict; None: those of its rules.
@@ -870,7 +874,7 @@ class Optimizer(Hooked):
         groups = [self._plain_group(group) for group in self.param_groups]
         form = self._form()
         state_dict = state_dict_of(groups, self.state, form, self._average, self._sums)
-        return with_counts_of_groups(state_dict) if self._exchanges_group_steps else state_dict
+        return to_the_package(state_dict, self)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state that :meth:`state_dict`, here or in torch, has returned.

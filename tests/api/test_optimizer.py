@@ -55,7 +55,7 @@ def test_state_entries(card: Card, options: Options) -> None:
     advance(card, optimizer, [w], [np.ones_like(w)], ARRAYS)
     names = list(card.states)
     for option, extra in card.more_states.items():
-        names += extra if options.get(option) else ()
+        names += extra if {**card.options, **options}[option] else ()
     state = optimizer.state[w]
     assert set(state) == set(names)
     if CLOSURE(card):

@@ -12,7 +12,7 @@ from cyoptim._engine import Commit, Room, Turn
 from cyoptim._gradients.sums import Sums, loaded_sums
 from cyoptim._groups.groups import labels_of, parameters_of
 from cyoptim._groups.options import check_group
-from cyoptim._saving.counts import with_counts_of_parameters
+from cyoptim._saving.foreign import from_the_package
 from cyoptim._saving.matching import checked_state_dict, keys_of
 from cyoptim._saving.origin import check_origin
 from cyoptim._state.form import Form
@@ -70,9 +70,7 @@ class _Loaded(NamedTuple):
 def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
     """The contents of a state dict for an optimizer; raises for the state of another class."""
     saved, groups = checked_state_dict(state_dict, optimizer.param_groups, optimizer.defaults)
-    if optimizer._exchanges_group_steps:
-        saved = with_counts_of_parameters(saved)
-        groups = [{name: group[name] for name in group if name != "step"} for group in groups]
+    saved, groups = from_the_package(saved, groups, optimizer)
     check_origin(optimizer, saved["param_groups"], saved["state"].values())
     groups = [optimizer._plain_group(group) for group in groups]
     for number, group in enumerate(groups):

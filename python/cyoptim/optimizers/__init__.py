@@ -1,5 +1,6 @@
 """The optimizers, one file each: defaults, checks, and the scalars of a step."""
 
+from cyoptim.optimizers.adabelief import AdaBelief
 from cyoptim.optimizers.adadelta import Adadelta
 from cyoptim.optimizers.adafactor import Adafactor
 from cyoptim.optimizers.adagrad import Adagrad
@@ -8,6 +9,7 @@ from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lars import Lars
 from cyoptim.optimizers.lbfgs import LBFGS
@@ -19,19 +21,23 @@ from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
 from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
+from cyoptim.optimizers.sign_sgd import SignSGD
 from cyoptim.optimizers.sparse_adam import SparseAdam
+from cyoptim.optimizers.yogi import Yogi
 
 __all__ = [
     "ASGD",
     "LBFGS",
     "SGD",
     "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
     "Adamax",
+    "Grams",
     "Lamb",
     "Lars",
     "Lion",
@@ -41,5 +47,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SignSGD",
     "SparseAdam",
+    "Yogi",
 ]
