@@ -4,22 +4,19 @@
 # eps is added to the variance in every step, so it adds up there, and to the root. The least eps concerns the root
 # alone: there is a 0 / 0 where it is smaller, while a variance can do without.
 #
-# `way`, how the step is made, does not change inside the loop; the compiler makes a loop of each.
+# Whether a step is adaptive, goes along the average alone, or is not made, while the variance cannot be estimated,
+# does not change inside the loop. The compiler makes a loop of each, but not of all cases that there are:
+# `amsgrad` and `adaptive` are constants.
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
 from rules._math cimport descent, greater, least_eps, root, spread_of
 
-cdef enum:
-    ADAPTIVE        # along the average, divided by the root
-    PLAIN           # along the average alone, while the variance cannot be estimated
-    NOT_AT_ALL
-
 
 cdef struct AdaBelief:
     double sign, beta1, beta2, eps, lr, weight_decay
     double weight_decouple, fixed_decay, rectify, degenerated_to_sgd    # switches
-    double way, size, unbias, penalty, keep, gain1, gain2, spread       # by the clock
+    double adaptive, moves, size, unbias, penalty, keep, gain1, gain2, spread   # by the clock
 
 
 cdef inline void adabelief_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
@@ -27,7 +24,8 @@ cdef inline void adabelief_clock(double *scalars, int64_t step, float *carried) 
     cdef double t = <double>step, power = pow(h.beta2, t)
     cdef double rho_inf = 2 / (1 - h.beta2) - 1
     cdef double rho = rho_inf - 2 * t * power / (1 - power)
-    h.way = ADAPTIVE
+    h.adaptive = not h.rectify or rho >= 5
+    h.moves = h.adaptive or h.degenerated_to_sgd
     h.size = h.lr / (1 - pow(h.beta1, t))
     h.unbias = 1 / sqrt(1 - power)
     if h.rectify:
@@ -35,8 +33,6 @@ cdef inline void adabelief_clock(double *scalars, int64_t step, float *carried) 
         if rho >= 5:
             h.size = h.size * sqrt(1 - power) * sqrt(
                 (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
-        else:
-            h.way = PLAIN if h.degenerated_to_sgd else NOT_AT_ALL
     h.penalty = 0 if h.weight_decouple else h.weight_decay
     h.keep = 1
     if h.weight_decouple:
@@ -46,7 +42,8 @@ cdef inline void adabelief_clock(double *scalars, int64_t step, float *carried) 
     h.spread = spread_of(h.gain2)
 
 
-cdef inline void _adabelief(floating **s, const double *scalars, Py_ssize_t n, bint amsgrad) noexcept nogil:
+cdef inline void _adabelief(floating **s, const double *scalars, Py_ssize_t n, bint amsgrad,
+                            bint adaptive) noexcept nogil:
     cdef const AdaBelief *h = <const AdaBelief *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
@@ -58,8 +55,7 @@ cdef inline void _adabelief(floating **s, const double *scalars, Py_ssize_t n, b
     cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
     cdef floating growth = <floating>h.eps, eps = least_eps(<floating>h.eps, h.spread)
     cdef floating size = <floating>h.size, unbias = <floating>h.unbias
-    cdef bint decay = penalty != 0, rectify = h.rectify != 0
-    cdef int way = <int>h.way
+    cdef bint decay = penalty != 0, rectify = h.rectify != 0, moves = h.moves != 0
     cdef floating d, first, second, largest, x
     cdef Py_ssize_t i
     for i in range(n):
@@ -75,16 +71,22 @@ cdef inline void _adabelief(floating **s, const double *scalars, Py_ssize_t n, b
             if not rectify:
                 second = largest
         x = keep * p[i]
-        if way == ADAPTIVE:
+        if adaptive:
             x = x - size * (first / (root(second) * unbias + eps))
-        elif way == PLAIN:
+        elif moves:
             x = x - size * first
         p[i] = x
 
 
 cdef inline void adabelief(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _adabelief(s, scalars, n, False)
+    if (<const AdaBelief *>scalars).adaptive:
+        _adabelief(s, scalars, n, False, True)
+    else:
+        _adabelief(s, scalars, n, False, False)
 
 
 cdef inline void adabelief_amsgrad(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _adabelief(s, scalars, n, True)
+    if (<const AdaBelief *>scalars).adaptive:
+        _adabelief(s, scalars, n, True, True)
+    else:
+        _adabelief(s, scalars, n, True, False)
