@@ -33,7 +33,8 @@ def draw_overview(run: Run, path: Path) -> None:
         for shapes in OVERVIEW
     }
     timed = {shapes: cells for shapes, cells in panels.items() if cells}
-    with _picture(run, path, len(timed), 5) as axes:
+    width = max(5, max(map(len, timed.values()), default=0) / 4)
+    with _picture(run, path, len(timed), width) as axes:
         for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
             _overview_panel(axis, cells)
             _finish(axis, f"{named(shapes).size} {dtype(run)}", 0.4)
@@ -62,18 +63,18 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
 
 
 def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
-    """A pair of bars per optimizer: torch's bar is labelled with its ratio to cyoptim."""
+    """A pair of bars per optimizer: the source's bar is labelled with its ratio to cyoptim."""
     colors = [CONTENDERS[name].color for name in ("cyoptim", "torch-fused", "roof")]
     for place, found in enumerate(cells.values()):
         axis.bar(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])
-        if found.torch:
-            bar = axis.bar(place + 0.2, _microseconds(found.torch_time), 0.4, color=colors[1])
-            label = f"x {ratio_text(found.torch)}"
+        if found.source:
+            bar = axis.bar(place + 0.2, _microseconds(found.source_time), 0.4, color=colors[1])
+            label = f"x {ratio_text(found.source)}"
             axis.bar_label(bar, [label], fontsize=7, rotation=90, padding=2)
         if found.roof_time:
             axis.hlines(_microseconds(found.roof_time), place - 0.4, place, color=colors[2])
     axis.set_xticks(range(len(cells)), list(cells))
-    names = ("cyoptim", "torch's best mode", "roof")
+    names = ("cyoptim", "torch's best mode, or the authors' class", "roof")
     axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
 
 

@@ -53,6 +53,10 @@ def _in_torch(operation: str) -> bool:
     return OPERATIONS[operation].in_torch
 
 
+def _has_source(operation: str) -> bool:
+    return operation in OPTIMIZERS and OPTIMIZERS[operation].card.source is not None
+
+
 def _is_norm(operation: str) -> bool:
     return operation == NORM
 
@@ -87,6 +91,7 @@ CONTENDERS = {
     "torch-single": Contender(
         partial(peers.build_torch, foreach=False), ("torch",), "#c7c7c7", _in_torch
     ),
+    "source": Contender(peers.build_source, ("torch",), "#1f77b4", _has_source),
     "torch-norm": Contender(norms.build_torch, ("torch",), "#1f77b4", _is_norm),
     "numba": Contender(loops.build_numba, ("numba",), "#2ca02c", loops.NUMPY.__contains__),
     "numba-1": Contender(
@@ -136,3 +141,6 @@ AVERAGED = ("cyoptim", "ema", "averaged", "torch-fused", "averaged-torch")
 
 TORCH = ("torch-fused", "torch-default", "torch-foreach")
 """The modes of torch. On a processor its default is torch-single, so that this is not timed too."""
+
+SOURCES = (*TORCH, "source")
+"""What an optimizer is compared with: torch, or where torch has none the class of its authors."""

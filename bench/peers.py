@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from bench.optimizers import OPTIMIZERS
 from bench.roof import Unavailable
 from bench.subject import (
     Preceded,
@@ -39,6 +41,25 @@ def build_torch(
     import torch
 
     return step_tensors(torch.optim, optimizer, params, grads, threads, **mode)
+
+
+SOURCES = "CYOPTIM_BENCH_SOURCES"
+"""The folder with the files of authors who have made no package: ``AdEMAMix.py``, ..."""
+
+
+def build_source(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
+    """The authors' own class, with tensors, as its users install it."""
+    row = OPTIMIZERS[optimizer]
+    source = row.card.source
+    assert source is not None
+    file = Path(os.environ.get(SOURCES, "")) / f"{row.cls}.py"
+    if "." not in source.cls and not file.is_file():
+        raise Unavailable(f"{row.cls}.py of {source.name} in the folder {SOURCES}")
+    try:
+        cls = source.load("" if "." in source.cls else str(file))
+    except ImportError as error:
+        raise Unavailable(f"{source.name}: {error}") from error
+    return step_tensors(SimpleNamespace(**{row.cls: cls}), optimizer, params, grads, threads)
 
 
 def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:

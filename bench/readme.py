@@ -108,18 +108,21 @@ def _ratios(run: Run) -> str:
     """All optimizers on one large array, against the roof, and against torch's loops."""
     cells = {name: cell(run, name, LARGE) for name in OPTIMIZERS}
     roofs = [ratio for c in cells.values() if (ratio := c.roof) is not None]
-    loops = {name: c for name, c in cells.items() if c.torch and not OPTIMIZERS[name].fused}
-    least, most = (choose(loops, key=lambda name: _torch(loops[name])) for choose in (min, max))
+    loops = {
+        name: c for name, c in cells.items()
+        if c.source and OPTIMIZERS[name].in_torch and not OPTIMIZERS[name].fused
+    }  # fmt: skip
+    least, most = (choose(loops, key=lambda name: _source(loops[name])) for choose in (min, max))
     return (
         f"On one large array the optimizers take {ratio_text(min(roofs))} to "
         f"{ratio_text(max(roofs))} times as long as the roof. Where torch has no fused kernel, it "
-        f"takes {ratio_text(loops[least].torch)} ({least}) to {ratio_text(loops[most].torch)} "
+        f"takes {ratio_text(loops[least].source)} ({least}) to {ratio_text(loops[most].source)} "
         f"times ({most}) as long as cyoptim."
     )
 
 
-def _torch(cell: Cell) -> float:
-    return cell.torch or 0.0
+def _source(cell: Cell) -> float:
+    return cell.source or 0.0
 
 
 def _paragraph(text: str) -> str:
