@@ -93,7 +93,7 @@ cdef class Kernel:
     def __init__(self, optimizer, /, *args, **options):
         if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
             raise TypeError(f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}")
-        if optimizer._rule_of is Optimizer._rule_of and optimizer._rule is None:
+        if not optimizer._is_native() or optimizer._prepares_update:
             refuse_kind(optimizer)
         owner = optimizer([Parameter(np.zeros(0))], *args, **options)
         set_carried(self, read(self, owner))

@@ -55,6 +55,7 @@ from cyoptim.optimizers import adamw as adamw
 from cyoptim.optimizers import asgd as asgd
 from cyoptim.optimizers import lbfgs as lbfgs
 from cyoptim.optimizers import muon as muon
+from cyoptim.optimizers import muon_with_aux_adam as muon_with_aux_adam
 from cyoptim.optimizers import nadam as nadam
 from cyoptim.optimizers import radam as radam
 from cyoptim.optimizers import rmsprop as rmsprop

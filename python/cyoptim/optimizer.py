@@ -275,6 +275,11 @@ class Optimizer(Hooked):
         """
         return self._rule
 
+    def _defaults_for(self, group: Group, defaults: dict[str, Any]) -> dict[str, Any]:
+        """The options that a group is to have, with their defaults; `defaults` are the optimizer's.
+        Not all groups need have the same."""
+        return defaults
+
     def _takes_spans(self, group: Group, label: str) -> bool:
         """Whether the group's rule updates only elements with a gradient, if it is sparse.
 
@@ -948,7 +953,7 @@ class Optimizer(Hooked):
         groups = state.get("param_groups", getattr(self, "param_groups", []))
         defaults = state.get("defaults", getattr(self, "defaults", {}))
         for group in groups:
-            for name, default in defaults.items():
+            for name, default in self._defaults_for(group, defaults).items():
                 group.setdefault(name, default)
         if "state" in state:
             own = State()

@@ -82,7 +82,7 @@ cdef class Rows(Inputs):
             rule = rule_of(optimizer, options)
             fill_template(&self.templates[group], rule, options)
         except (TypeError, ValueError, KeyError) as error:
-            text = explain_options(options, optimizer.defaults, error)
+            text = explain_options(options, optimizer._defaults_for(options, optimizer.defaults), error)
             raise type(error)(f"options of param group {group}: {text}") from error
         if rule is not None:
             self._take_scope(rule, group)

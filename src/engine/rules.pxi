@@ -191,7 +191,8 @@ cdef class Rule:
         return 1.0 - option(group, "lr") * option(group, "weight_decay")
 
     cdef bint _is_decoupled(self, dict group) except -1:
-        return self.decouples and (not self.couples or group["decoupled_weight_decay"])
+        # Groups that have no such option decouple it.
+        return self.decouples and (not self.couples or group.get("decoupled_weight_decay", True))
 
     def __repr__(self):
         return f"<rule {self.name}>"

@@ -10,19 +10,24 @@ import numpy as np
 from tests.support.bad_options import COMMON, RATE_OF_LATE
 from tests.support.cards import CHECKED, DENSE, MATRICES, Card, Recipe, Valley
 
+QUINTIC = (3.4445, -4.7750, 2.0315)
 
-def newton_schulz(g: Any, coefficients: Any, steps: int, eps: float) -> Any:
-    a, b, c = coefficients
+
+def newton_schulz(g: Any, triples: Any) -> Any:
+    """The iteration, each time with these coefficients, from a matrix of a length near 1."""
     x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / max(np.linalg.norm(x), eps)
-    for _ in range(steps):
+    for a, b, c in triples:
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if g.shape[0] > g.shape[1] else x
 
 
+def orthogonal(g: Any, coefficients: Any, steps: int, eps: float) -> Any:
+    return newton_schulz(g / (max(np.linalg.norm(g), eps) or 1), [coefficients] * steps)
+
+
 class Muon:
-    def __init__(self, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True, ns_coefficients: Any = (3.4445, -4.7750, 2.0315), eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: Any = None):  # fmt: skip
+    def __init__(self, lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True, ns_coefficients: Any = QUINTIC, eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: Any = None):  # fmt: skip
         self.lr, self.weight_decay, self.momentum = lr, weight_decay, momentum
         self.nesterov, self.adjust_lr_fn = nesterov, adjust_lr_fn
         self.iteration = (ns_coefficients, ns_steps, eps)
@@ -35,7 +40,7 @@ class Muon:
                 continue
             b = mu * self.state.get(i, 0.0) + (1 - mu) * g
             self.state[i] = b
-            o = newton_schulz(mu * b + (1 - mu) * g if self.nesterov else b, *self.iteration)
+            o = orthogonal(mu * b + (1 - mu) * g if self.nesterov else b, *self.iteration)
             n, m = p.shape
             if self.adjust_lr_fn == "match_rms_adamw":
                 ratio = 0.2 * np.sqrt(max(n, m))
@@ -54,7 +59,7 @@ def in_full_precision(theirs: Any) -> Any:
     import torch
 
     def iterate(grad: Any, coefficients: Any, steps: int, eps: float) -> Any:
-        result = newton_schulz(grad.double().numpy(), coefficients, steps, eps)
+        result = orthogonal(grad.double().numpy(), coefficients, steps, eps)
         return torch.from_numpy(np.ascontiguousarray(result)).to(grad.dtype)
 
     class Muon(theirs):  # type: ignore[misc]

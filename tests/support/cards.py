@@ -44,7 +44,7 @@ ELEMENT_WISE = Trait("an element's update depends on no other: pieces have the b
 DENSE = Trait("takes gradients of the parameter's shape")
 SPARSE = Trait("takes sparse gradients, without decay, as spans of rows")
 COMPLEX = Trait("takes complex parameters, as pairs of reals")
-MATRICES = Trait("takes matrices only")
+MATRICES = Trait("takes matrices only, or stacks of matrices")
 NATIVE = Trait("a rule of the engine steps it")
 KERNEL = Trait("cyoptim.kernel.Kernel takes it")
 CLOSURE = Trait("evaluates the loss in a step: needs a closure, and takes no sums of gradients")
@@ -157,6 +157,8 @@ class Card:
     bad: tuple[Refusal, ...] = ()
     bad_as_torch: tuple[Refusal, ...] = ()
     """What torch refuses with the same message, or one that ours begins with."""
+    adapted: Callable[[Any], Any] = _as_it_is
+    """Makes of the class one whose groups are all of one kind, where each is to say which."""
     torch: str | None = None
     torch_twin: Callable[[Any], Any] = _as_it_is
     """Makes of torch's class the one to compare with."""
@@ -196,7 +198,7 @@ class Card:
         """The class. The bench reads cards in processes that must do without the package."""
         import cyoptim
 
-        return getattr(cyoptim, self.name) if self.public else self.optimizer
+        return self.adapted(getattr(cyoptim, self.name)) if self.public else self.optimizer
 
     @cached_property
     def options(self) -> dict[str, Any]:

@@ -36,9 +36,10 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
     """A copy with names and defaults, checked without the plan."""
     if not isinstance(param_group, dict):
         raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-    number, defaults = len(others), optimizer.defaults
+    number = len(others)
     if "params" not in param_group:
         raise ValueError(f"param group {number} has no 'params'")
+    defaults = optimizer._defaults_for(param_group, optimizer.defaults)
     members, names = _members(param_group["params"], number)
     check_option_names(param_group, number, defaults, type(optimizer).__name__)
     members = members_for(param_group, members, optimizer)

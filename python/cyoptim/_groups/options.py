@@ -144,7 +144,7 @@ def check_switches(group: Group, optimizer: Any) -> None:
     """Refuse a value other than True and False for an option that its name or its default makes a
     switch."""
     switches = _SWITCHES | _switches_of(type(optimizer).__init__)
-    for name, default in optimizer.defaults.items():
+    for name, default in optimizer._defaults_for(group, optimizer.defaults).items():
         value = group[name]
         if isinstance(default, bool) or name in switches or (name in _HINTS and value is not None):
             check_switch(name, value)

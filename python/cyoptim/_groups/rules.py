@@ -23,6 +23,8 @@ def param_groups(
     no_decay: Rule | Iterable[Rule] = (),
     layer_decay: float | None = None,
     lr_scale: Mapping[str, float] | Callable[[str, Any], float] | None = None,
+    muon: Mapping[str, Any] | None = None,
+    not_muon: Rule | Iterable[Rule] = (),
 ) -> list[Group]:
     r"""Groups for an optimizer, by rules over the names of the parameters.
 
@@ -50,6 +52,13 @@ def param_groups(
         highest if after.
     lr_scale : mapping or callable, optional
         Factors >= 0 by substrings of names, or ``lr_scale(name, parameter)``.
+    muon : mapping, optional
+        For :class:`cyoptim.MuonWithAuxAdam`: the options of the groups of all parameters of two
+        dimensions or more, which get ``use_muon=True``; all others get ``use_muon=False``. Its
+        ``lr`` takes the place of `lr` there, and is scaled as that is.
+    not_muon : str, int, callable, or several of them
+        The parameters that get ``use_muon=False`` whatever their dimensions, such as embeddings and
+        the last layer; selected as by `no_decay`.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def param_groups(
         If an entry of `named_params` is not a parameter or has no name, or a rule has a wrong type.
     ValueError
         If there are no parameters, a factor is out of range, `lr` is missing, no name contains a
-        substring of `no_decay` or `lr_scale`, or there are no layers.
+        substring of `no_decay`, `lr_scale` or `not_muon`, or there are no layers.
 
     References
     ----------
@@ -80,25 +89,55 @@ def param_groups(
     ['0.W'] 0.05 0.01
     ['0.b'] 0.05 0.0
     ['1.W'] 0.1 0.01
+    >>> for group in param_groups(net, lr=1e-3, muon={"lr": 0.02}, not_muon="1."):
+    ...     print([name for name, _ in group["params"]], group["use_muon"], group["lr"])
+    ['0.W'] True 0.02
+    ['0.b', '1.W'] False 0.001
     """
     named = _named(named_params)
     lr, layer_decay = _checked_scales(lr, layer_decay, lr_scale)
-    exempt = _undecayed(named, no_decay)
+    exempt = _selected(named, no_decay, "no_decay")
+    muon, matrices = _checked_muon(named, muon, not_muon)
     scales = [1.0] * len(named)
     if layer_decay is not None:
         layers = _layers([name for name, _ in named])
         scales = [layer_decay ** (max(layers) - layer) for layer in layers]
     if lr_scale is not None:
         scales = [a * b for a, b in zip(scales, _scales(named, lr_scale), strict=True)]
-    groups: dict[tuple[bool, float], Group] = {}
-    for pair, undecayed, scale in zip(named, exempt, scales, strict=True):
+    groups: dict[tuple[bool, float, bool], Group] = {}
+    for pair, undecayed, scale, matrix in zip(named, exempt, scales, matrices, strict=True):
         options: Group = {"params": []}
-        if lr is not None:
-            options["lr"] = lr * scale
+        if muon is not None:
+            options.update(muon if matrix else {}, use_muon=matrix)
+        rate = options.get("lr", lr)
+        if rate is not None:
+            options["lr"] = rate * scale
         if undecayed:
             options["weight_decay"] = 0.0
-        groups.setdefault((undecayed, scale), options)["params"].append(pair)
+        groups.setdefault((undecayed, scale, matrix), options)["params"].append(pair)
     return list(groups.values())
+
+
+def _checked_muon(
+    named: list[tuple[str, Any]], options: Any, rules: Rule | Iterable[Rule]
+) -> tuple[dict[str, Any] | None, list[bool]]:
+    """The options of Muon's groups, and which parameters are to be in them."""
+    if options is None:
+        if not isinstance(rules, tuple) or rules:
+            raise ValueError("not_muon needs muon, the options of the other parameters")
+        return None, [False] * len(named)
+    if not isinstance(options, Mapping):
+        raise TypeError(f"muon must be a dict of options, got {type_name(options)}")
+    options = dict(options)
+    for name in {"params", "param_names", "use_muon"} & options.keys():
+        raise ValueError(f"muon holds {name!r}, which the groups get from their parameters")
+    if "lr" in options:
+        options["lr"] = _factor("muon['lr']", options["lr"])
+    others = _selected(named, rules, "not_muon")
+    return options, [
+        not other and view_parameter(param, repr(name))[1].ndim >= 2
+        for (name, param), other in zip(named, others, strict=True)
+    ]
 
 
 def _named(params: Any) -> list[tuple[str, Any]]:
@@ -149,26 +188,29 @@ def _factor(name: str, value: Any) -> Any:
     return value
 
 
-def _undecayed(named: list[tuple[str, Any]], rules: Rule | Iterable[Rule]) -> list[bool]:
+def _selected(
+    named: list[tuple[str, Any]], rules: Rule | Iterable[Rule], argument: str
+) -> list[bool]:
+    """Which parameters a rule selects, or one of several."""
     if isinstance(rules, (str, int)) or callable(rules):
         rules = (rules,)
     found = [False] * len(named)
     for rule in rules:
-        matches = [_matches(rule, name, param) for name, param in named]
+        matches = [_matches(rule, name, param, argument) for name, param in named]
         if isinstance(rule, str) and not any(matches):
-            raise _nowhere("no_decay", rule, named)
+            raise _nowhere(argument, rule, named)
         found = [a or b for a, b in zip(found, matches, strict=True)]
     return found
 
 
-def _matches(rule: Rule, name: str, param: Any) -> bool:
+def _matches(rule: Rule, name: str, param: Any, argument: str) -> bool:
     if isinstance(rule, str):
         return rule.lower() in name.lower()
     if isinstance(rule, int) and not isinstance(rule, bool):
         return view_parameter(param, repr(name))[1].ndim <= rule
     if callable(rule):
         return bool(rule(name, param))
-    raise TypeError(f"no_decay takes names, numbers of dimensions and functions, got {rule!r}")
+    raise TypeError(f"{argument} takes names, numbers of dimensions and functions, got {rule!r}")
 
 
 def _scales(named: list[tuple[str, Any]], rules: Any) -> list[float]:
@@ -179,7 +221,7 @@ def _scales(named: list[tuple[str, Any]], rules: Any) -> list[float]:
     scales = [1.0] * len(named)
     for substring, factor in rules.items():
         factor = _factor(f"lr_scale[{substring!r}]", factor)
-        matches = [_matches(str(substring), name, param) for name, param in named]
+        matches = [_matches(str(substring), name, param, "lr_scale") for name, param in named]
         if not any(matches):
             raise _nowhere("lr_scale", str(substring), named)
         scales = [s * factor if match else s for s, match in zip(scales, matches, strict=True)]

@@ -69,7 +69,7 @@ class _Loaded(NamedTuple):
 
 def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
     """The contents of a state dict for an optimizer; raises for the state of another class."""
-    saved, groups = checked_state_dict(state_dict, optimizer.param_groups, optimizer.defaults)
+    saved, groups = checked_state_dict(state_dict, optimizer)
     saved, groups = from_the_package(saved, groups, optimizer)
     check_origin(optimizer, saved["param_groups"], saved["state"].values())
     groups = [optimizer._plain_group(group) for group in groups]

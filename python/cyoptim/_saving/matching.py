@@ -15,13 +15,11 @@ from cyoptim._arrays.trees import shown
 from cyoptim._types import Group, StateDict
 
 
-def checked_state_dict(
-    state_dict: Any, groups: list[Group], defaults: Mapping[str, Any]
-) -> tuple[StateDict, list[Group]]:
+def checked_state_dict(state_dict: Any, optimizer: Any) -> tuple[StateDict, list[Group]]:
     """A state dict in the order of the optimizer's groups and parameters, and its groups, copied,
-    with the optimizer's own parameters in them, and defaults for what they lack."""
+    with the optimizer's own parameters in them, and the defaults of each for what it lacks."""
     _check_form(state_dict)
-    saved = state_dict["param_groups"]
+    saved, groups = state_dict["param_groups"], optimizer.param_groups
     if len(saved) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups: "
@@ -35,7 +33,8 @@ def checked_state_dict(
     saved = in_order_of_names(saved, groups)
     for number, (old, new) in enumerate(zip(groups, saved, strict=True)):
         _check_size(number, old, new)
-    merged = [{**defaults, **_merged(old, new)} for old, new in zip(groups, saved, strict=True)]
+    merged = [_merged(old, new) for old, new in zip(groups, saved, strict=True)]
+    merged = [{**optimizer._defaults_for(g, optimizer.defaults), **g} for g in merged]
     return {**state_dict, "param_groups": saved}, merged
 
 

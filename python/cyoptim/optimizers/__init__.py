@@ -15,6 +15,7 @@ from cyoptim.optimizers.lars import Lars
 from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.lion import Lion
 from cyoptim.optimizers.muon import Muon
+from cyoptim.optimizers.muon_with_aux_adam import MuonWithAuxAdam
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.novograd import NovoGrad
 from cyoptim.optimizers.radam import RAdam
@@ -42,6 +43,7 @@ __all__ = [
     "Lars",
     "Lion",
     "Muon",
+    "MuonWithAuxAdam",
     "NAdam",
     "NovoGrad",
     "RAdam",

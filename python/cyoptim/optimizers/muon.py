@@ -133,17 +133,7 @@ class Muon(Optimizer):
         check_at_least("momentum", group["momentum"], 0)
         check_at_least("weight decay", group["weight_decay"], 0)
         check_number("eps", group["eps"])
-        check_at_least("ns_steps", group["ns_steps"], 0)
-        if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUSTMENTS:
-            raise ValueError(
-                f"Adjust learning rate function {group['adjust_lr_fn']} is not supported"
-            )
-        if group["ns_steps"] >= 100:
-            raise ValueError("Number of steps must be less than 100 for computational efficiency")
-        if len(group["ns_coefficients"]) != 3:
-            raise ValueError("Coefficients must be a tuple of exactly 3 values")
-        for index, value in enumerate(group["ns_coefficients"]):
-            check_number(f"ns_coefficients[{index}]", value)
+        check_iteration(group)
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         for group in groups:
@@ -168,36 +158,71 @@ class Muon(Optimizer):
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        lr, momentum = as_float(group["lr"]), as_float(group["momentum"])
-        buffer = state.get("momentum_buffer")
-        moved = np.zeros_like(param, subok=False) if buffer is None else buffer.copy(order="K")
+        return prepare_muon(param, grad, state, group, commit)
+
+
+def check_iteration(group: Group) -> None:
+    """Check the options of the iteration, and of the length of a step."""
+    check_at_least("ns_steps", group["ns_steps"], 0)
+    if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUSTMENTS:
+        raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
+    if group["ns_steps"] >= 100:
+        raise ValueError("Number of steps must be less than 100 for computational efficiency")
+    if len(group["ns_coefficients"]) != 3:
+        raise ValueError("Coefficients must be a tuple of exactly 3 values")
+    for index, value in enumerate(group["ns_coefficients"]):
+        check_number(f"ns_coefficients[{index}]", value)
+
+
+def prepare_muon(
+    param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+) -> dict[str, Any]:
+    """Let `commit` step a parameter; return new entries of its state."""
+    lr, momentum = as_float(group["lr"]), as_float(group["momentum"])
+    buffer = state.get("momentum_buffer")
+    moved = np.zeros_like(param, subok=False) if buffer is None else buffer.copy(order="K")
+    with np.errstate(all="ignore"):
         moved += (1 - momentum) * (grad - moved)
         direction = grad + momentum * (moved - grad) if group["nesterov"] else moved
-        direction = orthogonalize(
-            direction,
+    matrices = np.ascontiguousarray(direction).reshape(_stack_shape(param.shape, group))
+    steps = [
+        orthogonalize(
+            matrix,
             group["ns_coefficients"],
             int(as_float(group["ns_steps"])),
-            as_float(group["eps"]),
+            group.get("eps"),
         )
-        direction *= lr * _ratio(param.shape, group["adjust_lr_fn"])
-        target = param * (1 - lr * as_float(group["weight_decay"]))
-        target -= direction
-        commit.copy(param, target)
-        if buffer is None:
-            return {"momentum_buffer": moved}
-        commit.copy(buffer, moved)
-        return {}
+        for matrix in matrices
+    ]
+    update = np.array(steps, param.dtype).reshape(param.shape)
+    update *= lr * _ratio(param.shape, matrices.shape, group)
+    target = param * (1 - lr * as_float(group["weight_decay"]))
+    target -= update
+    commit.copy(param, target)
+    if buffer is None:
+        return {"momentum_buffer": moved}
+    commit.copy(buffer, moved)
+    return {}
 
 
-def _ratio(shape: tuple[int, int], adjustment: str | None) -> float:
-    """The step of a matrix of this shape, as a multiple of the learning rate."""
-    rows, columns = shape
+def _stack_shape(shape: tuple[int, ...], group: Group) -> tuple[int, int, int]:
+    """How many matrices a parameter is, and their rows and columns."""
+    layout = group.get("layout") or ("conv" if len(shape) == 4 else "stack")
+    if layout == "conv":
+        return 1, shape[0], math.prod(shape[1:])
+    return math.prod(shape[:-2]), shape[-2], shape[-1]
+
+
+def _ratio(shape: tuple[int, ...], stack: tuple[int, ...], group: Group) -> float:
+    """The step of such matrices, as a multiple of the learning rate."""
+    adjustment = group["adjust_lr_fn"]
+    rows, columns = stack[-2:] if adjustment is not None else shape[-2:]
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1, rows / columns)) if columns else 1.0
 
 
-def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any:
+def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float | None) -> Any:
     """The matrix with singular values near 1, by Newton-Schulz iterations."""
     a, b, c = (as_float(value) for value in coefficients)
     tall = matrix.shape[0] > matrix.shape[1]
@@ -205,12 +230,14 @@ def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float) -> Any
     norm = Arrays([x]).norm(2)
     if not math.isfinite(norm):
         x.fill(math.nan)  # in every element, for any number of iterations
-    x /= max(norm, eps)
+    divisor = norm + 1e-7 if eps is None else max(norm, as_float(eps))
+    if divisor > 0:
+        x /= divisor
     gram, polynomial = (np.empty((len(x), len(x)), x.dtype) for _ in range(2))
     product = np.empty_like(x)
     for _ in range(steps):
         np.matmul(x, x.T, out=gram)
-        np.matmul(gram, gram, out=polynomial)
+        np.matmul(gram, gram.T, out=polynomial)
         polynomial *= c
         gram *= b
         polynomial += gram

@@ -1,0 +1,426 @@
+"""Muon and Adam in one optimizer, and the matrices that Muon steps."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cyoptim
+from cyoptim import MuonWithAuxAdam, param_groups
+from tests.support.parametrize import every_real
+
+SHAPES = {"W": (4, 3), "filters": (5, 2, 3, 3), "heads": (2, 3, 4), "bias": (6,), "scale": ()}
+MATRICES = ("W", "filters", "heads")
+MUON = {"use_muon": True, "lr": 0.05, "momentum": 0.9, "weight_decay": 0.1}
+ADAM = {"use_muon": False, "lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.05}
+
+
+def net(seed: int = 0, dtype: Any = np.float64) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        name: np.asarray(rng.standard_normal(shape), dtype=dtype) for name, shape in SHAPES.items()
+    }
+
+
+def groups(params: dict[str, Any]) -> list[dict[str, Any]]:
+    matrices = {name: params[name] for name in MATRICES}
+    others = {name: params[name] for name in params if name not in MATRICES}
+    return [{"params": matrices.items(), **MUON}, {"params": others.items(), **ADAM}]
+
+
+def hybrid(params: dict[str, Any], **options: Any) -> MuonWithAuxAdam:
+    return MuonWithAuxAdam(groups(params), **options)
+
+
+def assert_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+# --- the two kinds of groups ----------------------------------------------------------------------
+
+
+@every_real
+def test_each_group_goes_as_it_would_alone(dtype: Any) -> None:
+    together, apart = net(dtype=dtype), net(dtype=dtype)
+    both = hybrid(together)
+    options = {name: value for name, value in ADAM.items() if name != "use_muon"}
+    adam = cyoptim.AdamW([apart["bias"], apart["scale"]], eps=1e-10, **options)
+    muon = MuonWithAuxAdam([{"params": [apart[name] for name in MATRICES], **MUON}])
+    for step in range(5):
+        grads = net(step + 1, dtype)
+        if step == 2:
+            del grads["bias"], grads["heads"]
+        both.step(grads=grads)
+        muon.step(grads=[grads.get(name) for name in MATRICES])
+        adam.step(grads=[grads.get("bias"), grads["scale"]])
+    assert_same(together, apart)
+
+
+def test_each_kind_has_its_own_defaults() -> None:
+    params = net()
+    muon, adam = MuonWithAuxAdam(
+        [
+            {"params": [params["W"]], "use_muon": True},
+            {"params": [params["bias"]], "use_muon": False},
+        ]
+    ).param_groups
+    assert muon.keys() >= {"lr", "momentum", "weight_decay", "ns_steps", "use_muon"}
+    assert (muon["lr"], muon["momentum"], muon["weight_decay"]) == (0.02, 0.95, 0)
+    assert adam.keys() == {"params", "use_muon", "lr", "betas", "eps", "weight_decay", "maximize"}
+    assert (adam["lr"], adam["betas"], adam["eps"], adam["weight_decay"]) == (
+        3e-4,
+        (0.9, 0.95),
+        1e-10,
+        0,
+    )
+    assert "betas" not in muon
+
+
+def test_a_group_says_which_it_is() -> None:
+    w = np.ones((2, 2))
+    for make in (
+        lambda: MuonWithAuxAdam([w]),
+        lambda: MuonWithAuxAdam([{"params": [w], "use_muon": True}]).add_param_group(
+            {"params": [np.ones((2, 2))]}
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"param group [01] has no 'use_muon': write"):
+            make()
+    with pytest.raises(TypeError, match="use_muon must be True or False, got str"):
+        MuonWithAuxAdam([{"params": [w], "use_muon": "no"}])
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [(True, "betas"), (True, "eps"), (False, "momentum"), (False, "ns_steps"), (False, "layout")],
+)
+def test_a_group_has_no_options_of_the_other_kind(kind: bool, option: str) -> None:
+    message = f"param group 1 has an option '{option}' that MuonWithAuxAdam does not know where"
+    optimizer = MuonWithAuxAdam([{"params": [np.ones((2, 2))], "use_muon": True}])
+    with pytest.raises(TypeError, match=f"{message} use_muon is {kind}"):
+        optimizer.add_param_group({"params": [np.ones((2, 2))], "use_muon": kind, option: 0.9})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("shape", [(3,), ()])
+def test_a_vector_is_no_matrix(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"parameter 1 \('b'\) of group 0 has shape "
+        + re.escape(str(shape))
+        + ", expected two dimensions or more where use_muon is True: put it into a group with",
+    ):
+        MuonWithAuxAdam([{"params": {"W": np.ones((2, 2)), "b": np.ones(shape)}, "use_muon": True}])
+
+
+def test_complex_parameters_are_adams() -> None:
+    w, b = np.ones((2, 2), complex), np.ones(2, complex)
+    MuonWithAuxAdam([{"params": [b], "use_muon": False}]).step(grads=[1j * b])
+    assert (b != 1).all()
+    optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True}])
+    with pytest.raises(TypeError, match="does not support complex parameters"):
+        optimizer.step(grads=[1j * w])
+    np.testing.assert_array_equal(w, 1)
+
+
+def test_a_group_may_change_its_kind() -> None:
+    w = np.ones((2, 2))
+    optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True}])
+    optimizer.step(grads=[np.eye(2)])
+    optimizer.param_groups[0]["use_muon"] = False
+    before = w.copy()
+    with pytest.raises((ValueError, KeyError), match="is missing"):
+        optimizer.step(grads=[np.eye(2)])
+    np.testing.assert_array_equal(w, before)
+    optimizer.param_groups[0].update(betas=(0.9, 0.95), eps=1e-10)
+    optimizer.step(grads=[np.eye(2)])
+    assert {*optimizer.state[w]} == {"momentum_buffer", "step", "exp_avg", "exp_avg_sq"}
+
+
+# --- what every optimizer can do ------------------------------------------------------------------
+
+
+def test_a_step_has_all_arguments() -> None:
+    params, other = net(), net()
+    optimizer, plain = hybrid(params), hybrid(other)
+    grads = net(1)
+    norm = np.sqrt(sum(np.sum(g * g) for g in grads.values()))
+    optimizer.step(grads=grads, max_norm=norm / 2, grad_scale=4.0, nonfinite="raise")
+    assert optimizer.last_step is not None
+    assert np.isclose(optimizer.last_step.total_norm, norm / 4)
+    plain.step(grads={name: g / 4 for name, g in grads.items()})
+    for name in params:
+        np.testing.assert_allclose(params[name], other[name], rtol=1e-12)
+    before = copy.deepcopy(params)
+    grads["bias"] = np.full(6, np.inf)
+    optimizer.step(grads=grads, nonfinite="skip")
+    assert_same(params, before)
+    with pytest.raises(FloatingPointError, match="'bias'"):
+        optimizer.step(grads=grads, nonfinite="raise")
+    assert_same(params, before)
+
+
+def test_averages_and_sums() -> None:
+    params, other = net(), net()
+    optimizer, plain = hybrid(params), hybrid(other)
+    optimizer.ema(0.5)
+    expected = None
+    for step in range(3):
+        for part in range(2):
+            optimizer.accumulate(net(10 * step + part))
+        optimizer.step()
+        a, b = net(10 * step), net(10 * step + 1)
+        plain.step(grads={name: (a[name] + b[name]) / 2 for name in a})
+        now = copy.deepcopy(other)
+        expected = now if expected is None else {n: (expected[n] + now[n]) / 2 for n in now}
+    assert expected is not None
+    for name in params:
+        np.testing.assert_allclose(params[name], other[name], rtol=1e-12)
+    with optimizer.averaged():
+        for name in params:
+            np.testing.assert_allclose(params[name], expected[name], rtol=1e-12)
+
+
+def continued_by_state_dict(optimizer: Any, params: Any) -> Any:
+    new = hybrid(params)
+    new.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return new
+
+
+def test_a_run_goes_on(tmp_path: Any) -> None:
+    def advance(optimizer: Any, steps: range) -> None:
+        for step in steps:
+            optimizer.step(grads=net(step))
+
+    expected = net()
+    advance(hybrid(expected), range(6))
+    for way in ("state_dict", "file", "pickle", "deepcopy"):
+        params = net()
+        optimizer = hybrid(params)
+        advance(optimizer, range(3))
+        if way == "state_dict":
+            optimizer = continued_by_state_dict(optimizer, params)
+        elif way == "file":
+            cyoptim.save(tmp_path / "run.npz", params=params, optimizer=optimizer)
+            params = net(9)
+            optimizer = hybrid(params)
+            cyoptim.load(tmp_path / "run.npz", params=params, optimizer=optimizer)
+        else:
+            copied = pickle.loads(pickle.dumps(optimizer)) if way == "pickle" else copy.deepcopy(optimizer)  # fmt: skip
+            optimizer = copied
+            names = [name for group in optimizer.param_groups for name in group["param_names"]]
+            members = [p for group in optimizer.param_groups for p in group["params"]]
+            params = dict(zip(names, members, strict=True))
+        advance(optimizer, range(3, 6))
+        assert_same({name: params[name] for name in expected}, expected)
+
+
+def test_states_of_the_authors_class_load() -> None:
+    # As torch.save keeps them: its groups lack the options that are ours alone.
+    params = net()
+    optimizer = hybrid(params)
+    optimizer.step(grads=net(1))
+    theirs = copy.deepcopy(optimizer.state_dict())
+    for group in theirs["param_groups"]:
+        keys = {"lr", "weight_decay", "use_muon", "params"}
+        keys |= {"momentum"} if group["use_muon"] else {"betas", "eps"}
+        for name in group.keys() - keys:
+            del group[name]
+    for number in (3, 4):
+        theirs["state"][number]["step"] = 1  # a plain int
+    other = copy.deepcopy(params)
+    new = hybrid(other, nesterov=False)
+    new.load_state_dict(theirs)
+    assert [g.get("nesterov") for g in new.param_groups] == [False, None]
+    new.param_groups[0]["nesterov"] = True
+    for run in (optimizer, new):
+        run.step(grads=net(2))
+    assert_same(params, other)
+    values = list(other.values())
+    adam = cyoptim.AdamW([{"params": values[:3]}, {"params": values[3:]}])
+    with pytest.raises(ValueError, match="not that of MuonWithAuxAdam: param group 0 has no"):
+        new.load_state_dict(adam.state_dict())
+
+
+def test_gradients_stay_as_they_are(torch: Any) -> None:
+    for wrap in (np.array, cyoptim.Parameter, torch.tensor):
+        params = {name: wrap(value) for name, value in net().items()}
+        grads = net(1)
+        optimizer = hybrid(params, maximize=True)
+        if wrap is np.array:
+            optimizer.step(grads=grads, max_norm=0.1)
+        else:
+            for name, param in params.items():
+                param.grad = torch.tensor(grads[name]) if wrap is torch.tensor else grads[name]
+            optimizer.step(max_norm=0.1)
+            grads = {name: np.asarray(param.grad) for name, param in params.items()}
+        assert_same(grads, net(1))
+
+
+# --- what is stepped as a matrix ------------------------------------------------------------------
+
+
+def test_a_missing_gradient_leaves_a_matrix() -> None:
+    params = net()
+    optimizer = hybrid(params)
+    optimizer.step(grads=net(1))
+    before = copy.deepcopy(params)
+    optimizer.step(grads={"bias": np.ones(6)})
+    for name in MATRICES:
+        np.testing.assert_array_equal(params[name], before[name])
+
+
+def one_step(start: Any, grad: Any, **options: Any) -> np.ndarray:
+    w = np.array(start)
+    MuonWithAuxAdam([{"params": [w], "use_muon": True, "lr": 0.1, **options}]).step(grads=[grad])
+    return w
+
+
+def test_filters_and_stacks() -> None:
+    rng = np.random.default_rng(0)
+    start, grad = rng.standard_normal((2, 6, 2, 3, 4))
+    flat = one_step(start.reshape(6, 24), grad.reshape(6, 24), adjust_lr_fn="original")
+    for options in ({}, {"layout": "conv"}, {"layout": "conv", "adjust_lr_fn": "original"}):
+        np.testing.assert_array_equal(one_step(start, grad, **options).reshape(6, 24), flat)
+    each = [[one_step(s, g) for s, g in zip(*pair, strict=True)] for pair in zip(start, grad, strict=True)]  # fmt: skip
+    np.testing.assert_array_equal(one_step(start, grad, layout="stack"), each)
+    # Of three dimensions, the authors take each matrix by itself.
+    np.testing.assert_array_equal(one_step(start[0], grad[0]), each[0])
+    tall = one_step(np.zeros((4, 1, 9, 1)), grad.ravel()[:36].reshape(4, 1, 9, 1))
+    usual = one_step(np.zeros((4, 1, 9, 1)), grad.ravel()[:36].reshape(4, 1, 9, 1), adjust_lr_fn="original")  # fmt: skip
+    np.testing.assert_allclose(tall, 3 * usual, rtol=1e-14)  # the height and width of its filters
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1), (0, 3), (3, 0), (5, 8), (0, 2, 2)])
+def test_zero_gradients(shape: tuple[int, ...]) -> None:
+    w = np.ones(shape)
+    optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True, "weight_decay": 0.5}])
+    for _ in range(4):
+        optimizer.step(grads=[np.zeros(shape)])
+    np.testing.assert_allclose(w, 0.99**4)
+    if len(shape) == 2:
+        for eps in (0.0, 1e-7):
+            w = np.ones(shape)
+            cyoptim.Muon([w], lr=0.1, weight_decay=0.0, eps=eps).step(grads=[np.zeros(shape)])
+            np.testing.assert_array_equal(w, 1)
+
+
+def test_nan_stays_in_its_matrix() -> None:
+    params = net()
+    grads = net(1)
+    grads["W"][0, 0] = np.nan
+    grads["heads"][1, 0, 0] = np.inf
+    hybrid(params).step(grads=grads)
+    assert np.isnan(params["W"]).all()
+    assert np.isnan(params["heads"][1]).all()
+    assert np.isfinite(params["heads"][0]).all()
+    assert all(np.isfinite(params[name]).all() for name in ("filters", "bias", "scale"))
+
+
+def test_matrices_of_any_rank() -> None:
+    rng = np.random.default_rng(0)
+    for rank in (1, 2):
+        grad = rng.standard_normal((6, rank)) @ rng.standard_normal((rank, 9))
+        step = one_step(np.zeros((6, 9)), grad, lr=1.0)
+        values = np.linalg.svd(step, compute_uv=False)
+        assert (values[:rank] > 0.5).all()
+        assert (values[rank:] < 1e-6).all()
+
+
+@every_real
+def test_singular_values_come_near_one(dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        w = np.zeros((40, 80), dtype)
+        grad = rng.standard_normal((40, 80)).astype(dtype)
+        cyoptim.Muon([w], lr=1.0, weight_decay=0.0).step(grads=[grad])
+        values = np.linalg.svd(w.astype(np.float64), compute_uv=False)
+        assert 0.66 < values.min() <= values.max() < 1.21
+
+
+def test_a_transposed_gradient_makes_the_transposed_step() -> None:
+    grad = np.random.default_rng(0).standard_normal((5, 9))
+    for adjust in ("match_rms_adamw", None):
+        a = one_step(np.zeros((9, 5)), grad.T, adjust_lr_fn=adjust)
+        b = one_step(np.zeros((5, 9)), grad, adjust_lr_fn=adjust)
+        np.testing.assert_allclose(
+            a, b.T * (1 if adjust else np.sqrt(9 / 5)), rtol=1e-12, atol=1e-14
+        )
+
+
+def test_the_scale_of_a_gradient_does_not_matter() -> None:
+    grad = np.random.default_rng(0).standard_normal((5, 9))
+
+    def step(scale: float, eps: float) -> np.ndarray:
+        w = np.zeros((5, 9))
+        cyoptim.Muon([w], lr=0.1, weight_decay=0.0, eps=eps).step(grads=[grad * scale])
+        return w
+
+    usual = step(1.0, 1e-7)
+    np.testing.assert_allclose(step(1e12, 1e-7), usual, rtol=1e-11)
+    np.testing.assert_allclose(step(1e-12, 0.0), usual, rtol=1e-11)
+    # With torch's eps, what is far below it hardly moves.
+    assert np.abs(step(1e-12, 1e-7)).max() < 1e-2 * np.abs(usual).max()
+
+
+# --- groups by rules ------------------------------------------------------------------------------
+
+NET = {
+    "embed": {"W": np.ones((4, 2))},
+    "blocks": {"0": {"W": np.ones((2, 2)), "bias": np.ones(2)}},
+    "head": {"W": np.ones((2, 3)), "bias": np.ones(3)},
+}
+
+
+def kinds(found: list[dict[str, Any]]) -> dict[str, bool]:
+    return {name: group["use_muon"] for group in found for name, _ in group["params"]}
+
+
+def test_param_groups_marks_matrices() -> None:
+    found = param_groups(NET, muon={})
+    assert kinds(found) == {
+        name: name.endswith("W")
+        for name in ("embed.W", "blocks.0.W", "blocks.0.bias", "head.W", "head.bias")
+    }
+    found = param_groups(NET, lr=1e-3, no_decay=1, muon={"lr": 0.02, "momentum": 0.9}, not_muon=("embed", "head"))  # fmt: skip
+    assert [name for name, muon in kinds(found).items() if muon] == ["blocks.0.W"]
+    optimizer = MuonWithAuxAdam(found)
+    rates = {n: g["lr"] for g in optimizer.param_groups for n in g["param_names"]}
+    assert rates == {n: 0.02 if n == "blocks.0.W" else 1e-3 for n in rates}
+    assert [g["momentum"] for g in optimizer.param_groups if g["use_muon"]] == [0.9]
+    optimizer.step(grads=NET)
+
+
+def test_param_groups_scales_both_rates() -> None:
+    found = param_groups(NET, lr=1e-3, lr_scale={"blocks": 0.5}, muon={"lr": 0.02}, not_muon=("embed", "head"))  # fmt: skip
+    rates = {name: g["lr"] for g in found for name, _ in g["params"]}
+    assert rates == {
+        "embed.W": 1e-3,
+        "blocks.0.W": 0.01,
+        "blocks.0.bias": 5e-4,
+        "head.W": 1e-3,
+        "head.bias": 1e-3,
+    }
+    assert all("use_muon" not in group for group in param_groups(NET, lr=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"not_muon": "embed"}, ValueError, "not_muon needs muon"),
+        ({"muon": 0.02}, TypeError, "muon must be a dict of options, got float"),
+        ({"muon": {"use_muon": True}}, ValueError, "muon holds 'use_muon'"),
+        ({"muon": {"lr": -1}}, ValueError, r"muon\['lr'\] must be finite and at least 0"),
+        ({"muon": {}, "not_muon": "ebmed"}, ValueError, "not_muon: 'ebmed' is in no name"),
+        ({"muon": {}, "not_muon": 1.5}, TypeError, "not iterable|not_muon takes names"),
+    ],
+)
+def test_wrong_rules_for_muon(arguments: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        param_groups(NET, **arguments)
