@@ -18,7 +18,7 @@ from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, 
                       fold_sums, reduce_span)
 from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
-                     STATISTICS, UPDATE, WORK, Chunk, Clock, Finish, Group, Kernels, Matrices, Row, Stage,
+                     STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
@@ -28,6 +28,8 @@ from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.ademamix cimport Ademamix, ademamix, ademamix_clock
+from rules.adamp cimport (AdamP, Sgdp, adamp, adamp_clock, adamp_combine, adamp_finish, adamp_measure,
+                          sgdp, sgdp_clock, sgdp_combine, sgdp_finish, sgdp_measure)
 from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
@@ -66,6 +68,7 @@ cdef Rule64 RULES64[MAX_RULES]
 cdef Measure32 MEASURES32[MAX_RULES]    # NULL: it does not measure
 cdef Measure64 MEASURES64[MAX_RULES]
 cdef Finish FINISHES[MAX_RULES]
+cdef Combine COMBINES[MAX_RULES]        # NULL: each unit by itself
 cdef int SCOPES[MAX_RULES]
 cdef int SUMS[MAX_RULES]             # how many it takes
 cdef int STREAMS[MAX_RULES]
@@ -98,13 +101,14 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     SCOPES[number] = PER_ELEMENT
     RULES[name] = {
         "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
-        "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "numbers": (),
+        "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "combines": False,
+        "numbers": (),
     }
     return 0
 
 
 cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 measure64, Finish finish,
-                tuple numbers=()) except -1:
+                tuple numbers=(), Combine combine=NULL) except -1:
     """Give the rule of this name a pass before it, which adds up so many sums over units of this scope, and
     what turns the sums into scalars of the unit.
 
@@ -113,17 +117,23 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
 
     `numbers` are what the finish carries on from step to step, as doubles in the state of a row or tensor or
     in the group, given as the carried numbers are. Without a measure, the finish advances the numbers of groups.
+
+    `combine` looks at the sums of all rows of a tensor, before any row is finished. A parameter of less than two
+    axes then has no rows: the rule itself is all of its step, by the clock's scalars.
     """
     about = RULES[name]
     cdef int number = about["number"]
     if len(numbers) > MAX_NUMBERS or sums > MAX_SUMS or (measure32 == NULL and scope < PER_GROUP):
         raise ValueError(f"rule {name} has too many numbers or sums, or measures nothing")
+    if combine != NULL and (scope != PER_ROW or numbers):
+        raise ValueError(f"rule {name} combines what are no rows, or rows with numbers")
     MEASURES32[number] = measure32
     MEASURES64[number] = measure64
     FINISHES[number] = finish
+    COMBINES[number] = combine
     SCOPES[number] = scope
     SUMS[number] = sums
-    about.update(scope=scope, measures=measure32 != NULL, numbers=numbers,
+    about.update(scope=scope, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
 
@@ -166,6 +176,7 @@ cdef Adagrad ADAGRAD
 cdef Adam ADAM
 cdef Adamax ADAMAX
 cdef Ademamix ADEMAMIX
+cdef AdamP ADAMP
 cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
@@ -185,6 +196,7 @@ cdef Scale SCALE
 cdef Sgd SGD
 cdef SignSgd SIGN_SGD
 cdef Signum SIGNUM
+cdef Sgdp SGDP
 cdef SparseAdam SPARSE_ADAM
 cdef Yogi YOGI
 
@@ -242,6 +254,10 @@ rule("yogi", YOGI, yogi[float], yogi[double], yogi_clock,
 rule("sign_sgd", SIGN_SGD, sign_sgd[float], sign_sgd[double], sign_sgd_clock)
 rule("signum", SIGNUM, signum[float], signum[double], signum_clock, ("momentum_buffer",))
 rule("grams", GRAMS, grams[float], grams[double], grams_clock, ("exp_avg", "exp_avg_sq"))
+rule("adamp", ADAMP, adamp[float], adamp[double], adamp_clock, ("exp_avg", "exp_avg_sq"))
+passes("adamp", PER_ROW, 4, adamp_measure[float], adamp_measure[double], adamp_finish, (), adamp_combine)
+rule("sgdp", SGDP, sgdp[float], sgdp[double], sgdp_clock, ("momentum",))
+passes("sgdp", PER_ROW, 4, sgdp_measure[float], sgdp_measure[double], sgdp_finish, (), sgdp_combine)
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

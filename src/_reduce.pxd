@@ -98,13 +98,17 @@ cdef inline double _extremes(const floating *x, Py_ssize_t n, bint largest) noex
     return <double>lane[0]
 
 
+# In loops of known length, which the compiler makes vector instructions of: rows may be short.
 cdef inline double fold_sums(double *lane) noexcept nogil:
-    cdef int k, width = LANES // 2
-    while width > 0:
-        for k in range(width):
-            lane[k] = lane[k] + lane[k + width]
-        width = width // 2
-    return lane[0]
+    cdef double half[LANES]
+    cdef int k
+    for k in range(LANES // 2):
+        half[k] = lane[k] + lane[k + LANES // 2]
+    for k in range(LANES // 4):
+        half[k] = half[k] + half[k + LANES // 4]
+    for k in range(LANES // 8):
+        half[k] = half[k] + half[k + LANES // 8]
+    return half[0] + half[1]
 
 
 # Adds to lanes in which an earlier span, of a multiple of LANES elements, may have left something: a sum
@@ -148,6 +152,45 @@ cdef inline void add_two_squares(const floating *x, const floating *y, double *l
     for k in range(LANES):
         lanes[k] = first[k]
         lanes[LANES + k] = second[k]
+
+
+# Of three arrays x^2, y^2, xy and xz, each in lanes of its own.
+cdef inline void add_products(const floating *x, const floating *y, const floating *z, double *lanes,
+                              Py_ssize_t n) noexcept nogil:
+    cdef double xx[LANES]
+    cdef double yy[LANES]
+    cdef double xy[LANES]
+    cdef double xz[LANES]
+    cdef double a, b
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        xx[k] = lanes[k]
+        yy[k] = lanes[LANES + k]
+        xy[k] = lanes[2 * LANES + k]
+        xz[k] = lanes[3 * LANES + k]
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            a = <double>x[i + k]
+            b = <double>y[i + k]
+            xx[k] = xx[k] + a * a
+            yy[k] = yy[k] + b * b
+            xy[k] = xy[k] + a * b
+            xz[k] = xz[k] + a * <double>z[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        a = <double>x[i + k]
+        b = <double>y[i + k]
+        xx[k] = xx[k] + a * a
+        yy[k] = yy[k] + b * b
+        xy[k] = xy[k] + a * b
+        xz[k] = xz[k] + a * <double>z[i + k]
+    for k in range(LANES):
+        lanes[k] = xx[k]
+        lanes[LANES + k] = yy[k]
+        lanes[2 * LANES + k] = xy[k]
+        lanes[3 * LANES + k] = xz[k]
 
 
 # Factors become double before they are multiplied: the product of two floats is then exact.

@@ -34,8 +34,11 @@ cdef struct Tensor:
 cdef struct Units:
     Py_ssize_t size                 # elements of a unit; all of a tensor's are as large
     double *numbers[MAX_NUMBERS]    # of the state, one a unit each
-    double *scalars                 # MAX_SCALARS of each unit that is larger than a chunk
     void *work                      # what a pass hands on to the next, an element each; NULL: not kept, or on the stack
+    double *scalars                 # MAX_SCALARS of each unit that is larger than a chunk; or, of a rule that
+                                    # combines, of the tensor
+    double *sums                    # MAX_SUMS of each unit, of a rule that combines them; else NULL
+    bint differ                     # whether its units have scalars of their own
 
 cdef struct Group:              # the sums of a rule whose unit is a group, or all groups
     double *numbers[MAX_NUMBERS]    # of the group
@@ -129,6 +132,10 @@ ctypedef void (*Clock)(double *scalars, int64_t step, float *carried) noexcept n
 # Turns the sums over a unit of so many elements into scalars of the unit, and into the numbers that
 # its state keeps.
 ctypedef void (*Finish)(double *scalars, const double *sums, double *numbers, Py_ssize_t size) noexcept nogil
+
+# Turns the sums of all units of a tensor, MAX_SUMS each, into scalars of the tensor, from which the finish of a unit
+# begins; whether any unit's scalars will differ from these.
+ctypedef bint (*Combine)(double *scalars, const double *sums, Py_ssize_t units, Py_ssize_t size) noexcept nogil
 
 # The interface of a kernel module, which the engine gets in a capsule.
 cdef struct Kernels:

@@ -41,7 +41,7 @@ cdef class Passes(Followed):
         self.work = NULL
         for i in range(self.n_tensors):
             self.table.units[i].work = NULL
-            if self.table.units[i].size > KEPT:
+            if self._hands_on(i):
                 count += self.table.tensors[i].size
                 lines += self._lines_of_work(i)
         if not 0 < count <= KEPT_TOGETHER:
@@ -51,10 +51,17 @@ cdef class Passes(Followed):
             raise MemoryError
         place = (<uintptr_t>self.work + LINE - 1) // LINE * LINE
         for i in range(self.n_tensors):
-            if self.table.units[i].size > KEPT:
+            if self._hands_on(i):
                 self.table.units[i].work = <void *>place
                 place += self._lines_of_work(i) * LINE
         return 0
+
+    cdef bint _hands_on(self, Py_ssize_t i) except -1:
+        """Whether the passes over a tensor hand on more than there is room for on the stack."""
+        cdef Rule rule = self.rule_of_slot(i)
+        if rule is not None and rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) > 1:
+            return self.table.tensors[i].size > KEPT
+        return self.table.units[i].size > KEPT
 
     cdef Py_ssize_t _lines_of_work(self, Py_ssize_t i) noexcept:
         cdef const Tensor *tensor = &self.table.tensors[i]

@@ -148,6 +148,8 @@ cdef class Rows(Inputs):
         cdef Py_ssize_t unit = size
         if rule.scope == PER_ROW:
             unit = size // max(unit_count(rule.scope, (<object>self.views[i]).shape), 1)
+            if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) < 2:
+                unit = 1        # it has no rows, and can be cut anywhere
         if self.table.units[i].size != unit:
             self.table.units[i].size = unit
             self.recut = True

@@ -77,6 +77,7 @@ cdef class Rule:
     cdef readonly frozenset computed
     cdef readonly dict starts, types
     cdef readonly bint measures
+    cdef bint combines          # it looks at all rows of a tensor first
     cdef bint decouples         # weight decay may be apart from the gradient
     cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
     cdef bint couples           # it may be in the gradient
@@ -88,7 +89,7 @@ cdef class Rule:
             raise ValueError(f"rule {name} has {len(scalars)} scalars, expected {MAX_SCALARS} or fewer")
         entries = (*about["states"], *about["carried"], *about["numbers"])
         self.name, self.number, self.scalars = name, about["number"], scalars
-        self.scope, self.measures = about["scope"], about["measures"]
+        self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}

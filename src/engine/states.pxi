@@ -18,6 +18,7 @@ cdef class States(Rows):
         if self.table.units != NULL:
             for i in range(self.n_tensors):
                 PyMem_Free(self.table.units[i].scalars)
+                PyMem_Free(self.table.units[i].sums)
 
     cdef int begin_states(self) except -1:
         self.births, self.owners, self.replaced, self.fills = [], [], [], []
@@ -136,7 +137,10 @@ cdef class States(Rows):
             if not self.is_state(i, value, dtype):
                 new[name] = self._state_array(i, name, value, dtype)
             return False
-        new[name] = room.zeros(name, self.views[i], dtype)
+        if self.by_rows and not self.slots[i].direct:
+            new[name] = np.zeros((<object>self.views[i]).shape, dtype)
+        else:
+            new[name] = room.zeros(name, self.views[i], dtype)
         value = None if rule.copies_param(name) else float(rule.start_of(name, self.groups[self.slots[i].group]))
         if (cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and new[name].dtype == self.views[i].dtype
                 and same_layout(new[name], self.views[i])):
@@ -228,6 +232,7 @@ cdef class States(Rows):
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
         """Bind the numbers of each unit of a rule that measures."""
         cdef Units *units = &self.table.units[i]
+        cdef Py_ssize_t count
         cdef int m
         self.set_unit(i, rule)
         for m in range(MAX_NUMBERS):    # of another rule
@@ -240,12 +245,15 @@ cdef class States(Rows):
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
             m += 1
-        if units.size > CHUNK and rule.scope < PER_GROUP:
-            PyMem_Free(units.scalars)
-            units.scalars = <double *>PyMem_Malloc(
-                self.table.tensors[i].size // units.size * MAX_SCALARS * sizeof(double))
-            if not units.scalars:
-                raise MemoryError
+        PyMem_Free(units.scalars)
+        PyMem_Free(units.sums)
+        units.scalars = units.sums = NULL
+        count = 0 if rule.scope >= PER_GROUP else self.table.tensors[i].size // max(units.size, 1)
+        if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) > 1:
+            units.scalars = doubles(MAX_SCALARS)
+            units.sums = doubles(count * MAX_SUMS)
+        elif units.size > CHUNK and count:
+            units.scalars = doubles(count * MAX_SCALARS)
         return 0
 
     cdef int _bind_group_numbers(self) except -1:
@@ -343,6 +351,13 @@ cdef class States(Rows):
             for k in range(MAX_CARRIED):
                 self.carried[i].numbers[k] = NULL
         return 0
+
+
+cdef double *doubles(Py_ssize_t count) except NULL:
+    cdef double *room = <double *>PyMem_Malloc(max(count, 1) * sizeof(double))
+    if not room:
+        raise MemoryError
+    return room
 
 
 cdef object owner_of(object array):

@@ -2,7 +2,8 @@
 #
 # A rule that measures has three parts: it measures, which adds up sums over a unit and may change the state; it
 # finishes, which turns the sums into scalars; it applies. A unit within a chunk goes through all three while it
-# is in the cache. Larger ones are measured by one run and updated by the next.
+# is in the cache. Larger ones are measured by one run and updated by the next. Where the rule combines the units of a
+# tensor, all of them are measured before any is finished.
 
 cdef inline void *at(const Table *table, Py_ssize_t t, int k, Py_ssize_t start) noexcept nogil:
     """The address of an element of a stream."""
@@ -249,6 +250,9 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
         measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work if kept else <void *>here,
                      kept, start, chunk.stop)
         return
+    if COMBINES[row.rule] != NULL:
+        update_combined(table, chunk, row, here)
+        return
     if units.size <= KEPT:              # one after the other in the same place
         kept, work = True, here
     while start < chunk.stop:
@@ -259,6 +263,53 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
         start = stop
 
 
+cdef void update_combined(const Table *table, const Chunk *chunk, const Row *row, double *here) noexcept nogil:
+    """All passes over a tensor whose units are combined, if it is a single chunk; else the one that measures."""
+    cdef Units *units = &table.units[chunk.tensor]
+    cdef Py_ssize_t size = table.tensors[chunk.tensor].size, start = chunk.start
+    cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
+    cdef bint whole = chunk.stop - chunk.start == size
+    cdef char *work = <char *>work_of(table, chunk)
+    if whole and size <= KEPT:
+        work = <char *>here
+    while start < chunk.stop:
+        measure_span(table, chunk.tensor, row, units.sums + MAX_SUMS * (start // units.size),
+                     work + (start - chunk.start) * width if work != NULL else <char *>here, work != NULL,
+                     start, start + units.size)
+        start += units.size
+    if whole:
+        combine_units(units, row, size)
+        apply_combined(table, chunk, row, work)
+
+
+cdef inline void combine_units(Units *units, const Row *row, Py_ssize_t size) noexcept nogil:
+    memcpy(units.scalars, row.scalars, sizeof(row.scalars))
+    units.differ = COMBINES[row.rule](units.scalars, units.sums, size // units.size, units.size)
+
+
+cdef void apply_combined(const Table *table, const Chunk *chunk, const Row *row, char *work) noexcept nogil:
+    """The last pass over a chunk of a tensor whose units have been combined."""
+    cdef const Units *units = &table.units[chunk.tensor]
+    cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
+    cdef double scalars[MAX_SCALARS]
+    cdef double numbers[MAX_NUMBERS]
+    cdef Py_ssize_t start = chunk.start, stop = chunk.stop, unit
+    while start < chunk.stop:
+        memcpy(scalars, units.scalars, sizeof(scalars))
+        if units.differ:
+            unit = start // units.size
+            stop = min((unit + 1) * units.size, chunk.stop)
+            FINISHES[row.rule](scalars, units.sums + MAX_SUMS * unit, numbers, units.size)
+        run_span(table, chunk.tensor, row.rule, scalars, NULL, work + (start - chunk.start) * width if work != NULL else NULL,
+                 work != NULL, start, stop)
+        start = stop
+
+
+cdef inline bint measures(const Table *table, const Chunk *chunk, const Row *row) noexcept nogil:
+    """Whether a tensor has anything that its rule takes sums over."""
+    return MEASURES32[row.rule] != NULL and (COMBINES[row.rule] == NULL or table.units[chunk.tensor].sums != NULL)
+
+
 cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     cdef const Chunk *chunk = &table.chunks[c]
     cdef int number = table.tensors[chunk.tensor].row
@@ -267,7 +318,7 @@ cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
         run_span(table, chunk.tensor, -1, NULL, NULL, NULL, False, chunk.start, chunk.stop)
         return
     row = &table.rows[number]
-    if MEASURES32[row.rule] != NULL:
+    if measures(table, chunk, row):
         BY_UNITS(table, c, row)
     else:
         run_span(table, chunk.tensor, row.rule, row.scalars, NULL, NULL, False, chunk.start, chunk.stop)
@@ -276,8 +327,10 @@ cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
 cdef inline bint awaits_more(const Table *table, const Chunk *chunk) noexcept nogil:
     """Whether a chunk has been measured and not updated: its unit is larger."""
     cdef int row = table.tensors[chunk.tensor].row
-    if row < 0 or MEASURES32[table.rows[row].rule] == NULL:
+    if row < 0 or not measures(table, chunk, &table.rows[row]):
         return False
+    if COMBINES[table.rows[row].rule] != NULL:
+        return chunk.stop - chunk.start < table.tensors[chunk.tensor].size
     return SCOPES[table.rows[row].rule] > PER_TENSOR or table.units[chunk.tensor].size > CHUNK
 
 
@@ -289,6 +342,9 @@ cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     if not awaits_more(table, chunk):
         return
     row = &table.rows[table.tensors[chunk.tensor].row]
+    if COMBINES[row.rule] != NULL:
+        apply_combined(table, chunk, row, <char *>work_of(table, chunk))
+        return
     scalars = <double *>row.scalars
     if SCOPES[row.rule] <= PER_TENSOR:
         units = &table.units[chunk.tensor]
@@ -322,6 +378,12 @@ cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
             continue
         units = &table.units[chunk.tensor]
         size = units.size
+        if COMBINES[row.rule] != NULL:
+            if size > CHUNK:
+                gather_unit(units, chunk, table.partials + MAX_SUMS * c)
+            if chunk.stop == table.tensors[chunk.tensor].size:
+                combine_units(units, row, chunk.stop)
+            continue
         for k in range(MAX_SUMS):
             sums[k] = (0 if chunk.start % size == 0 else sums[k]) + table.partials[MAX_SUMS * c + k]
         if chunk.stop % size == 0:
@@ -331,6 +393,14 @@ cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
         finish_groups(table, True)
     fp_restore(mode)
     return found
+
+
+cdef inline void gather_unit(Units *units, const Chunk *chunk, const double *partials) noexcept nogil:
+    """Add the sums of a chunk to those of the unit that it is a part of."""
+    cdef double *sums = units.sums + MAX_SUMS * (chunk.start // units.size)
+    cdef int k
+    for k in range(MAX_SUMS):
+        sums[k] = (0 if chunk.start % units.size == 0 else sums[k]) + partials[k]
 
 
 cdef void begin(Table *table) noexcept nogil:

@@ -6,6 +6,7 @@ from cyoptim.optimizers.adafactor import Adafactor
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
+from cyoptim.optimizers.adamp import AdamP
 from cyoptim.optimizers.adamw import AdamW
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.asgd import ASGD
@@ -22,6 +23,7 @@ from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.rmsprop import RMSprop
 from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
+from cyoptim.optimizers.sgdp import SGDP
 from cyoptim.optimizers.sign_sgd import SignSGD
 from cyoptim.optimizers.sparse_adam import SparseAdam
 from cyoptim.optimizers.yogi import Yogi
@@ -30,12 +32,14 @@ __all__ = [
     "ASGD",
     "LBFGS",
     "SGD",
+    "SGDP",
     "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamP",
     "AdamW",
     "Adamax",
     "Grams",
