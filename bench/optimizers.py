@@ -63,7 +63,7 @@ class Optimizer(Operation):
 
     @property
     def fused(self) -> bool:
-        return FUSED(self.card)
+        return TORCH(self.card) and FUSED(self.card)
 
     @property
     def in_torch(self) -> bool:

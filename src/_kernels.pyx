@@ -27,9 +27,11 @@ from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adamax cimport Adamax, adamax, adamax_clock
+from rules.adan cimport Adan, adan, adan_clock
 from rules.ademamix cimport Ademamix, ademamix, ademamix_clock
 from rules.adamp cimport (AdamP, Sgdp, adamp, adamp_clock, adamp_combine, adamp_finish, adamp_measure,
                           sgdp, sgdp_clock, sgdp_combine, sgdp_finish, sgdp_measure)
+from rules.adopt cimport Adopt, adopt, adopt_clock
 from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
@@ -47,6 +49,7 @@ from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered
 from rules.rprop cimport Rprop, rprop
 from rules.sgd cimport Momentum, Sgd, momentum_clock, sgd, sgd_momentum, sgd_nesterov
 from rules.sign_sgd cimport SignSgd, Signum, sign_sgd, sign_sgd_clock, signum, signum_clock
+from rules.sophia cimport Sophia, Squares, sophia, squares
 from rules.sparse_adam cimport SparseAdam, sparse_adam, sparse_adam_clock
 from rules.yogi cimport Yogi, yogi, yogi_clock
 
@@ -175,8 +178,10 @@ cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
 cdef Adam ADAM
 cdef Adamax ADAMAX
+cdef Adan ADAN
 cdef Ademamix ADEMAMIX
 cdef AdamP ADAMP
+cdef Adopt ADOPT
 cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
@@ -197,7 +202,9 @@ cdef Sgd SGD
 cdef SignSgd SIGN_SGD
 cdef Signum SIGNUM
 cdef Sgdp SGDP
+cdef Sophia SOPHIA
 cdef SparseAdam SPARSE_ADAM
+cdef Squares SQUARES_OF
 cdef Yogi YOGI
 
 rule("sgd", SGD, sgd[float], sgd[double])
@@ -258,10 +265,15 @@ rule("adamp", ADAMP, adamp[float], adamp[double], adamp_clock, ("exp_avg", "exp_
 passes("adamp", PER_ROW, 4, adamp_measure[float], adamp_measure[double], adamp_finish, (), adamp_combine)
 rule("sgdp", SGDP, sgdp[float], sgdp[double], sgdp_clock, ("momentum",))
 passes("sgdp", PER_ROW, 4, sgdp_measure[float], sgdp_measure[double], sgdp_finish, (), sgdp_combine)
+rule("adopt", ADOPT, adopt[float], adopt[double], adopt_clock, ("exp_avg", "exp_avg_sq"))
+rule("adan", ADAN, adan[float], adan[double], adan_clock,
+     ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad"))
+rule("sophia", SOPHIA, sophia[float], sophia[double], NULL, ("exp_avg", "hessian"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])
 rule("copy", AVERAGE, copy[float], copy[double])
+rule("squares", SQUARES_OF, squares[float], squares[double])
 rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 

@@ -13,6 +13,7 @@
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memset
 
@@ -181,10 +182,17 @@ cdef int refuse_kind(object optimizer) except -1:
     raise TypeError(f"{optimizer.__name__} has no kernel: it is not element-wise")
 
 
+cdef bint asks_norm(object rule, dict group) except -1:
+    """Whether the rule, with these options, asks for the norm of all gradients."""
+    if "total_norm" not in rule.scalars:
+        return False
+    return rule.values(group)[rule.scalars.index("max_grad_norm")] != INFINITY
+
+
 cdef object rule_of(object optimizer, dict group):
     name = optimizer._rule_of(group)
     rule = None if name is None else rule_named(name)
-    if rule is None or rule.scope or "total_norm" in rule.scalars:
+    if rule is None or rule.scope or asks_norm(rule, group):
         refuse_kind(type(optimizer))
     if rule not in TABLE:       # by identity: numbers of others are not in the kernels' table
         raise ValueError(f"{rule!r} is not in the table of rules")

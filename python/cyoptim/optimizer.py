@@ -213,6 +213,8 @@ class Optimizer(Hooked):
     _foreign_count: ClassVar[str] = ""
     # The type of torch's step count: a tensor, or int.
     _step_type: ClassVar[type | None] = None
+    # Whether its options `foreach` and `fused` may both be True, which torch refuses.
+    _fuses_foreach: ClassVar[bool] = False
     # Options that its groups always have, also in a state dict; None: those of its rules.
     _essential_options: ClassVar[tuple[str, ...] | None] = None
     # Entries that the state of a stepped parameter always has; None: those common to all of its

@@ -12,10 +12,10 @@ cdef dict PARTS = {
 }
 
 # What None stands for as an option, beside no bound: see `option`.
-cdef dict NONE_VALUES = {"alpha_warmup": 0.0, "beta3_warmup": 0.0}
+cdef dict NONE_VALUES = {"alpha_warmup": 0.0, "beta3_warmup": 0.0, "clip_lambda": INFINITY}
 
 # The scalar that is the norm of all gradients, which are then measured before the step, and the one that bounds it:
-# where the bound is infinite, nothing is measured.
+# where the bound is infinite or zero, nothing is measured.
 cdef str NORM_NAME = "total_norm"
 cdef str BOUND_NAME = "max_grad_norm"
 
@@ -175,12 +175,14 @@ cdef class Rule:
     cdef double value(self, Py_ssize_t k, dict group) except? -1:
         """The k-th scalar."""
         cdef int source = self.sources[k]
+        cdef double number
         if source == COMPUTED:
             return NAN
         if source == NUMBER and self.scalars[k] not in group:     # before the first step
             return self.start_of(self.scalars[k], group)
         if source == OPTION or source == NUMBER:
-            return option(group, self.scalars[k])
+            number = option(group, self.scalars[k])
+            return INFINITY if k == self.bound and number == 0 else number
         if source == PART:
             return part(group, <tuple>PARTS[self.scalars[k]])
         if source == SIGN:

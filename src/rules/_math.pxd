@@ -28,6 +28,12 @@ cdef inline floating greater(floating a, floating b) noexcept nogil:
     return a if a != a else b
 
 
+cdef inline floating bounded(floating x, floating bound) noexcept nogil:
+    # x, or the bound with its sign where it is longer; NaN stays.
+    x = bound if x > bound else x
+    return -bound if x < -bound else x
+
+
 cdef inline floating direction(floating x) noexcept nogil:
     # 1, -1, or x itself where it is zero or NaN.
     cdef floating d = 1 if x > 0 else x

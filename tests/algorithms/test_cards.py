@@ -72,7 +72,9 @@ def test_options_that_are_tested(card: Card) -> None:
 @every_card(~CLOSURE)
 def test_a_closure_is_not_needed(card: Card) -> None:
     w = ONES.copy()
-    card.cls([w], lr=0.1).step(grads=[card.form(ONES)])
+    optimizer = card.cls([w], lr=0.1)
+    for _ in range(1 + card.waits):
+        optimizer.step(grads=[card.form(ONES)])
     assert not np.array_equal(w, ONES)
 
 
@@ -99,7 +101,9 @@ def test_matrices_alone_are_taken(card: Card) -> None:
 def test_parameters_of_any_shape_are_taken(card: Card) -> None:
     for shape in {card.fit(shape) for shape in ((3,), (), (2, 3, 4))}:
         w = cyoptim.Parameter(np.ones(shape))
-        advance(card, card.cls([w], lr=0.1), [w], [np.ones(shape)])
+        optimizer = card.cls([w], lr=0.1)
+        for _ in range(1 + card.waits):
+            advance(card, optimizer, [w], [np.ones(shape)])
         assert not np.array_equal(w.data, np.ones(shape))
 
 

@@ -84,7 +84,7 @@ def test_execution_switches_change_nothing(card: Card, switch: str, value: Any) 
 
 
 @every_card()
-def test_who_has_a_fused_kernel_in_torch(card: Card) -> None:
+def test_who_has_an_argument_fused(card: Card) -> None:
     assert card.takes("fused") == FUSED(card)
 
 

@@ -29,7 +29,7 @@ def weight(*shape: int, grad: float = 1.0) -> Any:
 # --- options --------------------------------------------------------------------------------------
 
 
-@every_card(FUSED)
+@every_card(TORCH, FUSED)
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -361,7 +361,7 @@ def test_repr() -> None:
 # --- what a scaler leaves -------------------------------------------------------------------------
 
 
-@every_card(FUSED)
+@every_card(TORCH, FUSED)
 def test_scaled_step(card: Card) -> None:
     def trained(cls: Any, found: float) -> Any:
         w = tensor(3)

@@ -27,8 +27,9 @@ def cards(*wishes: Wish) -> list[Card]:
 
 
 def variants(*wishes: Wish) -> list[tuple[Card, Options]]:
-    """Those that have all these traits, with each of the options under which they are tested."""
-    return [(card, options) for card in cards(*wishes) for options in card.variants]
+    """Optimizers with each of the options under which they are tested, where they have all these traits."""
+    every = [(card.under(options), options) for card in CARDS for options in card.variants]
+    return [(card, options) for card, options in every if all(wish(card) for wish in wishes)]
 
 
 def label(options: Options) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from math import prod
@@ -52,7 +52,7 @@ ONE_GROUP = Trait("all groups are one problem with one set of options")
 JOINED = Trait("joins all gradients of a step by their norm: a parameter moves by the others' too")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
 CHECKED = Trait("knows its options and its state, and refuses what does not fit")
-FUSED = Trait("torch has a fused kernel for it, and so an argument `fused`")
+FUSED = Trait("has an argument `fused`: of torch's, those with a fused kernel")
 
 RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS, CHECKED})
 """Of an optimizer that is one loop over the elements of a dense parameter."""
@@ -167,6 +167,13 @@ class Card:
     sparse_variants: tuple[Options, ...] = ()
     history: dict[str, Any] = field(default_factory=dict)
     """Options with which a step keeps all the state that it can."""
+    waits: int = 0
+    """The first steps of a parameter, which do not move it."""
+    joined_by: str = ""
+    """The option that joins all gradients by their norm, unless it is 0 or None: with it, the optimizer has the
+    trait JOINED, and is not element-wise."""
+    also: str = ""
+    """A method that stored runs call with the gradients before each third step."""
     averages: tuple[str, ...] = ()
     """Entries that follow the parameter itself, not its gradient."""
     quotient: Quotient | None = None
@@ -183,6 +190,12 @@ class Card:
 
     def __repr__(self) -> str:
         return self.name
+
+    def under(self, options: Options) -> Card:
+        """The card of the optimizer with these options, which may have other traits."""
+        if not options.get(self.joined_by):
+            return self
+        return replace(self, traits=self.traits - {ELEMENT_WISE, KERNEL} | {JOINED})
 
     @property
     def public(self) -> bool:

@@ -38,10 +38,16 @@ class Door:
     def gradient(self, grad: Any) -> Any:
         return grad
 
-    def step(self, optimizer: Any, params: list[Any], grads: list[np.ndarray | None]) -> None:
+    def step(
+        self,
+        optimizer: Any,
+        params: list[Any],
+        grads: list[np.ndarray | None],
+        method: str = "step",
+    ) -> None:
         for param, grad in zip(params, grads, strict=True):
             param.grad = None if grad is None else self.gradient(grad)
-        optimizer.step()
+        getattr(optimizer, method)()
 
 
 class ArrayDoor(Door):
@@ -53,8 +59,14 @@ class ArrayDoor(Door):
     def read(self, param: Any) -> np.ndarray:
         return np.array(param)
 
-    def step(self, optimizer: Any, params: list[Any], grads: list[np.ndarray | None]) -> None:
-        optimizer.step(grads=grads)
+    def step(
+        self,
+        optimizer: Any,
+        params: list[Any],
+        grads: list[np.ndarray | None],
+        method: str = "step",
+    ) -> None:
+        getattr(optimizer, method)(grads=grads)
 
 
 class ObjectDoor(Door):

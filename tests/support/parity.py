@@ -82,6 +82,8 @@ def trajectory(card: Card, cls: Any, options: Options, door: Door, dtype: Any) -
         return [_minimize(card, optimizer, params, door)]
     found = []
     for number, step in enumerate(grads, 1):
+        if card.also and number % 3 == 0:
+            door.step(optimizer, params, step, card.also)
         door.step(optimizer, params, step)
         if number in STORED:
             found.append([door.read(param).copy() for param in params])

@@ -161,7 +161,7 @@ def check_group(group: Group, optimizer: Any, check_options: Callable[[Group], N
     """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
     check_switches(group, optimizer)
     check_options(group)
-    execution_switches(**group)
+    execution_switches(**({**group, "foreach": None} if optimizer._fuses_foreach else group))
     check_undifferentiated(group)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from cyoptim._groups.options import as_sequence
 from cyoptim._state.form import entries_of_rules, essential_entries, essential_options
 from cyoptim._types import Group
 
@@ -22,6 +23,15 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
                 f"the loaded state dict is not that of {name}: param group {number} has no "
                 f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
             )
+        for option in essential_options(type(optimizer)):
+            ours, found = optimizer.defaults.get(option), as_sequence(group[option])
+            both = isinstance(ours, (tuple, list)) and isinstance(found, (tuple, list))
+            if both and len(ours) != len(found):
+                raise ValueError(
+                    f"the loaded state dict is not that of {name}: {option!r} of param group "
+                    f"{number} are {len(found)} numbers, expected {len(ours)}"
+                    f"{_resemblance(group, states)}{_ADVICE}"
+                )
     known, essential = entries_of_rules(), essential_entries(type(optimizer))
     for entries in states:
         if not isinstance(entries, dict) or not (known & entries.keys()):

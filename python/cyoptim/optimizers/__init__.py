@@ -8,7 +8,9 @@ from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamp import AdamP
 from cyoptim.optimizers.adamw import AdamW
+from cyoptim.optimizers.adan import Adan
 from cyoptim.optimizers.ademamix import AdEMAMix
+from cyoptim.optimizers.adopt import ADOPT
 from cyoptim.optimizers.asgd import ASGD
 from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
@@ -25,10 +27,12 @@ from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
 from cyoptim.optimizers.sgdp import SGDP
 from cyoptim.optimizers.sign_sgd import SignSGD
+from cyoptim.optimizers.sophia import SophiaG
 from cyoptim.optimizers.sparse_adam import SparseAdam
 from cyoptim.optimizers.yogi import Yogi
 
 __all__ = [
+    "ADOPT",
     "ASGD",
     "LBFGS",
     "SGD",
@@ -42,6 +46,7 @@ __all__ = [
     "AdamP",
     "AdamW",
     "Adamax",
+    "Adan",
     "Grams",
     "Lamb",
     "Lars",
@@ -54,6 +59,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "SignSGD",
+    "SophiaG",
     "SparseAdam",
     "Yogi",
 ]
