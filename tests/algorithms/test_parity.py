@@ -17,7 +17,7 @@ from tests.optimizers import BY_NAME, cards
 from tests.support.cards import TORCH, Card
 from tests.support.doors import Door, TensorDoor
 from tests.support.dtypes import tolerance
-from tests.support.parametrize import every_door, every_numpy_door
+from tests.support.parametrize import every_door, every_numpy_door, lets_packages_age
 from tests.support.parity import load, options_for, trajectory, worst
 
 
@@ -55,6 +55,7 @@ def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Do
 
 
 @pytest.mark.slow
+@lets_packages_age
 @every_door
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "i"), [row for row, _ in LIVE], ids=[i for _, i in LIVE])

@@ -10,7 +10,7 @@ import pytest
 
 import cyoptim
 from tests.support.cards import Card
-from tests.support.parametrize import every_card
+from tests.support.parametrize import every_card, lets_packages_age
 
 
 def from_a_package(card: Card) -> bool:
@@ -26,6 +26,7 @@ def source_of(card: Card) -> Any:
         pytest.skip(str(error))
 
 
+@lets_packages_age
 @every_card(from_a_package)
 def test_states_go_both_ways(torch: Any, card: Card) -> None:
     theirs = source_of(card)

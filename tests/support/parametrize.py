@@ -39,6 +39,10 @@ def _has_torch() -> bool:
 
 
 needs_torch = pytest.mark.skipif(not _has_torch(), reason="torch is not installed")
+# Packages may use what has become deprecated in torch since.
+lets_packages_age = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:.* is deprecated:UserWarning"
+)
 every_numpy_door = pytest.mark.parametrize("door", NUMPY_DOORS, ids=_name)
 every_door = pytest.mark.parametrize("door", [*map(_door, ALL_DOORS)], ids=_name)
 every_real = pytest.mark.parametrize("dtype", REALS)
