@@ -11,6 +11,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from _codecs cimport FLOAT32, decode, encode, stored_size
@@ -20,6 +21,7 @@ from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SC
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
+from rules._math cimport descent
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
 from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_square, scaled_update,
@@ -63,7 +65,7 @@ ctypedef void (*Measure32)(float **, const double *, double *, Py_ssize_t) noexc
 ctypedef void (*Measure64)(double **, const double *, double *, Py_ssize_t) noexcept nogil
 
 cdef enum:
-    MAX_RULES = 128
+    MAX_RULES = 256
 
 # By the number of the rule.
 cdef Rule32 RULES32[MAX_RULES]
@@ -74,6 +76,7 @@ cdef Finish FINISHES[MAX_RULES]
 cdef Combine COMBINES[MAX_RULES]        # NULL: each unit by itself
 cdef int SCOPES[MAX_RULES]
 cdef int SUMS[MAX_RULES]             # how many it takes
+cdef bint REPEATS[MAX_RULES]         # where nothing is kept, it computes all again, also the state
 cdef int STREAMS[MAX_RULES]
 cdef Clock CLOCKS[MAX_RULES]
 
@@ -105,7 +108,7 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     RULES[name] = {
         "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
         "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "combines": False,
-        "numbers": (),
+        "numbers": (), "constants": {},
     }
     return 0
 
@@ -116,7 +119,7 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     what turns the sums into scalars of the unit.
 
     The pass that measures has room in the stream WORK for what the rule itself would compute again; there the
-    stream is NULL where that was not kept.
+    stream is NULL where that was not kept. Of a rule that REPEATS it is NULL for both passes.
 
     `numbers` are what the finish carries on from step to step, as doubles in the state of a row or tensor or
     in the group, given as the carried numbers are. Without a measure, the finish advances the numbers of groups.
@@ -277,8 +280,13 @@ rule("squares", SQUARES_OF, squares[float], squares[double])
 rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
+for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
+             "adamax", "nadam", "radam", "lion"):
+    cautious(name)
+
 
 include "kernels/passes.pxi"
+include "kernels/caution.pxi"
 include "kernels/reductions.pxi"
 include "kernels/matrices.pxi"
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from cyoptim import _dispatch
 from cyoptim._engine import rule_named
+from cyoptim._engine import rule_of as engine_rule_of
 from cyoptim.optimizer import Optimizer
 from cyoptim.parameter import Parameter
 
@@ -190,8 +191,7 @@ cdef bint asks_norm(object rule, dict group) except -1:
 
 
 cdef object rule_of(object optimizer, dict group):
-    name = optimizer._rule_of(group)
-    rule = None if name is None else rule_named(name)
+    rule = engine_rule_of(optimizer, group)
     if rule is None or rule.scope or asks_norm(rule, group):
         refuse_kind(type(optimizer))
     if rule not in TABLE:       # by identity: numbers of others are not in the kernels' table

@@ -34,7 +34,7 @@ from cyoptim._groups.groups import (
     share_groups,
 )
 from cyoptim._groups.names import Named, renamed
-from cyoptim._groups.options import check_switch, plain_options, required
+from cyoptim._groups.options import check_switch, plain_options, required, without_unset
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
@@ -144,7 +144,7 @@ class Optimizer(Hooked):
         self._sums, self._state = Sums(), State()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
-        self.defaults = self._plain_group(defaults)
+        self.defaults = self._plain_group(without_unset(defaults, self))
         self._state = State()
         self.param_groups = []
         share_groups(params, self)
@@ -221,6 +221,9 @@ class Optimizer(Hooked):
     # rules.
     _essential_state: ClassVar[tuple[str, ...] | None] = None
 
+    # Which of `caution` and `cautious_wd` it takes. They are in a group only where they are set.
+    _cautious_options: ClassVar[tuple[str, ...]] = ()
+
     # The message of the error for a sparse gradient; empty: the base's own.
     _no_sparse: ClassVar[str] = ""
     # Whether gradients must be sparse.
@@ -296,6 +299,11 @@ class Optimizer(Hooked):
 
     def _refuse_complex(self) -> None:
         raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
+
+    def _refuse_with_caution(self, what: str) -> None:
+        raise UnsupportedError(
+            f"{type(self).__name__} with caution or cautious_wd does not support {what}"
+        )
 
     def _refuse_dense(self, label: str) -> None:
         raise UnsupportedError(

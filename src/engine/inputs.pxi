@@ -241,7 +241,10 @@ cdef class Inputs(Work):
         from cyoptim._arrays.sparse import spans
         cdef cnp.ndarray view = self.views[i], values
         cdef uintptr_t low
-        if (not optimizer._takes_spans(self.groups[self.slots[i].group], self.labels[i])
+        cdef dict group = self.groups[self.slots[i].group]
+        if rule_of(optimizer, group) is not None and rule_of(optimizer, group).is_cautious:
+            optimizer._refuse_with_caution(f"sparse gradients (that of {self.labels[i]} is sparse)")
+        if (not optimizer._takes_spans(group, self.labels[i])
                 or self.whole):
             return False
         laid_out = view if self.slots[i].direct else self.empty_like(view, None)

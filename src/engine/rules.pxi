@@ -27,6 +27,8 @@ cdef enum:
     SIGN
     L2
     SHRINK
+    SWITCH          # an option that may be absent
+    CONSTANT        # of the rule itself
     COMPUTED        # by the clock, by the finish, or by the engine itself
     NUMBER          # a number of the group
 
@@ -38,7 +40,7 @@ cdef int source_of(str scalar, frozenset computed, tuple numbers) except -1:
         return NUMBER
     if scalar in PARTS:
         return PART
-    return {"sign": SIGN, "l2": L2, "shrink": SHRINK}.get(scalar, OPTION)
+    return {"sign": SIGN, "l2": L2, "shrink": SHRINK, "cautious_wd": SWITCH}.get(scalar, OPTION)
 
 
 cdef class Rule:
@@ -60,6 +62,8 @@ cdef class Rule:
     numbers : tuple of str
         The float64 numbers that its finish advances: one for each row of a parameter, or for each
         parameter, in the state; or for each group, among its options.
+    constants : dict
+        Scalars that are always the same.
     starts : dict
         What arrays and numbers begin with, other than 0: a number, the name of an option, or "param" for a
         copy of the parameter.
@@ -75,7 +79,7 @@ cdef class Rule:
     cdef readonly int number, scope
     cdef readonly tuple scalars, states, carried, numbers
     cdef readonly frozenset computed
-    cdef readonly dict starts, types
+    cdef readonly dict constants, starts, types
     cdef readonly bint measures
     cdef bint combines          # it looks at all rows of a tensor first
     cdef bint decouples         # weight decay may be apart from the gradient
@@ -90,6 +94,7 @@ cdef class Rule:
         entries = (*about["states"], *about["carried"], *about["numbers"])
         self.name, self.number, self.scalars = name, about["number"], scalars
         self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
+        self.constants = about["constants"]
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
@@ -103,7 +108,8 @@ cdef class Rule:
         if self.norm >= 0 and self.bound < 0:
             raise ValueError(f"rule {name} has a scalar {NORM_NAME}, but no {BOUND_NAME}")
         for k, scalar in enumerate(scalars):
-            self.sources[k] = source_of(scalar, self.computed, self.group_numbers)
+            self.sources[k] = (CONSTANT if scalar in self.constants
+                               else source_of(scalar, self.computed, self.group_numbers))
 
     @property
     def group_numbers(self) -> tuple:
@@ -178,6 +184,10 @@ cdef class Rule:
         cdef double number
         if source == COMPUTED:
             return NAN
+        if source == CONSTANT:
+            return self.constants[self.scalars[k]]
+        if source == SWITCH:
+            return bool(group.get(self.scalars[k]))
         if source == NUMBER and self.scalars[k] not in group:     # before the first step
             return self.start_of(self.scalars[k], group)
         if source == OPTION or source == NUMBER:
@@ -196,6 +206,20 @@ cdef class Rule:
     cdef bint _is_decoupled(self, dict group) except -1:
         # Groups that have no such option decouple it.
         return self.decouples and (not self.couples or group.get("decoupled_weight_decay", True))
+
+    @property
+    def is_cautious(self) -> bool:
+        """Whether it is the cautious form of another rule."""
+        return "caution_rule" in self.constants
+
+    def form_for(self, dict group not None):
+        """The form of the rule that the group's options ask for: a cautious one, or the rule itself."""
+        if group.get("cautious_wd") and not self._is_decoupled(group):
+            raise ValueError("cautious_wd=True requires decoupled weight decay")
+        suffix = "_caution" if group.get("caution") else "_cautious_wd" if group.get("cautious_wd") else ""
+        if self.name + suffix not in RULE_BY_NAME:
+            raise ValueError(f"{suffix[1:]}=True requires a momentum")
+        return rule_named(self.name + suffix)
 
     def __repr__(self):
         return f"<rule {self.name}>"
@@ -231,10 +255,12 @@ cdef double as_double(str name, value) except? -1:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}: {value!r}") from None
 
 
-cdef Rule rule_of(optimizer, dict group):
-    """The rule that steps a group; None: it has none."""
+cpdef Rule rule_of(optimizer, dict group):
+    """The rule that steps a group, in the form that its options ask for; None: it has none."""
     name = optimizer._rule_of(group)
-    return None if name is None else rule_named(name)
+    if name is None:
+        return None
+    return rule_named(name).form_for(group) if optimizer._cautious_options else rule_named(name)
 
 
 cpdef Rule rule_named(name):

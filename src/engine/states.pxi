@@ -80,7 +80,13 @@ cdef class States(Rows):
         """Bind, and where missing make, the state of these slots. New entries are put into the
         optimizer's state when nothing can fail any more: see settle."""
         cdef Py_ssize_t i
-        cdef Room room = Room([self.views[i] for i in slots if self.slots[i].first == i])
+        cdef Room room
+        for i in slots:
+            if self.table.rows[self.table.tensors[i].row].rule < 0:     # its group had a rule before
+                self.slots[i].rule = UNSEEN
+                self._look_at_slot(optimizer, i)
+        slots = [i for i in slots if self.table.rows[self.table.tensors[i].row].rule >= 0]
+        room = Room([self.views[i] for i in slots if self.slots[i].first == i])
         cdef object state = optimizer.state
         cdef dict entries = {}
         self.stirred = True
@@ -102,8 +108,11 @@ cdef class States(Rows):
         cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
-        if cnp.PyArray_ISCOMPLEX(<cnp.ndarray>self.views[i]) and not optimizer._takes_complex:
-            optimizer._refuse_complex()
+        if cnp.PyArray_ISCOMPLEX(<cnp.ndarray>self.views[i]):
+            if not optimizer._takes_complex:
+                optimizer._refuse_complex()
+            if rule.is_cautious:
+                optimizer._refuse_with_caution("complex parameters")
         state = optimizer.state.arrays(self.objects[i])
         if self.counts_steps and not is_counter(state.get("step")):
             new["step"] = self.counters.get(i)

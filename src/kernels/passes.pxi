@@ -246,18 +246,18 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
     cdef double sums[MAX_SUMS]
     cdef Py_ssize_t start = chunk.start, stop
     cdef bint kept = work != NULL
+    cdef void *room = work if kept or REPEATS[row.rule] else <void *>here
     if SCOPES[row.rule] > PER_TENSOR or units.size > CHUNK:
-        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, work if kept else <void *>here,
-                     kept, start, chunk.stop)
+        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, room, kept, start, chunk.stop)
         return
     if COMBINES[row.rule] != NULL:
         update_combined(table, chunk, row, here)
         return
     if units.size <= KEPT:              # one after the other in the same place
-        kept, work = True, here
+        kept, work, room = True, here, here
     while start < chunk.stop:
         stop = start + units.size
-        measure_span(table, chunk.tensor, row, sums, work if kept else <void *>here, kept, start, stop)
+        measure_span(table, chunk.tensor, row, sums, room, kept, start, stop)
         finish_unit(units, row, start // units.size, sums, scalars)
         run_span(table, chunk.tensor, row.rule, scalars, NULL, work, kept, start, stop)
         start = stop

@@ -77,7 +77,14 @@ def test_what_state_begins_with() -> None:
 @pytest.mark.thread_unsafe(reason="changes the table of rules")
 def test_a_forged_rule_reaches_no_kernel() -> None:
     about: dict[str, Any] = {"number": 99_999, "scalars": ("sign",), "computed": frozenset()}
-    about |= {"states": (), "carried": (), "numbers": (), "scope": 0, "measures": False}
+    about |= {
+        "states": (),
+        "carried": (),
+        "numbers": (),
+        "scope": 0,
+        "measures": False,
+        "constants": {},
+    }
     with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
         _engine.Rule("long", about | {"scalars": ("x",) * 25})  # type: ignore[call-arg]
     forged = _engine.Rule("forged", about)  # type: ignore[call-arg]

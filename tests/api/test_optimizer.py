@@ -14,7 +14,7 @@ import pytest
 
 import cyoptim
 from tests.support import runs
-from tests.support.cards import CLOSURE, DENSE, FUSED, NATIVE, TORCH, Card, Options
+from tests.support.cards import CAUTIOUS, CLOSURE, DENSE, FUSED, NATIVE, TORCH, Card, Options
 from tests.support.doors import Box, trajectory_inputs
 from tests.support.parametrize import every_card, every_variant
 from tests.support.runs import ARRAYS, advance
@@ -43,9 +43,11 @@ def test_module_is_where_torch_has_it(card: Card) -> None:
 def test_signature_is_torchs(torch: Any, card: Card) -> None:
     ours = inspect.signature(card.cls).parameters
     theirs = inspect.signature(card.torch_class(torch)).parameters
-    assert [(p.name, p.default, p.kind) for p in ours.values()] == [
+    assert [(p.name, p.default, p.kind) for p in ours.values() if p.name not in CAUTIOUS] == [
         (p.name, p.default, p.kind) for p in theirs.values()
     ]
+    for name in CAUTIOUS & {*ours}:
+        assert (ours[name].default, ours[name].kind) == (False, inspect.Parameter.KEYWORD_ONLY)
 
 
 @every_variant()

@@ -57,6 +57,9 @@ FUSED = Trait("has an argument `fused`: of torch's, those with a fused kernel")
 RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS, CHECKED})
 """Of an optimizer that is one loop over the elements of a dense parameter."""
 
+CAUTIOUS = frozenset({"caution", "cautious_wd"})
+"""Options that torch's optimizers lack; test_caution.py tries them with every variant."""
+
 
 def takes(option: str) -> Wish:
     """Ask for optimizers that have this option."""

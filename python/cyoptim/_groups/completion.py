@@ -41,7 +41,8 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
         raise ValueError(f"param group {number} has no 'params'")
     defaults = optimizer._defaults_for(param_group, optimizer.defaults)
     members, names = _members(param_group["params"], number)
-    check_option_names(param_group, number, defaults, type(optimizer).__name__)
+    known = {**defaults, **dict.fromkeys(optimizer._cautious_options)}
+    check_option_names(param_group, number, known, type(optimizer).__name__)
     members = members_for(param_group, members, optimizer)
     group: Group = optimizer._plain_group({**defaults, **param_group, "params": members})
     _check_required(group, number)

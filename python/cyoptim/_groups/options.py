@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
+from cyoptim._engine import rule_of
 from cyoptim._groups.numbers import is_masked, of_numpy
 from cyoptim._spelling import close_name
 from cyoptim._types import Group
@@ -161,8 +162,24 @@ def check_group(group: Group, optimizer: Any, check_options: Callable[[Group], N
     """Check all options of a group; `check_options` looks at those of its kind of optimizer."""
     check_switches(group, optimizer)
     check_options(group)
+    check_caution(group, optimizer)
     execution_switches(**({**group, "foreach": None} if optimizer._fuses_foreach else group))
     check_undifferentiated(group)
+
+
+def check_caution(group: Group, optimizer: Any) -> None:
+    """Refuse caution where the group's rule has none."""
+    for name in optimizer._cautious_options:
+        check_switch(name, group.get(name, False))
+    if any(map(group.get, optimizer._cautious_options)):
+        rule_of(optimizer, group)
+
+
+def without_unset(defaults: Group, optimizer: Any) -> Group:
+    """Defaults without cautious options that are not set: groups are then as torch's."""
+    check_caution(defaults, optimizer)
+    names = optimizer._cautious_options
+    return {name: value for name, value in defaults.items() if value or name not in names}
 
 
 def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:

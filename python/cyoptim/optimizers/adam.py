@@ -47,6 +47,12 @@ class Adam(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [3]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [4]_. Requires
+        decoupled weight decay.
 
     Notes
     -----
@@ -57,6 +63,9 @@ class Adam(Optimizer):
     ----------
     .. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     .. [2] S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018.
+    .. [3] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [4] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -73,6 +82,7 @@ class Adam(Optimizer):
     )
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _rules: ClassVar[tuple[str, ...]] = ("adam", "adam_amsgrad")
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
     def __init__(
         self,
@@ -89,6 +99,8 @@ class Adam(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -101,6 +113,8 @@ class Adam(Optimizer):
             **execution_switches(
                 foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused
             ),
+            "caution": caution,
+            "cautious_wd": cautious_wd,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

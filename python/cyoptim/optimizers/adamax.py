@@ -37,6 +37,9 @@ class Adamax(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -45,6 +48,8 @@ class Adamax(Optimizer):
     References
     ----------
     .. [1] D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, section 7.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -58,6 +63,7 @@ class Adamax(Optimizer):
 
     _rule: ClassVar[str | None] = "adamax"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
     def __init__(
         self,
@@ -71,6 +77,7 @@ class Adamax(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -81,6 +88,7 @@ class Adamax(Optimizer):
             **execution_switches(
                 foreach=foreach, differentiable=differentiable, capturable=capturable
             ),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

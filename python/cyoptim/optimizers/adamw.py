@@ -26,10 +26,19 @@ class AdamW(Adam):
         As in :class:`cyoptim.Adam`.
     weight_decay : float
         :math:`\lambda`, >= 0; relative to the learning rate.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_. Requires
+        decoupled weight decay.
 
     References
     ----------
     .. [1] I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -55,6 +64,8 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -69,6 +80,8 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
+            caution=caution,
+            cautious_wd=cautious_wd,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -30,6 +30,12 @@ class Lion(Optimizer):
         :math:`\lambda`, >= 0: three to ten times AdamW's.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_. Requires
+        decoupled weight decay.
 
     Notes
     -----
@@ -38,6 +44,9 @@ class Lion(Optimizer):
     References
     ----------
     .. [1] X. Chen et al., "Symbolic Discovery of Optimization Algorithms", NeurIPS 2023.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -51,6 +60,7 @@ class Lion(Optimizer):
     _rule: ClassVar[str | None] = "lion"
     _counts_steps: ClassVar[bool] = False
     _takes_complex: ClassVar[bool] = False
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
     def __init__(
         self,
@@ -60,8 +70,17 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "caution": caution,
+            "cautious_wd": cautious_wd,
+        }
         self._check_options(defaults)
         super().__init__(params, defaults)
 

@@ -47,6 +47,12 @@ class NAdam(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_. Requires
+        decoupled weight decay.
 
     Notes
     -----
@@ -56,6 +62,9 @@ class NAdam(Optimizer):
     References
     ----------
     .. [1] T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 workshop.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -75,6 +84,7 @@ class NAdam(Optimizer):
         "weight_decay",
         "momentum_decay",
     )
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
     def __init__(
         self,
@@ -90,6 +100,8 @@ class NAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -102,6 +114,8 @@ class NAdam(Optimizer):
             **execution_switches(
                 foreach=foreach, capturable=capturable, differentiable=differentiable
             ),
+            "caution": caution,
+            "cautious_wd": cautious_wd,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

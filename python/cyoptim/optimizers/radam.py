@@ -50,6 +50,12 @@ class RAdam(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_. Requires
+        decoupled weight decay.
 
     Notes
     -----
@@ -58,6 +64,9 @@ class RAdam(Optimizer):
     References
     ----------
     .. [1] L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -71,6 +80,7 @@ class RAdam(Optimizer):
 
     _rule: ClassVar[str | None] = "radam"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
     def __init__(
         self,
@@ -85,6 +95,8 @@ class RAdam(Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         differentiable: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -96,6 +108,8 @@ class RAdam(Optimizer):
             **execution_switches(
                 foreach=foreach, capturable=capturable, differentiable=differentiable
             ),
+            "caution": caution,
+            "cautious_wd": cautious_wd,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

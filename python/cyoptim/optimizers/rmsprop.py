@@ -44,6 +44,9 @@ class RMSprop(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [3]_.
 
     Notes
     -----
@@ -54,6 +57,8 @@ class RMSprop(Optimizer):
     ----------
     .. [1] G. Hinton, "Neural Networks for Machine Learning", lecture 6e, 2012.
     .. [2] A. Graves, "Generating Sequences With Recurrent Neural Networks", 2013.
+    .. [3] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -72,6 +77,7 @@ class RMSprop(Optimizer):
         "rmsprop_centered",
         "rmsprop_centered_momentum",
     )
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
     def __init__(
         self,
@@ -86,6 +92,8 @@ class RMSprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        *,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -98,6 +106,7 @@ class RMSprop(Optimizer):
             **execution_switches(
                 capturable=capturable, foreach=foreach, differentiable=differentiable
             ),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -49,6 +49,9 @@ class SGD(Optimizer):
         Accepted as in torch, without effect.
     differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [3]_.
 
     Notes
     -----
@@ -62,6 +65,8 @@ class SGD(Optimizer):
     .. [1] B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     .. [2] I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and
        momentum in deep learning", ICML 2013.
+    .. [3] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -76,6 +81,7 @@ class SGD(Optimizer):
     _counts_steps: ClassVar[bool] = False
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "momentum", "dampening", "weight_decay")
     _rules: ClassVar[tuple[str, ...]] = ("sgd", "sgd_momentum", "sgd_nesterov")
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
     def __init__(
         self,
@@ -90,6 +96,7 @@ class SGD(Optimizer):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -99,6 +106,7 @@ class SGD(Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
             **execution_switches(foreach=foreach, differentiable=differentiable, fused=fused),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
