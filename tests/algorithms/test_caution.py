@@ -205,6 +205,18 @@ def test_stages_see_the_same_step(card: Card, options: Options) -> None:
         np.testing.assert_allclose(averages[p], m, rtol=1e-5, atol=1e-6)
 
 
+@every_real
+@every_first_form
+def test_what_is_kept_from_pass_to_pass_changes_nothing(
+    card: Card, options: Options, dtype: Any
+) -> None:
+    # Beside a large parameter, nothing is kept.
+    start, grads = trajectory_inputs([(20_000,), (1_200_000,)], dtype, 2, seed=10, missing=0)
+    beside = runs.run(card, options, start, grads)
+    alone = runs.run(card, options, start[:1], [step[:1] for step in grads])
+    np.testing.assert_array_equal(beside[0], alone[0])
+
+
 @every_first_form
 def test_a_parameter_that_joins_late(card: Card, options: Options) -> None:
     start, grads = trajectory_inputs([(30,), (30,)], np.float64, 6, seed=7, missing=0)

@@ -83,6 +83,7 @@ def test_a_forged_rule_reaches_no_kernel() -> None:
         "numbers": (),
         "scope": 0,
         "measures": False,
+        "combines": False,
         "constants": {},
     }
     with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
