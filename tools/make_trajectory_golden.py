@@ -9,7 +9,7 @@ An optimizer that torch lacks is run with its card's variants by the source that
 package or a file of the paper's authors. To make or renew some, and to leave all others as they are
 stored::
 
-    python tools/make_trajectory_golden.py Lion LAMB=downloads/lamb.py
+    python tools/make_trajectory_golden.py Lion AdamW-timm LAMB=downloads/lamb.py
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.optimizers import BY_NAME, cards
-from tests.support.cards import TORCH, Card, Options
+from tests.support.cards import TORCH, Card, Options, Source
 from tests.support.doors import TensorDoor
-from tests.support.parity import STORED_RUNS, options_for, trajectory
+from tests.support.parity import STORED_RUNS, options_for, stored_by, trajectory
 
 number = partial(torch.tensor, dtype=torch.float64)
 DTYPES = {"float32": np.float32, "float64": np.float64}
@@ -56,15 +56,14 @@ def options_of_torch(card: Card) -> Iterator[Options]:
         yield entry.kwargs
 
 
-def runs(card: Card, file: str) -> list[dict[str, Any]]:
+def runs(card: Card, source: Source | None, file: str) -> list[dict[str, Any]]:
     """What the source does with each of the optimizer's options."""
-    if TORCH(card):
+    if source is None:
         cls, variants = card.torch_class(torch), [*options_of_torch(card)]
     else:
-        assert card.source is not None, f"{card} has no source"
-        cls = card.source.load(file)
+        cls, variants = source.load(file), [*source.variants]
         known = inspect.signature(cls).parameters  # ours may have more options
-        variants = [options for options in card.variants if {*options} <= {*known}]
+        variants = variants or [options for options in card.variants if {*options} <= {*known}]
     rows = []
     for variant in variants:
         row: dict[str, Any] = {"options": stored_options(variant)}
@@ -78,12 +77,13 @@ def runs(card: Card, file: str) -> list[dict[str, Any]]:
 def main(names: list[str]) -> None:
     """Run the named optimizers, or all of torch's, and write what their sources give."""
     for name, _, file in (name.partition("=") for name in names or map(str, cards(TORCH))):
-        card = BY_NAME[name]
-        source = f"torch.optim.{card.torch} {torch.__version__.split('+')[0]}"
-        if card.source is not None:
-            source = card.source.name
-        rows = ",\n    ".join(json.dumps(row) for row in runs(card, file))
-        text = f'{{\n  "source": {json.dumps(source)},\n  "runs": [\n    {rows}\n  ]\n}}\n'
+        card = BY_NAME[name.partition("-")[0]]
+        source = stored_by(card)[name]
+        label = f"torch.optim.{card.torch} {torch.__version__.split('+')[0]}"
+        if source is not None:
+            label = source.name
+        rows = ",\n    ".join(json.dumps(row) for row in runs(card, source, file))
+        text = f'{{\n  "source": {json.dumps(label)},\n  "runs": [\n    {rows}\n  ]\n}}\n'
         (STORED_RUNS / f"{name}.json").write_text(text)
 
 

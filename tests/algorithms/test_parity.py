@@ -13,24 +13,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.optimizers import BY_NAME, cards
-from tests.support.cards import TORCH, Card
+from tests.optimizers import cards
+from tests.support.cards import TORCH
 from tests.support.doors import Door, TensorDoor
 from tests.support.dtypes import tolerance
 from tests.support.parametrize import every_door, every_numpy_door, lets_packages_age
-from tests.support.parity import load, options_for, trajectory, worst
+from tests.support.parity import load, options_for, stored_by, trajectory, worst
+
+CARDS = {name: card for card in cards() for name in stored_by(card)}
+SOURCE = {name: source for card in cards() for name, source in stored_by(card).items()}
 
 
-def is_package(card: Card) -> bool:
-    """Whether its source can be installed, and not only downloaded."""
-    return TORCH(card) or (card.source is not None and "." in card.source.cls)
+def is_package(name: str) -> bool:
+    """Whether a source can be installed, and not only downloaded."""
+    source = SOURCE[name]
+    return source is None or "." in source.cls
 
 
 SOURCES = load()
 OPTIMIZERS: dict[str, list[dict[str, Any]]] = {name: file["runs"] for name, file in SOURCES.items()}
 ROWS = [(name, i) for name, rows in OPTIMIZERS.items() for i in range(len(rows))]
 IDS = [f"{name}-{'-'.join(OPTIMIZERS[name][i]['options']) or 'defaults'}" for name, i in ROWS]
-LIVE = [(row, id_) for row, id_ in zip(ROWS, IDS, strict=True) if is_package(BY_NAME[row[0]])]
+LIVE = [(row, id_) for row, id_ in zip(ROWS, IDS, strict=True) if is_package(row[0])]
 
 DTYPES = {"float32": np.float32, "float64": np.float64}
 
@@ -48,7 +52,7 @@ def check(record: Record, name: str, dtype: str, found: Any, expected: Any) -> N
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "i"), ROWS, ids=IDS)
 def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Door) -> None:
-    row, card = OPTIMIZERS[name][i], BY_NAME[name]
+    row, card = OPTIMIZERS[name][i], CARDS[name]
     options = options_for(row["options"], np.float64)
     found = trajectory(card, card.cls, options, door, DTYPES[dtype])
     check(record_property, name, dtype, found, row[dtype])
@@ -62,9 +66,9 @@ def test_stored(record_property: Record, name: str, i: int, dtype: str, door: Do
 def test_live(
     torch: Any, record_property: Record, name: str, i: int, dtype: str, door: Door
 ) -> None:
-    stored, card = OPTIMIZERS[name][i]["options"], BY_NAME[name]
-    if card.source is not None:
-        pytest.importorskip(card.source.cls.partition(".")[0], exc_type=ImportError)
+    stored, card, source = OPTIMIZERS[name][i]["options"], CARDS[name], SOURCE[name]
+    if source is not None:
+        pytest.importorskip(source.cls.partition(".")[0], exc_type=ImportError)
     tensor = partial(torch.tensor, dtype=torch.float64)
     options = options_for(stored, tensor if isinstance(door, TensorDoor) else np.float64)
     found = trajectory(card, card.cls, options, door, DTYPES[dtype])
@@ -75,16 +79,15 @@ def test_live(
 def live(name: str, i: int, dtype: str) -> Any:
     import torch
 
-    card, tensor = BY_NAME[name], partial(torch.tensor, dtype=torch.float64)
+    card, source, tensor = CARDS[name], SOURCE[name], partial(torch.tensor, dtype=torch.float64)
     options = options_for(OPTIMIZERS[name][i]["options"], tensor)
-    cls = card.source.load() if card.source is not None else card.torch_class(torch)
+    cls = source.load() if source is not None else card.torch_class(torch)
     return trajectory(card, cls, options, TensorDoor(), DTYPES[dtype])
 
 
 def test_every_source_is_stored() -> None:
-    with_source = cards(lambda card: TORCH(card) or card.source is not None)
-    assert set(OPTIMIZERS) == {card.name for card in with_source}
-    expected = {card.name: card.source.name for card in with_source if card.source is not None}
+    assert set(OPTIMIZERS) == set(SOURCE)
+    expected = {name: source.name for name, source in SOURCE.items() if source is not None}
     assert {name: SOURCES[name]["source"] for name in expected} == expected
 
 

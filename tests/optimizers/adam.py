@@ -15,7 +15,7 @@ from tests.support.bad_options import (
     FUSED_AND_OTHERS,
     RATE,
 )
-from tests.support.cards import FUSED, RULE, Card, Options, Quotient, Recipe, Timed, Valley
+from tests.support.cards import FUSED, RULE, Card, Options, Quotient, Recipe, Source, Timed, Valley
 
 
 class Adam:
@@ -103,6 +103,17 @@ CARD = Card(
         ),
     ),
     draw=lambda rng: {**draws.adam(rng), **draws.decoupled(rng)},
+    more_sources={
+        "timm": Source(
+            "timm.optim.AdamWLegacy",
+            "1.0.31",
+            place="timm",
+            variants=(
+                {"weight_decay": 0.0, "caution": True},
+                {"weight_decay": 0.0, "amsgrad": True, "maximize": True, "caution": True},
+            ),
+        ),
+    },
     timed=(Timed(3),),
     drawing=Recipe(
         "cyoptim.Adam([p], lr=0.1)",

@@ -2,7 +2,7 @@
 
 from tests.optimizers.adam import REFUSALS, STATES, VARIANTS, Adam, gain
 from tests.support import draws
-from tests.support.cards import FUSED, RULE, Card, Quotient, Recipe, Timed, Valley
+from tests.support.cards import FUSED, RULE, Card, Quotient, Recipe, Source, Timed, Valley
 
 
 class AdamW(Adam):
@@ -20,6 +20,18 @@ CARD = Card(
     **REFUSALS,
     quotient=Quotient(gain, ()),
     draw=draws.adam,
+    more_sources={
+        "timm": Source(
+            "timm.optim.AdamWLegacy",
+            "1.0.31",
+            place="timm",
+            variants=(
+                {"caution": True},
+                {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.1, "caution": True},
+                {"lr": 0.05, "amsgrad": True, "maximize": True, "caution": True},
+            ),
+        ),
+    },
     timed=(Timed(3),),
     drawing=Recipe(
         "cyoptim.AdamW([p], lr=0.1, weight_decay=0.1)",

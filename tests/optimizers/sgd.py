@@ -4,7 +4,7 @@ import numpy as np
 
 from tests.support import draws
 from tests.support.bad_options import COMMON_OF_TORCH, DECAY, DECAY_NAN, FUSED_AND_OTHERS, RATE
-from tests.support.cards import FUSED, RULE, SPARSE, Card, Recipe, Timed, Valley
+from tests.support.cards import FUSED, RULE, SPARSE, Card, Recipe, Source, Timed, Valley
 
 
 class SGD:
@@ -83,6 +83,18 @@ CARD = Card(
     ),
     bad=(RATE[1], *COMMON_OF_TORCH, *DECAY_NAN),
     draw=drawn,
+    more_sources={
+        "timm": Source(
+            "timm.optim.SGDW",
+            "1.0.31",
+            place="timm",
+            variants=(
+                {"lr": 0.05, "momentum": 0.9, "caution": True},
+                {"lr": 0.05, "momentum": 0.9, "nesterov": True, "maximize": True, "caution": True},
+                {"lr": 0.05, "momentum": 0.8, "dampening": 0.3, "caution": True},
+            ),
+        ),
+    },
     timed=(Timed(1), Timed(2, {"momentum": 0.9}, "-momentum")),
     drawing=Recipe(
         "cyoptim.SGD([p], lr=0.004, momentum=0.9)",

@@ -111,6 +111,7 @@ class Source:
     )
     twin: Callable[[Any], Any] = _as_it_is  # makes of its class the one to compare with,
     removed: str = ""  # and what that takes away or adds, in words
+    variants: tuple[Options, ...] = ()  # the options that it is run with, if not the card's
 
     @property
     def name(self) -> str:
@@ -183,6 +184,8 @@ class Card:
     draw: Callable[[np.random.Generator], Options] | None = None
     """Options for the fuzzer of trajectories; variants if there is none."""
     source: Source | None = None
+    more_sources: dict[str, Source] = field(default_factory=dict)
+    """Those of options that the first, or torch, does not have: "timm" is stored as NAME-timm.json."""
     timed: tuple[Timed, ...] = ()
     drawing: Recipe | None = None
     valley: Valley | None = None

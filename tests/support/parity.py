@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.cards import CLOSURE, DENSE, MATRICES, Card, Options, Shape
+from tests.support.cards import CLOSURE, DENSE, MATRICES, TORCH, Card, Options, Shape, Source
 from tests.support.doors import Door
 from tests.support.paths import GOLDEN
 
@@ -28,9 +28,16 @@ Arrays = list[np.ndarray]
 
 
 def load() -> dict[str, Any]:
-    """What the sources have done, by optimizer: the source, and its runs, each with its options and, per
+    """What the sources have done, by optimizer, or optimizer and further source: the source, and its runs, each with its options and, per
     dtype, the stored parameters."""
     return {file.stem: json.loads(file.read_text()) for file in sorted(STORED_RUNS.glob("*.json"))}
+
+
+def stored_by(card: Card) -> dict[str, Source | None]:
+    """The sources of an optimizer, by the names of their files; None: torch."""
+    more = {f"{card}-{label}": source for label, source in card.more_sources.items()}
+    first = {card.name: card.source} if TORCH(card) or card.source is not None else {}
+    return {**first, **more}
 
 
 def options_for(stored: Options, number: Callable[[float], Any]) -> Options:
