@@ -42,6 +42,8 @@ from rules.grams cimport Grams, grams, grams_clock
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
+from rules.mars cimport (Mars, MarsVector, mars_adamw, mars_adamw_amsgrad, mars_clock, mars_finish, mars_lion,
+                         mars_measure, mars_vector_clock)
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.novograd cimport (NovoGrad, novograd, novograd_amsgrad_finish, novograd_finish,
                              novograd_measure)
@@ -54,6 +56,8 @@ from rules.sign_sgd cimport SignSgd, Signum, sign_sgd, sign_sgd_clock, signum, s
 from rules.sophia cimport Sophia, Squares, sophia, squares
 from rules.sparse_adam cimport SparseAdam, sparse_adam, sparse_adam_clock
 from rules.yogi cimport Yogi, yogi, yogi_clock
+from rules.stable_adamw cimport (StableAdamW, stable_adamw, stable_adamw_clock, stable_adamw_finish,
+                                 stable_adamw_measure)
 
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
@@ -193,6 +197,8 @@ cdef Grams GRAMS
 cdef Lamb LAMB
 cdef Lars LARS
 cdef Lion LION
+cdef Mars MARS
+cdef MarsVector MARS_VECTOR
 cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
@@ -209,6 +215,7 @@ cdef Sophia SOPHIA
 cdef SparseAdam SPARSE_ADAM
 cdef Squares SQUARES_OF
 cdef Yogi YOGI
+cdef StableAdamW STABLE_ADAMW
 
 rule("sgd", SGD, sgd[float], sgd[double])
 rule("sgd_momentum", MOMENTUM, sgd_momentum[float], sgd_momentum[double], momentum_clock,
@@ -272,6 +279,22 @@ rule("adopt", ADOPT, adopt[float], adopt[double], adopt_clock, ("exp_avg", "exp_
 rule("adan", ADAN, adan[float], adan[double], adan_clock,
      ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad"))
 rule("sophia", SOPHIA, sophia[float], sophia[double], NULL, ("exp_avg", "hessian"))
+rule("stable_adamw", STABLE_ADAMW, stable_adamw[float], stable_adamw[double], stable_adamw_clock,
+     ("exp_avg", "exp_avg_sq"))
+passes("stable_adamw", PER_TENSOR, 1, stable_adamw_measure[float], stable_adamw_measure[double],
+       stable_adamw_finish)
+rule("mars_adamw", MARS, mars_adamw[float], mars_adamw[double], mars_clock,
+     ("exp_avg", "exp_avg_sq", "last_grad"))
+rule("mars_adamw_amsgrad", MARS, mars_adamw_amsgrad[float], mars_adamw_amsgrad[double], mars_clock,
+     ("exp_avg", "exp_avg_sq", "last_grad", "max_exp_avg_sq"))
+rule("mars_lion", MARS, mars_lion[float], mars_lion[double], mars_clock, ("exp_avg", "exp_avg_sq", "last_grad"))
+passes("mars_adamw", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
+passes("mars_adamw_amsgrad", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
+passes("mars_lion", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
+rule("mars_vector", MARS_VECTOR, adam[float], adam[double], mars_vector_clock,
+     ("exp_avg", "exp_avg_sq", "last_grad"))
+rule("mars_vector_amsgrad", MARS_VECTOR, adam_amsgrad[float], adam_amsgrad[double], mars_vector_clock,
+     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "last_grad"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

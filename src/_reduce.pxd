@@ -130,7 +130,25 @@ cdef inline void add_squares(const floating *x, double *lanes, Py_ssize_t n) noe
         lanes[k] = lane[k]
 
 
-# The same of two arrays, each in lanes of its own: two chains of additions, which need not wait for each other.
+# The same of the values themselves.
+cdef inline void add_values(const floating *x, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        lane[k] = lanes[k]
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = lane[k] + <double>x[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = lane[k] + <double>x[i + k]
+    for k in range(LANES):
+        lanes[k] = lane[k]
+
+
+# The squares of two arrays, each in lanes of its own: two chains of additions, which need not wait for each other.
 cdef inline void add_two_squares(const floating *x, const floating *y, double *lanes,
                                  Py_ssize_t n) noexcept nogil:
     cdef double first[LANES]

@@ -18,6 +18,7 @@ cdef enum:
     KEPT_TOGETHER = 1048576     # elements of all larger ones that hand it on, in memory of the plan's: the bytes
                                 # that it moves are as many as it saves, so it is worth it in the cache only
     WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
+    BLOCK = 128         # elements whose values a rule computes before it adds them up; a multiple of LANES
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
 # The length of the chunks of a tensor, which its size alone decides: sums must not depend on what else is stepped.

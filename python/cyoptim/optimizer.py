@@ -270,6 +270,10 @@ class Optimizer(Hooked):
         """As _check_options, but accepts values that schedules may have set."""
         self._check_options(group)
 
+    def _own_form(self, state_dict: StateDict) -> StateDict:
+        """A copy, to be loaded, of a state dict that may be in the form of another package."""
+        return state_dict
+
     def _rule_of(self, group: Group) -> str | None:
         """The native rule of a group; None: :meth:`update` steps its parameters.
 
@@ -284,6 +288,14 @@ class Optimizer(Hooked):
         """The options that a group is to have, with their defaults; `defaults` are the optimizer's.
         Not all groups need have the same."""
         return defaults
+
+    def _is_apart(self, shape: tuple[int, ...]) -> bool:
+        """Whether a parameter of this shape has the rule of :meth:`_rule_apart`."""
+        return False
+
+    def _rule_apart(self, group: Group) -> str | None:
+        """The native rule of those parameters of a group that are set apart."""
+        return self._rule_of(group)
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         """Whether the group's rule updates only elements with a gradient, if it is sparse.
@@ -443,6 +455,8 @@ class Optimizer(Hooked):
             self._turn,
             rules_of(type(self)),
         )
+        if type(self)._is_apart is not Optimizer._is_apart:
+            plan.set_apart([i for i, (_, view) in enumerate(doors) if self._is_apart(view.shape)])
         for rule, scalars in self._stages:
             plan.precede(rule, scalars)
         return plan

@@ -12,6 +12,7 @@ cdef struct Slot:
     int64_t *step           # the step count in its state; NULL: none yet
     Range gap               # without any parameter or state: a gradient in here overlaps none
     int32_t group
+    int32_t section         # of its group: see Rows.set_apart
     int32_t first           # the slot in which the same parameter occurs first
     int16_t rule            # its state arrays are bound for this rule; -1: not bound
     int16_t layout          # flags of its array
@@ -95,7 +96,7 @@ cdef class Inputs(Work):
                 view = self.views[i]
                 self.objects.append(param)
                 slot.door = doors[i][0]
-                slot.group = g
+                slot.group = slot.section = g
                 slot.first = seen.setdefault(id(param), i)
                 slot.rule = -2          # UNSEEN
                 slot.direct = (layout_of(view) == DENSE

@@ -17,12 +17,15 @@ cdef class Rows(Inputs):
     """Gives each tensor of a step its row: the scalars of its group at its step count.
 
     A group without a rule has rows, too, whose rule is -1: :meth:`Optimizer.update` steps its parameters.
+
+    A group has one section, whose number is the group's, or two: parameters that are set apart are in the other
+    one, numbered after all groups, and have a rule of their own.
     """
 
     cdef Carried *carried
     cdef list states            # per slot: the state arrays whose addresses are bound
     cdef list known_options     # per group: the option values its template was made of, or None
-    cdef Row *templates         # per group: the scalars before the clock
+    cdef Row *templates         # per section: the scalars before the clock
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef Watch watch
     cdef int64_t looked         # changes that the watch had told when the running step looked
@@ -35,6 +38,7 @@ cdef class Rows(Inputs):
     cdef bint aged              # every slot has the age that it keeps
     cdef bint asks_norm         # a rule of the running step asks for the norm of all gradients
     cdef bint looks_ahead       # some rule wants to be known before gradients are measured
+    cdef bint parted            # some parameters are set apart
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
     def __cinit__(self, list items, *args):
@@ -54,23 +58,29 @@ cdef class Rows(Inputs):
         self.seen = NEVER
         self.states = [None] * self.n_tensors
         self.known_options = [None] * len(self.groups)
-        self.templates = <Row *>PyMem_Calloc(max(len(self.groups), 1), sizeof(Row))
+        self.templates = <Row *>PyMem_Calloc(max(2 * len(self.groups), 1), sizeof(Row))
         if not self.templates:
             raise MemoryError
-        for g in range(len(self.groups)):
+        for g in range(2 * len(self.groups)):
             self.templates[g].rule = -1     # until its options have been read
         for rule in rules:
             self.looks_ahead = self.looks_ahead or rule.norm >= 0 or rule.scope == PER_ROW
         return 0
 
+    def set_apart(self, list slots not None) -> None:
+        """Let these slots have the rule of the optimizer's ``_rule_apart``."""
+        for i in slots:
+            self.slots[<Py_ssize_t>i].section = self.slots[<Py_ssize_t>i].group + <int32_t>len(self.groups)
+            self.parted = True
+
     # --- options -----------------------------------------------------------------------------------
 
     @cython.final
     cdef int read_options(self, object optimizer, Py_ssize_t group) except -1:
-        """Bring the group's template row up to date with its options."""
+        """Bring the templates of the group up to date with its options."""
         cdef dict options = self.groups[group], read
         cdef list known = self.known_options[group]
-        cdef Rule rule
+        cdef Rule rule, apart = None
         if known is not None and same_options(options, known):
             return 0
         read = PyDict_Copy(options)     # what another thread changes from here on, is found next time
@@ -81,11 +91,16 @@ cdef class Rows(Inputs):
                 check_switches(options, optimizer)
             rule = rule_of(optimizer, options)
             fill_template(&self.templates[group], rule, options)
+            if self.parted:
+                apart = rule_apart(optimizer, options)
+                fill_template(&self.templates[group + len(self.groups)], apart, options)
         except (TypeError, ValueError, KeyError) as error:
             text = explain_options(options, optimizer._defaults_for(options, optimizer.defaults), error)
             raise type(error)(f"options of param group {group}: {text}") from error
         if rule is not None:
             self._take_scope(rule, group)
+        if apart is not None:
+            self._take_scope(apart, group)
         self.known_options[group] = constant_options(read, rule)
         return 0
 
@@ -119,18 +134,18 @@ cdef class Rows(Inputs):
         """Read the options before gradients are measured: the rules decide how tensors are cut, and
         what is measured."""
         cdef Py_ssize_t i
-        cdef int32_t group = -1
+        cdef int32_t section = -1
         cdef Rule rule = None
         self.asks_norm = False
         for i in range(self.n_tensors):
             if self.table.tensors[i].row < 0:
                 continue
-            if self.slots[i].group != group:
-                group = self.slots[i].group
-                self.read_options(optimizer, group)
+            if self.slots[i].section != section:
+                section = self.slots[i].section
+                self.read_options(optimizer, self.slots[i].group)
                 rule = self.rule_of_slot(i)
                 if rule is not None and rule.norm >= 0:
-                    self.asks_norm |= self.templates[group].scalars[rule.bound] != INFINITY
+                    self.asks_norm |= self.templates[section].scalars[rule.bound] != INFINITY
             if rule is not None and rule.scope == PER_ROW and self.slots[i].rule != rule.number:
                 self.set_unit(i, rule)
         if self.recut:
@@ -138,8 +153,8 @@ cdef class Rows(Inputs):
         return 0
 
     cdef Rule rule_of_slot(self, Py_ssize_t i):
-        """The rule of a slot's group, whose options have been read; None: it has none."""
-        cdef int rule = self.templates[self.slots[i].group].rule
+        """The rule of a slot's section, whose options have been read; None: it has none."""
+        cdef int rule = self.templates[self.slots[i].section].rule
         return None if rule < 0 else RULE_LIST[rule]
 
     cdef int set_unit(self, Py_ssize_t i, Rule rule) except -1:
@@ -195,18 +210,20 @@ cdef class Rows(Inputs):
                 carried[k] = number[k][0] if number[k] else 0
 
     @cython.final
-    cdef int _find_row(self, Py_ssize_t group, int64_t step, const float *carried) except -1:
-        """The row of this group at this step count and with these carried numbers."""
+    cdef int _find_row(self, Py_ssize_t group, Py_ssize_t section, int64_t step,
+                       const float *carried) except -1:
+        """The row of this section at this step count and with these carried numbers."""
         cdef Py_ssize_t r
+        cdef int rule = self.templates[section].rule
         cdef Row *row
         cdef Clock clock
         cdef int k
         for r in range(self.n_rows - 1, -1, -1):
             row = &self.table.rows[r]
-            if row.group == group and row.step == step and same_carried(row, carried):
+            if row.group == group and row.rule == rule and row.step == step and same_carried(row, carried):
                 return <int>r
         row = self.new_row()
-        row[0] = self.templates[group]
+        row[0] = self.templates[section]
         row.group = group
         row.step = step
         for k in range(MAX_CARRIED):
@@ -237,7 +254,7 @@ cdef class Rows(Inputs):
         """Give every tensor with a gradient its row; return the slots whose state is not bound, or
         None."""
         cdef Py_ssize_t i
-        cdef int32_t group = -1
+        cdef int32_t group = -1, section = -1
         cdef int64_t step, last = -1
         cdef int row = -1, rule = -1
         cdef float carried[MAX_CARRIED]
@@ -250,9 +267,11 @@ cdef class Rows(Inputs):
         for i in range(self.n_tensors):
             if tensor[i].row < 0:
                 continue
-            if slot[i].group != group:
-                group, last = slot[i].group, -1
-                self.read_options(optimizer, group)
+            if slot[i].section != section:
+                section, last = slot[i].section, -1
+                if slot[i].group != group:
+                    group = slot[i].group
+                    self.read_options(optimizer, group)
             if slot[i].rule == UNSEEN:
                 self._look_at_slot(optimizer, slot[i].first)
                 self._look_at_slot(optimizer, i)
@@ -263,7 +282,7 @@ cdef class Rows(Inputs):
                 last = step
                 if step <= 0:
                     self._refuse_count(i, step)
-                row = self._find_row(group, step, carried)
+                row = self._find_row(group, section, step, carried)
                 rule = self.table.rows[row].rule
             tensor[i].row = row
             if rule < 0:
@@ -282,7 +301,7 @@ cdef class Rows(Inputs):
         if self.slots[i].rule != UNSEEN:
             return 0
         entries = optimizer.state.arrays(self.objects[i])
-        if self.templates[self.slots[i].group].rule < 0:
+        if self.templates[self.slots[i].section].rule < 0:
             self.states[i] = [value for value in entries.values() if cnp.PyArray_Check(value)]
             for value in self.states[i]:
                 self.check_unmasked(i, value)

@@ -7,6 +7,7 @@ cdef list RULE_LIST = []        # by number
 # Scalars that are a part of an option; the others have an option's name, or are computed.
 cdef dict PARTS = {
     "beta1": ("betas", 0), "beta2": ("betas", 1), "beta3": ("betas", 2),
+    "beta1_1d": ("betas_1d", 0), "beta2_1d": ("betas_1d", 1),
     "eta_minus": ("etas", 0), "eta_plus": ("etas", 1),
     "least_step": ("step_sizes", 0), "most_step": ("step_sizes", 1),
 }
@@ -261,6 +262,12 @@ cpdef Rule rule_of(optimizer, dict group):
     if name is None:
         return None
     return rule_named(name).form_for(group) if optimizer._cautious_options else rule_named(name)
+
+
+cdef Rule rule_apart(optimizer, dict group):
+    """The rule of the parameters of a group that are set apart; None: they have none."""
+    name = optimizer._rule_apart(group)
+    return None if name is None else rule_named(name)
 
 
 cpdef Rule rule_named(name):

@@ -103,3 +103,23 @@ def test_options_that_are_not_here_are_refused(option: str) -> None:
     with pytest.raises(ValueError, match=f"param group 0: {option}=True is not supported"):
         optimizer.load_state_dict(saved)
     np.testing.assert_array_equal(w, before)
+
+
+@pytest.mark.parametrize("option", ["kahan_sum", "gradient_release"])
+def test_a_state_of_optimi_keeps_its_betas(option: str) -> None:
+    w = np.array([1.0, -2.0, 3.0])
+    optimizer = cyoptim.StableAdamW([w], betas=(0.8, 0.9))
+    optimizer.step(grads=[np.ones(3)])
+    saved = copy.deepcopy(optimizer.state_dict())
+    (group,), (entries,) = saved["param_groups"], saved["state"].values()
+    group["beta1"], group["beta2"] = group.pop("betas")
+    group.update(setup=True, triton=None, kahan_sum=None, gradient_release=False)
+    entries.update(eps_sq=np.array(1e-12), kahan_comp=None)
+    other = cyoptim.StableAdamW([w])
+    other.load_state_dict(saved)
+    assert other.param_groups[0]["betas"] == (0.8, 0.9)
+    assert {*other.param_groups[0]} == {*optimizer.param_groups[0]}
+    assert {*other.state[w]} == {*optimizer.state[w]}
+    group[option] = True
+    with pytest.raises(ValueError, match=f"{option}=True is not supported"):
+        other.load_state_dict(saved)

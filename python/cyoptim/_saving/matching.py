@@ -19,6 +19,7 @@ def checked_state_dict(state_dict: Any, optimizer: Any) -> tuple[StateDict, list
     """A state dict in the order of the optimizer's groups and parameters, and its groups, copied,
     with the optimizer's own parameters in them, and the defaults of each for what it lacks."""
     _check_form(state_dict)
+    state_dict = optimizer._own_form(state_dict)
     saved, groups = state_dict["param_groups"], optimizer.param_groups
     if len(saved) != len(groups):
         raise ValueError(

@@ -17,6 +17,7 @@ from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lars import Lars
 from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.lion import Lion
+from cyoptim.optimizers.mars import MARS
 from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.muon_with_aux_adam import MuonWithAuxAdam
 from cyoptim.optimizers.nadam import NAdam
@@ -29,12 +30,14 @@ from cyoptim.optimizers.sgdp import SGDP
 from cyoptim.optimizers.sign_sgd import SignSGD
 from cyoptim.optimizers.sophia import SophiaG
 from cyoptim.optimizers.sparse_adam import SparseAdam
+from cyoptim.optimizers.stable_adamw import StableAdamW
 from cyoptim.optimizers.yogi import Yogi
 
 __all__ = [
     "ADOPT",
     "ASGD",
     "LBFGS",
+    "MARS",
     "SGD",
     "SGDP",
     "AdEMAMix",
@@ -61,5 +64,6 @@ __all__ = [
     "SignSGD",
     "SophiaG",
     "SparseAdam",
+    "StableAdamW",
     "Yogi",
 ]
