@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.optimizers import CARDS
-from tests.support.cards import ELEMENT_WISE, FUSED, TORCH, Card
+from tests.support.cards import ELEMENT_WISE, FUSED, MODES, TORCH, Card
 
 READ = 1
 """Arrays of a parameter's size that are read and not written: the gradient."""
@@ -32,6 +32,11 @@ class Operation:
     def in_torch(self) -> bool:
         """Whether torch.optim has it."""
         return False
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has a mode in which it steps."""
+        return MODES(self.card)
 
     @property
     def joins(self) -> bool:

@@ -51,6 +51,10 @@ from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
                             rmsprop_clock, rmsprop_momentum)
 from rules.rprop cimport Rprop, rprop
+from rules.schedule_free cimport (ScheduleFreeAdam, ScheduleFreeRadam, ScheduleFreeSgd, schedule_free_adam,
+                                  schedule_free_adam_clock, schedule_free_adam_finish, schedule_free_radam,
+                                  schedule_free_radam_clock, schedule_free_radam_finish, schedule_free_sgd,
+                                  schedule_free_sgd_finish)
 from rules.sgd cimport Momentum, Sgd, momentum_clock, sgd, sgd_momentum, sgd_nesterov
 from rules.sign_sgd cimport SignSgd, Signum, sign_sgd, sign_sgd_clock, signum, signum_clock
 from rules.sophia cimport Sophia, Squares, sophia, squares
@@ -207,6 +211,9 @@ cdef Radam RADAM
 cdef Rmsprop RMSPROP
 cdef Rprop RPROP
 cdef Scale SCALE
+cdef ScheduleFreeAdam SCHEDULE_FREE_ADAM
+cdef ScheduleFreeRadam SCHEDULE_FREE_RADAM
+cdef ScheduleFreeSgd SCHEDULE_FREE_SGD
 cdef Sgd SGD
 cdef SignSgd SIGN_SGD
 cdef Signum SIGNUM
@@ -216,6 +223,9 @@ cdef SparseAdam SPARSE_ADAM
 cdef Squares SQUARES_OF
 cdef Yogi YOGI
 cdef StableAdamW STABLE_ADAMW
+
+# In the order in which its finish has them.
+SCHEDULE_FREE_NUMBERS = ("k", "weight_sum", ("lr_max", -1.0), "scheduled_lr")
 
 rule("sgd", SGD, sgd[float], sgd[double])
 rule("sgd_momentum", MOMENTUM, sgd_momentum[float], sgd_momentum[double], momentum_clock,
@@ -295,6 +305,15 @@ rule("mars_vector", MARS_VECTOR, adam[float], adam[double], mars_vector_clock,
      ("exp_avg", "exp_avg_sq", "last_grad"))
 rule("mars_vector_amsgrad", MARS_VECTOR, adam_amsgrad[float], adam_amsgrad[double], mars_vector_clock,
      ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "last_grad"))
+rule("schedule_free_sgd", SCHEDULE_FREE_SGD, schedule_free_sgd[float], schedule_free_sgd[double], NULL,
+     (("z", "param"),))
+passes("schedule_free_sgd", PER_GROUP, 0, NULL, NULL, schedule_free_sgd_finish, SCHEDULE_FREE_NUMBERS)
+rule("schedule_free_adam", SCHEDULE_FREE_ADAM, schedule_free_adam[float], schedule_free_adam[double],
+     schedule_free_adam_clock, (("z", "param"), "exp_avg_sq"))
+passes("schedule_free_adam", PER_GROUP, 0, NULL, NULL, schedule_free_adam_finish, SCHEDULE_FREE_NUMBERS)
+rule("schedule_free_radam", SCHEDULE_FREE_RADAM, schedule_free_radam[float], schedule_free_radam[double],
+     schedule_free_radam_clock, (("z", "param"), "exp_avg_sq"))
+passes("schedule_free_radam", PER_GROUP, 0, NULL, NULL, schedule_free_radam_finish, SCHEDULE_FREE_NUMBERS)
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

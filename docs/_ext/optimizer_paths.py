@@ -49,12 +49,18 @@ def gradient(x: float, y: float) -> NDArray[np.float64]:
 def run(chosen: Recipe) -> Path:
     p = np.array(START).reshape(chosen.shape)
     optimizer = eval(chosen.code, {"cyoptim": cyoptim, "p": p})
+    trains = hasattr(optimizer, "train")
+    if trains:
+        optimizer.train()
     points, averages = [p.flatten()], []
     for number in range(STEPS):
         _step(optimizer, p, chosen, number)
         points.append(p.flatten())
         if "ax" in optimizer.state[p]:
             averages.append(optimizer.state[p]["ax"].copy())
+        elif trains:
+            with optimizer.averaged():
+                averages.append(p.flatten())
     path = np.array(points)
     return Path(path, loss(path[:, 0], path[:, 1]), np.array(averages) if averages else None)
 

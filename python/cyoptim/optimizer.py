@@ -297,6 +297,9 @@ class Optimizer(Hooked):
         """The native rule of those parameters of a group that are set apart."""
         return self._rule_of(group)
 
+    def _check_steps(self) -> None:
+        """Raise RuntimeError if the optimizer does not step now; before a closure is called."""
+
     def _takes_spans(self, group: Group, label: str) -> bool:
         """Whether the group's rule updates only elements with a gradient, if it is sparse.
 
@@ -674,6 +677,7 @@ class Optimizer(Hooked):
     def _step_as_asked(
         self, closure: Callable[[], Any] | None, grads: Gradients | None, asked: Asked
     ) -> Any:
+        self._check_steps()
         given = closure is not None or grads is not None
         if given:
             self._sums.check_nothing_waits()
@@ -831,6 +835,9 @@ class Optimizer(Hooked):
         )
         return average
 
+    def _check_averaged_elsewhere(self) -> None:
+        """Raise TypeError if the optimizer needs no other averages."""
+
     def _refit(self) -> None:
         """Make a new plan if parameters have been replaced, moved, added or removed."""
         if not self._plan.fits(self):
@@ -845,14 +852,14 @@ class Optimizer(Hooked):
             self._renew_plan()
             self._plan.catch_up(self)
 
-    def _plan_with_averages(self) -> Plan:
-        """The plan, to swap parameters and averages."""
+    def _prepare_averaged(self) -> tuple[Plan, Commit | None, Commit | None]:
+        """The plan that swaps parameters and averages, and what else is to be done before and after
+        the block."""
         if self._average is None:
             raise RuntimeError("averaged() has no averages: call ema(decay) before training")
         self._average.check_unswapped("call averaged()")
         self._refit()
-        plan: Plan = self._plan
-        return plan
+        return self._plan, None, None
 
     def averaged(self) -> AbstractContextManager[None]:
         """Give the parameters the values of their averages inside a ``with`` block.

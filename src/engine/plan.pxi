@@ -397,6 +397,7 @@ cdef class Averaged:
     cdef Turn turn
     cdef Plan plan              # while inside
     cdef list spare
+    cdef Commit end             # what is to be done at its end, or None
 
     def __init__(self, optimizer, Turn turn not None):
         self.optimizer, self.turn = optimizer, turn
@@ -404,17 +405,19 @@ cdef class Averaged:
     def __enter__(self):
         self.turn.take(WRITING, "averaged()")
         try:
-            self._begin(self.optimizer._plan_with_averages())
+            plan, begin, end = self.optimizer._prepare_averaged()
+            self._begin(plan, begin, end)
         finally:
             self.turn.give()
 
-    cdef int _begin(self, Plan plan) except -1:
+    cdef int _begin(self, Plan plan, Commit begin, Commit end) except -1:
         spare = plan.spare_arrays()
         announce(plan.tensors())
         if not plan._owners_are_still():
             raise RuntimeError("an average was resized in place")
+        kept = None if begin is None else begin.make_and_hold()
         plan.swap(spare)
-        self.plan, self.spare = plan, spare
+        self.plan, self.spare, self.end = plan, spare, end
         return 0
 
     def __exit__(self, *error):
@@ -425,7 +428,8 @@ cdef class Averaged:
             if plan is None:
                 raise RuntimeError("the block of averaged() was left without being entered")
             plan.swap(self.spare)
-            self.plan = self.spare = None
+            kept = None if self.end is None else self.end.make_and_hold()
+            self.plan = self.spare = self.end = None
         finally:
             self.turn.give()
         announce(plan.tensors())

@@ -39,6 +39,7 @@ cdef class Rows(Inputs):
     cdef bint asks_norm         # a rule of the running step asks for the norm of all gradients
     cdef bint looks_ahead       # some rule wants to be known before gradients are measured
     cdef bint parted            # some parameters are set apart
+    cdef bint counts_idle       # some rule advances the numbers of groups without a gradient, too
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
     def __cinit__(self, list items, *args):
@@ -65,6 +66,7 @@ cdef class Rows(Inputs):
             self.templates[g].rule = -1     # until its options have been read
         for rule in rules:
             self.looks_ahead = self.looks_ahead or rule.norm >= 0 or rule.scope == PER_ROW
+            self.counts_idle = self.counts_idle or (rule.scope >= PER_GROUP and not rule.measures)
         return 0
 
     def set_apart(self, list slots not None) -> None:
@@ -111,7 +113,7 @@ cdef class Rows(Inputs):
             if not self.table.groups:
                 raise MemoryError
             self.table.n_groups = len(self.groups)
-        if rule.scope >= PER_GROUP and self.repeats:
+        if rule.measures and rule.scope >= PER_GROUP and self.repeats:
             raise ValueError(
                 f"rule {rule.name} of param group {group} adds up over parameters: list each of them "
                 "once, as one occurs twice in a group"
@@ -293,8 +295,27 @@ cdef class Rows(Inputs):
                 if unbound is None:
                     unbound = []
                 unbound.append(i)
+        if self.counts_idle:
+            self._add_idle_groups(optimizer)
         self.table.n_rows = self.n_rows
         return unbound
+
+    cdef int _add_idle_groups(self, object optimizer) except -1:
+        """Give a row to groups without a gradient whose rule counts this step all the same."""
+        cdef Py_ssize_t g, r
+        cdef Rule rule
+        cdef float carried[MAX_CARRIED]
+        cdef list idle = [True] * len(self.groups)
+        memset(carried, 0, sizeof(carried))
+        for r in range(self.n_rows):
+            idle[self.table.rows[r].group] = False
+        for g in range(len(self.groups)):
+            if idle[g]:
+                self.read_options(optimizer, g)
+                rule = None if self.templates[g].rule < 0 else RULE_LIST[self.templates[g].rule]
+                if rule is not None and rule.scope >= PER_GROUP and not rule.measures:
+                    self._find_row(g, g, 2, carried)
+        return 0
 
     cdef int _look_at_slot(self, object optimizer, Py_ssize_t i) except -1:
         """Find a slot's step count, or, where no rule steps it, all arrays of its state."""

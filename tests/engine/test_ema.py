@@ -15,7 +15,7 @@ from cyoptim import _cpu, _dispatch
 from cyoptim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tests.support.averages import DECAY, SHAPES, TABLES, gradients, plain_arrays, same_bits
 from tests.support.bits import digest, digests_on_threads, use_isa
-from tests.support.cards import Card
+from tests.support.cards import MODES, Card
 from tests.support.doors import ALL_DOORS, Door, TensorDoor
 from tests.support.parametrize import every_card, every_real
 from tests.support.runs import ARRAYS, advance
@@ -23,7 +23,7 @@ from tests.support.runs import ARRAYS, advance
 # --- the same bits as an average of its own --------------------------------------------------------
 
 
-@every_card()
+@every_card(~MODES)
 @every_real
 def test_same_bits_as_a_model_averaged_after_each_step(card: Card, dtype: Any, rng: Any) -> None:
     for variant in card.variants[:3]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.support.cards import CLOSURE, DENSE, JOINED, SPARSE, Card
+from tests.support.cards import CLOSURE, DENSE, JOINED, MODES, SPARSE, Card
 from tests.support.parametrize import every_card, every_real
 
 SHAPES = [(3, 5), (1,), (511,), (513,), (20_000,)]
@@ -29,7 +29,7 @@ def arrays(card: Card, dtype: Any, seed: int) -> list[Any]:
 def test_gradients_that_are_changed_before_the_rule(card: Card, dtype: Any) -> None:
     params, others = arrays(card, dtype, 0), arrays(card, dtype, 0)
     fused, plain = card.cls(params, lr=0.1), card.cls(others, lr=0.1)
-    averages = fused.ema(0.5), plain.ema(0.5)
+    averages = None if MODES(card) else (fused.ema(0.5), plain.ema(0.5))
     precede(fused, ("scale", (3.0,)), ("clamp", (-1.0, 0.5)))
     for seed in range(3):
         grads = arrays(card, dtype, seed + 1)
@@ -42,7 +42,8 @@ def test_gradients_that_are_changed_before_the_rule(card: Card, dtype: Any) -> N
         plain.step(grads=grads)
     for a, b in zip(params, others, strict=True):
         np.testing.assert_array_equal(a, b)
-        np.testing.assert_array_equal(averages[0][a], averages[1][b])
+        if averages is not None:
+            np.testing.assert_array_equal(averages[0][a], averages[1][b])
 
 
 @every_card(SPARSE)

@@ -18,7 +18,7 @@ def from_a_package(card: Card) -> bool:
 
 
 def source_of(card: Card) -> Any:
-    """The package's class; without the package the test is skipped."""
+    """The package's class, or its twin; without the package the test is skipped."""
     assert card.source is not None
     try:
         return card.source.load()

@@ -52,6 +52,7 @@ ONE_GROUP = Trait("all groups are one problem with one set of options")
 JOINED = Trait("joins all gradients of a step by their norm: a parameter moves by the others' too")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
 CHECKED = Trait("knows its options and its state, and refuses what does not fit")
+MODES = Trait("has train() and eval(), and steps in training mode only")
 FUSED = Trait("has an argument `fused`: of torch's, those with a fused kernel")
 
 RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS, CHECKED})

@@ -181,6 +181,11 @@ def begin_average(optimizer: Any, average: MovingAverage) -> MovingAverage:
     return average
 
 
+def averages_from(means: list[tuple[Any, Array]]) -> MovingAverage:
+    """Averages of parameters that have been computed elsewhere."""
+    return _rebuilt(0.0, False, 1, means)
+
+
 def loaded_average(
     saved: Any, keys: list[Any], params: list[Any], views: list[Array], labels: list[str]
 ) -> MovingAverage:

@@ -15,13 +15,15 @@ _ADVICE = ". Load it into an optimizer of the kind that saved it"
 def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
     """Refuse groups without options, and states without entries, that this optimizer class always
     has."""
-    name = type(optimizer).__name__
+    name, essential = type(optimizer).__name__, essential_entries(type(optimizer))
     for number, group in enumerate(groups):
         missing = [o for o in essential_options(type(optimizer)) if o not in group]
         if missing:
+            nowhere = [e for e in essential if states and not any(_has(s, e) for s in states)]
+            also = f", and no parameter has a state {_listed(nowhere)}" if nowhere else ""
             raise ValueError(
                 f"the loaded state dict is not that of {name}: param group {number} has no "
-                f"{_listed(missing)}{_resemblance(group, states)}{_ADVICE}"
+                f"{_listed(missing)}{also}{_resemblance(group, states)}{_ADVICE}"
             )
         for option in essential_options(type(optimizer)):
             ours, found = optimizer.defaults.get(option), as_sequence(group[option])
@@ -32,7 +34,7 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
                     f"{number} are {len(found)} numbers, expected {len(ours)}"
                     f"{_resemblance(group, states)}{_ADVICE}"
                 )
-    known, essential = entries_of_rules(), essential_entries(type(optimizer))
+    known = entries_of_rules()
     for entries in states:
         if not isinstance(entries, dict) or not (known & entries.keys()):
             continue
@@ -58,6 +60,10 @@ def _resemblance(group: Group, states: Collection[Any]) -> str:
             found.append((len(options) + len(entries), name))
     best = [name for count, name in found if count == max(found)[0]]
     return f"; it looks like that of {' or '.join(best)}" if best else ""
+
+
+def _has(entries: Any, name: str) -> bool:
+    return isinstance(entries, dict) and name in entries
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -42,6 +42,8 @@ class SWALR(LRScheduler):
     ValueError
         If `anneal_strategy` or `anneal_epochs` is invalid, or the length of `swa_lr` is not the
         number of groups.
+    TypeError
+        If the optimizer is Schedule-Free, as it averages by itself.
 
     References
     ----------
@@ -68,6 +70,7 @@ class SWALR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_optimizer(optimizer, self)
+        optimizer._check_averaged_elsewhere()
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"

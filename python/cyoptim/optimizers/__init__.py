@@ -8,6 +8,7 @@ from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamp import AdamP
 from cyoptim.optimizers.adamw import AdamW
+from cyoptim.optimizers.adamw_schedule_free import AdamWScheduleFree
 from cyoptim.optimizers.adan import Adan
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.adopt import ADOPT
@@ -23,9 +24,11 @@ from cyoptim.optimizers.muon_with_aux_adam import MuonWithAuxAdam
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.novograd import NovoGrad
 from cyoptim.optimizers.radam import RAdam
+from cyoptim.optimizers.radam_schedule_free import RAdamScheduleFree
 from cyoptim.optimizers.rmsprop import RMSprop
 from cyoptim.optimizers.rprop import Rprop
 from cyoptim.optimizers.sgd import SGD
+from cyoptim.optimizers.sgd_schedule_free import SGDScheduleFree
 from cyoptim.optimizers.sgdp import SGDP
 from cyoptim.optimizers.sign_sgd import SignSGD
 from cyoptim.optimizers.sophia import SophiaG
@@ -48,6 +51,7 @@ __all__ = [
     "Adam",
     "AdamP",
     "AdamW",
+    "AdamWScheduleFree",
     "Adamax",
     "Adan",
     "Grams",
@@ -59,8 +63,10 @@ __all__ = [
     "NAdam",
     "NovoGrad",
     "RAdam",
+    "RAdamScheduleFree",
     "RMSprop",
     "Rprop",
+    "SGDScheduleFree",
     "SignSGD",
     "SophiaG",
     "SparseAdam",

@@ -16,6 +16,7 @@ from cyoptim import optimizers
 from cyoptim._groups.options import check_number
 from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.scipy._problem import Point, Problem
 
 CONVERGED, MAXITER, STUCK, NONFINITE, STOPPED = 0, 1, 2, 3, 99
@@ -87,7 +88,9 @@ class Stepper:
         self.shape, self.x = param.shape, param.ravel()  # a view, as the reshaped array is one
         self.searches = isinstance(optimizer, optimizers.LBFGS)
         self._clipping: dict[str, Any] = {} if clip_norm is None else {"max_norm": clip_norm}
-        # The last evaluated point.
+        if isinstance(optimizer, ScheduleFree):
+            optimizer.train()
+        # The last evaluated point of the array.
         self.point = Point(self.x.copy(), np.nan, np.zeros_like(self.x))
 
     def start(self) -> Point:
@@ -103,13 +106,42 @@ class Stepper:
             point = self._seen()
         else:
             self.optimizer.step(grads=[self._gradient()], **self._clipping)
-            self.problem.box.project(self.x)
+            self._project()
             point = self._evaluate()
+            if isinstance(self.optimizer, ScheduleFree):
+                point = self._average(self.optimizer)
         if isinstance(self.scheduler, schedulers.ReduceLROnPlateau):
             self.scheduler.step(point.fun)
         elif self.scheduler is not None:
             self.scheduler.step()
         return point
+
+    def _project(self) -> None:
+        """Clip the array to the bounds, and first what an average is taken of."""
+        if isinstance(self.optimizer, ScheduleFree):
+            y = self.x.copy()
+            places = self.optimizer._iterates()
+            for view, z, _ in places:
+                view[...] = z
+            self.problem.box.project(self.x)
+            for view, z, _ in places:
+                z[...] = view
+            self.x[...] = y
+        self.problem.box.project(self.x)
+
+    def _average(self, optimizer: ScheduleFree) -> Point:
+        """The point of the average, which is what a Schedule-Free optimizer finds."""
+        y = self.x.copy()
+        for (
+            view,
+            z,
+            share,
+        ) in optimizer._iterates():  # not averaged(), which takes as long as 50 steps
+            view += view.dtype.type(share) * (z - view)
+        x = self.x.copy()
+        self.x[...] = y
+        self.problem.box.project(x)
+        return self.problem.at(x)
 
     def _gradient(self) -> Any:
         gradient = self.point.jac.reshape(self.shape)

@@ -17,6 +17,7 @@ from cyoptim._groups.options import check_number
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.scipy._loop import Limits, Stepper, as_observer, run, show
 from cyoptim.scipy._problem import Box, Problem
 
@@ -107,7 +108,9 @@ def method(
     does not accept bounds, as its line search would violate them; where the function is not
     finite, the search turns back. By default it gets
     ``line_search_fn="strong_wolfe"`` and one iteration per step.
-    ``SparseAdam`` updates only the elements with a nonzero gradient.
+    ``SparseAdam`` updates only the elements with a nonzero gradient. Of a Schedule-Free optimizer
+    every reported point is its average, `fun` and `jac` are evaluated there once more in
+    each iteration, and `average` is refused.
 
     Examples
     --------
@@ -264,6 +267,8 @@ class Method:
                 error.add_note("minimize works on vectors: the option shape= makes them matrices")
             raise
         problem = Problem(fun, jac, args, box, finite_diff)
+        if average is not None and isinstance(optimizer, ScheduleFree):
+            raise ValueError(f"average: {self._name} returns the average that it keeps itself")
         stepper = Stepper(optimizer, self._schedule(optimizer), problem, param, self.clip_norm)
         if stepper.searches and bounds is not None:
             raise ValueError("LBFGS cannot keep bounds: use method='L-BFGS-B', or another here")

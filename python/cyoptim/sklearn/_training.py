@@ -16,6 +16,7 @@ from cyoptim._arrays.doors import check_unmasked, type_name
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.parameter import Parameter
 from cyoptim.swa_utils import get_ema_multi_avg_fn, move
 
@@ -176,6 +177,8 @@ class Training:
         self.recipe = recipe
         self.params = [TrainedArray(array) for array in arrays]
         self.optimizer = recipe.optimizer(list(zip(names, self.params, strict=True)))
+        if isinstance(self.optimizer, ScheduleFree):
+            self.optimizer.train()
         self.scheduler = recipe.scheduler(self.optimizer)
         self.clip_norm: float | None = None
         self.decay: float | None = None
@@ -210,6 +213,11 @@ class Training:
         if anew and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler._reset()
         self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
+        if self.decay is not None and isinstance(self.optimizer, ScheduleFree):
+            raise ValueError(
+                f"weight_averaging={self.decay}: {type(self.optimizer).__name__} averages the "
+                "parameters itself"
+            )
         if self.decay is None:
             self.count = 0
         shapes = [[np.shape(array) for array in arrays] for arrays in (self.shown, current)]
@@ -230,6 +238,15 @@ class Training:
             for array, now in zip(self.arrays, current, strict=True):
                 array[...] = now
             self.count = 0
+            self._restart_average()
+
+    def _restart_average(self) -> None:
+        """Forget the average that the optimizer keeps of values before these."""
+        if isinstance(self.optimizer, ScheduleFree):
+            for group in self.optimizer.param_groups:
+                group["weight_sum"] = 0.0
+                for param in group["params"]:
+                    self.optimizer.state[param].pop("z", None)
 
     def step(self, grads: Sequence[Array]) -> None:
         """Step along these gradients, one for each array."""
@@ -264,6 +281,9 @@ class Training:
 
     def result(self) -> list[Array]:
         """The arrays to predict with: the average if there is one."""
+        if isinstance(self.optimizer, ScheduleFree):
+            with self.optimizer.averaged():
+                return [array.copy() for array in self.arrays]
         return self.average if self.count else self.arrays
 
     def end_epoch(self, metric: float) -> float | list[float]:
@@ -283,6 +303,7 @@ def training_of(
         return Training(recipe, names, arrays)
     if last.recipe.same_as(recipe):
         return last
-    training = Training(recipe, names, last.arrays)
+    arrays = last.result() if isinstance(last.optimizer, ScheduleFree) else last.arrays
+    training = Training(recipe, names, arrays)
     training.shown = last.shown
     return training
