@@ -58,16 +58,20 @@ cdef inline void _adan(floating **s, const Adan *h, Py_ssize_t n) noexcept nogil
     # What the decay multiplies: the parameter before the step, or after it.
     cdef floating outer = 1 if h.no_prox else keep, inner = keep if h.no_prox else 1
     cdef bint begins = h.begins != 0
-    cdef floating d, c, u
+    cdef floating d, c, x, first, second
     cdef Py_ssize_t i
     for i in range(n):
         d = scale * g[i]
         c = 0 if begins else d + previous[i]
+        x = beta2 * difference[i] + gain2 * c
         look[i] = d + beta2 * c
-        difference[i] = beta2 * difference[i] + gain2 * c
+        difference[i] = x
         previous[i] = -d
     for i in range(n):
-        m[i] = beta1 * m[i] - gain1 * previous[i]
-        v[i] = beta3 * v[i] + gain3 * look[i] * look[i]
-        u = (size1 * m[i] + size2 * difference[i]) / (root(v[i]) * unbias3 + eps)
-        p[i] = outer * (inner * p[i] - u)
+        first = beta1 * m[i] - gain1 * previous[i]
+        second = beta3 * v[i] + gain3 * look[i] * look[i]
+        x = (size1 * first + size2 * difference[i]) / (root(second) * unbias3 + eps)
+        x = outer * (inner * p[i] - x)
+        m[i] = first
+        v[i] = second
+        p[i] = x
