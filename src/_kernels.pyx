@@ -30,7 +30,8 @@ from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.adan cimport Adan, adan, adan_clock
-from rules.ademamix cimport Ademamix, ademamix, ademamix_clock
+from rules.ademamix cimport (Ademamix, SimAdemamix, ademamix, ademamix_clock, sim_ademamix,
+                             sim_ademamix_clock)
 from rules.adamp cimport (AdamP, Sgdp, adamp, adamp_clock, adamp_combine, adamp_finish, adamp_measure,
                           sgdp, sgdp_clock, sgdp_combine, sgdp_finish, sgdp_measure)
 from rules.adopt cimport Adopt, adopt, adopt_clock
@@ -218,6 +219,7 @@ cdef Sgd SGD
 cdef SignSgd SIGN_SGD
 cdef Signum SIGNUM
 cdef Sgdp SGDP
+cdef SimAdemamix SIM_ADEMAMIX
 cdef Sophia SOPHIA
 cdef SparseAdam SPARSE_ADAM
 cdef Squares SQUARES_OF
@@ -285,6 +287,8 @@ rule("adamp", ADAMP, adamp[float], adamp[double], adamp_clock, ("exp_avg", "exp_
 passes("adamp", PER_ROW, 4, adamp_measure[float], adamp_measure[double], adamp_finish, (), adamp_combine)
 rule("sgdp", SGDP, sgdp[float], sgdp[double], sgdp_clock, ("momentum",))
 passes("sgdp", PER_ROW, 4, sgdp_measure[float], sgdp_measure[double], sgdp_finish, (), sgdp_combine)
+rule("sim_ademamix", SIM_ADEMAMIX, sim_ademamix[float], sim_ademamix[double], sim_ademamix_clock,
+     ("exp_avg", "exp_avg_sq"))
 rule("adopt", ADOPT, adopt[float], adopt[double], adopt_clock, ("exp_avg", "exp_avg_sq"))
 rule("adan", ADAN, adan[float], adan[double], adan_clock,
      ("exp_avg", "exp_avg_diff", "exp_avg_sq", "neg_pre_grad"))

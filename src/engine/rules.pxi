@@ -13,7 +13,7 @@ cdef dict PARTS = {
 }
 
 # What None stands for as an option, beside no bound: see `option`.
-cdef dict NONE_VALUES = {"alpha_warmup": 0.0, "beta3_warmup": 0.0, "clip_lambda": INFINITY}
+cdef dict NONE_VALUES = {"alpha_warmup": 0.0, "beta1_warmup": 0.0, "beta3_warmup": 0.0, "clip_lambda": INFINITY}
 
 # The scalar that is the norm of all gradients, which are then measured before the step, and the one that bounds it:
 # where the bound is infinite or zero, nothing is measured.

@@ -1,8 +1,12 @@
 # AdEMAMix (Pagliardini et al. 2024, algorithm 1): Adam's step along a fast and a slow average of the gradient.
+#
+# Loads come before stores: large arrays lie a multiple of 4096 bytes apart, where a load after a store to another array
+# is taken to depend on it.
 from cython cimport floating
 from libc.float cimport DBL_EPSILON
 from libc.math cimport fmin, log, pow, sqrt
 from libc.stdint cimport int64_t
+from _table cimport PIECE
 from rules._math cimport least_eps, root, spread_of
 
 
@@ -52,12 +56,65 @@ cdef inline void ademamix(floating **s, const double *scalars, Py_ssize_t n) noe
     cdef floating mix = <floating>h.mix
     cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
     cdef floating eps = least_eps(<floating>h.eps, h.spread)
-    cdef floating d, u
+    cdef floating d, x, fast, far, second
+    cdef Py_ssize_t start = 0, stop, i
+    # In two loops over short blocks: five streams from memory in one take longer than their bytes.
+    while start < n:
+        stop = min(start + PIECE, n)
+        for i in range(start, stop):
+            d = sign * g[i]
+            fast = beta1 * m[i] + gain1 * d
+            far = beta3 * slow[i] + gain3 * d
+            m[i] = fast
+            slow[i] = far
+        for i in range(start, stop):
+            d = sign * g[i]
+            second = beta2 * v[i] + gain2 * d * d
+            x = (unbias1 * m[i] + mix * slow[i]) / (root(second) * unbias2 + eps)
+            x = shrink * p[i] - lr * x
+            v[i] = second
+            p[i] = x
+        start = stop
+
+
+# The simplified form (Morwani et al. 2025): one average, which is a sum of gradients whose weights fall, and the
+# gradient itself beside it.
+cdef struct SimAdemamix:
+    double sign, shrink, beta1, beta2, eps, lr, alpha
+    double beta1_warmup, min_beta1                      # steps; 0: no warm-up
+    double bias_correction1, bias_correction2           # switches
+    double keep1, gain2, size, unbias2, spread          # by the clock
+
+
+cdef inline void sim_ademamix_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+    cdef SimAdemamix *h = <SimAdemamix *>scalars
+    h.keep1 = warmed_beta(step, h.beta1_warmup, h.min_beta1, h.beta1)
+    h.gain2 = 1 - h.beta2
+    h.unbias2 = 1 / sqrt(1 - pow(h.beta2, <double>step))
+    h.size = 1 if h.bias_correction2 else h.unbias2
+    if h.bias_correction1:      # the sum of the weights
+        h.size = h.size * (1 - h.beta1) / (1 - pow(h.beta1, <double>step))
+    h.spread = spread_of(h.gain2)
+
+
+cdef inline void sim_ademamix(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    cdef const SimAdemamix *h = <const SimAdemamix *>scalars
+    cdef floating *p = s[0]
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *v = s[3]
+    cdef floating sign = <floating>h.sign, shrink = <floating>h.shrink
+    cdef floating beta1 = <floating>h.keep1, alpha = <floating>h.alpha
+    cdef floating beta2 = <floating>h.beta2, gain2 = <floating>h.gain2
+    cdef floating size = <floating>(h.lr * h.size), unbias2 = <floating>h.unbias2
+    cdef floating eps = least_eps(<floating>h.eps, h.spread)
+    cdef floating d, x, first, second
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
-        m[i] = beta1 * m[i] + gain1 * d
-        slow[i] = beta3 * slow[i] + gain3 * d
-        v[i] = beta2 * v[i] + gain2 * d * d
-        u = (unbias1 * m[i] + mix * slow[i]) / (root(v[i]) * unbias2 + eps)
-        p[i] = shrink * p[i] - lr * u
+        first = beta1 * m[i] + d
+        second = beta2 * v[i] + gain2 * d * d
+        x = shrink * p[i] - size * ((alpha * d + first) / (root(second) * unbias2 + eps))
+        m[i] = first
+        v[i] = second
+        p[i] = x

@@ -36,7 +36,7 @@ cdef inline void adopt(floating **s, const double *scalars, Py_ssize_t n) noexce
     cdef floating eps = least_eps(<floating>h.eps, h.spread)
     cdef floating bound = <floating>h.bound, lr = <floating>h.lr
     cdef bint decay = penalty != 0
-    cdef floating d
+    cdef floating d, x, first, second
     cdef Py_ssize_t i
     if h.begins:
         for i in range(n):
@@ -45,6 +45,9 @@ cdef inline void adopt(floating **s, const double *scalars, Py_ssize_t n) noexce
         return
     for i in range(n):
         d = descent(g[i], p[i], sign, penalty, decay)
-        m[i] = beta1 * m[i] + gain1 * bounded(d / greater(root(v[i]), eps), bound)
-        p[i] = keep * p[i] - lr * m[i]
-        v[i] = beta2 * v[i] + gain2 * d * d
+        first = beta1 * m[i] + gain1 * bounded(d / greater(root(v[i]), eps), bound)
+        second = beta2 * v[i] + gain2 * d * d
+        x = keep * p[i] - lr * first
+        m[i] = first
+        v[i] = second
+        p[i] = x

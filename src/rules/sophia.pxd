@@ -17,10 +17,13 @@ cdef inline void sophia(floating **s, const double *scalars, Py_ssize_t n) noexc
     cdef floating sign = <floating>h.sign, shrink = <floating>h.shrink, lr = <floating>h.lr
     cdef floating beta1 = <floating>h.beta1, gain1 = <floating>(1 - h.beta1)
     cdef floating factor = <floating>(h.rho * h.bs), eps = <floating>1e-15
+    cdef floating first, x
     cdef Py_ssize_t i
     for i in range(n):
-        m[i] = beta1 * m[i] + gain1 * (sign * g[i])
-        p[i] = shrink * p[i] - lr * bounded(m[i] / (factor * hessian[i] + eps), <floating>1)
+        first = beta1 * m[i] + gain1 * (sign * g[i])
+        x = shrink * p[i] - lr * bounded(first / (factor * hessian[i] + eps), <floating>1)
+        m[i] = first
+        p[i] = x
 
 
 cdef struct Squares:

@@ -31,6 +31,7 @@ from cyoptim.optimizers.sgd import SGD
 from cyoptim.optimizers.sgd_schedule_free import SGDScheduleFree
 from cyoptim.optimizers.sgdp import SGDP
 from cyoptim.optimizers.sign_sgd import SignSGD
+from cyoptim.optimizers.sim_ademamix import SimAdEMAMix
 from cyoptim.optimizers.sophia import SophiaG
 from cyoptim.optimizers.sparse_adam import SparseAdam
 from cyoptim.optimizers.stable_adamw import StableAdamW
@@ -68,6 +69,7 @@ __all__ = [
     "Rprop",
     "SGDScheduleFree",
     "SignSGD",
+    "SimAdEMAMix",
     "SophiaG",
     "SparseAdam",
     "StableAdamW",
