@@ -327,8 +327,10 @@ rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
 for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
-             "adamax", "nadam", "radam", "lion"):
+             "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia"):
     cautious(name)
+for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "signum"):
+    cautious(name, "penalty", "keep")
 
 
 include "kernels/passes.pxi"

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t
 
 cdef enum:
     MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
-    MAX_SCALARS = 24
+    MAX_SCALARS = 32
     MAX_CARRIED = 2
     MAX_NUMBERS = 4
     MAX_SUMS = 4

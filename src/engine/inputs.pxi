@@ -243,7 +243,8 @@ cdef class Inputs(Work):
         cdef cnp.ndarray view = self.views[i], values
         cdef uintptr_t low
         cdef dict group = self.groups[self.slots[i].group]
-        if rule_of(optimizer, group) is not None and rule_of(optimizer, group).is_cautious:
+        cdef Rule rule = rule_of(optimizer, group)
+        if rule is not None and rule.is_cautious:
             optimizer._refuse_with_caution(f"sparse gradients (that of {self.labels[i]} is sparse)")
         if (not optimizer._takes_spans(group, self.labels[i])
                 or self.whole):

@@ -24,8 +24,8 @@ cdef enum:
 cdef double LEAST_SHARE = 1e-3
 
 
-cdef int cautious(str name) except -1:
-    """Give a rule of the form above its forms for the options `caution` and `cautious_wd`."""
+cdef int cautious(str name, str l2="l2", str shrink="shrink") except -1:
+    """Give a rule of the form above its forms for the options `caution` and `cautious_wd`; what it calls the scalars."""
     about = RULES[name]
     cdef tuple within = about["scalars"]
     cdef int number
@@ -33,8 +33,8 @@ cdef int cautious(str name) except -1:
         raise ValueError(f"rule {name} can have no cautious form")
     names = ("sign", "caution_rule", "l2_at", "shrink_at", "cautious_wd", "caution_scale", "caution_sign")
     constants = {"caution_rule": about["number"], "caution_sign": 1,
-                 "l2_at": WITHIN + within.index("l2") if "l2" in within else 0,
-                 "shrink_at": WITHIN + within.index("shrink") if "shrink" in within else 0}
+                 "l2_at": WITHIN + within.index(l2) if l2 in within else 0,
+                 "shrink_at": WITHIN + within.index(shrink) if shrink in within else 0}
     form = {**about, "scalars": names + within[1:]}
     add_form(name + "_cautious_wd", {**form, "constants": {**constants, "caution_scale": 1}},
              cautious_decay[float], cautious_decay[double])

@@ -19,7 +19,7 @@ cdef inline void adopt_clock(double *scalars, int64_t step, float *carried) noex
     h.gain1 = 1 - h.beta1
     h.gain2 = 1 - h.beta2
     h.penalty = 0 if h.decouple else h.weight_decay
-    h.keep = 1 - h.lr * h.weight_decay if h.decouple else 1
+    h.keep = 1 - h.lr * h.weight_decay if h.decouple and step > 1 else 1
     h.bound = INFINITY if h.clip_lambda == INFINITY else pow(<double>(step - 1), h.clip_lambda)
     h.spread = spread_of(h.gain2)
 

@@ -86,8 +86,8 @@ def test_a_forged_rule_reaches_no_kernel() -> None:
         "combines": False,
         "constants": {},
     }
-    with pytest.raises(ValueError, match="has 25 scalars, expected 24 or fewer"):
-        _engine.Rule("long", about | {"scalars": ("x",) * 25})  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="has 33 scalars, expected 32 or fewer"):
+        _engine.Rule("long", about | {"scalars": ("x",) * 33})  # type: ignore[call-arg]
     forged = _engine.Rule("forged", about)  # type: ignore[call-arg]
 
     class Strange(cyoptim.SGD):

@@ -11,35 +11,39 @@ from typing import Any
 
 import numpy as np
 
-from tests.support.cards import Card, Options
+from tests.support.cards import CAUTIOUS, Card, Options
+
+EXECUTION = {"foreach", "fused", "capturable", "differentiable"}
+# The options that tell where the decay is.
+SWITCHES = ("decoupled_weight_decay", "decouple", "weight_decouple")
 
 
 class Cautious:
     def __init__(self, card: Card, options: Options) -> None:
-        options = {**card.only(**card.options), **options}
-        self.caution = options.pop("caution", False)
-        self.cautious_wd = options.pop("cautious_wd", False)
-        self.decoupled = options.get("decoupled_weight_decay", card.takes("cautious_wd"))
-        self.lr, self.weight_decay = options["lr"], options["weight_decay"]
+        options = {**card.options, **options}
+        self.caution = options.get("caution", False)
+        self.cautious_wd = options.get("cautious_wd", False)
+        apart = card.takes("cautious_wd") or card.takes("no_prox")
+        apart = next((options[name] for name in SWITCHES if name in options), apart)
         self.sign = -1 if options["maximize"] else 1
-        known = ("foreach", "fused", "capturable", "differentiable")
-        options = {name: value for name, value in options.items() if name not in known}
-        self.inner = card.reference(**{**options, "weight_decay": 0})
+        self.penalty = 0 if apart else self.sign * options["weight_decay"]
+        known = {*card.options} - CAUTIOUS - EXECUTION
+        options = {name: value for name, value in options.items() if name in known}
+        self.plain, self.from_zero = card.reference(**options), card.reference(**options)
 
     def step(self, params: list[Any], grads: list[Any]) -> None:
-        penalty = 0 if self.decoupled else self.sign * self.weight_decay
         pairs = list(zip(params, grads, strict=True))
-        grads = [None if g is None else g + penalty * p for p, g in pairs]
-        moved = [np.zeros_like(p) for p in params]
-        self.inner.step(moved, grads)  # from zero, where nothing decays
-        for p, g, u in zip(params, grads, moved, strict=True):
+        towards = [None if g is None else g + self.penalty * p for p, g in pairs]
+        moved, plain = [np.zeros_like(p) for p in params], [p.copy() for p in params]
+        self.from_zero.step(moved, towards)  # where nothing decays
+        self.plain.step(plain, grads)
+        for p, g, minus_u, whole in zip(params, towards, moved, plain, strict=True):
             if g is not None and p.size:
-                self._move(p, self.sign * g, -u)
+                self._move(p, self.sign * g, -minus_u, whole - minus_u)
 
-    def _move(self, p: Any, g: Any, u: Any) -> None:
+    def _move(self, p: Any, g: Any, u: Any, decayed: Any) -> None:
         if self.caution:
             mask = np.sign(u) * np.sign(g) > 0
             u = np.where(mask | np.isnan(u), u, 0) / max(np.mean(mask), 1e-3)
         decays = np.sign(u) * np.sign(p) >= 0 if self.cautious_wd else True
-        rate = self.lr * self.weight_decay if self.decoupled else 0
-        p[...] = np.where(decays, (1 - rate) * p, p) - u
+        p[...] = np.where(decays, decayed, p) - u

@@ -61,6 +61,9 @@ class AdaBelief(Optimizer):
         Accepted as in adabelief-pytorch; nothing is printed.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -76,6 +79,8 @@ class AdaBelief(Optimizer):
     ----------
     .. [1] J. Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed
        Gradients", NeurIPS 2020.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -86,6 +91,7 @@ class AdaBelief(Optimizer):
     array([ 0.8889, -1.8889])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rules: ClassVar[tuple[str, ...]] = ("adabelief", "adabelief_amsgrad")
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _step_type: ClassVar[type | None] = int
@@ -106,6 +112,7 @@ class AdaBelief(Optimizer):
         print_change_log: bool = True,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -119,6 +126,7 @@ class AdaBelief(Optimizer):
             "degenerated_to_sgd": degenerated_to_sgd,
             "print_change_log": print_change_log,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

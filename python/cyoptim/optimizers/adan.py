@@ -46,6 +46,9 @@ class Adan(Optimizer):
         Accepted, without effect.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -64,6 +67,8 @@ class Adan(Optimizer):
     ----------
     .. [1] X. Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep
        Models", IEEE TPAMI 2024.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -74,6 +79,7 @@ class Adan(Optimizer):
     array([ 0.9, -1.9])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "adan"
     _exchanges_group_steps: ClassVar[bool] = True
     _fuses_foreach: ClassVar[bool] = True
@@ -91,6 +97,7 @@ class Adan(Optimizer):
         fused: bool | None = False,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -102,6 +109,7 @@ class Adan(Optimizer):
             "maximize": maximize,
             "foreach": foreach,
             **execution_switches(fused=fused),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -46,6 +46,11 @@ class AdEMAMix(Optimizer):
         :math:`\lambda`, >= 0.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_.
 
     Notes
     -----
@@ -59,6 +64,9 @@ class AdEMAMix(Optimizer):
     ----------
     .. [1] M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix Optimizer: Better, Faster, Older",
        ICLR 2025.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -69,6 +77,7 @@ class AdEMAMix(Optimizer):
     array([ 0.88, -1.88])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
     _rule: ClassVar[str | None] = "ademamix"
     _step_type: ClassVar[type | None] = int
 
@@ -84,6 +93,8 @@ class AdEMAMix(Optimizer):
         weight_decay: float = 0,
         *,
         maximize: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -94,6 +105,8 @@ class AdEMAMix(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "caution": caution,
+            "cautious_wd": cautious_wd,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -48,6 +48,9 @@ class ADOPT(Optimizer):
         Follow the gradient upwards.
     capturable, differentiable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -62,6 +65,8 @@ class ADOPT(Optimizer):
     ----------
     .. [1] S. Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any :math:`\beta_2` with the
        Optimal Rate", NeurIPS 2024.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -74,6 +79,7 @@ class ADOPT(Optimizer):
     array([ 0.99, -1.99])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "adopt"
     _essential_options: ClassVar[tuple[str, ...] | None] = (
         "lr",
@@ -98,6 +104,7 @@ class ADOPT(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -110,6 +117,7 @@ class ADOPT(Optimizer):
             **execution_switches(
                 foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused
             ),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

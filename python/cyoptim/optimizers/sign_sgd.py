@@ -36,6 +36,10 @@ class SignSGD(Optimizer):
         Accepted as in torch, without effect.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_. Requires a
+        momentum.
 
     Notes
     -----
@@ -49,6 +53,8 @@ class SignSGD(Optimizer):
     ----------
     .. [1] J. Bernstein et al., "signSGD: Compressed Optimisation for Non-Convex Problems",
        ICML 2018.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -59,6 +65,7 @@ class SignSGD(Optimizer):
     array([ 0.9, -1.9])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rules: ClassVar[tuple[str, ...]] = ("sign_sgd", "signum")
     _essential_options: ClassVar[tuple[str, ...]] = (
         "lr", "momentum", "weight_decay", "weight_decouple"
@@ -75,6 +82,8 @@ class SignSGD(Optimizer):
         weight_decouple: bool = True,
         foreach: bool | None = None,
         maximize: bool = False,
+        *,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -83,6 +92,7 @@ class SignSGD(Optimizer):
             "weight_decouple": weight_decouple,
             "maximize": maximize,
             **execution_switches(foreach=foreach),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -53,6 +53,11 @@ class SophiaG(Optimizer):
         Follow the gradient upwards.
     capturable : bool
         Must be False.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
+    cautious_wd : bool
+        Decay only the elements that the step does not move away from zero [3]_.
 
     Notes
     -----
@@ -67,6 +72,9 @@ class SophiaG(Optimizer):
     ----------
     .. [1] H. Liu et al., "Sophia: A Scalable Stochastic Second-order Optimizer for Language Model
        Pre-training", ICLR 2024.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
+    .. [3] L. Chen et al., "Cautious Weight Decay", 2025, arXiv:2510.12402.
 
     Examples
     --------
@@ -88,6 +96,7 @@ class SophiaG(Optimizer):
     True
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
     _rule: ClassVar[str | None] = "sophia"
     _essential_options: ClassVar[tuple[str, ...] | None] = ("lr", "betas", "rho", "weight_decay")
 
@@ -102,6 +111,8 @@ class SophiaG(Optimizer):
         bs: float = 5120,
         maximize: bool = False,
         capturable: bool = False,
+        caution: bool = False,
+        cautious_wd: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -111,6 +122,8 @@ class SophiaG(Optimizer):
             "bs": bs,
             "maximize": maximize,
             **execution_switches(capturable=capturable),
+            "caution": caution,
+            "cautious_wd": cautious_wd,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -38,6 +38,9 @@ class Yogi(Optimizer):
         L2 penalty :math:`\lambda`, >= 0.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -50,6 +53,8 @@ class Yogi(Optimizer):
     References
     ----------
     .. [1] M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -60,6 +65,7 @@ class Yogi(Optimizer):
     array([ 0.9001, -1.9   ])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "yogi"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _step_type: ClassVar[type | None] = int
@@ -74,6 +80,7 @@ class Yogi(Optimizer):
         weight_decay: float = 0,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -82,6 +89,7 @@ class Yogi(Optimizer):
             "initial_accumulator": initial_accumulator,
             "weight_decay": weight_decay,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
