@@ -5,7 +5,8 @@
 from cython cimport floating
 from libc.math cimport fabs, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_two_squares
+from _reduce cimport add_squares
+from _table cimport LANES
 from rules._math cimport descent
 
 
@@ -23,7 +24,8 @@ cdef inline void lars_clock(double *scalars, int64_t step, float *carried) noexc
 
 cdef inline void lars_measure(floating **s, const double *scalars, double *lanes,
                               Py_ssize_t n) noexcept nogil:
-    add_two_squares(s[0], s[1], lanes, n)
+    add_squares(s[0], lanes, n)
+    add_squares(s[1], lanes + LANES, n)
 
 
 cdef inline void lars_finish(double *scalars, const double *sums, double *numbers,

@@ -299,3 +299,46 @@ def test_nothing_ends_before_the_native_groups_have_stepped() -> None:
         optimizer.step(grads=[np.ones(3), np.ones(3)])
     assert len(seen) == 1
     np.testing.assert_array_equal(seen[0], a)
+
+
+class ByShape(Hybrid):
+    """As Hybrid, where the shape of a parameter decides."""
+
+    _rules = (*cyoptim.Adam._rules, "lion")
+
+    def _rule_of(self, group: Any) -> str | None:
+        return cyoptim.Adam._rule_of(self, group)
+
+    def _is_apart(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == 1
+
+    def _rule_apart(self, group: Any) -> str | None:
+        return None if group["by_hand"] else "lion"
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_shapes_that_are_set_apart_within_a_group(by_hand: bool) -> None:
+    params, alone = arrays(), arrays()
+    optimizer = ByShape([{"params": [params[i] for i in (0, 2, 1, 3)], "by_hand": by_hand}])
+    vectors: Any = Hybrid([{"params": alone[:2], "by_hand": True}])
+    if not by_hand:
+        vectors = cyoptim.Lion(alone[:2], lr=0.1, betas=(0.9, 0.999))
+    matrices = cyoptim.Adam(alone[2:], lr=0.1)
+    for step in range(6):
+        grads = gradients(params, step)
+        optimizer.step(grads=[grads[i] for i in (0, 2, 1, 3)], max_norm=1e9)
+        vectors.step(grads=grads[:2])
+        matrices.step(grads=grads[2:])
+        if step == 2:
+            again = ByShape([{"params": [params[i] for i in (0, 2, 1, 3)], "by_hand": by_hand}])
+            again.load_state_dict(optimizer.state_dict())
+            optimizer = again
+    for a, b in zip(params, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Options reach both; a rule may change.
+    optimizer.param_groups[0].update(lr=0.0, by_hand=not by_hand)
+    before = [p.copy() for p in params]
+    grads = gradients(params, 6)
+    optimizer.step(grads=[grads[i] for i in (0, 2, 1, 3)])
+    for a, b in zip(params, before, strict=True):
+        np.testing.assert_array_equal(a, b)
