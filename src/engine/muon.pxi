@@ -230,15 +230,12 @@ cdef class MuonStep:
         cdef char *polynomial = self.take(size)
         cdef char *other = self.take(size)
         cdef char *all = self.take(size)        # the product of the polynomials
-        cdef double growth, limit = GROWTH
         cdef const double *abc
-        cdef int done = 0
+        cdef int done = 0, end
         cdef bint first
-        if self.m < SLENDER * self.n:
-            limit = 0
         while done < self.iterations:
             self.multiply(by_rows, by_rows, m, self.m, gram, scale * scale)
-            first, growth = True, 1
+            first, end = True, self.end_of_polynomial(done)
             while True:
                 abc = &self.coefficients[done][0]
                 self.product.z, self.product.beta, self.product.diagonal = gram, abc[1], abc[0]
@@ -249,8 +246,7 @@ cdef class MuonStep:
                     self.multiply(polynomial, all, n, self.n, other, 1)
                     all, other = other, all
                 done += 1
-                growth = growth * max(abc[0] * abc[0], 1)
-                if done == self.iterations or growth > limit:
+                if done == end:
                     break
                 self.multiply(all if first else polynomial, gram, n, self.n, other, 1)
                 self.multiply(other, all if first else polynomial, n, self.n, gram, 1)
@@ -268,6 +264,24 @@ cdef class MuonStep:
             self.run_product()
             by_columns[0], spare = spare, by_columns[0]
             scale = 1
+
+    cdef int end_of_polynomial(self, int begin) noexcept nogil:
+        """How far the iterations from here on may be one polynomial. The last ones are as many as may be: what rounding
+        leaves in earlier ones, later ones multiply."""
+        cdef int end = self.iterations, k
+        cdef double growth, a
+        cdef double limit = 0 if self.m < SLENDER * self.n else GROWTH
+        while True:
+            k, growth = end - 1, 1
+            while k > begin:
+                a = self.coefficients[k - 1][0]
+                growth *= max(a * a, 1)
+                if growth > limit:
+                    break
+                k -= 1
+            if k == begin:
+                return end
+            end = k
 
     cdef void step_normalized(self, char *variance, char *flat, Py_ssize_t blocks) noexcept nogil:
         cdef Directed *matrix = &self.matrix

@@ -1,47 +1,66 @@
 # The passes over a matrix that Muon steps, and the products of its iteration.
 
+cdef enum:
+    PANELS = 8              # side by side, of which a row is read at a time, while their transposed parts stay in the cache
+
+
 cdef inline void directed_rows(const Directed *m, floating *param, Py_ssize_t block) noexcept nogil:
-    # `param` chooses the type. Panel by panel, so that the transposed part stays in the cache.
+    # `param` chooses the type.
     cdef Py_ssize_t panel = PANEL_BYTES // sizeof(floating)
     cdef Py_ssize_t first = block * panel, last = min(first + panel, m.rows)
-    cdef Py_ssize_t start = 0, n, r, k, place
-    cdef floating *panels
-    cdef floating *turned
-    cdef floating *row
-    cdef floating factor = <floating>m.factor
+    cdef Py_ssize_t start = 0, stop, r
     cdef double lanes[LANES]
-    for k in range(LANES):
-        lanes[k] = 0
+    for r in range(LANES):
+        lanes[r] = 0
     while start < m.columns:
-        n = min(panel, m.columns - start)
-        panels = (<floating *>m.panels) + start * m.panel_rows
-        turned = (<floating *>m.turned) + first * m.turned_rows + start * panel
+        stop = min(start + PANELS * panel, m.columns)
         for r in range(first, last):
-            row = panels + r * panel
-            place = r * m.columns + start
-            if m.phase == DIRECTED:
-                muon_direction((<floating *>m.buffer) + place, (<floating *>m.grad) + place, row, m.sign,
-                               m.momentum, m.nesterov, n)
-                add_squares(row, lanes, n)
-                for k in range(n):
-                    turned[k * panel + r - first] = row[k]
-                for k in range(n, panel):
-                    row[k] = 0
-            elif m.phase == RESCALED:
-                for k in range(n):
-                    row[k] = factor * row[k]
-                    turned[k * panel + r - first] = row[k]
-            elif m.phase == STEPPED:
-                muon_step(param + place, row, m.shrink, m.size, m.cautious, n)
-            else:
-                memcpy((<floating *>m.flat) + place, row, n * sizeof(floating))
+            directed_row(m, param, lanes, r, first, start, stop)
         if m.phase == DIRECTED:
-            for k in range(n):
-                for r in range(last - first, panel):
-                    turned[k * panel + r] = 0
-        start += panel
+            for r in range(last, first + panel):
+                clear_turned(m, param, r - first, first, start, stop)
+        start = stop
     if m.phase == DIRECTED:
         m.squares[block] = fold_sums(lanes)
+
+
+cdef inline void directed_row(const Directed *m, floating *param, double *lanes, Py_ssize_t r, Py_ssize_t first,
+                              Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    cdef Py_ssize_t panel = PANEL_BYTES // sizeof(floating)
+    cdef Py_ssize_t n, k, place
+    cdef floating *row
+    cdef floating *turned
+    cdef floating factor = <floating>m.factor
+    while start < stop:
+        n = min(panel, stop - start)
+        place = r * m.columns + start
+        row = (<floating *>m.panels) + start * m.panel_rows + r * panel
+        turned = (<floating *>m.turned) + first * m.turned_rows + start * panel + r - first
+        if m.phase == DIRECTED:
+            muon_direction((<floating *>m.buffer) + place, (<floating *>m.grad) + place, row, m.sign, m.momentum,
+                           m.nesterov, n)
+            add_squares(row, lanes, n)
+            for k in range(n):
+                turned[k * panel] = row[k]
+            for k in range(n, panel):
+                row[k] = 0
+        elif m.phase == RESCALED:
+            for k in range(n):
+                row[k] = factor * row[k]
+                turned[k * panel] = row[k]
+        elif m.phase == STEPPED:
+            muon_step(param + place, row, m.shrink, m.size, m.cautious, n)
+        else:
+            memcpy((<floating *>m.flat) + place, row, n * sizeof(floating))
+        start += panel
+
+
+cdef inline void clear_turned(const Directed *m, floating *param, Py_ssize_t r, Py_ssize_t first, Py_ssize_t start,
+                              Py_ssize_t stop) noexcept nogil:
+    # Columns of a panel that the matrix does not fill.
+    cdef Py_ssize_t panel = PANEL_BYTES // sizeof(floating), k
+    for k in range(start, stop):
+        ((<floating *>m.turned) + first * m.turned_rows + k * panel)[r] = 0
 
 
 cdef inline void directed_segments(const Directed *m, floating *param, Py_ssize_t block) noexcept nogil:

@@ -93,9 +93,10 @@ class Muon(Optimizer):
     State: ``momentum_buffer`` (:math:`B`).
 
     The iteration runs in the parameter's own precision, while torch rounds it to bfloat16: steps
-    are closer to the formula than torch's, and differ from them by the rounding of bfloat16. NumPy
-    computes the matrix products, on the threads of its BLAS, which may give other bits on another
-    machine or number of threads.
+    are closer to the formula than torch's, and differ from them by the rounding of bfloat16. On
+    matrices that are far from square, several iterations are computed as one polynomial of
+    :math:`X X^\top`. The optimizer keeps memory for one matrix, of about three times its size and
+    four times the square of its shorter side.
 
     References
     ----------
