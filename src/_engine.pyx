@@ -39,6 +39,8 @@ from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, 
 from _table cimport (APPLY, CHUNK, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS,
                      MAX_SUMS, NORM, PER_GROUP, PER_ROW, REDUCE, SCALED, SHORT_CHUNK, SQUARES, STATISTICS, UPDATE,
                      Chunk, Clock, Group, Head, Kernels, Matrices, Pass, Row, Stage, Table, Tensor, Units, chunk_length)
+from _table cimport (DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, STEPPED_BY_SEGMENTS, Directed, Product,
+                     product_task_count)
 
 cnp.import_array()
 
@@ -57,6 +59,7 @@ include "engine/room.pxi"       # placement of new state
 include "engine/work.pxi"       # tables, and passes over lists of arrays
 include "engine/first_touch.pxi"    # what new state begins with
 include "engine/factored.pxi"   # Adafactor's passes over matrices
+include "engine/muon.pxi"       # Muon's step
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse
 include "engine/extras.pxi"     # the arguments of a step besides gradients, and its results

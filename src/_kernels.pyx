@@ -21,6 +21,7 @@ from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SC
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
                      STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
+from _table cimport DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, Directed, Product, product_task
 from rules._math cimport descent
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
@@ -45,6 +46,7 @@ from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_
 from rules.lion cimport Lion, lion
 from rules.mars cimport (Mars, MarsVector, mars_adamw, mars_adamw_amsgrad, mars_clock, mars_finish, mars_lion,
                          mars_measure, mars_vector_clock)
+from rules.muon cimport muon_direction, muon_step
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.novograd cimport (NovoGrad, novograd, novograd_amsgrad_finish, novograd_finish,
                              novograd_measure)
@@ -337,6 +339,7 @@ include "kernels/passes.pxi"
 include "kernels/caution.pxi"
 include "kernels/reductions.pxi"
 include "kernels/matrices.pxi"
+include "kernels/muon.pxi"
 
 
 cdef void run_other(const Table *table, Py_ssize_t bundle) noexcept nogil:
@@ -380,6 +383,8 @@ KERNELS.run = run_bundle
 KERNELS.begin = begin
 KERNELS.finish = finish
 KERNELS.clocks = CLOCKS
+KERNELS.multiply = multiply
+KERNELS.direct = direct
 
 
 def kernels():

@@ -83,6 +83,50 @@ cdef struct Matrices:
     double *squares                 # [block]
     double floor, shrink, size
 
+# A product of two matrices that lie in panels, and how many of its parts are computed side by side.
+cdef extern from "products.h" nogil:
+    cdef enum:
+        PANEL_BYTES
+    ctypedef struct Product:
+        bint is_double, symmetric
+        Py_ssize_t rows, columns, depth
+        const void *a
+        const void *b
+        const void *z
+        void *out
+        void *mirror
+        Py_ssize_t a_rows, b_rows, out_rows, mirror_rows
+        double alpha, beta, diagonal
+    Py_ssize_t product_task_count(const Product *product)
+    void product_task(const Product *product, Py_ssize_t task)
+
+# What a pass does with a matrix that Muon steps.
+cdef enum MatrixPass:
+    DIRECTED            # moves the momentum; the direction in panels, and the sums of its squares
+    RESCALED            # the panels, by a factor
+    STEPPED             # the step along the matrix in panels
+    FLATTENED           # copies the matrix from its panels into rows without gaps
+    MEASURED            # the sums of squares of the segments of these rows
+    STEPPED_BY_SEGMENTS # the step along these rows, each segment by its factor
+
+# A matrix that Muon steps. The direction lies in panels twice: as it is, and transposed. A block is as many rows as a
+# panel has columns, or some segments.
+cdef struct Directed:
+    int dtype, phase
+    bint nesterov, cautious
+    Py_ssize_t rows, columns
+    void *param
+    void *grad
+    void *buffer
+    void *panels
+    void *turned
+    Py_ssize_t panel_rows, turned_rows
+    void *flat
+    Py_ssize_t segment, segments, bundle    # elements of one, how many, and how many are a block
+    double *squares                         # of each block, or of each segment
+    double *factors                         # of each segment
+    double sign, momentum, factor, shrink, size
+
 # The units of a rule: none, each row of a tensor (an index of its first axis), each tensor, all
 # tensors of a group, those of all groups that have the rule.
 cdef enum Scope:
@@ -146,3 +190,5 @@ cdef struct Kernels:
     # whether there are any, whose rules are then to be applied.
     bint (*finish)(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     Clock *clocks           # per rule; NULL where no scalar depends on the step
+    BundleFunction multiply     # a task of a Product
+    BundleFunction direct       # a block of a Directed

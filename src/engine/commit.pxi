@@ -9,10 +9,11 @@ cdef enum Change:
     COPIES = 5      # an array gets the elements of another
     RUNS = 6        # a rule runs over arrays
     SCALES = 7      # Adafactor's update runs over a matrix
-    AVERAGES = 8    # the averages of a plan move
-    ADOPTS = 9      # a plan takes the place of another
-    ZEROES = 10     # an array or tensor is filled with zeros
-    REPORTS = 11    # a watch is told
+    STEPS = 8       # Muon steps a parameter
+    AVERAGES = 9    # the averages of a plan move
+    ADOPTS = 10     # a plan takes the place of another
+    ZEROES = 11     # an array or tensor is filled with zeros
+    REPORTS = 12    # a watch is told
 
 
 cdef class Commit:
@@ -76,6 +77,10 @@ cdef class Commit:
         matrices.prepare(shrink, size)
         self.changes.append((SCALES, matrices, None, None))
 
+    def step(self, MuonStep step not None) -> None:
+        """Let Muon step a parameter."""
+        self.changes.append((STEPS, step, None, None))
+
     def average(self, Plan plan not None) -> None:
         """Let the averages of a plan follow; add this after all changes of parameters."""
         plan.prepare_average()
@@ -121,7 +126,8 @@ cdef class Commit:
         cdef list kept = [self.changes]
         for change, target, value, more in self.changes:
             if ((change == RUNS and not (<Arrays>target).still())
-                    or (change == SCALES and not (<Factored>target).still())):
+                    or (change == SCALES and not (<Factored>target).still())
+                    or (change == STEPS and not (<MuonStep>target).still())):
                 raise RuntimeError("an array was changed in size or place while it was being used")
             if change <= BECOMES:
                 kept.append(PyDict_Copy(target))
@@ -149,6 +155,8 @@ cdef class Commit:
             (<Arrays>target).go()
         elif change == SCALES:
             (<Factored>target).run(SCALED)
+        elif change == STEPS:
+            (<MuonStep>target).run()
         elif change == AVERAGES:
             (<Plan>target).average()
         elif change == ZEROES:

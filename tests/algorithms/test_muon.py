@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import platform
 import re
 from typing import Any
 
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import MuonWithAuxAdam, param_groups
+from cyoptim import MuonWithAuxAdam, _dispatch, param_groups
+from cyoptim._config import _set_limit
+from tests.optimizers.muon_with_aux_adam import OfMatrices
 from tests.support.parametrize import every_real
 
 SHAPES = {"W": (4, 3), "filters": (5, 2, 3, 3), "heads": (2, 3, 4), "bias": (6,), "scale": ()}
@@ -424,3 +427,141 @@ def test_param_groups_scales_both_rates() -> None:
 def test_wrong_rules_for_muon(arguments: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         param_groups(NET, **arguments)
+
+
+# --- the products ---------------------------------------------------------------------------------
+
+
+@every_real
+@pytest.mark.parametrize("shape", [(1, 1), (31, 33), (65, 200), (200, 65), (130, 129)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ns_steps": 1}, {"ns_coefficients": "polar_express", "ns_steps": 8}, {"variance": True}],
+    ids=str,
+)
+def test_products_of_any_shape(dtype: Any, shape: tuple[int, int], options: Any) -> None:
+    rng = np.random.default_rng(0)
+    start, *grads = rng.standard_normal((4, *shape))
+    w, expected = start.astype(dtype), [start.astype(dtype).astype(np.float64)]
+    optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True, "lr": 0.1, **options}])
+    reference = OfMatrices(lr=0.1, **options)
+    for grad in grads:
+        optimizer.step(grads=[grad.astype(dtype)])
+        reference.step(expected, [grad.astype(dtype).astype(np.float64)])
+    limit = 1e-12 if dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(w, expected[0], rtol=limit, atol=limit)
+
+
+@every_real
+def test_small_singular_values_are_not_lost(dtype: Any) -> None:
+    # Several iterations at once square the matrix, and with it what is small.
+    rng = np.random.default_rng(0)
+    left, _ = np.linalg.qr(rng.standard_normal((32, 32)))
+    right, _ = np.linalg.qr(rng.standard_normal((256, 256)))
+    grad = ((left * np.logspace(0, -5, 32)) @ right[:32]).astype(dtype)
+    w, expected = np.zeros((32, 256), dtype), [np.zeros((32, 256))]
+    MuonWithAuxAdam([{"params": [w], "use_muon": True, "lr": 1.0}]).step(grads=[grad])
+    OfMatrices(lr=1.0).step(expected, [grad.astype(np.float64)])
+    limit = 1e-12 if dtype == np.float64 else 3e-5
+    assert np.abs(w - expected[0]).max() < limit
+
+
+@every_real
+def test_the_size_of_float32_is_no_limit(dtype: Any) -> None:
+    grad = np.random.default_rng(0).standard_normal((6, 9)).astype(dtype)
+    usual = one_step(np.zeros((6, 9), dtype), grad)
+    scaled = one_step(np.zeros((6, 9), dtype), grad * dtype(1e30))
+    np.testing.assert_allclose(scaled, usual, rtol=0, atol=1e-5)
+    w = np.zeros((6, 9), dtype)
+    cyoptim.Muon([w], lr=0.1, weight_decay=0.0, eps=0.0).step(grads=[grad * dtype(1e-25)])
+    np.testing.assert_allclose(w, one_step_of_muon(grad), rtol=0, atol=1e-5 * np.abs(w).max())
+
+
+def one_step_of_muon(grad: Any) -> np.ndarray:
+    w = np.zeros_like(grad)
+    cyoptim.Muon([w], lr=0.1, weight_decay=0.0, eps=0.0).step(grads=[grad])
+    return w
+
+
+@every_real
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (5, 7), (2, 40, 30)], ids=str)
+def test_the_same_bits_on_any_threads(dtype: Any, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    start, grad = rng.standard_normal((2, *shape)).astype(dtype)
+    found: dict[str, list[np.ndarray]] = {}
+    for isa in _dispatch.available():
+        for threads in (1, 2):
+            _dispatch.use(isa)
+            _set_limit(threads)
+            fused = "fused" if isa != "baseline" or platform.machine() == "aarch64" else isa
+            found.setdefault(fused, []).append(one_step(start, grad, variance=True))
+    for results in found.values():
+        for result in results:
+            np.testing.assert_array_equal(result, results[0])
+
+
+@pytest.mark.parametrize("order", ["C", "F", "strided"])
+def test_memory_of_any_layout(order: str) -> None:
+    def laid_out(values: Any) -> Any:
+        if order == "strided":
+            return np.repeat(values, 2, axis=1)[:, ::2]
+        return np.array(values, order=order)
+
+    rng = np.random.default_rng(0)
+    start, *grads = rng.standard_normal((4, 6, 9))
+    a, b = start.copy(), laid_out(start)
+    groups = [[{"params": [w], "use_muon": True, "variance": True}] for w in (a, b)]
+    optimizers = [MuonWithAuxAdam(group) for group in groups]
+    for grad in grads:
+        optimizers[0].step(grads=[grad])
+        optimizers[1].step(grads=[laid_out(grad)])
+    np.testing.assert_array_equal(a, b)
+
+
+# --- variants of the step -------------------------------------------------------------------------
+
+
+def test_rows_are_evened_out() -> None:
+    rng = np.random.default_rng(0)
+    grad = rng.standard_normal((6, 9)) * np.logspace(0, 3, 6)[:, None]
+    plain = one_step(np.zeros((6, 9)), grad, adjust_lr_fn="original")
+    even = one_step(np.zeros((6, 9)), grad, adjust_lr_fn="original", variance=True, beta2=0.0)
+    lengths = np.linalg.norm(even, axis=1)
+    np.testing.assert_allclose(lengths, lengths[0])
+    np.testing.assert_allclose(np.linalg.norm(even), np.linalg.norm(plain))
+
+
+def test_variance_may_be_turned_on_and_saved() -> None:
+    w = np.ones((4, 3))
+    optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True}])
+    optimizer.step(grads=[np.eye(4, 3)])
+    assert {*optimizer.state[w]} == {"momentum_buffer"}
+    optimizer.param_groups[0]["variance"] = True
+    optimizer.step(grads=[np.eye(4, 3)])
+    assert optimizer.state[w]["second_momentum_buffer"].shape == (4, 1)
+    other = MuonWithAuxAdam([{"params": [w.copy()], "use_muon": True}])
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["second_momentum_buffer"] = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"has shape \(4, 3\), expected \(4, 1\)|\(4, 1\)"):
+        other.load_state_dict(saved)
+
+
+def test_cautious_decay() -> None:
+    start = np.array([[1.0, -1.0], [2.0, 3.0]])
+    step = one_step(np.zeros((2, 2)), np.eye(2))  # towards -1 on the diagonal
+    decayed = one_step(start, np.eye(2), weight_decay=0.5, cautious_wd=True)
+    factors = np.where(-step * start > 0, 1 - 0.1 * 0.5, 1)
+    np.testing.assert_allclose(decayed, factors * start + step)
+    assert (factors == 1).any()
+    assert (factors != 1).any()
+
+
+def test_polar_express_comes_nearer_to_one() -> None:
+    grad = np.random.default_rng(0).standard_normal((20, 30))
+    for steps, limit in ((5, 0.14), (8, 1e-6), (12, 1e-6)):
+        step = one_step(
+            np.zeros((20, 30)), grad, lr=1.0, ns_coefficients="polar_express", ns_steps=steps
+        )
+        values = np.linalg.svd(step, compute_uv=False)
+        assert np.abs(values - 1).max() < limit

@@ -11,15 +11,16 @@ from unittest import mock
 
 import numpy as np
 
-from tests.optimizers.muon import QUINTIC, newton_schulz
+from tests.optimizers.muon import POLAR_EXPRESS, QUINTIC, newton_schulz
 from tests.support.bad_options import MISSPELT, RATE_NO_NUMBER
 from tests.support.cards import CHECKED, DENSE, MATRICES, Card, Recipe, Source
 
 
 class OfMatrices:
-    def __init__(self, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0, *, nesterov: bool = True, ns_steps: int = 5, ns_coefficients: Any = QUINTIC, adjust_lr_fn: Any = None, layout: Any = None, maximize: bool = False):  # fmt: skip
+    def __init__(self, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0, *, nesterov: bool = True, ns_steps: int = 5, ns_coefficients: Any = "quintic", adjust_lr_fn: Any = None, layout: Any = None, variance: bool = False, beta2: float = 0.95, cautious_wd: bool = False, maximize: bool = False):  # fmt: skip
         self.__dict__.update(locals())
         self.b: dict[int, Any] = {}
+        self.v: dict[int, Any] = {}
 
     def step(self, params: list[Any], grads: list[Any]) -> None:
         mu = self.momentum
@@ -32,17 +33,34 @@ class OfMatrices:
             layout = self.layout or ("conv" if p.ndim == 4 else "stack")
             stack = m.reshape((1, len(m), -1) if layout == "conv" else (-1, *m.shape[-2:]))
             o = np.array([self.orthogonal(matrix) for matrix in stack])
+            if self.variance:
+                o = self.normalized(i, o.reshape(p.shape)).reshape(stack.shape)
             rows, columns = o.shape[-2:] if self.adjust_lr_fn else p.shape[-2:]
             if self.adjust_lr_fn == "match_rms_adamw":
                 ratio = 0.2 * np.sqrt(max(rows, columns))
             else:
                 ratio = np.sqrt(max(1, rows / columns))
-            p *= 1 - self.lr * self.weight_decay
-            p -= self.lr * ratio * o.reshape(p.shape)
+            o = o.reshape(p.shape)
+            p *= 1 - self.lr * self.weight_decay * (o * p > 0 if self.cautious_wd else 1)
+            p -= self.lr * ratio * o
 
     def orthogonal(self, m: Any) -> Any:
-        m = m / (np.linalg.norm(m) + 1e-7)
-        return newton_schulz(m, [self.ns_coefficients] * self.ns_steps)
+        coefficients, safety = self.ns_coefficients, 1.0
+        if coefficients == "polar_express":
+            coefficients, safety = POLAR_EXPRESS, 1.01
+        elif coefficients == "quintic":
+            coefficients = QUINTIC
+        triples = [coefficients] if np.ndim(coefficients) == 1 else list(coefficients)
+        triples = (triples + triples[-1:] * self.ns_steps)[: self.ns_steps]
+        return newton_schulz(m / (safety * np.linalg.norm(m) + 1e-7), triples)
+
+    def normalized(self, i: int, o: Any) -> Any:
+        """NorMuon (Li et al. 2025), algorithm 1."""
+        length = np.linalg.norm(o, axis=(-2, -1), keepdims=True)
+        mean = np.mean(o * o, axis=-1, keepdims=True)
+        v = self.v[i] = self.beta2 * self.v.get(i, 0.0) + (1 - self.beta2) * mean
+        o = o / (np.sqrt(v) + 1e-10)
+        return o * length / (np.linalg.norm(o, axis=(-2, -1), keepdims=True) + 1e-10)
 
 
 @cache
@@ -51,8 +69,8 @@ def of_matrices(hybrid: Any) -> Any:
     from cyoptim import Optimizer
 
     class MuonWithAuxAdam(hybrid):  # type: ignore[misc]
-        def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0, *, nesterov: bool = True, ns_steps: int = 5, ns_coefficients: Any = QUINTIC, adjust_lr_fn: Any = None, layout: Any = None, maximize: bool = False) -> None:  # fmt: skip
-            defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, ns_steps=ns_steps, ns_coefficients=ns_coefficients, adjust_lr_fn=adjust_lr_fn, layout=layout, maximize=maximize)  # fmt: skip
+        def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0, *, nesterov: bool = True, ns_steps: int = 5, ns_coefficients: Any = "quintic", adjust_lr_fn: Any = None, layout: Any = None, variance: bool = False, beta2: float = 0.95, cautious_wd: bool = False, maximize: bool = False) -> None:  # fmt: skip
+            defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, ns_steps=ns_steps, ns_coefficients=ns_coefficients, adjust_lr_fn=adjust_lr_fn, layout=layout, variance=variance, beta2=beta2, cautious_wd=cautious_wd, maximize=maximize)  # fmt: skip
             self._check_options({"use_muon": True, **defaults})
             Optimizer.__init__(self, params, defaults)
 
@@ -117,9 +135,17 @@ CARD = Card(
         {"lr": 0.1, "adjust_lr_fn": "original", "layout": "stack"},
         {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "layout": "conv"},
         {"lr": 0.1, "ns_steps": 2, "ns_coefficients": (1.5, -0.5, 0.0)},
+        {"lr": 0.1, "ns_steps": 3, "ns_coefficients": [(3.0, -3.2, 1.2), (1.5, -0.5, 0.0)]},
+        {"lr": 0.1, "ns_coefficients": "polar_express", "cautious_wd": True, "weight_decay": 0.5},
+        {"lr": 0.1, "ns_steps": 10, "ns_coefficients": "polar_express"},
+        {"lr": 0.1, "variance": True},
+        {"lr": 0.1, "variance": True, "beta2": 0.5, "cautious_wd": True, "weight_decay": 0.25},
     ),
     states=("momentum_buffer",),
-    kept={"momentum_buffer": "b"},
+    more_states={"variance": ("second_momentum_buffer",)},
+    state_shapes={"second_momentum_buffer": (2, 1)},
+    history={"variance": True},
+    kept={"momentum_buffer": "b", "second_momentum_buffer": "v"},
     bad=(
         *RATE_NO_NUMBER,
         *MISSPELT,
@@ -129,6 +155,9 @@ CARD = Card(
         ({"weight_decay": -0.1}, ValueError, "weight_decay should be >= 0 but is: -0.1"),
         ({"ns_steps": 100}, ValueError, "Number of steps must be less than 100"),
         ({"ns_coefficients": (1, 2)}, ValueError, "must be a tuple of exactly 3 values"),
+        ({"ns_coefficients": "cubic"}, ValueError, "'cubic' is not supported: write 'quintic'"),
+        ({"ns_coefficients": 3.5}, TypeError, "must be a name, three numbers or a list"),
+        ({"beta2": 1.5}, ValueError, "Invalid beta2 value: 1.5 (expected 0 to 1)"),
         ({"adjust_lr_fn": "any"}, ValueError, "function any is not supported"),
         ({"layout": "rows"}, ValueError, "layout 'rows' is not supported"),
     ),

@@ -7,14 +7,33 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Arrays, Commit, Plan
-from cyoptim._groups.options import as_float, check_at_least, check_lr, check_number
+from cyoptim._engine import Commit, MuonStep, Plan, Workspace
+from cyoptim._groups.options import (
+    as_float,
+    as_sequence,
+    check_at_least,
+    check_lr,
+    check_number,
+)
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADJUSTMENTS = ("original", "match_rms_adamw")
+POLAR_EXPRESS = (
+    (8.237312490495555, -23.157747414558198, 16.680568411445915),
+    (4.082441999064835, -2.893047735332586, 0.5252849256975648),
+    (3.9263479922546582, -2.8547468034765298, 0.5318022422894988),
+    (3.2982187133085143, -2.424541981026706, 0.48632008358844075),
+    (2.2970369434552573, -1.63662558125903, 0.4002628455953627),
+    (1.8763805351440397, -1.2347896577722228, 0.35891887501668385),
+    (1.8564423485617974, -1.2132449880935525, 0.3568003487825883),
+    (1.8749994008682747, -1.2499988017229169, 0.3749994008546422),
+)
+# By name: the coefficients of each iteration, of which the last are repeated, and the factor of the
+# length by which a matrix is divided first, for coefficients that leave no room above 1.
+ITERATIONS = {"quintic": ((COEFFICIENTS,), 1.0), "polar_express": (POLAR_EXPRESS, 1.01)}
 
 
 class Muon(Optimizer):
@@ -74,9 +93,10 @@ class Muon(Optimizer):
     State: ``momentum_buffer`` (:math:`B`).
 
     The iteration runs in the parameter's own precision, while torch rounds it to bfloat16: steps
-    are closer to the formula than torch's, and differ from them by the rounding of bfloat16. NumPy
-    computes the matrix products, on the threads of its BLAS, which may give other bits on another
-    machine or number of threads.
+    are closer to the formula than torch's, and differ from them by the rounding of bfloat16. On
+    matrices that are far from square, several iterations are computed as one polynomial of
+    :math:`X X^\top`. The optimizer keeps memory for one matrix, of about three times its size and
+    four times the square of its shorter side.
 
     References
     ----------
@@ -94,6 +114,7 @@ class Muon(Optimizer):
     """
 
     _takes_complex: ClassVar[bool] = False
+    _workspace: Workspace
     _essential_options: ClassVar[tuple[str, ...]] = (
         "lr",
         "weight_decay",
@@ -128,12 +149,17 @@ class Muon(Optimizer):
         self._check_options(defaults)
         super().__init__(params, defaults)
 
+    def _make_own(self) -> None:
+        super()._make_own()
+        self._workspace = Workspace()
+
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"], "Learning rate should be >= 0 but is: {}")
         check_at_least("momentum", group["momentum"], 0)
         check_at_least("weight decay", group["weight_decay"], 0)
         check_number("eps", group["eps"])
         check_iteration(group)
+        check_triple("ns_coefficients", group["ns_coefficients"])
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         for group in groups:
@@ -158,54 +184,104 @@ class Muon(Optimizer):
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        return prepare_muon(param, grad, state, group, commit)
+        return prepare_muon(self, param, grad, state, group, commit)
 
 
 def check_iteration(group: Group) -> None:
-    """Check the options of the iteration, and of the length of a step."""
+    """Check the number of iterations, and the option of the length of a step."""
     check_at_least("ns_steps", group["ns_steps"], 0)
     if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUSTMENTS:
         raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
     if group["ns_steps"] >= 100:
         raise ValueError("Number of steps must be less than 100 for computational efficiency")
-    if len(group["ns_coefficients"]) != 3:
+
+
+def check_triple(name: str, triple: Any) -> None:
+    """Check the coefficients of one iteration."""
+    if len(triple) != 3:
         raise ValueError("Coefficients must be a tuple of exactly 3 values")
-    for index, value in enumerate(group["ns_coefficients"]):
-        check_number(f"ns_coefficients[{index}]", value)
+    for index, value in enumerate(triple):
+        check_number(f"{name}[{index}]", value)
+
+
+def check_coefficients(value: Any) -> None:
+    """Check coefficients by name, of all iterations or of each."""
+    value = as_sequence(value)
+    if isinstance(value, str):
+        if value not in ITERATIONS:
+            names = " or ".join(map(repr, ITERATIONS))
+            raise ValueError(
+                f"ns_coefficients {value!r} is not supported: write {names}, or numbers"
+            )
+        return
+    if not isinstance(value, (tuple, list)) or not value:
+        raise TypeError(
+            f"ns_coefficients must be a name, three numbers or a list of triples, got {value!r}"
+        )
+    if isinstance(value[0], (tuple, list)):
+        for number, triple in enumerate(value):
+            check_triple(f"ns_coefficients[{number}]", triple)
+    else:
+        check_triple("ns_coefficients", value)
 
 
 def prepare_muon(
-    param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    optimizer: Any, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
 ) -> dict[str, Any]:
     """Let `commit` step a parameter; return new entries of its state."""
-    lr, momentum = as_float(group["lr"]), as_float(group["momentum"])
-    buffer = state.get("momentum_buffer")
-    moved = np.zeros_like(param, subok=False) if buffer is None else buffer.copy(order="K")
-    with np.errstate(all="ignore"):
-        moved += (1 - momentum) * (grad - moved)
-        direction = grad + momentum * (moved - grad) if group["nesterov"] else moved
-    matrices = np.ascontiguousarray(direction).reshape(_stack_shape(param.shape, group))
-    steps = [
-        orthogonalize(
-            matrix,
-            group["ns_coefficients"],
-            int(as_float(group["ns_steps"])),
-            group.get("eps"),
-        )
-        for matrix in matrices
-    ]
-    update = np.array(steps, param.dtype).reshape(param.shape)
-    update *= lr * _ratio(param.shape, matrices.shape, group)
-    target = param * (1 - lr * as_float(group["weight_decay"]))
-    target -= update
-    commit.copy(param, target)
-    if buffer is None:
-        return {"momentum_buffer": moved}
-    commit.copy(buffer, moved)
-    return {}
+    lr, shape = as_float(group["lr"]), param.shape
+    stack = stack_of(shape, group)
+    triples, safety = iteration_of(group)
+    new: dict[str, Any] = {}
+    copies: list[tuple[Any, Any]] = []
+
+    def in_order(array: Any) -> Any:
+        if array.flags.c_contiguous:
+            return array
+        copies.append((array, array.copy(order="C")))
+        return copies[-1][1]
+
+    def state_array(name: str, shape: tuple[int, ...]) -> Any:
+        if state.get(name) is not None:
+            return in_order(state[name])
+        like = param if shape == param.shape else np.empty(shape, param.dtype)
+        new[name] = np.zeros_like(like, subok=False)
+        return in_order(new[name])
+
+    step = MuonStep(
+        optimizer._workspace,
+        (in_order(param), np.asarray(grad, order="C"), state_array("momentum_buffer", shape)),
+        stack,
+        triples,
+        (safety, as_float(group.get("eps", 0.0)), 0.0 if "eps" in group else 1e-7),
+        momentum=as_float(group["momentum"]),
+        nesterov=bool(group["nesterov"]),
+        sign=-1.0 if group.get("maximize") else 1.0,
+        shrink=1 - lr * as_float(group["weight_decay"]),
+        size=lr * _ratio(shape, stack, group),
+        cautious=bool(group.get("cautious_wd")),
+    )
+    if group.get("variance"):
+        average = state_array("second_momentum_buffer", (*shape[:-1], 1))
+        step.normalize(average, as_float(group["beta2"]), shape[-2])
+    commit.step(step)
+    for array, changed in copies:
+        commit.copy(array, changed)
+    return new
 
 
-def _stack_shape(shape: tuple[int, ...], group: Group) -> tuple[int, int, int]:
+def iteration_of(group: Group) -> tuple[list[tuple[float, ...]], float]:
+    """The coefficients of each iteration, and the factor of the length by which a matrix is divided
+    first."""
+    value, steps = as_sequence(group["ns_coefficients"]), int(as_float(group["ns_steps"]))
+    triples, safety = ITERATIONS[value] if isinstance(value, str) else (value, 1.0)
+    if not isinstance(triples[0], (tuple, list)):
+        triples = [triples]
+    numbers = [tuple(as_float(x) for x in triple) for triple in triples]
+    return [numbers[min(k, len(numbers) - 1)] for k in range(steps)], safety
+
+
+def stack_of(shape: tuple[int, ...], group: Group) -> tuple[int, int, int]:
     """How many matrices a parameter is, and their rows and columns."""
     layout = group.get("layout") or ("conv" if len(shape) == 4 else "stack")
     if layout == "conv":
@@ -213,35 +289,10 @@ def _stack_shape(shape: tuple[int, ...], group: Group) -> tuple[int, int, int]:
     return math.prod(shape[:-2]), shape[-2], shape[-1]
 
 
-def _ratio(shape: tuple[int, ...], stack: tuple[int, ...], group: Group) -> float:
+def _ratio(shape: tuple[int, ...], stack: tuple[int, int, int], group: Group) -> float:
     """The step of such matrices, as a multiple of the learning rate."""
     adjustment = group["adjust_lr_fn"]
-    rows, columns = stack[-2:] if adjustment is not None else shape[-2:]
+    rows, columns = stack[1:] if adjustment is not None else shape[-2:]
     if adjustment == "match_rms_adamw":
         return 0.2 * math.sqrt(max(rows, columns))
     return math.sqrt(max(1, rows / columns)) if columns else 1.0
-
-
-def orthogonalize(matrix: Any, coefficients: Any, steps: int, eps: float | None) -> Any:
-    """The matrix with singular values near 1, by Newton-Schulz iterations."""
-    a, b, c = (as_float(value) for value in coefficients)
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = np.array(matrix.T if tall else matrix, order="C")
-    norm = Arrays([x]).norm(2)
-    if not math.isfinite(norm):
-        x.fill(math.nan)  # in every element, for any number of iterations
-    divisor = norm + 1e-7 if eps is None else max(norm, as_float(eps))
-    if divisor > 0:
-        x /= divisor
-    gram, polynomial = (np.empty((len(x), len(x)), x.dtype) for _ in range(2))
-    product = np.empty_like(x)
-    for _ in range(steps):
-        np.matmul(x, x.T, out=gram)
-        np.matmul(gram, gram.T, out=polynomial)
-        polynomial *= c
-        gram *= b
-        polynomial += gram
-        np.matmul(polynomial, x, out=product)
-        x *= a
-        x += product
-    return x.T if tall else x

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 
-from cyoptim._engine import Commit, Plan
+from cyoptim._engine import Commit, Plan, Workspace
 from cyoptim._groups.groups import labels_of
-from cyoptim._groups.options import check_at_least, check_lr, check_moments, check_switch
+from cyoptim._groups.options import (
+    check_at_least,
+    check_interval,
+    check_lr,
+    check_moments,
+    check_switch,
+)
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers.muon import COEFFICIENTS, check_iteration, prepare_muon
+from cyoptim.optimizers.muon import check_coefficients, check_iteration, prepare_muon
+
+Triple: TypeAlias = tuple[float, float, float]
+Coefficients: TypeAlias = str | Triple | Sequence[Triple]
 
 ADAM: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0.0}
 MUON: dict[str, Any] = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0}
@@ -55,8 +65,11 @@ class MuonWithAuxAdam(Optimizer):
         Use Nesterov's form.
     ns_steps : int
         The number of iterations :math:`k`, < 100.
-    ns_coefficients : tuple of float
-        :math:`a`, :math:`b` and :math:`c` of the iteration.
+    ns_coefficients : str, tuple of float or list of tuples
+        :math:`a`, :math:`b` and :math:`c` of every iteration, or of each, of which the last are
+        repeated. By name: "quintic", those of Muon's authors; "polar_express" [3]_, eight that
+        bring singular values nearer to 1, for which a matrix is first divided by 1.01 times its
+        length.
     adjust_lr_fn : {None, "original", "match_rms_adamw"}
         The ratio :math:`r` for a matrix of :math:`n` rows and :math:`m` columns:
         :math:`\sqrt{\max(1, n / m)}`, or :math:`0.2 \sqrt{\max(n, m)}` with "match_rms_adamw". None
@@ -67,6 +80,24 @@ class MuonWithAuxAdam(Optimizer):
         make one matrix with a row for each index of the first axis; "stack", matrices that its last
         two axes hold, each stepped by itself. None takes four dimensions for filters, as the
         authors do, and others for stacks.
+    variance : bool
+        Divide each row of :math:`O` by the root of an average of its mean squares, and keep the
+        length of the matrix: NorMuon [4]_. With :math:`o_i` for row :math:`i`, of :math:`m`
+        elements,
+
+        .. math::
+
+            s_{t,i} &= \beta s_{t-1,i} + (1 - \beta) \lVert o_i \rVert^2 / m, \qquad
+                o'_i = o_i / (\sqrt{s_{t,i}} + 10^{-10}) \\
+            O_t &\leftarrow O' \lVert O_t \rVert_F / (\lVert O' \rVert_F + 10^{-10})
+
+        Rows are those of the parameter's last axis; the length that is kept is that of its last
+        two.
+    beta2 : float
+        :math:`\beta` of these averages, in [0, 1].
+    cautious_wd : bool
+        Decay only elements that :math:`-O` brings nearer to zero: those with
+        :math:`O \theta > 0`.
     maximize : bool
         Follow the gradients upwards, in all groups.
 
@@ -81,18 +112,26 @@ class MuonWithAuxAdam(Optimizer):
 
     Notes
     -----
-    State: ``momentum_buffer`` (:math:`B`) of what Muon steps; ``step``, ``exp_avg`` (:math:`m`) and
+    State: ``momentum_buffer`` (:math:`B`) of what Muon steps, ``second_momentum_buffer``
+    (:math:`s`) with `variance`; ``step``, ``exp_avg`` (:math:`m`) and
     ``exp_avg_sq`` (:math:`v`) of what Adam steps.
 
     Names, defaults and results are those of ``SingleDeviceMuonWithAuxAdam`` in the authors' file,
-    whose state dicts load here. There a missing gradient counts as zeros, so that momentum and
-    decay still move the parameter; here it leaves the parameter as it is. There the iteration is
-    rounded to bfloat16, and gradients are changed in place; here neither.
+    and with `variance` those of ``SingleDeviceNorMuonWithAuxAdam``; their state dicts load here.
+    There a missing gradient counts as zeros, so that momentum and decay still move the parameter;
+    here it leaves the parameter as it is. There the iteration is rounded to bfloat16, and gradients
+    are changed in place; here neither.
+
+    The optimizer keeps memory for one matrix, of about three times its size and four times the
+    square of its shorter side.
 
     References
     ----------
     .. [1] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024.
     .. [2] J. Liu et al., "Muon is Scalable for LLM Training", 2025.
+    .. [3] N. Amsel et al., "The Polar Express: Optimal Matrix Sign Methods and Their Application to
+       the Muon Algorithm", 2025.
+    .. [4] Z. Li et al., "NorMuon: Making Muon more efficient and scalable", 2025.
 
     Examples
     --------
@@ -111,6 +150,7 @@ class MuonWithAuxAdam(Optimizer):
     [['momentum_buffer'], ['exp_avg', 'exp_avg_sq', 'step']]
     """
 
+    _workspace: Workspace
     _rules: ClassVar[tuple[str, ...]] = ("adam",)
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "use_muon")
     _essential_state: ClassVar[tuple[str, ...] | None] = ()
@@ -121,9 +161,12 @@ class MuonWithAuxAdam(Optimizer):
         *,
         nesterov: bool = True,
         ns_steps: int = 5,
-        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        ns_coefficients: Coefficients = "quintic",
         adjust_lr_fn: str | None = None,
         layout: str | None = None,
+        variance: bool = False,
+        beta2: float = 0.95,
+        cautious_wd: bool = False,
         maximize: bool = False,
     ) -> None:
         defaults = {
@@ -132,10 +175,17 @@ class MuonWithAuxAdam(Optimizer):
             "ns_coefficients": ns_coefficients,
             "adjust_lr_fn": adjust_lr_fn,
             "layout": layout,
+            "variance": variance,
+            "beta2": beta2,
+            "cautious_wd": cautious_wd,
             "maximize": maximize,
         }
         self._check_options({"use_muon": True, **MUON, **defaults})
         super().__init__(params, defaults)
+
+    def _make_own(self) -> None:
+        super()._make_own()
+        self._workspace = Workspace()
 
     def _defaults_for(self, group: Group, defaults: dict[str, Any]) -> dict[str, Any]:
         if "use_muon" not in group:
@@ -179,6 +229,8 @@ class MuonWithAuxAdam(Optimizer):
         check_at_least("momentum", group["momentum"], 0)
         check_at_least("weight_decay", group["weight_decay"], 0)
         check_iteration(group)
+        check_coefficients(group["ns_coefficients"])
+        check_interval("beta2", group["beta2"], 0, 1)
         if group["layout"] not in (None, "conv", "stack"):
             raise ValueError(
                 f"layout {group['layout']!r} is not supported: write None, 'conv' or 'stack'"
@@ -200,6 +252,8 @@ class MuonWithAuxAdam(Optimizer):
         return None if group["use_muon"] else "adam"
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        if name == "second_momentum_buffer" and shape:
+            return (*shape[:-1], 1)
         return shape if name == "momentum_buffer" else None
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
@@ -213,4 +267,4 @@ class MuonWithAuxAdam(Optimizer):
     ) -> dict[str, Any]:
         if param.dtype.kind == "c":
             self._refuse_complex()
-        return prepare_muon(param, -grad if group["maximize"] else grad, state, group, commit)
+        return prepare_muon(self, param, grad, state, group, commit)
