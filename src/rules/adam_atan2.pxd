@@ -66,21 +66,28 @@ cdef inline void _move(floating **s, const double *scalars, Py_ssize_t n, int so
     cdef floating keep = <floating>h.keep, others = 1 if h.cautious_wd else keep
     cdef floating scale = <floating>h.scale, factor = <floating>(h.scale * h.cautious_factor)
     cdef floating pull = <floating>h.pull
-    cdef bint pulls = pull != 0
-    cdef floating d, u, x
+    cdef bint pulls = pull != 0, decays = keep != 1
+    cdef floating d, average, square, u, x
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
         if source == NEW:
-            m[i] = beta1 * m[i] + gain1 * d
-            v[i] = beta2 * v[i] + gain2 * d * d
-        u = kept[i] if source == KEPT_ONE else _angle(m[i], v[i], unbias1, unbias2, least)
+            average = beta1 * m[i] + gain1 * d
+            square = beta2 * v[i] + gain2 * d * d
+            m[i] = average
+            v[i] = square
+            u = _angle(average, square, unbias1, unbias2, least)
+        elif source == KEPT_ONE:
+            u = kept[i]
+        else:
+            u = _angle(m[i], v[i], unbias1, unbias2, least)
         if source != NEW:
             u = (scale if u * d > 0 else factor) * u
         x = p[i]
         if pulled and pulls:
             x = x + pull * (first[i] - x)
-        x = (keep if u * x > 0 else others) * x
+        if decays:
+            x = (keep if u * x > 0 else others) * x
         p[i] = x - size * u
 
 
@@ -103,14 +110,16 @@ cdef inline void adam_atan2_measure(floating **s, const double *scalars, double 
     cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
     cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
     cdef floating least = least_eps(<floating>0, h.spread) * <floating>fabs(h.b)
-    cdef floating d
+    cdef floating d, average, square
     cdef int32_t count
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
-        m[i] = beta1 * m[i] + gain1 * d
-        v[i] = beta2 * v[i] + gain2 * d * d
-        kept[i] = _angle(m[i], v[i], unbias1, unbias2, least)
+        average = beta1 * m[i] + gain1 * d
+        square = beta2 * v[i] + gain2 * d * d
+        m[i] = average
+        v[i] = square
+        kept[i] = _angle(average, square, unbias1, unbias2, least)
     count = 0
     for i in range(n):
         count += kept[i] * (sign * g[i]) > 0
