@@ -29,6 +29,8 @@ from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_
                               sum_squares)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
+from rules.adam_atan2 cimport (AdamAtan2, adam_atan2, adam_atan2_cautious, adam_atan2_cautious_pulled, adam_atan2_clock,
+                               adam_atan2_finish, adam_atan2_measure, adam_atan2_pulled)
 from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.adan cimport Adan, adan, adan_clock
 from rules.ademamix cimport (Ademamix, SimAdemamix, ademamix, ademamix_clock, sim_ademamix,
@@ -191,6 +193,7 @@ cdef AdaBelief ADABELIEF
 cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
 cdef Adam ADAM
+cdef AdamAtan2 ADAM_ATAN2
 cdef Adamax ADAMAX
 cdef Adan ADAN
 cdef Ademamix ADEMAMIX
@@ -280,6 +283,16 @@ rule("adabelief", ADABELIEF, adabelief[float], adabelief[double], adabelief_cloc
      ("exp_avg", "exp_avg_var"))
 rule("adabelief_amsgrad", ADABELIEF, adabelief_amsgrad[float], adabelief_amsgrad[double], adabelief_clock,
      ("exp_avg", "exp_avg_var", "max_exp_avg_var"))
+rule("adam_atan2", ADAM_ATAN2, adam_atan2[float], adam_atan2[double], adam_atan2_clock, ("exp_avg", "exp_avg_sq"))
+rule("adam_atan2_pulled", ADAM_ATAN2, adam_atan2_pulled[float], adam_atan2_pulled[double], adam_atan2_clock,
+     ("exp_avg", "exp_avg_sq", ("param_init", "param")))
+rule("adam_atan2_cautious", ADAM_ATAN2, adam_atan2_cautious[float], adam_atan2_cautious[double], adam_atan2_clock,
+     ("exp_avg", "exp_avg_sq"))
+passes("adam_atan2_cautious", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double], adam_atan2_finish)
+rule("adam_atan2_cautious_pulled", ADAM_ATAN2, adam_atan2_cautious_pulled[float], adam_atan2_cautious_pulled[double],
+     adam_atan2_clock, ("exp_avg", "exp_avg_sq", ("param_init", "param")))
+passes("adam_atan2_cautious_pulled", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double],
+       adam_atan2_finish)
 rule("yogi", YOGI, yogi[float], yogi[double], yogi_clock,
      (("exp_avg", "initial_accumulator"), ("exp_avg_sq", "initial_accumulator")))
 rule("sign_sgd", SIGN_SGD, sign_sgd[float], sign_sgd[double], sign_sgd_clock)

@@ -64,7 +64,7 @@ cdef class Kernel:
     state_names : tuple of str
         The state arrays that an update takes after parameter and gradient, in this order.
     initial_values : tuple of float
-        The initial value of each.
+        The initial value of each; NaN for a copy of the parameter.
     state : dict
         ``"step"``, how many steps have begun, and what else the rule counts; can be set, to resume.
 

@@ -166,8 +166,10 @@ cdef class Rule:
         return np.dtype(np.float32 if kind == "carried" else np.float64)
 
     def start_of(self, str name, dict group) -> float:
-        """The initial value of a state entry, or of a number of a group."""
+        """The initial value of a state entry, or of a number of a group; NaN for a copy of the parameter."""
         start = self.starts.get(name, 0.0)
+        if self.copies_param(name):
+            return NAN
         return option(group, start) if isinstance(start, str) else start
 
     cdef bint copies_param(self, str name) except -1:

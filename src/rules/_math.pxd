@@ -4,7 +4,7 @@
 # float32 loop; a function that *returns* `floating` does not.
 from cython cimport floating
 from libc.float cimport DBL_MIN, FLT_MIN
-from libc.math cimport fabs, fabsf, sqrt, sqrtf
+from libc.math cimport copysign, copysignf, fabs, fabsf, sqrt, sqrtf
 
 
 cdef inline floating root(floating x) noexcept nogil:
@@ -38,6 +38,63 @@ cdef inline floating direction(floating x) noexcept nogil:
     # 1, -1, or x itself where it is zero or NaN.
     cdef floating d = 1 if x > 0 else x
     return -1 if x < 0 else d
+
+
+# The angle of the point (x, y) whose x is not negative, as atan2 gives it: from -pi/2 to pi/2, with the sign of y, also
+# of a zero; pi/4 where both are infinite. Its error is below 1.8 ulp in float and 2 in double; a test measures it.
+#
+# The smaller of the two is divided by the larger one. On [0, 1] a polynomial in the square has the least largest
+# relative error, 3e-9 and 5e-18; even and odd powers do not wait for each other. Where the quotient is turned over, it
+# is subtracted from pi/2, in two parts.
+cdef inline floating angle(floating y, floating x) noexcept nogil:
+    cdef floating size = magnitude(y)
+    cdef floating high = size if size > x else x
+    cdef floating low = x if size > x else size
+    cdef floating q = low / high
+    cdef floating z, zz, even, odd, r, right, rest
+    q = 1 if low == high else q         # also infinity by infinity
+    q = 0 if high == 0 else q
+    z = q * q
+    zz = z * z
+    if floating is float:
+        right, rest = <floating>1.57079637050628662109375, <floating>-4.37113900018624283e-8
+        even = <floating>-0.001793619691
+        even = even * zz - <floating>0.03117782998
+        even = even * zz - <floating>0.08403449451
+        even = even * zz - <floating>0.1426424164
+        even = even * zz - <floating>0.3333329909
+        odd = <floating>0.010914597
+        odd = odd * zz + <floating>0.057957578
+        odd = odd * zz + <floating>0.109521855
+        odd = odd * zz + <floating>0.1999854829
+    else:
+        right, rest = 1.57079632679489655800, 6.12323399573676603587e-17
+        even = -0.000152160696394932785
+        even = even * zz - 0.00288491611321100027
+        even = even * zz - 0.013900553525553443
+        even = even * zz - 0.0299038530497316437
+        even = even * zz - 0.0421917880688802701
+        even = even * zz - 0.0525351854039366107
+        even = even * zz - 0.0666640405743224808
+        even = even * zz - 0.0909090700299628623
+        even = even * zz - 0.142857142825751374
+        even = even * zz - 0.333333333333330681
+        odd = 0.0000132250592522176952
+        odd = odd * zz + 0.000831321041691360837
+        odd = odd * zz + 0.00719649855927794723
+        odd = odd * zz + 0.0219848464589572278
+        odd = odd * zz + 0.0366419076501863402
+        odd = odd * zz + 0.0472232216602085094
+        odd = odd * zz + 0.0588052781260927306
+        odd = odd * zz + 0.0769227983930757828
+        odd = odd * zz + 0.111111110070266885
+        odd = odd * zz + 0.19999999999951461
+    r = q + q * (z * (even + z * odd))
+    r = right - (r - rest) if size > x else r
+    if floating is float:
+        return copysignf(r, y)
+    else:
+        return copysign(r, y)
 
 
 # The least eps of a quotient d / (sqrt(v) + eps), where v is an average that gains (1 - beta) * d^2.

@@ -5,6 +5,7 @@ from cyoptim.optimizers.adadelta import Adadelta
 from cyoptim.optimizers.adafactor import Adafactor
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
+from cyoptim.optimizers.adam_atan2 import AdamAtan2
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamp import AdamP
 from cyoptim.optimizers.adamw import AdamW
@@ -50,6 +51,7 @@ __all__ = [
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamAtan2",
     "AdamP",
     "AdamW",
     "AdamWScheduleFree",
