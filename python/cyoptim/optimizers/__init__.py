@@ -3,6 +3,8 @@
 from cyoptim.optimizers.adabelief import AdaBelief
 from cyoptim.optimizers.adadelta import Adadelta
 from cyoptim.optimizers.adafactor import Adafactor
+from cyoptim.optimizers.adafactor_big_vision import AdafactorBigVision
+from cyoptim.optimizers.adafactor_hf import AdafactorHF
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adamax import Adamax
@@ -13,6 +15,7 @@ from cyoptim.optimizers.adan import Adan
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.adopt import ADOPT
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.came import CAME
 from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lars import Lars
@@ -39,6 +42,7 @@ from cyoptim.optimizers.yogi import Yogi
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "LBFGS",
     "MARS",
     "SGD",
@@ -47,6 +51,8 @@ __all__ = [
     "AdaBelief",
     "Adadelta",
     "Adafactor",
+    "AdafactorBigVision",
+    "AdafactorHF",
     "Adagrad",
     "Adam",
     "AdamP",
