@@ -17,16 +17,16 @@ from libc.string cimport memcpy, memset
 from _codecs cimport FLOAT32, decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
-                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
-                     STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
+from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, RESIDUALS,
+                     SQUARES, STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from _table cimport DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, Directed, Product, product_task
 from rules._math cimport descent
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
-from rules.adafactor cimport (MeanSquare, add_squares_each, mean_square, scaled_square, scaled_update,
-                              sum_squares)
+from rules.adafactor cimport (MeanSquare, add_residuals, add_squares_each, confident_update, count_agreements,
+                              followed_update, mean_square, scaled_square, scaled_update, sum_squares)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adam_atan2 cimport (AdamAtan2, adam_atan2, adam_atan2_cautious, adam_atan2_cautious_pulled, adam_atan2_clock,

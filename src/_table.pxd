@@ -82,6 +82,13 @@ cdef struct Matrices:
     double *column_sums             # [matrix][block down][column]
     double *squares                 # [block]
     double floor, shrink, size
+    int product             # whether the factors multiply the gradient; else their product is what it is divided by
+    void *moment            # an average of the scaled gradient, or NULL: m = keep * m + gain * u
+    double keep, gain
+    double clip             # of the scaled gradient, before the residual is taken
+    int cautious            # whether elements are left out that are not along the gradient
+    void *more_row          # further factors, of the average; or NULL
+    void *more_column
 
 # A product of two matrices that lie in panels, and how many of its parts are computed side by side.
 cdef extern from "products.h" nogil:
@@ -144,7 +151,9 @@ cdef enum Pass:
     NORM                # the sum of squares of the gradients, over the tensors that have a row
     STATISTICS          # of matrices: sums of squares of the gradient along rows and along columns
     SQUARES             # of matrices: the sum of squares of the scaled gradient
-    SCALED              # of matrices: the update by the scaled gradient
+    SCALED              # of matrices: the update by the scaled gradient, or by its average
+    RESIDUALS           # of matrices: as STATISTICS, of the scaled gradient without its average
+    AGREEMENTS          # of matrices: how many elements of the average are along the gradient
 
 # Consecutive chunks are bundled so that a bundle is about CHUNK elements of work however small
 # the tensors are: bundle b holds chunks [bundles[b], bundles[b + 1]).

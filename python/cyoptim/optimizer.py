@@ -136,8 +136,7 @@ class Optimizer(Hooked):
     _has_scaler_inputs: bool = False
 
     if not TYPE_CHECKING:
-        lr, momentum, weight_decay = OptionOfGroups(), OptionOfGroups(), OptionOfGroups()
-        betas, eps = OptionOfGroups(), OptionOfGroups()
+        lr, momentum, weight_decay, betas, eps = (OptionOfGroups() for _ in range(5))
 
     def _make_own(self) -> None:
         super()._make_own()
@@ -211,6 +210,8 @@ class Optimizer(Hooked):
     _foreign_options: ClassVar[Mapping[str, Any]] = {}
     # What that package calls the step count in a state.
     _foreign_count: ClassVar[str] = ""
+    # Entries of its parameters' states that only that package uses.
+    _foreign_state: ClassVar[tuple[str, ...]] = ()
     # The type of torch's step count: a tensor, or int.
     _step_type: ClassVar[type | None] = None
     # Whether its options `foreach` and `fused` may both be True, which torch refuses.

@@ -7,14 +7,31 @@ cdef inline void factored_row(const Matrices *m, int phase, floating *param, Py_
     cdef floating *g = (<floating *>m.grad) + row * m.columns + start
     cdef floating *column = (<floating *>m.column) + matrix * m.columns + start
     cdef floating *factor = (<floating *>m.row) + row
+    cdef floating *moment = NULL if m.moment == NULL else (<floating *>m.moment) + row * m.columns + start
+    cdef double *column_sums = NULL if m.column_sums == NULL else (
+        m.column_sums + (block // m.across) * m.columns + start)
+    cdef floating keep = <floating>m.keep, gain = <floating>m.gain
+    param += row * m.columns + start
     if phase == STATISTICS:
         m.row_sums[(matrix * m.across + block % m.across) * m.rows + i] = sum_squares(g, n)
-        add_squares_each(g, m.column_sums + (block // m.across) * m.columns + start, n)
+        add_squares_each(g, column_sums, n)
+    elif phase == RESIDUALS:
+        m.row_sums[(matrix * m.across + block % m.across) * m.rows + i] = add_residuals(
+            g, moment, factor[0], column, <floating>m.clip, keep, gain, column_sums, n)
     elif phase == SQUARES:
-        m.squares[block] += scaled_square(g, factor[0], column, <floating>m.floor, n)
+        m.squares[block] += scaled_square(g, factor[0], column, <floating>m.floor, m.product, n)
+    elif phase == AGREEMENTS:
+        m.squares[block] += count_agreements(g, moment, factor[0], column, keep, gain, n)
+    elif m.moment == NULL:
+        scaled_update(param, g, factor[0], column, <floating>m.floor, m.product, <floating>m.shrink,
+                      <floating>m.size, n)
+    elif m.more_row == NULL:
+        followed_update(param, g, moment, factor[0], column, keep, gain, m.cautious, <floating>m.shrink,
+                        <floating>m.size, n)
     else:
-        scaled_update(param + row * m.columns + start, g, factor[0], column,
-                      <floating>m.floor, <floating>m.shrink, <floating>m.size, n)
+        confident_update(param, g, moment, factor[0], column, (<floating *>m.more_row)[row],
+                         (<floating *>m.more_column) + matrix * m.columns + start, keep, gain,
+                         <floating>m.shrink, <floating>m.size, n)
 
 
 cdef inline void factored_block(const Matrices *m, int phase, Py_ssize_t block) noexcept nogil:

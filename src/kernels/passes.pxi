@@ -300,8 +300,8 @@ cdef void apply_combined(const Table *table, const Chunk *chunk, const Row *row,
             unit = start // units.size
             stop = min((unit + 1) * units.size, chunk.stop)
             FINISHES[row.rule](scalars, units.sums + MAX_SUMS * unit, numbers, units.size)
-        run_span(table, chunk.tensor, row.rule, scalars, NULL, work + (start - chunk.start) * width if work != NULL else NULL,
-                 work != NULL, start, stop)
+        run_span(table, chunk.tensor, row.rule, scalars, NULL,
+                 work + (start - chunk.start) * width if work != NULL else NULL, work != NULL, start, stop)
         start = stop
 
 

@@ -1,4 +1,5 @@
-# AdamP and SGDP (Heo et al. 2021, algorithms 2 and 3): no step along a parameter that does not depend on its own length.
+# AdamP and SGDP (Heo et al. 2021, algorithms 2 and 3): no step along a parameter whose length
+# does not matter.
 #
 # Where the gradient is nearly orthogonal to all rows of a parameter, or else to the whole of it, the part of the step
 # u along the row or the whole is taken out: u -= c p, where c = <p, u> / (|p| + eps)^2. Vectors have no rows.

@@ -66,7 +66,7 @@ static int run_chosen(Choice *choice, Task task, const void *context, ptrdiff_t 
 }
 
 /* Choices of runs over arrays that are given only once: by their pass, and the logarithm of their time. */
-enum { RUN_PASSES = 8, RUN_SIZES = 24 };
+enum { RUN_PASSES = 10, RUN_SIZES = 24 };
 
 static Choice run_choices[RUN_PASSES][RUN_SIZES];
 

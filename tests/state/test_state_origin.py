@@ -47,7 +47,9 @@ def refused(optimizer: Any, state: Any) -> None:
     before = copy.deepcopy(optimizer.state_dict())
     # Or by an entry of the same name that is a number here, and an array there.
     of_another_form = r"loaded state '\w+' of parameter 0 of group 0 [^']*, expected"
-    message = f"is not that of {type(optimizer).__name__}|{of_another_form}"
+    of_another_option = "options of the loaded param group 0: "
+    name = type(optimizer).__name__
+    message = f"is not that of {name}|{of_another_form}|{of_another_option}"
     with pytest.raises((TypeError, ValueError), match=message):
         optimizer.load_state_dict(state)
     assert repr(optimizer.state_dict()) == repr(before)

@@ -35,12 +35,24 @@ def from_the_package(
         foreign.add("step")
     if optimizer._foreign_count:
         state_dict = _renamed(state_dict, optimizer._foreign_count, "step")
+    if optimizer._foreign_state:
+        state_dict = _without_entries(state_dict, optimizer._foreign_state)
     saved = {**state_dict, "param_groups": _without(foreign, state_dict["param_groups"])}
     return saved, _without(foreign, groups)
 
 
 def _without(names: set[str], groups: Iterable[Group]) -> list[Group]:
     return [{name: value for name, value in g.items() if name not in names} for g in groups]
+
+
+def _without_entries(state_dict: StateDict, names: Iterable[str]) -> StateDict:
+    state = {
+        key: {name: value for name, value in entries.items() if name not in names}
+        if isinstance(entries, dict)
+        else entries
+        for key, entries in state_dict["state"].items()
+    }
+    return {**state_dict, "state": state}
 
 
 def _renamed(state_dict: StateDict, name: str, other: str) -> StateDict:

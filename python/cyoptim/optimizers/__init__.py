@@ -3,6 +3,8 @@
 from cyoptim.optimizers.adabelief import AdaBelief
 from cyoptim.optimizers.adadelta import Adadelta
 from cyoptim.optimizers.adafactor import Adafactor
+from cyoptim.optimizers.adafactor_big_vision import AdafactorBigVision
+from cyoptim.optimizers.adafactor_hf import AdafactorHF
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adam_atan2 import AdamAtan2
@@ -14,6 +16,7 @@ from cyoptim.optimizers.adan import Adan
 from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.adopt import ADOPT
 from cyoptim.optimizers.asgd import ASGD
+from cyoptim.optimizers.came import CAME
 from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lars import Lars
@@ -41,6 +44,7 @@ from cyoptim.optimizers.yogi import Yogi
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "LBFGS",
     "MARS",
     "SGD",
@@ -49,6 +53,8 @@ __all__ = [
     "AdaBelief",
     "Adadelta",
     "Adafactor",
+    "AdafactorBigVision",
+    "AdafactorHF",
     "Adagrad",
     "Adam",
     "AdamAtan2",

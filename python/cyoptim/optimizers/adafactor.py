@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Arrays, Commit, Factored, make_counter, next_count, whole_count
+from cyoptim._engine import Arrays, Commit
 from cyoptim._groups.options import (
     as_float,
     check_at_least,
@@ -17,10 +17,10 @@ from cyoptim._groups.options import (
     execution_switches,
 )
 from cyoptim._types import Group, ParamsT
-from cyoptim.optimizer import Optimizer
+from cyoptim.optimizers._factored import FactoredOptimizer, Opened, averaged
 
 
-class Adafactor(Optimizer):
+class Adafactor(FactoredOptimizer):
     r"""Adafactor: second moments of a matrix, factored into one number per row and one per column.
 
     For a gradient :math:`G_t` of :math:`n` rows and :math:`m` columns,
@@ -85,7 +85,6 @@ class Adafactor(Optimizer):
     ((2, 1), (1, 2))
     """
 
-    _takes_complex: ClassVar[bool] = False
     _essential_options: ClassVar[tuple[str, ...]] = (
         "lr",
         "beta2_decay",
@@ -93,7 +92,6 @@ class Adafactor(Optimizer):
         "d",
         "weight_decay",
     )
-    _essential_state: ClassVar[tuple[str, ...] | None] = ("step",)
 
     def __init__(
         self,
@@ -139,80 +137,42 @@ class Adafactor(Optimizer):
             "variance": shape,
         }.get(name)
 
-    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
-        commit = Commit()
-        new = self._prepare_update(param, grad, state, group, commit)
-        commit.run()
-        state.update(new)
+    def _shapes(self, shape: tuple[int, ...], group: Group) -> dict[str, tuple[int, ...]]:
+        names = ("row_var", "col_var") if len(shape) > 1 else ("variance",)
+        return {name: self._state_shape(name, shape) or () for name in names}
 
-    def _prepare_update(
-        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
-    ) -> dict[str, Any]:
-        new = self._missing(param, state)
-        state = {**state, **new}
-        t = next_count(whole_count(state["step"], "state 'step'"))
-        commit.copy(state["step"], np.array(t, np.int64))
-        if param.size == 0:
-            return new
+    def _prepare_matrices(
+        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
+    ) -> None:
         lr, (eps1, eps2) = as_float(group["lr"]), group["eps"]
-        eps1 = float(np.finfo(param.dtype).eps) if eps1 is None else as_float(eps1)
+        eps1 = float(np.finfo(opened.dtype).eps) if eps1 is None else as_float(eps1)
         weight = t ** as_float(group["beta2_decay"])
-        target = param if param.flags.c_contiguous else param.copy(order="C")
-        grad = grad if grad.flags.c_contiguous else grad.copy(order="C")
-        root = math.sqrt(param.size)
-        scale = Arrays([target]).norm(2) / root
-        matrices = Factored(target, grad)
-        row, column = self._factors(matrices, grad, state, weight, eps1, commit)
-        norm = matrices.scale(row, column, eps1 * eps1) / (root * as_float(group["d"]))
+        scale = Arrays([opened.param]).norm(2) / opened.root
+        row, column = self._factors(opened, state, weight, eps1, commit)
+        norm = opened.factored.scale(row, column, eps1 * eps1)
+        norm /= opened.root * as_float(group["d"])
         size = max(as_float(eps2), scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
         if not math.isfinite(norm) or math.isnan(scale):
             size = math.nan  # max() would drop it
-        size, shrink = (
-            -size if group["maximize"] else size,
-            1 - lr * as_float(group["weight_decay"]),
-        )
-        if target is param:
-            commit.scale(matrices, shrink, size)
-        else:
-            matrices.update(shrink, size)
-            commit.copy(param, target)
-        return new
-
-    def _missing(self, param: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """The initial values of the entries that the state lacks."""
-        names = ("row_var", "col_var") if param.ndim > 1 else ("variance",)
-        new: dict[str, Any] = {
-            name: np.zeros(self._state_shape(name, param.shape) or (), param.dtype)
-            for name in names
-            if name not in state
-        }
-        step = state.get("step")
-        if not (isinstance(step, np.ndarray) and step.shape == () and step.dtype == np.int64):
-            new["step"] = make_counter(step, "a parameter")
-        return new
+        size = -size if group["maximize"] else size
+        opened.commit(1 - lr * as_float(group["weight_decay"]), size, commit)
 
     def _factors(
-        self,
-        matrices: Factored,
-        grad: Any,
-        state: dict[str, Any],
-        weight: float,
-        eps1: float,
-        commit: Commit,
+        self, opened: Opened, state: dict[str, Any], weight: float, eps1: float, commit: Commit
     ) -> tuple[Any, Any]:
         """Prepare the next state; return the factors of the rows and of the columns."""
-        if grad.ndim < 2:
-            variance = np.array(state["variance"], order="C")
-            Arrays([variance], [grad]).apply("mean_square", (weight,))
-            commit.copy(state["variance"], variance)
-            return np.ones(1, grad.dtype), variance
+        if opened.axes is None:
+            variance = opened.matrices_of(state["variance"].copy())
+            Arrays([variance], [opened.grad]).apply("mean_square", (weight,))
+            opened.keep_lines(state["variance"], variance, commit)
+            return np.ones(1, opened.dtype), variance
         row, column = (
-            (var + weight * (mean.reshape(var.shape) - var)).astype(grad.dtype, order="C")
-            for var, mean in zip(
-                (state["row_var"], state["col_var"]), matrices.mean_squares(), strict=True
+            opened.keep_lines(
+                state[name], averaged(opened.lines_of(state[name], axis), mean, weight), commit
+            )
+            for axis, (name, mean) in enumerate(
+                zip(("row_var", "col_var"), opened.factored.mean_squares(), strict=True)
             )
         )
-        commit.copy(state["row_var"], row)
-        commit.copy(state["col_var"], column)
-        scale = np.maximum(row.mean(axis=-2, keepdims=True), eps1)
-        return (row / scale).astype(grad.dtype, copy=False), column
+        scale = np.maximum(row.mean(axis=-1, keepdims=True), eps1)
+        return (row / scale).astype(opened.dtype, copy=False), column

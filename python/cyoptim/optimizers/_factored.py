@@ -1,0 +1,187 @@
+"""What the relatives of Adafactor share: matrices, their factors, and updates that are prepared."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cyoptim._engine import Commit, Factored, make_counter, next_count, whole_count
+from cyoptim._types import Group
+from cyoptim.optimizer import Optimizer
+
+Shape = tuple[int, ...]
+Axes = tuple[int, int] | None
+"""The rows and columns of an array, in this order; None: it is not factored."""
+
+
+class FactoredOptimizer(Optimizer):
+    """Updates of one parameter after the other, each computed before any is made."""
+
+    _takes_complex: ClassVar[bool] = False
+    _essential_state: ClassVar[tuple[str, ...] | None] = ("step",)
+
+    def _shapes(self, shape: Shape, group: Group) -> dict[str, Shape]:
+        """The arrays of the state of a parameter of this shape."""
+        raise NotImplementedError
+
+    def _prepare_matrices(
+        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
+    ) -> None:
+        """Prepare the t-th update of a parameter that has elements."""
+        raise NotImplementedError
+
+    def _axes(self, shape: Shape, group: Group) -> Axes:
+        return (len(shape) - 2, len(shape) - 1) if len(shape) > 1 else None
+
+    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
+        commit = Commit()
+        new = self._prepare_update(param, grad, state, group, commit)
+        commit.run()
+        state.update(new)
+
+    def _prepare_update(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> dict[str, Any]:
+        new = self._missing(param, state, group)
+        state = {**state, **new}
+        t = next_count(whole_count(state["step"], "state 'step'"))
+        commit.copy(state["step"], np.array(t, np.int64))
+        if param.size:
+            moment = state["exp_avg"] if "exp_avg" in self._shapes(param.shape, group) else None
+            opened = Opened(param, grad, self._axes(param.shape, group), moment)
+            self._prepare_matrices(opened, state, group, t, commit)
+        return new
+
+    def _missing(self, param: Any, state: dict[str, Any], group: Group) -> dict[str, Any]:
+        """The initial values of the entries that the state lacks."""
+        new: dict[str, Any] = {
+            name: np.zeros(shape, param.dtype)
+            for name, shape in self._shapes(param.shape, group).items()
+            if state.get(name) is None
+        }
+        step = state.get("step")
+        if not (isinstance(step, np.ndarray) and step.shape == () and step.dtype == np.int64):
+            new["step"] = make_counter(step, "a parameter")
+        return new
+
+
+class Opened:
+    """A parameter, its gradient and an array like it as matrices in C order."""
+
+    def __init__(self, param: Any, grad: Any, axes: Axes, moment: Any = None) -> None:
+        self.axes, self.dtype, self.shape = axes, param.dtype, param.shape
+        self._targets = [param] if moment is None else [param, moment]
+        self._own = [self.matrices_of(array) for array in self._targets]
+        self._direct = all(map(np.shares_memory, self._targets, self._own))
+        if not self._direct:  # what is no copy yet must not change before the commit
+            self._own = [self.matrices_of(array.copy()) for array in self._targets]
+        self.param, self.moment = self._own[0], self._own[-1]
+        self.grad = self.matrices_of(grad)
+        self.factored = Factored(self.param, self.grad)
+        self.root = math.sqrt(param.size)
+
+    def matrices_of(self, array: Any) -> Any:
+        if self.axes is None:
+            return np.ascontiguousarray(array).reshape(-1)
+        return np.ascontiguousarray(np.moveaxis(array, self.axes, (-2, -1)))
+
+    def lines_of(self, array: Any, axis: int) -> Any:
+        """A state array with one element for each row (axis 0) or column, matrix by matrix."""
+        if self.axes is None:
+            return array.reshape(-1)
+        if array.ndim == len(self.shape):
+            array = np.moveaxis(array, self.axes, (-2, -1))
+        return array.reshape(-1, self.shape[self.axes[axis]])
+
+    def keep_lines(self, target: Any, values: Any, commit: Commit) -> Any:
+        """Let `commit` put what is as lines_of() into a state array; return it in that dtype."""
+        values = values.astype(target.dtype)
+        if self.axes is None or target.ndim < len(self.shape):
+            commit.copy(target, values.reshape(target.shape))
+            return values
+        moved = np.moveaxis(target, self.axes, (-2, -1))
+        shaped = values.reshape(moved.shape)
+        commit.copy(target, self._moved_back(shaped))
+        return values
+
+    def rms(self) -> float:
+        """The root mean square of u."""
+        return self.factored.norm() / self.root
+
+    def commit(self, shrink: float, size: float, commit: Commit) -> None:
+        """Let `commit` make the update, or put its result in the place of what had to be copied."""
+        if self._direct:
+            commit.scale(self.factored, shrink, size)
+            return
+        self.factored.update(shrink, size)
+        for target, own in zip(self._targets, self._own, strict=True):
+            values = own.reshape(target.shape) if self.axes is None else self._moved_back(own)
+            commit.copy(target, values)
+
+    def _moved_back(self, own: Any) -> Any:
+        assert self.axes is not None
+        return np.moveaxis(own, (-2, -1), self.axes)
+
+
+def averaged(old: Any, new: Any, weight: float) -> Any:
+    return old + weight * (new - old)
+
+
+def inverse_roots(row: Any, column: Any, dtype: Any) -> tuple[Any, Any]:
+    """The factors that divide by the root of ``row * column / mean(row)``, row by row.
+
+    Where a mean square is zero, all of its gradients are and have been, and so the factor is 0.
+    """
+    row, column = row.astype(np.float64), column.astype(np.float64)
+    with np.errstate(all="ignore"):
+        row = np.where(row != 0, np.sqrt(row.mean(axis=-1, keepdims=True) / row), 0)
+    return row.astype(dtype, order="C"), inverse_root(column, dtype)
+
+
+def inverse_root(square: Any, dtype: Any) -> Any:
+    with np.errstate(all="ignore"):
+        root = np.where(square != 0, 1 / np.sqrt(square.astype(np.float64)), 0)
+    return root.astype(dtype, order="C")
+
+
+def clip_of(rms: float, threshold: float) -> float:
+    """What bounds a root mean square; NaN if that is not finite."""
+    return 1 / max(1.0, rms / threshold) if math.isfinite(rms) else math.nan
+
+
+def second_moments(
+    opened: Opened,
+    state: dict[str, Any],
+    names: tuple[str, str],
+    weight: float,
+    eps: float,
+    commit: Commit,
+) -> tuple[Any, Any]:
+    """Prepare the next averages of squares; return what the gradient is multiplied by."""
+    if opened.axes is None:
+        square = opened.grad.astype(np.float64) ** 2 + eps
+        old = opened.lines_of(state["exp_avg_sq"], 0)
+        square = opened.keep_lines(state["exp_avg_sq"], averaged(old, square, weight), commit)
+        return np.ones(1, opened.dtype), inverse_root(square, opened.dtype)
+    return factors_of(opened, state, names, opened.factored.mean_squares(), weight, eps, commit)
+
+
+def factors_of(
+    opened: Opened,
+    state: dict[str, Any],
+    names: tuple[str, str],
+    means: tuple[Any, Any],
+    weight: float,
+    eps: float,
+    commit: Commit,
+) -> tuple[Any, Any]:
+    """Prepare the next averages of means along rows and columns; return inverse roots of them."""
+    row, column = (
+        opened.keep_lines(
+            state[name], averaged(opened.lines_of(state[name], axis), mean + eps, weight), commit
+        )
+        for axis, (name, mean) in enumerate(zip(names, means, strict=True))
+    )
+    return inverse_roots(row, column, opened.dtype)
