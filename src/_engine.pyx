@@ -36,18 +36,12 @@ import numpy as np
 from _codecs cimport FLOAT32, FLOAT64, stored_size
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
-<<<<<<< HEAD
-from _table cimport (APPLY, CHUNK, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS,
-                     MAX_SUMS, NORM, PER_GROUP, PER_ROW, REDUCE, SCALED, SHORT_CHUNK, SQUARES, STATISTICS, UPDATE,
-                     Chunk, Clock, Group, Head, Kernels, Matrices, Pass, Row, Stage, Table, Tensor, Units, chunk_length)
-from _table cimport (DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, STEPPED_BY_SEGMENTS, Directed, Product,
-                     product_task_count)
-=======
 from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES,
                      MAX_STREAMS, MAX_SUMS, NORM, PER_GROUP, PER_ROW, REDUCE, RESIDUALS, SCALED, SHORT_CHUNK,
                      SQUARES, STATISTICS, UPDATE, Chunk, Clock, Group, Head, Kernels, Matrices, Pass, Row, Stage, Table,
                      Tensor, Units, chunk_length)
->>>>>>> rows
+from _table cimport (DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, STEPPED_BY_SEGMENTS, Directed, Product,
+                     product_task_count)
 
 cnp.import_array()
 
