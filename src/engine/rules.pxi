@@ -179,7 +179,12 @@ cdef class Rule:
 
     cdef object slice_of(self, dict group):
         """Which elements a slice has: every so many."""
-        return 1 if group is None or self.slice not in group else index(group[self.slice])
+        if group is None or self.slice not in group:
+            return 1
+        cdef double n = option(group, self.slice)
+        if not (n >= 1 and n == <Py_ssize_t>n):
+            raise ValueError(f"{self.slice} is {group[self.slice]}, expected a whole number >= 1")
+        return <Py_ssize_t>n
 
     def dtype_of(self, str name not None, dtype) -> np.dtype:
         """The dtype of a state entry of a parameter of this dtype."""

@@ -87,7 +87,7 @@ CARD = Card(
         "3.2",
         place="dadaptation",
         twin=alone,
-        removed="gradients are given as copies",
+        removed="steps without any gradient; gradients are given as copies",
     ),
     timed=(Timed(4, passes=11),),
     drawing=Recipe(

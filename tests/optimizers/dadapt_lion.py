@@ -63,11 +63,11 @@ CARD = Card(
         "3.2",
         place="dadaptation",
         twin=alone,
-        removed="gradients are given as copies",
+        removed="steps without any gradient; gradients are given as copies",
     ),
     timed=(Timed(3, passes=7),),
     drawing=Recipe(
-        "cyoptim.DAdaptLion([p])",
+        "cyoptim.DAdaptLion([p], lr=0.2, d0=0.001)",
         "The first steps are too small to see; then the estimate of the distance grows.",
     ),
     valley=Valley({"d0": 0.01}, 0.9995),

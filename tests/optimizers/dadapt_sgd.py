@@ -81,11 +81,11 @@ CARD = Card(
         "3.2",
         place="dadaptation",
         twin=alone,
-        removed="gradients are given as copies",
+        removed="steps without any gradient; gradients are given as copies",
     ),
     timed=(Timed(3, passes=7),),
     drawing=Recipe(
-        "cyoptim.DAdaptSGD([p])",
+        "cyoptim.DAdaptSGD([p], momentum=0.9)",
         "The first steps are too small to see; then the estimate of the distance grows.",
     ),
     valley=Valley({"d0": 0.01}, 0.9995),

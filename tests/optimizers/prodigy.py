@@ -85,6 +85,7 @@ CARD = Card(
     ),
     states=("step", "exp_avg", "exp_avg_sq", "s", "p0"),
     state_shapes={"s": (6,), "p0": (6,)},
+    slice="slice_p",
     kept={"exp_avg": "m", "exp_avg_sq": "v", "s": "s", "p0": "p0"},
     averages=("p0",),
     bad=(
@@ -106,7 +107,7 @@ CARD = Card(
     ),
     timed=(Timed(5, passes=13),),
     drawing=Recipe(
-        "cyoptim.Prodigy([p])",
+        "cyoptim.Prodigy([p], d_coef=0.5)",
         "The first steps are too small to see; then the estimate of the distance grows.",
     ),
     valley=Valley({"d0": 0.01}, 0.9995),

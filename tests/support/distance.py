@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from typing import Any
 
@@ -25,9 +26,10 @@ GROWTH: Any = (
 
 
 def alone(cls: Any) -> Any:
-    """The authors' class, which prints its options and may change gradients."""
+    """The authors' class, which prints, may change gradients, and may divide by zero without any."""
 
     class Alone(cls):  # type: ignore[misc]
+        @functools.wraps(cls.__init__)
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().__init__(*args, **kwargs)
@@ -38,7 +40,8 @@ def alone(cls: Any) -> Any:
             grads = [p.grad for p in params]
             for p in params:
                 p.grad = None if p.grad is None else p.grad.clone()
-            super().step()
+            if any(grad is not None for grad in grads):
+                super().step()
             for p, grad in zip(params, grads, strict=True):
                 p.grad = grad
             return loss

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from cyoptim._groups.options import as_float, check_nonnegative, check_number, check_positive
+from cyoptim._groups.numbers import plain
+from cyoptim._groups.options import (
+    as_float,
+    as_sequence,
+    check_nonnegative,
+    check_number,
+    check_positive,
+    check_switch,
+)
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -33,7 +41,7 @@ class EstimatesDistance(Optimizer):
         """Refuse groups with different options where their steps have one size."""
         for number, group in enumerate(groups):
             for name in self._joint_options:
-                if group[name] != groups[0][name]:
+                if comparable(group[name]) != comparable(groups[0][name]):
                     raise ValueError(
                         f"{name!r} is {groups[0][name]!r} in group 0 and {group[name]!r} in group "
                         f"{number}, expected one value for all groups"
@@ -55,6 +63,7 @@ class EstimatesDistance(Optimizer):
         check_nonnegative("k", group["k"])
         for name in type(self)._signed_numbers():
             check_number(name, group[name])
+        check_switch("fsdp_in_use", group["fsdp_in_use"])
         for name, reason in self._refused.items():
             if group.get(name):
                 raise ValueError(f"{name}={group[name]} is not supported: {reason}")
@@ -62,6 +71,12 @@ class EstimatesDistance(Optimizer):
     @classmethod
     def _signed_numbers(cls) -> tuple[str, ...]:
         return ("numerator_weighted",)
+
+
+def comparable(value: Any) -> Any:
+    """An option as Python numbers, and a tuple of them."""
+    value = as_sequence(plain(value))
+    return tuple(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def numbers_before_the_first_step(d0: Any, **others: Any) -> dict[str, Any]:
