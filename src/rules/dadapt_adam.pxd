@@ -49,7 +49,8 @@ cdef inline bint estimate_distance(const double *sums, double beta3, double grow
 cdef inline void dadapt_adam_finish(double *scalars, const double *sums, double *numbers,
                                     Py_ssize_t size) noexcept nogil:
     cdef DAdaptAdam *h = <DAdaptAdam *>scalars
-    h.moves = h.lr != 0 and estimate_distance(sums, h.beta3, h.growth_rate, numbers)
+    cdef bint found = estimate_distance(sums, h.beta3, h.growth_rate, numbers)
+    h.moves = found and h.lr != 0
 
 
 cdef inline void dadapt_adam_measure(floating **s, const double *scalars, double *lanes,

@@ -17,7 +17,7 @@ cdef struct Prodigy:
     double d0, d_coef, growth_rate, slice_p
     double d, d_max, d_numerator, k                                         # before the step
     double beta3, size                                                      # by the clock
-    double floor                                                            # by the finish
+    double floor, stride                                                    # by the finish
 
 
 cdef inline void prodigy_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
@@ -34,9 +34,9 @@ cdef inline void prodigy_finish(double *scalars, const double *sums, double *num
     cdef Prodigy *h = <Prodigy *>scalars
     cdef double numerator = h.beta3 * numbers[2] + sums[0], denominator = sums[1]
     cdef double estimate, d = numbers[0]
-    h.floor = d * h.eps
+    h.floor, h.stride = d * h.eps, h.size
     if denominator == 0:        # no gradient but zeros so far: no step
-        h.size = 0
+        h.size = h.stride = 0
         return
     estimate = h.d_coef * numerator / denominator
     # An estimate that is NaN changes nothing.
@@ -46,6 +46,8 @@ cdef inline void prodigy_finish(double *scalars, const double *sums, double *num
         numbers[1] = estimate
     d = min(numbers[1], d * h.growth_rate)
     h.floor = d * h.eps
+    if h.beta1 == 0:            # then prodigyopt keeps no average, and weighs the gradient by the new d
+        h.stride = h.size * (d / h.d)
     numbers[0], numbers[2], numbers[3], numbers[4] = d, numerator, denominator, estimate
     numbers[5] = numbers[5] + 1
 
@@ -111,11 +113,11 @@ cdef inline void prodigy(floating **s, const double *scalars, Py_ssize_t n) noex
     cdef floating *p = s[0]
     cdef floating *m = s[2]
     cdef floating *v = s[3]
-    cdef floating size = <floating>h.size
+    cdef floating stride = <floating>h.stride
     cdef floating keep = <floating>(1 - h.weight_decay * h.size if h.decouple else 1)
     cdef floating eps = least_eps(<floating>h.floor, spread_of(1 - h.beta2))
     cdef Py_ssize_t i
     if h.size == 0:
         return
     for i in range(n):
-        p[i] = keep * p[i] - size * (m[i] / (root(v[i]) + eps))
+        p[i] = keep * p[i] - stride * (m[i] / (root(v[i]) + eps))

@@ -92,7 +92,9 @@ def test_state_is_complex_and_goes_both_ways(torch: Any, card: Card) -> None:
 
 def check_refused(card: Card, options: Options) -> None:
     w = np.ones(5, np.complex128)
-    with pytest.raises(ValueError, match=f"{card.slice} is .*, expected 1 as parameter 0 .*complex"):
+    with pytest.raises(
+        ValueError, match=f"{card.slice} is .*, expected 1 as parameter 0 .*complex"
+    ):
         card.cls([w], **options).step(grads=[np.ones_like(w)])
     np.testing.assert_array_equal(w, 1)
 

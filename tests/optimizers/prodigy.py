@@ -58,6 +58,7 @@ class Prodigy:
             denominator += np.sum(np.abs(self.s[i]))
         if denominator == 0:
             return
+        before = self.d
         estimate = self.d_coef * numerator / denominator
         if self.d == self.d0:
             self.d = np.fmax(self.d, estimate)
@@ -67,6 +68,8 @@ class Prodigy:
         for i, p, _ in present:
             decay = self.weight_decay if self.decouple else 0.0
             u = self.m[i] / (np.sqrt(self.v[i]) + self.d * self.eps)
+            if beta1 == 0:  # then prodigyopt weighs the gradient by the new estimate
+                u = u * self.d / before
             p[...] = p - decay * size * p - size * u
 
 
@@ -81,7 +84,8 @@ CARD = Card(
         {**SLOW, "use_bias_correction": True, "safeguard_warmup": True, "lr": 0.5},
         {"d0": 0.001, "growth_rate": 1.05, "d_coef": 2.0, "eps": 1e-3},
         {**SLOW, "slice_p": 3},
-        {**SLOW, "betas": (0.0, 0.99), "maximize": True},
+        {**SLOW, "betas": (0.0, 0.99)},
+        {**SLOW, "maximize": True},
     ),
     states=("step", "exp_avg", "exp_avg_sq", "s", "p0"),
     state_shapes={"s": (6,), "p0": (6,)},

@@ -49,7 +49,9 @@ NATIVE = Trait("a rule of the engine steps it")
 KERNEL = Trait("cyoptim.kernel.Kernel takes it")
 CLOSURE = Trait("evaluates the loss in a step: needs a closure, and takes no sums of gradients")
 ONE_GROUP = Trait("all groups are one problem with one set of options")
-JOINED = Trait("joins all gradients of a step by sums over them: a parameter moves by the others' too")
+JOINED = Trait(
+    "joins all gradients of a step by sums over them: a parameter moves by the others' too"
+)
 ADAPTIVE = Trait("one estimate of all groups scales its steps: lr is equal in all of them, or 0")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
 CHECKED = Trait("knows its options and its state, and refuses what does not fit")

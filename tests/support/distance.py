@@ -20,9 +20,7 @@ DISTANCE = (
 LOG: Any = (
     ({"log_every": 10}, ValueError, "log_every=10 is not supported: read param_groups[0]['d']"),
 )
-GROWTH: Any = (
-    ({"growth_rate": 0.0}, ValueError, "Invalid growth_rate value: 0.0 (expected > 0)"),
-)
+GROWTH: Any = (({"growth_rate": 0.0}, ValueError, "Invalid growth_rate value: 0.0 (expected > 0)"),)
 
 
 def alone(cls: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The base of optimizers that estimate the distance to the solution, from all parameters at once."""
+"""The base of optimizers that estimate the distance to the solution, from all parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cyoptim.optimizer import Optimizer
 
 
 class EstimatesDistance(Optimizer):
-    """An optimizer whose groups all have the same numbers, ``d`` among them, as their steps have one size."""
+    """An optimizer whose groups have the same numbers, ``d`` among them, and one size of steps."""
 
     # Options that all groups must have alike, besides lr.
     _joint_options: ClassVar[tuple[str, ...]] = ()
@@ -56,7 +56,7 @@ class EstimatesDistance(Optimizer):
                 )
 
     def _check_distance(self, group: Group) -> None:
-        """Check what these optimizers have in common: the numbers of the groups and the options about them."""
+        """Check what they have in common: the numbers of the groups and the options about these."""
         check_positive("d0", group["d0"])
         check_positive("growth_rate", group.get("growth_rate", 1.0))
         check_positive("d", group["d"])

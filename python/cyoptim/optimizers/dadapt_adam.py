@@ -10,7 +10,7 @@ from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_f
 
 
 class DAdaptAdam(EstimatesDistance):
-    r"""Adam with D-Adaptation: it finds its learning rate, an estimate of the distance to the solution.
+    r"""Adam with D-Adaptation: its rate is an estimate of the distance to the solution.
 
     .. math::
 
@@ -24,17 +24,17 @@ class DAdaptAdam(EstimatesDistance):
         d_{t+1} &= \max(d_t, \min(\hat d_t, \rho d_t)) \\
         \theta_t &= \theta_{t-1} - \frac{m_t}{\sqrt{v_t} + \epsilon}
 
-    The sums are over all parameters that have a gradient, and :math:`d` is one number for all: see
-    ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps by orders of magnitude,
-    and then stays.
+    The sums are over all parameters that have a gradient, and :math:`d` is one number for all:
+    see ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps
+    by orders of magnitude, and then stays.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
     lr : float
-        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that are to
-        stand still.
+        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that
+        are to stand still.
     betas : tuple of float
         :math:`\beta_1, \beta_2`, in [0, 1).
     eps : float
@@ -44,8 +44,8 @@ class DAdaptAdam(EstimatesDistance):
     log_every : int
         0: nothing is logged.
     decouple : bool
-        Multiply the parameter by :math:`1 - \lambda \delta_t`, rather than add :math:`\lambda\theta` to the
-        gradient.
+        Multiply the parameter by :math:`1 - \lambda \delta_t`, rather than add
+        :math:`\lambda\theta` to the gradient.
     use_bias_correction : bool
         Multiply :math:`\delta_t` by :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`.
     d0 : float
@@ -55,28 +55,28 @@ class DAdaptAdam(EstimatesDistance):
     fsdp_in_use : bool
         False: parameters are not sharded.
     layer_scale : float
-        A factor of the steps of a group, > 0, beside the one `lr` of all: weighs :math:`g` in :math:`m` and
-        the sums.
+        A factor of the steps of a group, > 0, beside the one `lr` of all: weighs :math:`g` in
+        :math:`m` and the sums.
     maximize : bool
         Follow the gradient upwards.
 
     Raises
     ------
     ValueError
-        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in `betas`,
-        `use_bias_correction` or `growth_rate`.
+        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
+        `betas`, `use_bias_correction` or `growth_rate`.
 
     Notes
     -----
-    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`), ``s``. Groups hold, with the same
-    values in all of them, ``d``, ``numerator_weighted`` (:math:`r`) and ``k``, the count of steps. Those of
-    the first group count. A parameter that joins late starts with the estimate of the others, and is
-    bias-corrected by their count.
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`), ``s``. Groups hold, with
+    the same values in all of them, ``d``, ``numerator_weighted`` (:math:`r`) and ``k``, the count
+    of steps. Those of the first group count. A parameter that joins late starts with the estimate
+    of the others, and is bias-corrected by their count.
 
-    A step whose gradients have all been zero so far moves averages alone, as in ``dadaptation``. In contrast to it,
-    a group whose `lr` is 0 does not move at all (there it decays, and goes on along its averages), gradients stay as
-    they are without `decouple`, `layer_scale` is an argument, too, and options that the first group decides for all
-    must be equal.
+    A step whose gradients have all been zero so far moves averages alone, as in ``dadaptation``.
+    In contrast to it, a group whose `lr` is 0 does not move at all (there it decays, and goes on
+    along its averages), gradients stay as they are without `decouple`, `layer_scale` is an
+    argument, too, and options that the first group decides for all must be equal.
 
     References
     ----------

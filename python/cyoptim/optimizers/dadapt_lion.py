@@ -10,7 +10,7 @@ from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_f
 
 
 class DAdaptLion(EstimatesDistance):
-    r"""Lion with D-Adaptation: it finds its learning rate, an estimate of the distance to the solution.
+    r"""Lion with D-Adaptation: its rate is an estimate of the distance to the solution.
 
     .. math::
 
@@ -18,22 +18,24 @@ class DAdaptLion(EstimatesDistance):
         u_t &= \operatorname{sign}(\beta_1 m_{t-1} + (1 - \beta_1) g_t) \\
         \theta_t &= (1 - \lambda \delta_t) \theta_{t-1} - \delta_t u_t \\
         m_t &= \beta_2 m_{t-1} + (1 - \beta_2) \delta_t g_t \\
-        r_t &= \sqrt{\beta_2} \, r_{t-1} + (1 - \sqrt{\beta_2}) \, \delta_t \langle u_t, s_{t-1} \rangle \\
+        r_t &= \sqrt{\beta_2} \, r_{t-1}
+            + (1 - \sqrt{\beta_2}) \, \delta_t \langle u_t, s_{t-1} \rangle \\
         s_t &= \sqrt{\beta_2} \, s_{t-1} + (1 - \sqrt{\beta_2}) \delta_t u_t \\
         d_{t+1} &= \max\left(d_t, \frac{r_t}{(1 - \sqrt{\beta_2}) \lVert s_t \rVert_1}\right)
 
-    The sums are over all parameters that have a gradient, and :math:`d` is one number for all: see
-    ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps by orders of magnitude,
-    and then stays. The sign, in :math:`u`, is of a momentum that is scaled by :math:`\delta` and a gradient that
-    is not, as in the authors' code: while :math:`\delta` is small, the gradient alone decides.
+    The sums are over all parameters that have a gradient, and :math:`d` is one number for all:
+    see ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps
+    by orders of magnitude, and then stays. The sign, in :math:`u`, is of a momentum that is
+    scaled by :math:`\delta` and a gradient that is not, as in the authors' code: while
+    :math:`\delta` is small, the gradient alone decides.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
     lr : float
-        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that are to
-        stand still.
+        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that
+        are to stand still.
     betas : tuple of float
         :math:`\beta_1, \beta_2`, in [0, 1).
     weight_decay : float
@@ -50,16 +52,17 @@ class DAdaptLion(EstimatesDistance):
     Raises
     ------
     ValueError
-        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in `betas`.
+        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
+        `betas`.
 
     Notes
     -----
-    State: ``exp_avg`` (:math:`m`) and ``s``. Groups hold, with the same values in all of them, ``d``,
-    ``numerator_weighted`` (:math:`r`) and ``k``, the count of steps. Those of the first group count. A parameter
-    that joins late starts with the estimate of the others.
+    State: ``exp_avg`` (:math:`m`) and ``s``. Groups hold, with the same values in all of them,
+    ``d``, ``numerator_weighted`` (:math:`r`) and ``k``, the count of steps. Those of the first
+    group count. A parameter that joins late starts with the estimate of the others.
 
-    In contrast to ``dadaptation``, a group whose `lr` is 0 stands still, and its sums do not count: there it moves on,
-    and a step with `lr` = 0 in all groups changes averages.
+    In contrast to ``dadaptation``, a group whose `lr` is 0 stands still, and its sums do not count:
+    there it moves on, and a step with `lr` = 0 in all groups changes averages.
 
     References
     ----------

@@ -13,7 +13,7 @@ from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_f
 
 
 class DAdaptSGD(EstimatesDistance):
-    r"""SGD with D-Adaptation: it finds its learning rate, an estimate of the distance to the solution.
+    r"""SGD with D-Adaptation: its rate is an estimate of the distance to the solution.
 
     .. math::
 
@@ -23,17 +23,17 @@ class DAdaptSGD(EstimatesDistance):
         d_{t+1} &= \max(d_t, \min(2 r_t / \lVert s_t \rVert_2, \rho d_t)) \\
         \theta_t &= \mu \theta_{t-1} + (1 - \mu) (\theta_0 - s_t)
 
-    The sums and the norm of the first gradient are over all parameters that have a gradient, and :math:`d` is one
-    number for all: see ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps by
-    orders of magnitude, and then stays.
+    The sums and the norm of the first gradient are over all parameters that have a gradient, and
+    :math:`d` is one number for all: see ``optimizer.param_groups[0]["d"]``. It begins with
+    :math:`d_0`, grows in the first steps by orders of magnitude, and then stays.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
     lr : float
-        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that are to
-        stand still.
+        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that
+        are to stand still.
     momentum : float
         :math:`\mu`, in [0, 1].
     weight_decay : float
@@ -52,18 +52,21 @@ class DAdaptSGD(EstimatesDistance):
     Raises
     ------
     ValueError
-        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in `growth_rate`.
+        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
+        `growth_rate`.
 
     Notes
     -----
-    State: ``s`` and ``x0`` (:math:`\theta_0`). Of torch tensors a state dict has ``z``, too, the difference of the two,
-    which the authors' class keeps. Groups hold, with the same values in all of them, ``d``, ``numerator_weighted``
-    (:math:`r`), ``g0_norm`` (:math:`\lVert g_1 \rVert`, 0 before the first step) and ``k``, the count of steps. Those
-    of the first group count. A parameter that joins late starts where it is, with the estimate of the others.
+    State: ``s`` and ``x0`` (:math:`\theta_0`). Of torch tensors a state dict has ``z``, too, the
+    difference of the two, which the authors' class keeps. Groups hold, with the same values in
+    all of them, ``d``, ``numerator_weighted`` (:math:`r`), ``g0_norm`` (:math:`\lVert g_1
+    \rVert`, 0 before the first step) and ``k``, the count of steps. Those of the first group
+    count. A parameter that joins late starts where it is, with the estimate of the others.
 
-    The norm of the first gradient is without the penalty, as in ``dadaptation``. In contrast to it, a first step whose
-    gradients are all zero does nothing (there it divides by zero), a group whose `lr` is 0 stands still, momentum
-    and penalty are each group's own, and gradients stay as they are.
+    The norm of the first gradient is without the penalty, as in ``dadaptation``. In contrast to
+    it, a first step whose gradients are all zero does nothing (there it divides by zero), a group
+    whose `lr` is 0 stands still, momentum and penalty are each group's own, and gradients stay as
+    they are.
 
     References
     ----------

@@ -14,7 +14,7 @@ MOST_ELEMENTS = 2**53  # what is exact as a double
 
 
 class Prodigy(EstimatesDistance):
-    r"""Prodigy: Adam that finds its learning rate, in units of an estimate of the distance to the solution.
+    r"""Prodigy: Adam that finds its learning rate, an estimate of the distance to the solution.
 
     .. math::
 
@@ -22,23 +22,25 @@ class Prodigy(EstimatesDistance):
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) d_t g_t \\
         v_t &= \beta_2 v_{t-1} + (1 - \beta_2) d_t^2 g_t^2 \\
         s_t &= \beta_3 s_{t-1} + \frac{d_t}{d_0} \delta_t g_t \\
-        r_t &= \beta_3 r_{t-1} + \frac{d_t}{d_0} \delta_t \langle g_t, \theta_0 - \theta_{t-1} \rangle \\
+        r_t &= \beta_3 r_{t-1}
+            + \frac{d_t}{d_0} \delta_t \langle g_t, \theta_0 - \theta_{t-1} \rangle \\
         \hat d_t &= c \, r_t / \lVert s_t \rVert_1 \\
         d_{t+1} &= \min(\max(d_t, \hat d_1, \dots, \hat d_t), \rho d_t) \\
-        \theta_t &= (1 - \lambda \delta_t) \theta_{t-1} - \delta_t \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon}
+        \theta_t &= (1 - \lambda \delta_t) \theta_{t-1}
+            - \delta_t \frac{m_t}{\sqrt{v_t} + d_{t+1} \epsilon}
 
-    The sums are over all parameters that have a gradient, and :math:`d` is one number for all: see
-    :math:`d` by ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps by
-    orders of magnitude, and then stays; :math:`\gamma = 1` is right for most problems, with a schedule that
-    lowers it in the end.
+    The sums are over all parameters that have a gradient, and :math:`d` is one number for all:
+    see ``optimizer.param_groups[0]["d"]``. It begins with :math:`d_0`, grows in the first steps
+    by orders of magnitude, and then stays; :math:`\gamma = 1` is right for most problems, with a
+    schedule that lowers it in the end.
 
     Parameters
     ----------
     params : iterable
         Parameters, ``(name, parameter)`` pairs, or group dicts; see :class:`cyoptim.Optimizer`.
     lr : float
-        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that are to
-        stand still.
+        :math:`\gamma`, >= 0, the factor of the estimate: equal in all groups, or 0 in those that
+        are to stand still.
     betas : tuple of float
         :math:`\beta_1, \beta_2`, in [0, 1).
     beta3 : float, optional
@@ -48,52 +50,55 @@ class Prodigy(EstimatesDistance):
     weight_decay : float
         :math:`\lambda`, >= 0.
     decouple : bool
-        Decay the parameter as in the formula, rather than add :math:`\lambda\theta` to the gradient.
+        Decay the parameter as in the formula, rather than add :math:`\lambda\theta` to the
+        gradient.
     use_bias_correction : bool
         Multiply :math:`\delta_t` by :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`.
     safeguard_warmup : bool
-        Take :math:`d_t` for :math:`\delta_t` in :math:`s`: for schedules that begin with a small `lr`.
+        Take :math:`d_t` for :math:`\delta_t` in :math:`s`: for schedules that begin with a small
+        `lr`.
     d0 : float
         :math:`d_0`, > 0, the first estimate; it should be too small.
     d_coef : float
         :math:`c`, > 0: what to tune, if anything.
     growth_rate : float
-        :math:`\rho`, > 0: the most by which the estimate grows in a step.
+        :math:`\rho`, > 0: the most by which the estimate grows in a step, but for its first growth.
     fsdp_in_use : bool
         False: parameters are not sharded.
     slice_p : int
-        Take :math:`s`, :math:`\theta_0` and the sums over every `slice_p`-th element of each parameter,
-        which saves memory; the authors suggest 11.
+        Take :math:`s`, :math:`\theta_0` and the sums over every `slice_p`-th element of each
+        parameter, which saves memory; the authors suggest 11.
     maximize : bool
         Follow the gradient upwards.
 
     Raises
     ------
     ValueError
-        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in `betas`, `beta3`,
-        `use_bias_correction`, `d0`, `d_coef` or `growth_rate`.
+        At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
+        `betas`, `beta3`, `use_bias_correction`, `d0`, `d_coef` or `growth_rate`.
 
     Notes
     -----
-    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`), and flat arrays of one element in
-    `slice_p`: ``s`` and ``p0`` (:math:`\theta_0`). Elements are counted in C order, the order of
-    ``param.ravel()``, whatever the order in memory; a parameter in another order than C's is updated through a
-    copy. Complex parameters support `slice_p` = 1 only.
+    State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`), and flat arrays of one
+    element in `slice_p`: ``s`` and ``p0`` (:math:`\theta_0`). Elements are counted in C order,
+    the order of ``param.ravel()``, whatever the order in memory; a parameter in another order
+    than C's is updated through a copy. Complex parameters support `slice_p` = 1 only.
 
-    Groups hold, with the same values in all of them, ``d``, ``d_max`` (the largest :math:`\hat d`),
-    ``d_numerator`` (:math:`r`), ``d_denom`` (:math:`\lVert s \rVert_1`), ``d_hat`` and ``k``, the count of
-    steps. Those of the first group count. A parameter that joins late starts with the estimate of the
-    others, and is bias-corrected by their count.
+    Groups hold, with the same values in all of them, ``d``, ``d_max`` (the largest :math:`\hat
+    d`), ``d_numerator`` (:math:`r`), ``d_denom`` (:math:`\lVert s \rVert_1`), ``d_hat`` and
+    ``k``, the count of steps. Those of the first group count. A parameter that joins late starts
+    with the estimate of the others, and is bias-corrected by their count.
 
-    A step whose gradients have all been zero so far moves averages alone, as in ``prodigyopt``. In
-    contrast to it, a group whose `lr` is 0 does not move at all (there it decays, and goes on along its
-    averages), a parameter that is zero has its own ``p0``, gradients stay as they are without `decouple`, and options
-    that the first group decides for all must be equal.
+    With :math:`\beta_1 = 0`, :math:`m_t` is :math:`d_{t+1} g_t`, and a step whose gradients have all
+    been zero so far moves averages alone, as in ``prodigyopt``.
+    In contrast to it, a group whose `lr` is 0 does not move at all (there it decays, and goes on
+    along its averages), a parameter that is zero has its own ``p0``, gradients stay as they are
+    without `decouple`, and options that the first group decides for all must be equal.
 
     References
     ----------
-    .. [1] K. Mishchenko and A. Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner",
-       ICML 2024.
+    .. [1] K. Mishchenko and A. Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free
+       Learner", ICML 2024.
 
     Examples
     --------
