@@ -14,7 +14,6 @@ from tests.support.cards import (
     Recipe,
     Source,
     Timed,
-    Valley,
 )
 from tests.support.distance import DISTANCE, LOG, alone, signed
 
@@ -70,5 +69,4 @@ CARD = Card(
         "cyoptim.DAdaptLion([p], lr=0.2, d0=0.001)",
         "The first steps are too small to see; then the estimate of the distance grows.",
     ),
-    valley=Valley({"d0": 0.01}, 0.9995),
 )

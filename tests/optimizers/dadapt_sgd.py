@@ -88,5 +88,5 @@ CARD = Card(
         "cyoptim.DAdaptSGD([p], momentum=0.9)",
         "The first steps are too small to see; then the estimate of the distance grows.",
     ),
-    valley=Valley({"d0": 0.01}, 0.9995),
+    valley=Valley({"momentum": 0.9}),
 )

@@ -71,14 +71,17 @@ class DAdaptLion(EstimatesDistance):
 
     Examples
     --------
+    >>> import cyoptim
     >>> import numpy as np
     >>> w = np.array([3.0, -4.0])
     >>> optimizer = DAdaptLion([w])
+    >>> schedule = cyoptim.lr_scheduler.ExponentialLR(optimizer, 0.99)
     >>> for _ in range(1000):
     ...     optimizer.step(grads=[2 * w])
-    >>> bool(np.abs(w).max() < 0.5)
+    ...     schedule.step()
+    >>> bool(np.abs(w).max() < 1e-3)
     True
-    >>> bool(1e-4 < optimizer.param_groups[0]["d"] < 1)
+    >>> bool(0.1 < optimizer.param_groups[0]["d"] < 10)
     True
     """
 

@@ -89,11 +89,11 @@ class Prodigy(EstimatesDistance):
     ``k``, the count of steps. Those of the first group count. A parameter that joins late starts
     with the estimate of the others, and is bias-corrected by their count.
 
-    With :math:`\beta_1 = 0`, :math:`m_t` is :math:`d_{t+1} g_t`, and a step whose gradients have all
-    been zero so far moves averages alone, as in ``prodigyopt``.
-    In contrast to it, a group whose `lr` is 0 does not move at all (there it decays, and goes on
-    along its averages), a parameter that is zero has its own ``p0``, gradients stay as they are
-    without `decouple`, and options that the first group decides for all must be equal.
+    As in ``prodigyopt``, :math:`m_t` is :math:`d_{t+1} g_t` with :math:`\beta_1 = 0`, and a step
+    whose gradients have all been zero so far moves averages alone. In contrast to it, a group
+    whose `lr` is 0 does not move at all (there it decays, and goes on along its averages), a
+    parameter that is zero has its own ``p0``, gradients stay as they are without `decouple`, and
+    options that the first group decides for all must be equal.
 
     References
     ----------
