@@ -36,7 +36,8 @@ def test_every_scalar_is_an_option_or_the_clocks(card: Card, options: Options) -
     (group,) = optimizer.param_groups
     rule = RULES[optimizer._rule_of(group)]
     values = dict(zip(rule.scalars, rule.values(group), strict=True))
-    unset = {name for name in values if group.get(name.removesuffix("_if_given"), 0) is None}
+    given = {name: name.removesuffix("_if_given") for name in values if "_if_given" in name}
+    unset = {name for name, option in given.items() if group[option] is None}
     assert {name for name, value in values.items() if value != value} == rule.computed | unset
     assert values["sign"] == (-1.0 if group.get("maximize") else 1.0)
     if "lr" in values:
