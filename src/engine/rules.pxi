@@ -110,7 +110,7 @@ cdef class Rule:
         self.name, self.number, self.scalars = name, about["number"], scalars
         self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
         self.constants = about["constants"]
-        self.slices, self.slice = about["slices"], about["slice"]
+        self.slices, self.slice = about.get("slices", ()), about.get("slice")
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
