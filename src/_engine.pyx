@@ -29,6 +29,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 import os
 from _thread import allocate_lock
+from math import prod
 from operator import index
 
 import numpy as np
@@ -37,7 +38,7 @@ from _codecs cimport FLOAT32, FLOAT64, stored_size
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
 from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES,
-                     MAX_STREAMS, MAX_SUMS, NORM, PER_GROUP, PER_ROW, REDUCE, RESIDUALS, SCALED, SHORT_CHUNK,
+                     MAX_STREAMS, MAX_SUMS, NORM, OVER_ALL, PER_GROUP, PER_ROW, REDUCE, RESIDUALS, SCALED, SHORT_CHUNK,
                      SQUARES, STATISTICS, UPDATE, Chunk, Clock, Group, Head, Kernels, Matrices, Pass, Row, Stage, Table,
                      Tensor, Units, chunk_length)
 from _table cimport (DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, STEPPED_BY_SEGMENTS, Directed, Product,

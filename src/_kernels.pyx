@@ -20,6 +20,9 @@ from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, 
 from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
                      MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, RESIDUALS,
                      SQUARES, STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
+from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
+                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
+                     START, STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
                      Table, Tensor, Units)
 from _table cimport DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, Directed, Product, product_task
 from rules._math cimport descent
@@ -42,6 +45,9 @@ from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
 from rules.axpby cimport Axpby, axpby
 from rules.clip cimport Clamp, Scale, clamp, scale
+from rules.dadapt_adam cimport DAdaptAdam, dadapt_adam, dadapt_adam_clock, dadapt_adam_finish, dadapt_adam_measure
+from rules.dadapt_lion cimport DAdaptLion, dadapt_lion, dadapt_lion_clock, dadapt_lion_finish, dadapt_lion_measure
+from rules.dadapt_sgd cimport DAdaptSGD, dadapt_sgd, dadapt_sgd_clock, dadapt_sgd_finish, dadapt_sgd_measure
 from rules.grams cimport Grams, grams, grams_clock
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
@@ -52,6 +58,7 @@ from rules.muon cimport muon_direction, muon_step
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.novograd cimport (NovoGrad, novograd, novograd_amsgrad_finish, novograd_finish,
                              novograd_measure)
+from rules.prodigy cimport Prodigy, prodigy, prodigy_clock, prodigy_finish, prodigy_measure
 from rules.radam cimport Radam, radam, radam_clock
 from rules.rmsprop cimport (Rmsprop, rmsprop, rmsprop_centered, rmsprop_centered_momentum,
                             rmsprop_clock, rmsprop_momentum)
@@ -91,6 +98,7 @@ cdef int SCOPES[MAX_RULES]
 cdef int SUMS[MAX_RULES]             # how many it takes
 cdef bint REPEATS[MAX_RULES]         # where nothing is kept, it computes all again, also the state
 cdef int STREAMS[MAX_RULES]
+cdef int SLICES[MAX_RULES]           # a bit for each stream that is a slice
 cdef Clock CLOCKS[MAX_RULES]
 
 # The description of each rule, by name; see Rule in engine/rules.pxi.
@@ -121,7 +129,7 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     RULES[name] = {
         "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
         "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "combines": False,
-        "numbers": (), "constants": {},
+        "numbers": (), "constants": {}, "slices": (), "slice": None,
     }
     return 0
 
@@ -154,6 +162,16 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     SUMS[number] = sums
     about.update(scope=scope, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
+    return 0
+
+
+cdef int slices(str name, tuple states, str option) except -1:
+    """Let these states of the rule of this name be slices: flat arrays of every n-th element of the parameter in C
+    order, where n is an option. Their streams begin with their first element in every span."""
+    about = RULES[name]
+    names = [state[0] if isinstance(state, tuple) else state for state in about["states"]]
+    about.update(slices=states, slice=option)
+    SLICES[<int>about["number"]] = sum([1 << (2 + names.index(state)) for state in states])
     return 0
 
 
@@ -203,6 +221,9 @@ cdef Asgd ASGD
 cdef Average AVERAGE
 cdef Axpby AXPBY
 cdef Clamp CLAMP
+cdef DAdaptAdam DADAPT_ADAM
+cdef DAdaptLion DADAPT_LION
+cdef DAdaptSGD DADAPT_SGD
 cdef Grams GRAMS
 cdef Lamb LAMB
 cdef Lars LARS
@@ -213,6 +234,7 @@ cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
 cdef NovoGrad NOVOGRAD
+cdef Prodigy PRODIGY
 cdef Radam RADAM
 cdef Rmsprop RMSPROP
 cdef Rprop RPROP
@@ -333,6 +355,21 @@ passes("schedule_free_adam", PER_GROUP, 0, NULL, NULL, schedule_free_adam_finish
 rule("schedule_free_radam", SCHEDULE_FREE_RADAM, schedule_free_radam[float], schedule_free_radam[double],
      schedule_free_radam_clock, (("z", "param"), "exp_avg_sq"))
 passes("schedule_free_radam", PER_GROUP, 0, NULL, NULL, schedule_free_radam_finish, SCHEDULE_FREE_NUMBERS)
+rule("prodigy", PRODIGY, prodigy[float], prodigy[double], prodigy_clock,
+     ("exp_avg", "exp_avg_sq", "s", ("p0", "param")))
+passes("prodigy", OVER_ALL, 2, prodigy_measure[float], prodigy_measure[double], prodigy_finish,
+       (("d", "d0"), ("d_max", "d0"), "d_numerator", "d_denom", "d_hat", "k"))
+slices("prodigy", ("s", "p0"), "slice_p")
+rule("dadapt_adam", DADAPT_ADAM, dadapt_adam[float], dadapt_adam[double], dadapt_adam_clock,
+     ("exp_avg", "exp_avg_sq", "s"))
+passes("dadapt_adam", OVER_ALL, 2, dadapt_adam_measure[float], dadapt_adam_measure[double], dadapt_adam_finish,
+       (("d", "d0"), "numerator_weighted", "k"))
+rule("dadapt_lion", DADAPT_LION, dadapt_lion[float], dadapt_lion[double], dadapt_lion_clock, ("exp_avg", "s"))
+passes("dadapt_lion", OVER_ALL, 2, dadapt_lion_measure[float], dadapt_lion_measure[double], dadapt_lion_finish,
+       (("d", "d0"), "numerator_weighted", "k"))
+rule("dadapt_sgd", DADAPT_SGD, dadapt_sgd[float], dadapt_sgd[double], dadapt_sgd_clock, ("s", ("x0", "param")))
+passes("dadapt_sgd", OVER_ALL, 3, dadapt_sgd_measure[float], dadapt_sgd_measure[double], dadapt_sgd_finish,
+       (("d", "d0"), "numerator_weighted", "g0_norm", "k"))
 rule("scale", SCALE, scale[float], scale[double])
 rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])

@@ -7,7 +7,7 @@ cdef enum:
     MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
     MAX_SCALARS = 32
     MAX_CARRIED = 2
-    MAX_NUMBERS = 4
+    MAX_NUMBERS = 6
     MAX_SUMS = 4
     MAX_STAGES = 4
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
@@ -19,6 +19,7 @@ cdef enum:
                                 # that it moves are as many as it saves, so it is worth it in the cache only
     WORK = MAX_STREAMS  # after the streams: what a pass hands on to the next, or NULL where it is to be computed again
     BLOCK = 128         # elements whose values a rule computes before it adds them up; a multiple of LANES
+    START = WORK + 1    # and the number of the first element, as a pointer, for streams that are slices
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
 # The length of the chunks of a tensor, which its size alone decides: sums must not depend on what else is stepped.

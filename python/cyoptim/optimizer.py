@@ -143,6 +143,7 @@ class Optimizer(Hooked):
         self._sums, self._state = Sums(), State()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        self.defaults = {}
         self.defaults = self._plain_group(without_unset(defaults, self))
         self._state = State()
         self.param_groups = []
@@ -436,10 +437,13 @@ class Optimizer(Hooked):
         """A copy of a group with Python numbers."""
         own = type(self)._check_options is not Optimizer._check_options
         plain = plain_options(group, rules=own)
-        # Steps write these in place.
+        # Steps write these in place. Those of them that count are whole numbers.
         for name in {name for rule in rules_of(type(self)) for name in rule.group_numbers}:
             if isinstance(plain.get(name), np.ndarray):
                 plain[name] = float(plain[name])
+            value = plain.get(name)
+            if type(self.defaults.get(name)) is int and type(value) is float and value.is_integer():
+                plain[name] = int(value)
         return plain
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:

@@ -38,7 +38,7 @@ cdef class Inputs(Work):
     turn : Turn
         Whose turn it is: every method but :meth:`step` is called within one.
     by_rows : bool
-        Whether a rule may take sums over rows, which need C order.
+        Whether a rule may take sums over rows, or keep slices, which need C order.
     """
 
     cdef Slot *slots
@@ -55,7 +55,7 @@ cdef class Inputs(Work):
     cdef list originals         # gradients that the running step reads in a copy
     cdef Turn turn              # of the optimizer
     cdef bint only_sparse       # other gradients are refused
-    cdef bint by_rows           # rows are units: parameters are in C order
+    cdef bint by_rows           # rows are units, or slices kept: parameters are in C order
     cdef bint whole             # the caller makes sparse gradients dense
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef bint repeats           # a parameter occurs more than once in its group

@@ -3,6 +3,9 @@
 cdef int64_t MOST_STEPS = 2**63 - 2     # where counting ends: bias corrections are long over
 
 
+cdef object FLOAT64_NUMBER = np.dtype(np.float64)   # of numbers that a finish advances
+
+
 cdef bint is_counter(object value):
     return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64
             and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0
@@ -45,7 +48,10 @@ def make_counter(value, label, Room room=None):
 
 cdef bint is_number(object value, object dtype, tuple shape):
     """Whether these are numbers that a kernel can read and write where they are."""
-    return (cnp.PyArray_Check(value) and value.dtype == dtype and (<object>value).shape == shape
+    if not cnp.PyArray_Check(value):
+        return False
+    found = value.dtype
+    return ((found is dtype or found == dtype) and (<object>value).shape == shape
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
 
 

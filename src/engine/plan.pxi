@@ -31,7 +31,7 @@ cdef class Plan(Passes):
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None,
                  list rules not None):
-        by_rows = any([(<Rule?>rule).scope == PER_ROW for rule in rules])
+        by_rows = any([(<Rule?>rule).scope == PER_ROW or (<Rule>rule).slices for rule in rules])
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn, by_rows)
         self.begin_rows(counts_steps, watch, rules)
         self.streams = 2 + max([len((<Rule>rule).states) for rule in rules], default=0)

@@ -40,6 +40,7 @@ cdef class Rows(Inputs):
     cdef bint looks_ahead       # some rule wants to be known before gradients are measured
     cdef bint parted            # some parameters are set apart
     cdef bint counts_idle       # some rule advances the numbers of groups without a gradient, too
+    cdef bint joins             # some rule adds up over all groups, which then have the same numbers
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
     def __cinit__(self, list items, *args):
@@ -65,6 +66,7 @@ cdef class Rows(Inputs):
         for g in range(2 * len(self.groups)):
             self.templates[g].rule = -1     # until its options have been read
         for rule in rules:
+            self.joins = self.joins or rule.scope == OVER_ALL
             self.looks_ahead = self.looks_ahead or rule.norm >= 0 or rule.scope == PER_ROW
             self.counts_idle = self.counts_idle or (rule.scope >= PER_GROUP and not rule.measures)
         return 0
@@ -92,6 +94,8 @@ cdef class Rows(Inputs):
             if has_text(options) and optimizer._is_native():     # a text is true, whatever it says
                 check_switches(options, optimizer)
             rule = rule_of(optimizer, options)
+            if rule is not None and rule.slices:
+                self._note_slice(rule, group, options)
             fill_template(&self.templates[group], rule, options)
             if self.parted:
                 apart = rule_apart(optimizer, options)
@@ -104,6 +108,17 @@ cdef class Rows(Inputs):
         if apart is not None:
             self._take_scope(apart, group)
         self.known_options[group] = constant_options(read, rule)
+        return 0
+
+    cdef int _note_slice(self, Rule rule, Py_ssize_t group, dict options) except -1:
+        """Have the state of a group looked at again if its slices are to be others."""
+        cdef Py_ssize_t i, k = rule.scalars.index(rule.slice)
+        cdef Row *template = &self.templates[group]
+        if template.rule == rule.number and template.scalars[k] == rule.value(k, options):
+            return 0
+        for i in range(self.n_tensors):
+            if self.slots[i].group == group and self.slots[i].rule >= 0:
+                self.slots[i].rule = UNBOUND
         return 0
 
     cdef int _take_scope(self, Rule rule, Py_ssize_t group) except -1:
@@ -153,6 +168,14 @@ cdef class Rows(Inputs):
         if self.recut:
             self.cut_waves()
         return 0
+
+    cdef Py_ssize_t first_joined(self) noexcept:
+        """The first group whose rule adds up over all groups: its numbers are those of all; -1: none."""
+        cdef Py_ssize_t g
+        for g in range(PyList_GET_SIZE(self.groups)):
+            if self.templates[g].rule >= 0 and (<Rule>RULE_LIST[self.templates[g].rule]).scope == OVER_ALL:
+                return g
+        return -1
 
     cdef Rule rule_of_slot(self, Py_ssize_t i):
         """The rule of a slot's section, whose options have been read; None: it has none."""
@@ -242,13 +265,14 @@ cdef class Rows(Inputs):
     cdef int _fill_measured(self, Row *row) except -1:
         """Set the scalars that are not in the group's template: the norm, and numbers of the group."""
         cdef Rule rule = RULE_LIST[row.rule]
+        cdef Py_ssize_t group = self.first_joined() if rule.scope == OVER_ALL else row.group
         cdef int k
         if rule.norm >= 0:
             row.scalars[rule.norm] = self.total_norm
         if rule.scope >= PER_GROUP:
             for k in range(PyTuple_GET_SIZE(rule.scalars)):
                 if rule.sources[k] == NUMBER:
-                    row.scalars[k] = rule.value(k, self.groups[row.group])
+                    row.scalars[k] = rule.value(k, self.groups[group])
         return 0
 
     @cython.final
@@ -266,6 +290,9 @@ cdef class Rows(Inputs):
         cdef list unbound = None
         memset(carried, 0, sizeof(carried))
         self.n_rows = self.natives = self.updates = 0
+        if self.joins:
+            for i in range(PyList_GET_SIZE(self.groups)):
+                self.read_options(optimizer, i)
         for i in range(self.n_tensors):
             if tensor[i].row < 0:
                 continue

@@ -21,10 +21,15 @@ cdef str NORM_NAME = "total_norm"
 cdef str BOUND_NAME = "max_grad_norm"
 
 
+# What follows the name of an option that may be None.
+cdef str GIVEN = "_if_given"
+
+
 # Where a scalar comes from.
 cdef enum:
     OPTION
     PART
+    IF_GIVEN        # an option, or NaN where it is None
     SIGN
     L2
     SHRINK
@@ -41,6 +46,8 @@ cdef int source_of(str scalar, frozenset computed, tuple numbers) except -1:
         return NUMBER
     if scalar in PARTS:
         return PART
+    if scalar.endswith(GIVEN):
+        return IF_GIVEN
     return {"sign": SIGN, "l2": L2, "shrink": SHRINK, "cautious_wd": SWITCH}.get(scalar, OPTION)
 
 
@@ -70,8 +77,13 @@ cdef class Rule:
         copy of the parameter.
     types : dict
         The types in which arrays are stored, other than the parameter's.
+    slices : tuple of str
+        The state arrays that are flat, with every n-th element of the parameter in C order.
+    slice : str or None
+        The option that says which.
     scope : int
-        What it takes sums over: 0 nothing, 1 rows, 2 tensors, 3 groups, 4 all groups that have the rule.
+        What it takes sums over: 0 nothing, 1 rows, 2 tensors, 3 groups, 4 all groups that have a rule of this
+        scope, which then have the same numbers.
     measures : bool
         Whether it has a pass that takes sums.
     """
@@ -82,6 +94,8 @@ cdef class Rule:
     cdef readonly frozenset computed
     cdef readonly dict constants, starts, types
     cdef readonly bint measures
+    cdef readonly tuple slices
+    cdef readonly str slice
     cdef bint combines          # it looks at all rows of a tensor first
     cdef bint decouples         # weight decay may be apart from the gradient
     cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
@@ -96,6 +110,7 @@ cdef class Rule:
         self.name, self.number, self.scalars = name, about["number"], scalars
         self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
         self.constants = about["constants"]
+        self.slices, self.slice = about.get("slices", ()), about.get("slice")
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
@@ -136,6 +151,8 @@ cdef class Rule:
                 names.append(scalar)
             elif self.sources[k] == PART:
                 names.append(PARTS[scalar][0])
+            elif self.sources[k] == IF_GIVEN:
+                names.append(scalar[:-len(GIVEN)])
             elif self.sources[k] in (L2, SHRINK):
                 names.append("weight_decay")
         return tuple(dict.fromkeys(names))
@@ -149,14 +166,25 @@ cdef class Rule:
             return "carried"
         return "number" if name in self.unit_numbers else None
 
-    def shape_of(self, str name not None, tuple shape not None) -> tuple:
-        """The shape of a state entry of a parameter of this shape."""
+    def shape_of(self, str name not None, tuple shape not None, dict group=None) -> tuple:
+        """The shape of a state entry of a parameter of this shape, in a group of these options."""
         kind = self.kind_of(name)
+        if name in self.slices:
+            return (-(-prod(shape) // self.slice_of(group)),)
         if kind == "array":
             return shape
         if kind == "number" and self.scope == PER_ROW and shape:
             return (unit_count(self.scope, shape),) + (1,) * (len(shape) - 1)
         return ()
+
+    cdef object slice_of(self, dict group):
+        """Which elements a slice has: every so many."""
+        if group is None or self.slice not in group:
+            return 1
+        cdef double n = option(group, self.slice)
+        if not (n >= 1 and n == <Py_ssize_t>n):
+            raise ValueError(f"{self.slice} is {group[self.slice]}, expected a whole number >= 1")
+        return <Py_ssize_t>n
 
     def dtype_of(self, str name not None, dtype) -> np.dtype:
         """The dtype of a state entry of a parameter of this dtype."""
@@ -198,6 +226,9 @@ cdef class Rule:
             return INFINITY if k == self.bound and number == 0 else number
         if source == PART:
             return part(group, <tuple>PARTS[self.scalars[k]])
+        if source == IF_GIVEN:
+            name = self.scalars[k][:-len(GIVEN)]
+            return NAN if group[name] is None else option(group, name)
         if source == SIGN:
             return -1.0 if group.get("maximize") else 1.0
         if source == L2:

@@ -142,6 +142,8 @@ cdef class States(Rows):
         """Prepare a state array; whether it is new."""
         dtype = rule.dtype_of(name, self.views[i].dtype)
         value = state.get(name)
+        if name in rule.slices:
+            return self._prepare_slice(i, rule, name, value, new, room)
         if value is not None:
             if not self.is_state(i, value, dtype):
                 new[name] = self._state_array(i, name, value, dtype)
@@ -160,6 +162,45 @@ cdef class States(Rows):
         else:
             fill(new[name], value)
         return True
+
+    cdef bint _prepare_slice(self, Py_ssize_t i, Rule rule, str name, object value, dict new, Room room) except -1:
+        """As _prepare_array, of an array that is flat, with every n-th element."""
+        view, group = self.views[i], self.groups[self.slots[i].group]
+        n = rule.slice_of(group)
+        if n != 1 and cnp.PyArray_ISCOMPLEX(<cnp.ndarray>view):
+            raise ValueError(f"{rule.slice} is {n}, expected 1 as {self.labels[i]} is complex")
+        shape = rule.shape_of(name, view.shape, group)
+        if value is not None:
+            self.check_unmasked(i, value)
+            if not is_number(value, view.dtype, shape):
+                new[name] = self._flat_array(i, name, value, shape)
+            return False
+        if n == 1 and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>view):
+            new[name] = room.zeros(name, view).reshape(-1)
+        else:
+            new[name] = np.zeros(shape, view.dtype)
+        if not rule.copies_param(name):
+            fill(new[name], float(rule.start_of(name, group)))
+        elif n == 1 and cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and self.slots[i].direct:
+            self.fills.append((i, 2 + rule.states.index(name), None))
+        else:
+            new[name][...] = np.ravel(view)[::n]
+        return True
+
+    cdef object _flat_array(self, Py_ssize_t i, str name, object value, tuple shape):
+        """A slice in a form that the kernel can use; one zero may stand for all."""
+        view = self.views[i]
+        if not cnp.PyArray_Check(value):
+            from cyoptim._arrays.doors import foreign_array
+            value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
+        if value.dtype.kind != view.dtype.kind or (value.shape != shape and not (value.shape == () and value == 0)):
+            raise ValueError(
+                f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
+                f"{value.dtype}, expected {shape} and {view.dtype}"
+            )
+        copy = np.empty(shape, view.dtype)
+        copy[...] = value
+        return copy
 
     cdef int fill_new_state(self) except -1:
         """Write what new state begins with."""
@@ -210,7 +251,7 @@ cdef class States(Rows):
             m += 1
         for name in rule.states:
             array = state[name]
-            if not self.is_state(i, array, rule.dtype_of(name, self.views[i].dtype)):
+            if not self._is_stream(i, rule, name, array):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
@@ -221,6 +262,13 @@ cdef class States(Rows):
         self.states[i] = kept
         self.slots[i].rule = rule.number
         return 0
+
+    cdef bint _is_stream(self, Py_ssize_t i, Rule rule, str name, object array) except -1:
+        """Whether the kernel can use an array of the state as it is."""
+        view = self.views[i]
+        if name in rule.slices:
+            return is_number(array, view.dtype, rule.shape_of(name, view.shape, self.groups[self.slots[i].group]))
+        return self.is_state(i, array, rule.dtype_of(name, view.dtype))
 
     cdef int _note_type(self, Py_ssize_t i, Py_ssize_t k, cnp.ndarray array) except -1:
         """Note in which type a stream is stored."""
@@ -249,7 +297,7 @@ cdef class States(Rows):
         m = 0
         for name in rule.unit_numbers:
             array = state[name]
-            if not is_number(array, np.dtype(np.float64), rule.shape_of(name, (<object>self.views[i]).shape)):
+            if not is_number(array, FLOAT64_NUMBER, rule.shape_of(name, (<object>self.views[i]).shape)):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
@@ -269,19 +317,42 @@ cdef class States(Rows):
         """Bind, and where missing make, the numbers that rules carry on for their groups."""
         cdef Py_ssize_t g, k
         cdef Rule rule
-        cdef list arrays
+        cdef list arrays, first = None      # those of all groups, where a rule adds up over all
         for g in range(len(self.groups)):
             rule = None if self.templates[g].rule < 0 else RULE_LIST[self.templates[g].rule]
             if rule is None or not rule.group_numbers:
                 self.group_numbers[g] = None
                 continue
-            arrays = [self._group_number(rule, g, name) for name in rule.group_numbers]
-            self.group_numbers[g] = arrays
+            if not self._has_numbers(g, rule.numbers, first):
+                if first is not None and rule.scope == OVER_ALL:
+                    self.births.append((self.groups[g], dict(zip(rule.numbers, first))))
+                    self.group_numbers[g] = first
+                else:
+                    self.group_numbers[g] = [self._group_number(rule, g, name) for name in rule.numbers]
+            arrays = self.group_numbers[g]
+            if rule.scope == OVER_ALL:
+                first = arrays
             for k in range(MAX_NUMBERS):    # of another rule
                 self.table.groups[g].numbers[k] = NULL
             for k in range(len(arrays)):
                 self.table.groups[g].numbers[k] = <double *>cnp.PyArray_DATA(<cnp.ndarray>arrays[k])
         return 0
+
+    cdef bint _has_numbers(self, Py_ssize_t g, tuple names, list shared) except -1:
+        """Whether the numbers of a group are those that were bound in the last step, and no other group's than
+        these, if there are any."""
+        cdef dict group = self.groups[g]
+        cdef list arrays = self.group_numbers[g]
+        cdef Py_ssize_t k
+        if arrays is None or PyList_GET_SIZE(arrays) != PyTuple_GET_SIZE(names):
+            return False
+        for k in range(PyTuple_GET_SIZE(names)):
+            array = arrays[k]
+            if group.get(names[k]) is not array or not is_number(array, FLOAT64_NUMBER, ()):
+                return False
+            if shared is not None and shared[k] is not array:
+                return False
+        return True
 
     cdef bint _group_numbers_are_still(self) noexcept:
         """Whether no number of a group was changed in size or place."""
@@ -299,11 +370,11 @@ cdef class States(Rows):
     cdef object _group_number(self, Rule rule, Py_ssize_t g, str name):
         cdef dict group = self.groups[g]
         value = group.get(name)
-        if is_number(value, np.dtype(np.float64), ()):
+        if is_number(value, FLOAT64_NUMBER, ()):
             return value
         if value is None:
             value = rule.start_of(name, group)
-        new = make_number(value, f"{name!r} of param group {g}", None, None, np.dtype(np.float64), ())
+        new = make_number(value, f"{name!r} of param group {g}", None, None, FLOAT64_NUMBER, ())
         self.births.append((group, {name: new}))
         return new
 

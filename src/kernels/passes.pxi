@@ -10,6 +10,14 @@ cdef inline void *at(const Table *table, Py_ssize_t t, int k, Py_ssize_t start) 
     return <char *>table.tensors[t].streams[k] + start * stored_size(code_of(table, t, k))
 
 
+cdef inline floating *stream(const Table *table, Py_ssize_t t, int rule, int k, Py_ssize_t start,
+                             floating *type) noexcept nogil:
+    """Where a stream begins for a span: a slice, always at its first element. `type` chooses the type."""
+    if rule >= 0 and SLICES[rule] >> k & 1:
+        start = 0
+    return (<floating *>table.tensors[t].streams[k]) + start
+
+
 cdef inline int code_of(const Table *table, Py_ssize_t t, int k) noexcept nogil:
     if table.codecs == NULL:
         return table.tensors[t].dtype
@@ -64,11 +72,12 @@ cdef inline void run_after(const Table *table, Py_ssize_t t, floating **s, Py_ss
 cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const double *scalars,
                               double *lanes, floating *work, Py_ssize_t start,
                               Py_ssize_t stop) noexcept nogil:
-    cdef floating *s[MAX_STREAMS + 1]
+    cdef floating *s[START + 1]
     cdef int k
     for k in range(MAX_STREAMS):
-        s[k] = (<floating *>table.tensors[t].streams[k]) + start
+        s[k] = stream(table, t, rule, k, start, work)
     s[WORK] = work
+    s[START] = <floating *>start
     call(s, rule, scalars, lanes, stop - start)
     if table.zero and lanes == NULL:
         memset(s[1], 0, (stop - start) * sizeof(floating))
@@ -76,13 +85,14 @@ cdef inline void run_straight(const Table *table, Py_ssize_t t, int rule, const 
         run_after(table, t, s, start, stop - start)
 
 
-cdef inline void load(const Table *table, Py_ssize_t t, int count, floating **s, floating *scratch,
+cdef inline void load(const Table *table, Py_ssize_t t, int rule, int count, floating **s, floating *scratch,
                       Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """Where the elements of each stream are, decoded if they must be."""
     cdef int k
+    s[START] = <floating *>start
     for k in range(count):
         if code_of(table, t, k) == table.tensors[t].dtype:
-            s[k] = <floating *>at(table, t, k, start)
+            s[k] = stream(table, t, rule, k, start, scratch)
         else:
             s[k] = scratch + PIECE * k
             decode(at(table, t, k, start), code_of(table, t, k), s[k], n)
@@ -114,13 +124,13 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
                             Py_ssize_t stop) noexcept nogil:
     """As run_straight, with codecs and stages; without a rule, the stages that follow the parameter."""
     cdef floating scratch[MAX_STREAMS * PIECE]
-    cdef floating *s[MAX_STREAMS + 1]
+    cdef floating *s[START + 1]
     cdef int count = 1 if rule < 0 else STREAMS[rule]
     cdef Py_ssize_t n
     s[WORK] = work
     while start < stop:
         n = min(<Py_ssize_t>PIECE, stop - start)
-        load(table, t, count, s, scratch, start, n)
+        load(table, t, rule, count, s, scratch, start, n)
         if rule >= 0:
             run_before(table, s, scratch, n)
             call(s, rule, scalars, lanes, n)
@@ -138,7 +148,7 @@ cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const d
                              double *lanes, floating *work, bint kept, Py_ssize_t start,
                              Py_ssize_t stop) noexcept nogil:
     """As run_pieces, without codecs and without stages before the rule."""
-    cdef floating *s[MAX_STREAMS + 1]
+    cdef floating *s[START + 1]
     cdef Py_ssize_t n
     cdef int k
     s[WORK] = work
@@ -146,7 +156,8 @@ cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const d
         n = min(<Py_ssize_t>PIECE, stop - start)
         # Not moved on from the last piece: a vector loaded from what was stored in parts has to wait.
         for k in range(MAX_STREAMS):
-            s[k] = (<floating *>table.tensors[t].streams[k]) + start
+            s[k] = stream(table, t, rule, k, start, work)
+        s[START] = <floating *>start
         if rule >= 0:
             call(s, rule, scalars, lanes, n)
         if lanes == NULL:
@@ -414,9 +425,17 @@ cdef void finish_groups(Table *table, bint measured) noexcept nogil:
     of the others."""
     cdef double total[MAX_SUMS]
     cdef double before[MAX_NUMBERS]
-    cdef Py_ssize_t g, size = 0
+    cdef double shared[MAX_NUMBERS]
+    cdef Py_ssize_t g, r, size = 0
     cdef int k
     memset(total, 0, sizeof(total))
+    memset(shared, 0, sizeof(shared))
+    for r in range(table.n_rows):       # all groups of a rule over all have the same numbers
+        if table.rows[r].rule >= 0 and SCOPES[table.rows[r].rule] == OVER_ALL:
+            for k in range(MAX_NUMBERS):
+                if table.groups[table.rows[r].group].numbers[k] != NULL:
+                    shared[k] = table.groups[table.rows[r].group].numbers[k][0]
+            break
     for g in range(table.n_groups):     # a group without a gradient has added nothing
         size += table.groups[g].size
         for k in range(MAX_SUMS):
@@ -424,11 +443,11 @@ cdef void finish_groups(Table *table, bint measured) noexcept nogil:
     for g in range(table.n_groups):
         for k in range(MAX_NUMBERS):
             before[k] = 0 if table.groups[g].numbers[k] == NULL else table.groups[g].numbers[k][0]
-        finish_group(table, g, before, total, size, measured)
+        finish_group(table, g, before, shared, total, size, measured)
 
 
-cdef void finish_group(Table *table, Py_ssize_t g, const double *before, const double *total,
-                       Py_ssize_t size, bint measured) noexcept nogil:
+cdef void finish_group(Table *table, Py_ssize_t g, const double *before, const double *shared,
+                       const double *total, Py_ssize_t size, bint measured) noexcept nogil:
     cdef double numbers[MAX_NUMBERS]
     cdef Group *group = &table.groups[g]
     cdef Row *row
@@ -439,10 +458,11 @@ cdef void finish_group(Table *table, Py_ssize_t g, const double *before, const d
         if (row.group != g or row.rule < 0 or SCOPES[row.rule] <= PER_TENSOR or FINISHES[row.rule] == NULL
                 or (MEASURES32[row.rule] != NULL) != measured):
             continue
-        memcpy(numbers, before, sizeof(numbers))
         if SCOPES[row.rule] == OVER_ALL:
+            memcpy(numbers, shared, sizeof(numbers))
             FINISHES[row.rule](row.scalars, total, numbers, size)
         else:
+            memcpy(numbers, before, sizeof(numbers))
             FINISHES[row.rule](row.scalars, group.sums, numbers, group.size)
         for k in range(MAX_NUMBERS):    # every row of a group advances them alike
             if group.numbers[k] != NULL:

@@ -13,6 +13,7 @@ import pytest
 import cyoptim
 from tests.optimizers import BY_NAME, CARDS, cards, variants
 from tests.support.cards import (
+    ADAPTIVE,
     CAUTIOUS,
     CHECKED,
     CLOSURE,
@@ -115,7 +116,7 @@ def test_groups_must_agree(card: Card) -> None:
         card.cls(groups)
 
 
-@every_card(~ELEMENT_WISE)
+@every_card(~ELEMENT_WISE, ~ADAPTIVE)
 def test_where_elements_are_joined_pieces_are_not_the_whole(card: Card) -> None:
     start, grads = trajectory_inputs([(6, 4)], np.float64, 3, seed=1, missing=0)
     whole = run(card, card.variants[0], start, grads)[0]
@@ -140,10 +141,25 @@ def moved_beside(card: Card, grad: float) -> np.ndarray:
     return a
 
 
-@every_card(JOINED)
+@every_card(JOINED, ~ADAPTIVE)
 def test_joined_gradients_move_each_other(card: Card) -> None:
     assert not np.array_equal(moved_beside(card, 1.0), moved_beside(card, 100.0))
     assert np.isnan(moved_beside(card, np.nan)).all()
+
+
+@every_card(ADAPTIVE)
+def test_an_estimate_of_all_moves_each(card: Card) -> None:
+    def beside(factor: float) -> np.ndarray:
+        a, b = np.ones((2, 3)), np.ones((2, 3))
+        optimizer = card.cls([a, b], d0=0.01)
+        for k in range(4):
+            weights = np.arange(1.0, 7.0).reshape(2, 3)
+            optimizer.step(grads=[weights * (a - 3), factor**k * (1 + k) * (b + 4)])
+        return a
+
+    # What is not finite ends the estimate, not the steps of the others.
+    assert not np.array_equal(beside(1.0), beside(-1.0))
+    assert np.isfinite(beside(np.nan)).all()
 
 
 @every_card(~JOINED, ~CLOSURE)

@@ -46,6 +46,9 @@ def complex_inputs(
 @every_variant(COMPLEX, ~CLOSURE)
 def test_is_a_pair_of_reals(card: Card, options: Options, dtype: Any, door: Door) -> None:
     # The same bits as the pairs give: a complex number is nothing but its parts.
+    if card.takes_reals_alone(options):
+        check_refused(card, options)
+        return
     start, grads = complex_inputs(dtype, 10, seed=1)
     found = run(card, options, start, grads, door)
     pairs = [[None if g is None else as_pairs(g) for g in step] for step in grads]
@@ -87,8 +90,19 @@ def test_state_is_complex_and_goes_both_ways(torch: Any, card: Card) -> None:
         assert_close(resumed(*classes), expected, np.complex128)
 
 
+def check_refused(card: Card, options: Options) -> None:
+    w = np.ones(5, np.complex128)
+    with pytest.raises(
+        ValueError, match=f"{card.slice} is .*, expected 1 as parameter 0 .*complex"
+    ):
+        card.cls([w], **options).step(grads=[np.ones_like(w)])
+    np.testing.assert_array_equal(w, 1)
+
+
 @every_variant(COMPLEX)
 def test_state_is_complex_and_goes_on(card: Card, options: Options) -> None:
+    if card.takes_reals_alone(options):
+        return
     start, grads = complex_inputs(np.complex64, 8, seed=3)
     expected = run(card, options, start, grads)
     params = [cyoptim.Parameter(array.copy()) for array in start]

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.cards import CLOSURE, ELEMENT_WISE, JOINED, NATIVE, Card, Options, takes
+from tests.support.cards import (
+    ADAPTIVE,
+    CLOSURE,
+    ELEMENT_WISE,
+    JOINED,
+    NATIVE,
+    Card,
+    Options,
+    takes,
+)
 from tests.support.dtypes import tolerance
 from tests.support.parametrize import every_card, every_real, every_variant
 
@@ -42,7 +51,7 @@ def test_lengths_that_fall_to_zero(card: Card, eps: float, dtype: Any) -> None:
     assert np.abs(w).max() < 10
 
 
-@every_card(NATIVE, ~ELEMENT_WISE, ~CLOSURE, takes("weight_decay"))
+@every_card(NATIVE, ~ELEMENT_WISE, ~CLOSURE, ~ADAPTIVE, takes("weight_decay"))
 def test_decay_needs_no_gradient(card: Card) -> None:
     w = np.ones((2, 3))
     optimizer = card.cls([w], lr=0.1, weight_decay=0.1)

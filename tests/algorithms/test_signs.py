@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.support.cards import CLOSURE, Card, takes
+from tests.support.cards import ADAPTIVE, CLOSURE, Card, takes
 from tests.support.parametrize import every_card, every_real
 
 ZERO = np.array([0.0, -0.0])
@@ -36,7 +36,7 @@ def test_decay_without_a_gradient(momentum: float) -> None:
     np.testing.assert_array_equal(w, start - 0.1 * np.sign(start))
 
 
-@every_card(takes("weight_decay"), ~CLOSURE)
+@every_card(takes("weight_decay"), ~CLOSURE, ~ADAPTIVE)  # these in test_distance.py
 def test_every_decay_moves_a_parameter_without_a_gradient(card: Card) -> None:
     # Some do nothing in their first steps.
     w = np.full((2, 3), 2.0)

@@ -14,7 +14,18 @@ import pytest
 
 import cyoptim
 from tests.support import runs
-from tests.support.cards import CAUTIOUS, CLOSURE, DENSE, FUSED, MODES, NATIVE, TORCH, Card, Options
+from tests.support.cards import (
+    ADAPTIVE,
+    CAUTIOUS,
+    CLOSURE,
+    DENSE,
+    FUSED,
+    MODES,
+    NATIVE,
+    TORCH,
+    Card,
+    Options,
+)
 from tests.support.doors import Box, trajectory_inputs
 from tests.support.parametrize import every_card, every_variant
 from tests.support.runs import ARRAYS, advance
@@ -69,7 +80,7 @@ def test_state_entries(card: Card, options: Options) -> None:
             assert array.shape == ()
         else:
             dtype = np.float64 if name in card.doubles else w.dtype
-            assert (array.dtype, array.shape) == (dtype, card.state_shapes.get(name, w.shape))
+            assert (array.dtype, array.shape) == (dtype, card.state_shape(name, w.shape, options))
 
 
 @pytest.mark.parametrize("switch", ["foreach", "fused"])
@@ -185,7 +196,17 @@ def test_duplicate_in_a_group_warns_and_is_stepped_twice(torch: Any, card: Card)
     np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-5)
 
 
-@every_card(~CLOSURE, ~MODES)  # where a step counts once for the group
+@every_card(ADAPTIVE)
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_a_duplicate_is_refused_where_it_would_count_twice(card: Card) -> None:
+    w = np.ones((2, 3))
+    optimizer = card.cls([w, w])
+    with pytest.raises(ValueError, match="list each of them once, as one occurs twice"):
+        optimizer.step(grads=[np.ones((2, 3))] * 2)
+    np.testing.assert_array_equal(w, 1)
+
+
+@every_card(~CLOSURE, ~ADAPTIVE, ~MODES)  # where a step counts once for the group
 @pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
 def test_a_duplicate_takes_each_step_twice(card: Card) -> None:
     twice, once = np.full((2, 3), 0.5), np.full((2, 3), 0.5)

@@ -102,6 +102,9 @@ def distance_step(groups: list[Any], start: list[Any], grads: Any, total: bool) 
 
     found = [sums(places, params) for _, params, places in groups]
     everything = tuple(np.sum(found, axis=0))
+    if total:  # the numbers of the first are those of all
+        for numbers, _, _ in groups[1:]:
+            numbers[:] = groups[0][0]
     for (numbers, params, places), own in zip(groups, found, strict=True):
         moved, squares = everything if total else own
         numbers[0] = max(numbers[0], np.sqrt(moved))

@@ -33,7 +33,11 @@ class Stepping(cyoptim.Adam):
 
 @pytest.mark.parametrize("card", cards(NATIVE), ids=repr)
 def test_essential_is_what_a_rule_keeps_whatever_the_options(card: Card) -> None:
-    assert {*essential_entries(card.cls)} == {*card.states}
+    essential = {*essential_entries(card.cls)}
+    if card.cls._essential_state is None:
+        assert essential == {*card.states}
+    else:
+        assert essential < {*card.states}
 
 
 @pytest.mark.parametrize("card", cards(~NATIVE), ids=repr)

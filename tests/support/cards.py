@@ -49,7 +49,10 @@ NATIVE = Trait("a rule of the engine steps it")
 KERNEL = Trait("cyoptim.kernel.Kernel takes it")
 CLOSURE = Trait("evaluates the loss in a step: needs a closure, and takes no sums of gradients")
 ONE_GROUP = Trait("all groups are one problem with one set of options")
-JOINED = Trait("joins all gradients of a step by their norm: a parameter moves by the others' too")
+JOINED = Trait(
+    "joins all gradients of a step by sums over them: a parameter moves by the others' too"
+)
+ADAPTIVE = Trait("one estimate of all groups scales its steps: lr is equal in all of them, or 0")
 SAME_BITS = Trait("has the same bits on every instruction set and number of threads")
 CHECKED = Trait("knows its options and its state, and refuses what does not fit")
 MODES = Trait("has train() and eval(), and steps in training mode only")
@@ -153,6 +156,8 @@ class Card:
     """Those that an option adds."""
     state_shapes: dict[str, Shape] = field(default_factory=dict)
     """Where an array of the state has another shape than its parameter of shape (2, 3)."""
+    slice: str = ""
+    """An option that says that arrays of the state with one axis have every so many elements: of real parameters."""
     numbers: tuple[str, ...] = ()
     """Entries that are one number of float32, beside the count `step`."""
     doubles: tuple[str, ...] = ()
@@ -251,6 +256,15 @@ class Card:
         gain = self.quotient.gain(options)
         least = float(np.finfo(dtype).tiny) / (gain if gain > 0 else 1)
         return least if self.quotient.squared else float(np.sqrt(least))
+
+    def state_shape(self, name: str, shape: Shape, options: Options) -> Shape:
+        """Of an array of the state of a parameter of shape (2, 3)."""
+        shape = self.state_shapes.get(name, shape)
+        return (-(-shape[0] // options.get(self.slice, 1)),) if len(shape) == 1 else shape
+
+    def takes_reals_alone(self, options: Options) -> bool:
+        """Whether it takes complex parameters, but not with these options."""
+        return options.get(self.slice, 1) != 1
 
     def fit(self, shape: Shape) -> Shape:
         """The shape that is nearest to this one among those that it takes."""

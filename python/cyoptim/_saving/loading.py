@@ -85,7 +85,7 @@ def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
         sums = loaded_sums(saved["accumulated"], keys, params, views, labels)
     if saved.get("averages") is not None:
         average = loaded_average(saved["averages"], keys, params, views, labels)
-    state = _state(form, entries, keys, params, views, labels)
+    state = _state(form, entries, keys, groups, views, labels)
     return _Loaded(groups, state, average, sums)
 
 
@@ -101,16 +101,18 @@ def _state(
     form: Form,
     entries: Mapping[Any, Any],
     keys: list[Any],
-    params: list[Any],
+    groups: list[Group],
     views: list[Array],
     labels: list[str],
 ) -> State:
+    params = [(param, group) for group in groups for param in group["params"]]
     places = {key: i for i, key in reversed(list(enumerate(keys)))}
     room, state = Room(views), State()
     for key, values in entries.items():
         if key in places:
             i = places[key]
-            state[params[i]] = form.loaded(params[i], views[i], values, labels[i], room)
+            param, group = params[i]
+            state[param] = form.loaded(param, views[i], values, labels[i], room, group)
         else:  # not of a parameter
             state[key] = copy.deepcopy(values)
     return state

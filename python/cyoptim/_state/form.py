@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_tensor, loaded_array, type_name
 from cyoptim._engine import RULES, Room, Rule, make_counter, make_number
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
-from cyoptim._types import Array
+from cyoptim._types import Array, Group
 
 
 class Kind(Enum):
@@ -36,6 +36,7 @@ class Entry(NamedTuple):
     shape: tuple[int, ...] = ()
     dtype: Any = None
     may_be_none: bool = False  # until the first step
+    may_be_zero: bool = False  # one number without axes, for all elements
 
 
 class Form:
@@ -50,11 +51,11 @@ class Form:
         self._step_type = optimizer._step_type
         self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
 
-    def entry(self, name: str, view: Array) -> Entry:
-        """What the entry of this name must be, for the parameter of this memory."""
+    def entry(self, name: str, view: Array, group: Group | None = None) -> Entry:
+        """What the entry of this name must be, for the parameter of this memory and group."""
         rule = self._rules.get(name)
         if rule is not None and not self._steps_itself:
-            return _entry_of_rule(rule, name, view)
+            return _entry_of_rule(rule, name, view, group)
         if self._updates and not (self._rules and name == "step"):
             return self._entry_of_update(name, view)
         if self._steps_itself:
@@ -75,22 +76,37 @@ class Form:
         """The states of all parameters, whose keys have been put into another order by names."""
         return state
 
-    def loaded(self, param: Any, view: Array, values: Any, label: str, room: Room) -> Any:
-        """A copy of one parameter's loaded state, as the optimizer keeps it."""
+    def loaded(
+        self,
+        param: Any,
+        view: Array,
+        values: Any,
+        label: str,
+        room: Room,
+        group: Group | None = None,
+    ) -> Any:
+        """A copy of one parameter's loaded state, as the optimizer keeps it in this group."""
         if not isinstance(values, dict):
             if self._is_free:
                 return as_it_is(param, values)
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
         entries = {
-            name: self._loaded_entry(name, param, view, value, label, room)
+            name: self._loaded_entry(name, param, view, value, label, room, group)
             for name, value in values.items()
         }
         return entries if self._is_free else in_kind(param, entries)
 
     def _loaded_entry(
-        self, name: str, param: Any, view: Array, value: Any, label: str, room: Room
+        self,
+        name: str,
+        param: Any,
+        view: Array,
+        value: Any,
+        label: str,
+        room: Room,
+        group: Group | None,
     ) -> Any:
-        entry = self.entry(name, view)
+        entry = self.entry(name, view, group)
         if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
             return as_it_is(param, value, name)
         what = f"loaded state {name!r} of {label}"
@@ -125,18 +141,21 @@ def _is_scalar(value: Any) -> bool:
     return (is_tensor(value) or isinstance(value, np.ndarray)) and value.ndim == 0
 
 
-def _entry_of_rule(rule: Rule, name: str, view: Array) -> Entry:
+def _entry_of_rule(rule: Rule, name: str, view: Array, group: Group | None) -> Entry:
     kind = Kind.ARRAY if rule.kind_of(name) == "array" else Kind.NUMBER
     return Entry(
         kind,
-        rule.shape_of(name, view.shape),
+        rule.shape_of(name, view.shape, group),
         rule.dtype_of(name, view.dtype),
         may_be_none=True,
+        may_be_zero=name in rule.slices,
     )
 
 
 def _array(name: str, value: Any, entry: Entry, view: Array, what: str, room: Room) -> Array:
     dtype = entry.dtype or view.dtype
+    if entry.may_be_zero and loaded_array(value, what).shape == () and value == 0:
+        return np.zeros(entry.shape, dtype)
     array = array_like(value, entry.shape, dtype, what)
     if entry.shape != view.shape:
         return array.astype(dtype)

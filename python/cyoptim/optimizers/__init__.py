@@ -17,6 +17,9 @@ from cyoptim.optimizers.ademamix import AdEMAMix
 from cyoptim.optimizers.adopt import ADOPT
 from cyoptim.optimizers.asgd import ASGD
 from cyoptim.optimizers.came import CAME
+from cyoptim.optimizers.dadapt_adam import DAdaptAdam
+from cyoptim.optimizers.dadapt_lion import DAdaptLion
+from cyoptim.optimizers.dadapt_sgd import DAdaptSGD
 from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
 from cyoptim.optimizers.lars import Lars
@@ -27,6 +30,7 @@ from cyoptim.optimizers.muon import Muon
 from cyoptim.optimizers.muon_with_aux_adam import MuonWithAuxAdam
 from cyoptim.optimizers.nadam import NAdam
 from cyoptim.optimizers.novograd import NovoGrad
+from cyoptim.optimizers.prodigy import Prodigy
 from cyoptim.optimizers.radam import RAdam
 from cyoptim.optimizers.radam_schedule_free import RAdamScheduleFree
 from cyoptim.optimizers.rmsprop import RMSprop
@@ -63,6 +67,9 @@ __all__ = [
     "AdamWScheduleFree",
     "Adamax",
     "Adan",
+    "DAdaptAdam",
+    "DAdaptLion",
+    "DAdaptSGD",
     "Grams",
     "Lamb",
     "Lars",
@@ -71,6 +78,7 @@ __all__ = [
     "MuonWithAuxAdam",
     "NAdam",
     "NovoGrad",
+    "Prodigy",
     "RAdam",
     "RAdamScheduleFree",
     "RMSprop",

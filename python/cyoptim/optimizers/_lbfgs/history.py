@@ -13,7 +13,7 @@ import numpy as np
 from cyoptim._arrays.doors import loaded_array, type_name, view_parameter
 from cyoptim._engine import Room, TwoLoop, whole_count
 from cyoptim._state.form import Form
-from cyoptim._types import Array
+from cyoptim._types import Array, Group
 from cyoptim.optimizers._lbfgs.flat import FlatArrays, dot, largest
 
 # A pair of step and change of gradient with a smaller product is not stored.
@@ -204,7 +204,15 @@ class HistoryForm(Form):
         ordered = {**state, before[0]: notes}
         return {**ordered, keys[0]: {**ordered.get(keys[0], {}), **entries}}
 
-    def loaded(self, param: Any, view: Array, values: Any, label: str, room: Room) -> Any:
+    def loaded(
+        self,
+        param: Any,
+        view: Array,
+        values: Any,
+        label: str,
+        room: Room,
+        group: Group | None = None,
+    ) -> Any:
         """A copy of the loaded state, with vectors of the size of the problem."""
         if not isinstance(values, dict):
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
