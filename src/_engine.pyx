@@ -37,12 +37,11 @@ import numpy as np
 from _codecs cimport FLOAT32, FLOAT64, stored_size
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
-from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES,
-                     MAX_STREAMS, MAX_SUMS, NORM, OVER_ALL, PER_GROUP, PER_ROW, REDUCE, RESIDUALS, SCALED, SHORT_CHUNK,
-                     SQUARES, STATISTICS, UPDATE, Chunk, Clock, Group, Head, Kernels, Matrices, Pass, Row, Stage, Table,
-                     Tensor, Units, chunk_length)
-from _table cimport (DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, STEPPED_BY_SEGMENTS, Directed, Product,
-                     product_task_count)
+from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FLATTENED, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS,
+                     MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS, MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP,
+                     PER_ROW, REDUCE, RESCALED, RESIDUALS, SCALED, SHORT_CHUNK, SQUARES, STATISTICS, STEPPED,
+                     STEPPED_BY_SEGMENTS, UPDATE, Chunk, Clock, Directed, Group, Head, Kernels, Matrices, Pass,
+                     Product, Row, Stage, Table, Tensor, Units, chunk_length, product_task_count)
 
 cnp.import_array()
 

@@ -17,14 +17,11 @@ from libc.string cimport memcpy, memset
 from _codecs cimport FLOAT32, decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (AGREEMENTS, APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
-                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, RESIDUALS,
-                     SQUARES, STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
-from _table cimport (APPLY, CHUNK, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS,
-                     MAX_SUMS, NORM, OVER_ALL, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, SQUARES,
-                     START, STATISTICS, UPDATE, WORK, Chunk, Clock, Combine, Finish, Group, Kernels, Matrices, Row, Stage,
-                     Table, Tensor, Units)
-from _table cimport DIRECTED, FLATTENED, MEASURED, PANEL_BYTES, RESCALED, STEPPED, Directed, Product, product_task
+from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FLATTENED, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS,
+                     MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_ELEMENT,
+                     PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, RESCALED, RESIDUALS, SQUARES, START,
+                     STATISTICS, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Finish, Group, Kernels,
+                     Matrices, Product, Row, Stage, Table, Tensor, Units, product_task)
 from rules._math cimport descent
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock

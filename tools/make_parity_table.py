@@ -1,7 +1,7 @@
 """Write the table of ``docs/parity.md``: how far every optimizer is from its source.
 
-It runs each optimizer as the stored trajectories were made (``make_trajectory_golden.py``), so that no
-other package is needed::
+It runs each optimizer as the stored trajectories were made (``make_trajectory_golden.py``), so that
+no other package is needed::
 
     python tools/make_parity_table.py
 """
@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.optimizers import BY_NAME
 from tests.support.cards import Card
 from tests.support.doors import ArrayDoor
 from tests.support.parity import load, options_for, trajectory, worst
+from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "parity.md"
 BEGIN, END = "<!-- begin table: tools/make_parity_table.py -->", "<!-- end table -->"
