@@ -179,7 +179,7 @@ def without_unset(defaults: Group, optimizer: Any) -> Group:
     """Defaults without cautious options that are not set: groups are then as torch's."""
     check_caution(defaults, optimizer)
     names = optimizer._cautious_options
-    return {name: value for name, value in defaults.items() if value or name not in names}
+    return {name: value for name, value in defaults.items() if name not in names or value}
 
 
 def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:
