@@ -13,11 +13,17 @@ from cyoptim._arrays.doors import UnsupportedError
 from cyoptim.kernel import Kernel
 from tests.optimizers import BY_NAME, cards, label
 from tests.support import runs
-from tests.support.cards import Card, Options, takes
+from tests.support.cards import ELEMENT_WISE, Card, Options
 from tests.support.cautious import Cautious
 from tests.support.doors import trajectory_inputs
 from tests.support.dtypes import assert_close
 from tests.support.parametrize import every_card, every_numpy_door, every_real
+
+
+def has_caution(card: Card) -> bool:
+    """Whether it has the options that are common to rules over elements."""
+    return card.takes("caution") and ELEMENT_WISE(card)
+
 
 SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0,), (1,), (17, 33), (70, 60)]
 
@@ -36,13 +42,13 @@ def forms(card: Card) -> list[Options]:
     return found
 
 
-FORMS = [(card, options) for card in cards(takes("caution")) for options in forms(card)]
+FORMS = [(card, options) for card in cards(has_caution) for options in forms(card)]
 every_form = pytest.mark.parametrize(
     ("card", "options"), FORMS, ids=[f"{card}-{label(options)}" for card, options in FORMS]
 )
 FIRST = [
     (card, options)
-    for card in cards(takes("caution"))
+    for card in cards(has_caution)
     for options in [options for options in forms(card) if options.get("lr") != 0][:3]
 ]
 every_first_form = pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_large_parameters(card: Card, options: Options, dtype: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 511, 4096, 4097, 16_384, 16_385, 70_000])
 @every_real
-@every_card(takes("caution"))
+@every_card(has_caution)
 def test_steps_that_all_agree_are_those_without_caution(card: Card, dtype: Any, size: int) -> None:
     # The first step follows its gradient.
     start, grads = trajectory_inputs([(size,)], dtype, 1, seed=3, missing=0)
@@ -86,7 +92,7 @@ def test_steps_that_all_agree_are_those_without_caution(card: Card, dtype: Any, 
     np.testing.assert_array_equal(found, runs.run(card, options, start, grads))
 
 
-@every_card(takes("caution"))
+@every_card(has_caution)
 def test_steps_that_all_disagree_move_nothing(card: Card) -> None:
     w, options = np.full(50, 2.0), {"lr": 0.1, **card.only(momentum=0.9, weight_decay=0.0)}
     optimizer = card.cls([w], **options, caution=True)
@@ -276,7 +282,7 @@ def test_groups_may_differ_and_change(card: Card, options: Options) -> None:
     assert not np.array_equal(a, one[0])
 
 
-@every_card(takes("caution"))
+@every_card(has_caution)
 def test_groups_without_caution_are_torchs(card: Card) -> None:
     optimizer = card.cls([np.zeros(2)])
     assert not {"caution", "cautious_wd"} & {*optimizer.param_groups[0], *optimizer.defaults}
@@ -286,7 +292,7 @@ def test_groups_without_caution_are_torchs(card: Card) -> None:
     assert cautious.param_groups[0]["caution"] is True
 
 
-@every_card(takes("caution"))
+@every_card(has_caution)
 def test_what_is_refused(card: Card) -> None:
     options = {**card.only(momentum=0.5), "caution": True}
     with pytest.raises(UnsupportedError, match="does not support complex parameters"):
@@ -323,8 +329,8 @@ def test_those_of_other_packages_are_kept_without_effect() -> None:
 
 
 def test_who_is_cautious() -> None:
-    assert BY_NAME["Lion"].takes("caution")
-    for card in cards(takes("caution")):
+    assert has_caution(BY_NAME["Lion"])
+    for card in cards(has_caution):
         assert card.cls._cautious_options == tuple(card.only(caution=1, cautious_wd=1))
-    for card in cards(lambda card: not card.takes("caution")):
+    for card in cards(lambda card: not has_caution(card)):
         assert not card.cls._cautious_options

@@ -13,7 +13,7 @@ from bench import report, roof, runner, worker
 from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
 from bench.optimizers import OPERATIONS, OPTIMIZERS
 from bench.runner import Effort, Result, Worker
-from bench.subject import Subject
+from bench.subject import Subject, stepper_of
 from bench.tables import COMMANDS, adam, optimizers, roofs, scaling, sizes
 from bench.workloads import (
     ADAM,
@@ -127,7 +127,7 @@ def test_every_optimizer_has_a_row():
     assert {row.card for row in OPTIMIZERS.values()} == {*cards(DENSE, NATIVE)}
     for row in OPTIMIZERS.values():
         params = UNEVEN.random(0)
-        stepper = getattr(cyoptim, row.cls)(params, **row.options)
+        stepper = stepper_of(cyoptim, row.name, params)
         stepper.step(grads=UNEVEN.random(1))
         state = [x for x in stepper.state[params[1]].values() if np.shape(x) == params[1].shape]
         assert 1 + len(state) == row.written, row.name

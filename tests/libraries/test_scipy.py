@@ -163,7 +163,12 @@ def test_muon_says_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (["adma"], {}, ValueError, "optimizer: there is no 'adma'; the names are ASGD, Adadelta, "),
+        (
+            ["adma"],
+            {},
+            ValueError,
+            "optimizer: there is no 'adma'; the names are ADOPT, ASGD, AdEMAMix, ",
+        ),
         ([3], {}, TypeError, "optimizer must be a name, .* got 3"),
         ([dict], {}, TypeError, "optimizer must be a name, "),
         (["adam"], {"lr": -1.0}, ValueError, "Invalid learning rate: -1.0"),

@@ -359,7 +359,7 @@ def test_bench_shifts():
 # --- errors ---------------------------------------------------------------------------------------
 
 BAD = [
-    ({"optimizer": "adamm"}, ValueError, "optimizer: there is no 'adamm'; the names are ASGD, Adade"),
+    ({"optimizer": "adamm"}, ValueError, "optimizer: there is no 'adamm'; the names are ADOPT, ASGD, "),
     ({"optimizer": "lbfgs"}, ValueError, "optimizer cannot be LBFGS: it evaluates all data several"),
     ({"optimizer": cyoptim.SparseAdam}, ValueError, "optimizer cannot be SparseAdam: it takes sparse"),
     ({"optimizer": "muon"}, ValueError, "Muon only supports 2D parameters"),
