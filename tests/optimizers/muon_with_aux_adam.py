@@ -104,8 +104,9 @@ def as_here(theirs: Any) -> Any:
         return torch.from_numpy(np.array(found).reshape(m.shape)).to(m.dtype)
 
     class Twin(theirs):  # type: ignore[misc]
-        def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:  # fmt: skip
+        def __init__(self, params: Any, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0, **normuon: Any) -> None:  # fmt: skip
             options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+            options |= {"beta2": normuon["beta2"]} if "beta2" in normuon else {}
             super().__init__([{"params": list(params), "use_muon": True, **options}])
 
         def step(self, closure: Any = None) -> None:
@@ -168,6 +169,19 @@ CARD = Card(
         twin=as_here,
         removed="its rounding to bfloat16, and steps without a gradient",
     ),
+    more_sources={
+        "NorMuon": Source(
+            "SingleDeviceNorMuonWithAuxAdam",
+            "d45c9a4",
+            place="zichongli5/NorMuon",
+            twin=as_here,
+            removed="its rounding to bfloat16, and steps without a gradient",
+            variants=(
+                {"lr": 0.1, "variance": True},
+                {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.2, "variance": True, "beta2": 0.5},
+            ),
+        ),
+    },
     drawing=Recipe(
         'cyoptim.MuonWithAuxAdam([{"params": [p], "use_muon": True, "lr": 0.025}])',
         "As `Muon`; groups with `use_muon=False` go as `AdamW`.",
