@@ -329,15 +329,17 @@ cdef class Rows(Inputs):
 
     cdef int _add_idle_groups(self, object optimizer) except -1:
         """Give a row to groups without a gradient whose rule counts this step all the same."""
-        cdef Py_ssize_t g, r
+        cdef Py_ssize_t g, r = 0, known = self.n_rows
         cdef Rule rule
         cdef float carried[MAX_CARRIED]
-        cdef list idle = [True] * len(self.groups)
+        cdef bint idle
         memset(carried, 0, sizeof(carried))
-        for r in range(self.n_rows):
-            idle[self.table.rows[r].group] = False
         for g in range(len(self.groups)):
-            if idle[g]:
+            idle = True
+            while r < known and self.table.rows[r].group == g:      # rows are in the order of their groups
+                idle = False
+                r += 1
+            if idle:
                 self.read_options(optimizer, g)
                 rule = None if self.templates[g].rule < 0 else RULE_LIST[self.templates[g].rule]
                 if rule is not None and rule.scope >= PER_GROUP and not rule.measures:
