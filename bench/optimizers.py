@@ -22,6 +22,7 @@ class Operation:
     name: str
     written: int  # arrays that it reads and writes
     passes: int = 0  # arrays that all passes read or write, if there are several
+    read: int = 0  # arrays of the state that it reads only
 
     @property
     def fused(self) -> bool:
@@ -51,7 +52,7 @@ class Operation:
     @property
     def traffic(self) -> int:
         """How often it must move as many bytes as there are in the parameters."""
-        return self.passes or READ + 2 * self.written
+        return self.passes or READ + self.read + 2 * self.written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ _ROWS = [
         name=f"{card}{timed.suffix}",
         written=timed.written,
         passes=timed.passes,
+        read=timed.read,
         card=card,
         options=timed.options,
     )

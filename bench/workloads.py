@@ -68,7 +68,8 @@ class Workload:
     @property
     def memory(self) -> int:
         """The bytes of a contender: parameters, gradients and state."""
-        return (1 + OPERATIONS[self.optimizer].written) * self._array
+        operation = OPERATIONS[self.optimizer]
+        return (1 + operation.read + operation.written) * self._array
 
     @property
     def _array(self) -> int:

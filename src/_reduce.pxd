@@ -148,30 +148,6 @@ cdef inline void add_values(const floating *x, double *lanes, Py_ssize_t n) noex
         lanes[k] = lane[k]
 
 
-# The squares of two arrays, each in lanes of its own: two chains of additions, which need not wait for each other.
-cdef inline void add_two_squares(const floating *x, const floating *y, double *lanes,
-                                 Py_ssize_t n) noexcept nogil:
-    cdef double first[LANES]
-    cdef double second[LANES]
-    cdef Py_ssize_t j, i, blocks = n // LANES
-    cdef int k
-    for k in range(LANES):
-        first[k] = lanes[k]
-        second[k] = lanes[LANES + k]
-    for j in range(blocks):
-        i = j * LANES
-        for k in range(LANES):
-            first[k] = first[k] + <double>x[i + k] * <double>x[i + k]
-            second[k] = second[k] + <double>y[i + k] * <double>y[i + k]
-    i = blocks * LANES
-    for k in range(<int>(n - i)):
-        first[k] = first[k] + <double>x[i + k] * <double>x[i + k]
-        second[k] = second[k] + <double>y[i + k] * <double>y[i + k]
-    for k in range(LANES):
-        lanes[k] = first[k]
-        lanes[LANES + k] = second[k]
-
-
 # Of three arrays x^2, y^2, xy and xz, each in lanes of its own.
 cdef inline void add_products(const floating *x, const floating *y, const floating *z, double *lanes,
                               Py_ssize_t n) noexcept nogil:

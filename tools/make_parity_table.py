@@ -17,10 +17,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.optimizers import BY_NAME
-from tests.support.cards import Card
+from tests.optimizers import CARDS
+from tests.support.cards import Card, Source
 from tests.support.doors import ArrayDoor
-from tests.support.parity import load, options_for, trajectory, worst
+from tests.support.parity import load, options_for, stored_by, trajectory, worst
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs" / "parity.md"
@@ -38,12 +38,12 @@ def difference(card: Card, runs: list[dict[str, Any]], dtype: Any) -> float:
     return max(found)
 
 
-def reference(card: Card, source: str) -> str:
-    """What a source is called: class, package or repository, and version."""
-    name, version = source.rsplit(" ", 1)
-    place = card.source.place if card.source is not None else ""
+def reference(source: Source | None, stored: str) -> str:
+    """What a source is called: class, package or repository, and version; None: torch."""
+    name, version = stored.rsplit(" ", 1)
+    place = source.place if source is not None else ""
     named = f"`{name}`, {place} {version}" if place else f"`{name}` {version}"
-    together = card.source is not None and card.source.counts_together
+    together = source is not None and source.counts_together
     return f"{named}; no gradients missing, as it counts steps by group" if together else named
 
 
@@ -52,17 +52,19 @@ def number(value: float) -> str:
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """A row for each optimizer with a source, in the order of their names."""
-    for name, stored in load().items():
-        card, runs = BY_NAME[name], stored["runs"]
-        yield (
-            f"`{name}`",
-            reference(card, stored["source"]),
-            str(len(runs)),
-            number(difference(card, runs, np.float64)),
-            number(difference(card, runs, np.float32)),
-            card.source.removed if card.source is not None else "",
-        )
+    """A row for each source of each optimizer, in the order of their names."""
+    results = load()
+    for card in sorted(CARDS, key=lambda card: card.name.lower()):
+        for name, source in stored_by(card).items():
+            stored, runs = results[name]["source"], results[name]["runs"]
+            yield (
+                f"`{card}`",
+                reference(source, stored),
+                str(len(runs)),
+                number(difference(card, runs, np.float64)),
+                number(difference(card, runs, np.float32)),
+                source.removed if source is not None else "",
+            )
 
 
 def table() -> str:

@@ -5,8 +5,8 @@
 from cython cimport floating
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_two_squares
-from _table cimport PIECE, WORK
+from _reduce cimport add_squares
+from _table cimport LANES, PIECE, WORK
 from rules._math cimport least_eps, root, spread_of
 
 
@@ -79,7 +79,8 @@ cdef inline void lamb_measure(floating **s, const double *scalars, double *lanes
                 x = keep * x
                 p[i] = x
             u[i] = _lamb_step(x, m[i], v[i], unbias1, unbias2, eps, penalty)
-        add_two_squares(p + start, u + start, lanes, stop - start)
+        add_squares(p + start, lanes, stop - start)
+        add_squares(u + start, lanes + LANES, stop - start)
         start = stop
 
 

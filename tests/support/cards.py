@@ -78,6 +78,7 @@ class Timed:
     options: Options = field(default_factory=dict)
     suffix: str = ""  # of the row's name
     passes: int = 0  # arrays that all passes of a step read or write, if it is more than one pass
+    read: int = 0  # arrays of the state that a step reads only
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ Arrays = list[np.ndarray]
 
 
 def load() -> dict[str, Any]:
-    """What the sources have done, by optimizer, or optimizer and further source: the source, and its runs, each with its options and, per
-    dtype, the stored parameters."""
+    """What the sources have done, by optimizer, or optimizer and further source: the source, and its
+    runs, each with its options and, per dtype, the stored parameters."""
     return {file.stem: json.loads(file.read_text()) for file in sorted(STORED_RUNS.glob("*.json"))}
 
 
