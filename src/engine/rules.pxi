@@ -33,7 +33,7 @@ cdef enum:
     SIGN
     L2
     SHRINK
-    SWITCH          # an option that may be absent
+    SWITCH          # whether the decay is cautious: an option that may be absent
     CONSTANT        # of the rule itself
     COMPUTED        # by the clock, by the finish, or by the engine itself
     NUMBER          # a number of the group
@@ -48,7 +48,7 @@ cdef int source_of(str scalar, frozenset computed, tuple numbers) except -1:
         return PART
     if scalar.endswith(GIVEN):
         return IF_GIVEN
-    return {"sign": SIGN, "l2": L2, "shrink": SHRINK, "cautious_wd": SWITCH}.get(scalar, OPTION)
+    return {"sign": SIGN, "l2": L2, "shrink": SHRINK, "cautious_decay": SWITCH}.get(scalar, OPTION)
 
 
 cdef class Rule:
@@ -218,7 +218,7 @@ cdef class Rule:
         if source == CONSTANT:
             return self.constants[self.scalars[k]]
         if source == SWITCH:
-            return bool(group.get(self.scalars[k]))
+            return bool(group.get("cautious_wd"))
         if source == NUMBER and self.scalars[k] not in group:     # before the first step
             return self.start_of(self.scalars[k], group)
         if source == OPTION or source == NUMBER:

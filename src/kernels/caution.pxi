@@ -31,7 +31,7 @@ cdef int cautious(str name, str l2="l2", str shrink="shrink") except -1:
     cdef int number
     if about["scope"] != PER_ELEMENT or WITHIN + len(within) > MAX_SCALARS:
         raise ValueError(f"rule {name} can have no cautious form")
-    names = ("sign", "caution_rule", "l2_at", "shrink_at", "cautious_wd", "caution_scale", "caution_sign")
+    names = ("sign", "caution_rule", "l2_at", "shrink_at", "cautious_decay", "caution_scale", "caution_sign")
     constants = {"caution_rule": about["number"], "caution_sign": 1,
                  "l2_at": WITHIN + within.index(l2) if l2 in within else 0,
                  "shrink_at": WITHIN + within.index(shrink) if shrink in within else 0}
