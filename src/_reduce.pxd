@@ -187,52 +187,40 @@ cdef inline void add_products(const floating *x, const floating *y, const floati
         lanes[3 * LANES + k] = xz[k]
 
 
-# The sum of one array and that of the magnitudes of another, each times a factor, added to lanes of their own.
-cdef inline void add_sum_and_length(const floating *x, double factor, const floating *y, double weight,
-                                    double *lanes, Py_ssize_t n) noexcept nogil:
-    cdef double first[LANES]
-    cdef double second[LANES]
+# A factor times each element.
+cdef inline void add_multiples(const floating *x, double factor, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
     cdef Py_ssize_t j, i, blocks = n // LANES
     cdef int k
     for k in range(LANES):
-        first[k] = lanes[k]
-        second[k] = lanes[LANES + k]
+        lane[k] = lanes[k]
     for j in range(blocks):
         i = j * LANES
         for k in range(LANES):
-            first[k] = first[k] + factor * <double>x[i + k]
-            second[k] = second[k] + weight * fabs(<double>y[i + k])
+            lane[k] = lane[k] + factor * <double>x[i + k]
     i = blocks * LANES
     for k in range(<int>(n - i)):
-        first[k] = first[k] + factor * <double>x[i + k]
-        second[k] = second[k] + weight * fabs(<double>y[i + k])
+        lane[k] = lane[k] + factor * <double>x[i + k]
     for k in range(LANES):
-        lanes[k] = first[k]
-        lanes[LANES + k] = second[k]
+        lanes[k] = lane[k]
 
 
-# The same with the squares of the other.
-cdef inline void add_sum_and_squares(const floating *x, double factor, const floating *y, double *lanes,
-                                     Py_ssize_t n) noexcept nogil:
-    cdef double first[LANES]
-    cdef double second[LANES]
+# A factor times the magnitude of each element.
+cdef inline void add_magnitudes(const floating *x, double factor, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
     cdef Py_ssize_t j, i, blocks = n // LANES
     cdef int k
     for k in range(LANES):
-        first[k] = lanes[k]
-        second[k] = lanes[LANES + k]
+        lane[k] = lanes[k]
     for j in range(blocks):
         i = j * LANES
         for k in range(LANES):
-            first[k] = first[k] + factor * <double>x[i + k]
-            second[k] = second[k] + <double>y[i + k] * <double>y[i + k]
+            lane[k] = lane[k] + factor * fabs(<double>x[i + k])
     i = blocks * LANES
     for k in range(<int>(n - i)):
-        first[k] = first[k] + factor * <double>x[i + k]
-        second[k] = second[k] + <double>y[i + k] * <double>y[i + k]
+        lane[k] = lane[k] + factor * fabs(<double>x[i + k])
     for k in range(LANES):
-        lanes[k] = first[k]
-        lanes[LANES + k] = second[k]
+        lanes[k] = lane[k]
 
 
 # Factors become double before they are multiplied: the product of two floats is then exact.

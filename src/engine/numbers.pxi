@@ -6,6 +6,12 @@ cdef int64_t MOST_STEPS = 2**63 - 2     # where counting ends: bias corrections 
 cdef object FLOAT64_NUMBER = np.dtype(np.float64)   # of numbers that a finish advances
 
 
+cdef inline bint is_double(object value):
+    """Whether this is a double without axes, which C can read and write."""
+    return (cnp.PyArray_CheckExact(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_DOUBLE
+            and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0 and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
+
+
 cdef bint is_counter(object value):
     return (cnp.PyArray_Check(value) and cnp.PyArray_TYPE(<cnp.ndarray>value) == cnp.NPY_INT64
             and cnp.PyArray_NDIM(<cnp.ndarray>value) == 0

@@ -300,7 +300,8 @@ cdef class Rows(Inputs):
                 section, last = slot[i].section, -1
                 if slot[i].group != group:
                     group = slot[i].group
-                    self.read_options(optimizer, group)
+                    if not self.joins:      # which has read those of all
+                        self.read_options(optimizer, group)
             if slot[i].rule == UNSEEN:
                 self._look_at_slot(optimizer, slot[i].first)
                 self._look_at_slot(optimizer, i)

@@ -281,6 +281,8 @@ cdef inline double part(dict group, tuple place) except? -1:
 
 
 cdef double as_double(str name, value) except? -1:
+    if is_double(value):
+        return (<double *>cnp.PyArray_DATA(<cnp.ndarray>value))[0]
     try:
         if cnp.PyArray_Check(value) and cnp.PyArray_NDIM(<cnp.ndarray>value) != 0:
             value = value.item()    # of an array of one element

@@ -348,7 +348,7 @@ cdef class States(Rows):
             return False
         for k in range(PyTuple_GET_SIZE(names)):
             array = arrays[k]
-            if group.get(names[k]) is not array or not is_number(array, FLOAT64_NUMBER, ()):
+            if group.get(names[k]) is not array or not is_double(array):
                 return False
             if shared is not None and shared[k] is not array:
                 return False

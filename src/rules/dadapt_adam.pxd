@@ -6,8 +6,8 @@
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_sum_and_length
-from _table cimport PIECE, WORK
+from _reduce cimport add_magnitudes, add_multiples
+from _table cimport LANES, PIECE, WORK
 from rules._math cimport descent, least_eps, root, spread_of
 
 
@@ -83,7 +83,8 @@ cdef inline void dadapt_adam_measure(floating **s, const double *scalars, double
             d = descent(g[i], p[i], sign, l2, decays)
             m[i] = beta1 * m[i] + gain1 * d
             v[i] = beta2 * v[i] + gain2 * d * d
-        add_sum_and_length(u + start, h.layer_scale * h.size, gone + start, h.layer_scale, lanes, stop - start)
+        add_multiples(u + start, h.layer_scale * h.size, lanes, stop - start)
+        add_magnitudes(gone + start, h.layer_scale, lanes + LANES, stop - start)
         start = stop
 
 

@@ -5,8 +5,8 @@
 from cython cimport floating
 from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_sum_and_length
-from _table cimport PIECE, WORK
+from _reduce cimport add_magnitudes, add_multiples
+from _table cimport LANES, PIECE, WORK
 from rules._math cimport direction
 from rules.dadapt_adam cimport estimate_distance
 
@@ -58,7 +58,8 @@ cdef inline void dadapt_lion_measure(floating **s, const double *scalars, double
             x = u[i]
             u[i] = x * gone[i]
             gone[i] = beta3 * gone[i] + gain3 * x
-        add_sum_and_length(u + start, h.size, gone + start, 1, lanes, stop - start)
+        add_multiples(u + start, h.size, lanes, stop - start)
+        add_magnitudes(gone + start, 1, lanes + LANES, stop - start)
         start = stop
 
 

@@ -6,7 +6,7 @@ from cython cimport floating
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
-from _reduce cimport add_squares, add_sum_and_squares
+from _reduce cimport add_multiples, add_squares
 from _table cimport LANES, PIECE, WORK
 from rules._math cimport descent
 
@@ -75,7 +75,8 @@ cdef inline void dadapt_sgd_measure(floating **s, const double *scalars, double 
             d = descent(g[i], p[i], sign, l2, decays)
             u[i] = d * gone[i]
             gone[i] = gone[i] + size * d
-        add_sum_and_squares(u + start, h.size, gone + start, lanes, stop - start)
+        add_multiples(u + start, h.size, lanes, stop - start)
+        add_squares(gone + start, lanes + LANES, stop - start)
         start = stop
 
 

@@ -6,7 +6,7 @@
 from cython cimport floating
 from libc.math cimport fabs, pow, sqrt
 from libc.stdint cimport int64_t
-from _reduce cimport add_sum_and_length
+from _reduce cimport add_magnitudes, add_multiples
 from _table cimport LANES, PIECE, START, WORK
 from rules._math cimport descent, least_eps, root, spread_of
 
@@ -104,7 +104,8 @@ cdef inline void prodigy_measure(floating **s, const double *scalars, double *la
                 d = descent(g[i], p[i], sign, l2, decays)
                 gone[i] = beta3 * gone[i] + gain3 * d
                 u[i] = d * (p0[i] - p[i])
-            add_sum_and_length(u + start, weight, gone + start, 1, lanes, stop - start)
+            add_multiples(u + start, weight, lanes, stop - start)
+            add_magnitudes(gone + start, 1, lanes + LANES, stop - start)
         start = stop
 
 
