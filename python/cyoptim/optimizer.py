@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from cyoptim._arrays.doors import UnsupportedError, check_disjoint, view_parameter
+from cyoptim._arrays.doors import check_disjoint, view_parameter
 from cyoptim._averages.moving import MovingAverage, begin_average
 from cyoptim._engine import Averaged, Commit, Extras, Plan, detours
 from cyoptim._gradients.aligned import (
@@ -39,8 +39,8 @@ from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
+from cyoptim._step.definition import Definition
 from cyoptim._step.hooks import (
-    Hooked,
     call_around_step,
     calls_step,
     hooks_in,
@@ -70,7 +70,7 @@ GlobalOptimizerPreHook: TypeAlias = Callable[
 GlobalOptimizerPostHook: TypeAlias = Callable[["Optimizer", Args, Kwargs], None]
 
 
-class Optimizer(Hooked):
+class Optimizer(Definition):
     """Base class for all optimizers.
 
     Parameters
@@ -183,61 +183,7 @@ class Optimizer(Hooked):
     def _opt_called(self, value: bool) -> None:
         self._turn.has_stepped = value
 
-    # --- what an optimizer defines ----------------------------------------------------------------
-    #
-    # A subclass may set or override these, besides the public methods; update() is for users'
-    # optimizers. A subclass defines its step by one of
-    #   _rule, or _rules and _rule_of()   native rules;
-    #   update()                          Python, one parameter at a time, undone if it raises;
-    #   update() and _prepare_update()    Python that computes everything before any change;
-    #   step()                            Python, for all parameters at once.
-    # What it asks of groups and parameters beyond _check_options(), it adds to _complete_group() or
-    # _make_plan(); what a new group does to the state, it says in _prepare_groups().
-
-    # The native rule, if it does not depend on options.
-    _rule: ClassVar[str | None] = None
-    # All native rules that its groups may have; by default _rule.
-    _rules: ClassVar[tuple[str, ...]] = ()
-    # Whether _prepare_update() replaces update(). Set automatically for a subclass.
-    _prepares_update: ClassVar[bool] = False
-    # Whether a native rule or update() makes a step. Set for a subclass.
-    _defined: ClassVar[bool] = False
-
-    # Whether the state counts steps under "step", as most of torch's optimizers do.
-    _counts_steps: ClassVar[bool] = True
-    # Whether a state dict has the count also in the groups, where some packages keep it.
-    _exchanges_group_steps: ClassVar[bool] = False
-    # Entries of its groups in a state dict that the package needs it comes from, and ours ignore.
-    _foreign_options: ClassVar[Mapping[str, Any]] = {}
-    # What that package calls the step count in a state.
-    _foreign_count: ClassVar[str] = ""
-    # Entries of its parameters' states that only that package uses.
-    _foreign_state: ClassVar[tuple[str, ...]] = ()
-    # The type of torch's step count: a tensor, or int.
-    _step_type: ClassVar[type | None] = None
-    # Whether its options `foreach` and `fused` may both be True, which torch refuses.
-    _fuses_foreach: ClassVar[bool] = False
-    # Options that its groups always have, also in a state dict; None: those of its rules.
-    _essential_options: ClassVar[tuple[str, ...] | None] = None
-    # Entries that the state of a stepped parameter always has; None: those common to all of its
-    # rules.
-    _essential_state: ClassVar[tuple[str, ...] | None] = None
-
-    # Which of `caution` and `cautious_wd` it takes. They are in a group only where they are set.
-    _cautious_options: ClassVar[tuple[str, ...]] = ()
-
-    # The message of the error for a sparse gradient; empty: the base's own.
-    _no_sparse: ClassVar[str] = ""
-    # Whether gradients must be sparse.
-    _only_sparse: ClassVar[bool] = False
-    # Whether it supports complex parameters, as pairs of real numbers.
-    _takes_complex: ClassVar[bool] = True
-
-    # For an overridden step(): whether it uses accumulated gradients, whether its state has any
-    # form (set automatically for a subclass), and whether it updates the averages itself.
-    _steps_along_sums: ClassVar[bool] = True
-    _steps_itself: ClassVar[bool] = False
-    _averages_itself: ClassVar[bool] = False
+    # --- what an optimizer defines: see Definition ------------------------------------------------
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -264,69 +210,6 @@ class Optimizer(Hooked):
             cls._steps_along_sums = cls._steps_along_sums and calls_step(cls, step)
         averages = bool(cls.__dict__.get("_averages_itself"))
         cls.step = with_hooks(step, averages)  # type: ignore[method-assign]
-
-    def _check_options(self, group: Group) -> None:
-        """Raise ValueError or TypeError for an option out of range."""
-
-    def _check_loaded_options(self, group: Group) -> None:
-        """As _check_options, but accepts values that schedules may have set."""
-        self._check_options(group)
-
-    def _own_form(self, state_dict: StateDict) -> StateDict:
-        """A copy, to be loaded, of a state dict that may be in the form of another package."""
-        return state_dict
-
-    def _rule_of(self, group: Group) -> str | None:
-        """The native rule of a group; None: :meth:`update` steps its parameters.
-
-        Groups of both kinds are stepped together, all or none.
-
-        Called after an option has changed. The rule reads the options with the names of its
-        scalars; its clock computes scalars that depend on the step count.
-        """
-        return self._rule
-
-    def _defaults_for(self, group: Group, defaults: dict[str, Any]) -> dict[str, Any]:
-        """The options that a group is to have, with their defaults; `defaults` are the optimizer's.
-        Not all groups need have the same."""
-        return defaults
-
-    def _is_apart(self, shape: tuple[int, ...]) -> bool:
-        """Whether a parameter of this shape has the rule of :meth:`_rule_apart`."""
-        return False
-
-    def _rule_apart(self, group: Group) -> str | None:
-        """The native rule of those parameters of a group that are set apart."""
-        return self._rule_of(group)
-
-    def _check_steps(self) -> None:
-        """Raise RuntimeError if the optimizer does not step now; before a closure is called."""
-
-    def _takes_spans(self, group: Group, label: str) -> bool:
-        """Whether the group's rule updates only elements with a gradient, if it is sparse.
-
-        False if a sparse gradient must be made dense; raises if it is not supported.
-        """
-        self._refuse_sparse(label)
-        return False
-
-    def _refuse_sparse(self, label: str) -> None:
-        reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
-        raise UnsupportedError(f"{reason} (that of {label} is sparse)")
-
-    def _refuse_complex(self) -> None:
-        raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
-
-    def _refuse_with_caution(self, what: str) -> None:
-        raise UnsupportedError(
-            f"{type(self).__name__} with caution or cautious_wd does not support {what}"
-        )
-
-    def _refuse_dense(self, label: str) -> None:
-        raise UnsupportedError(
-            f"{type(self).__name__} does not support dense gradients, please consider Adam instead "
-            f"(that of {label} is dense)"
-        )
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
         """Update one parameter: the method that a custom optimizer overrides.
@@ -372,13 +255,6 @@ class Optimizer(Hooked):
         """
         raise self._undefined()
 
-    def _prepare_update(
-        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
-    ) -> dict[str, Any]:
-        """Compute one parameter's update, and add its changes to `commit`; return new entries of
-        the state. Nothing changes here."""
-        raise NotImplementedError
-
     def _undefined(self) -> NotImplementedError:
         return NotImplementedError(
             f"{type(self).__name__} defines no step: override update(param, grad, state, group)"
@@ -393,16 +269,9 @@ class Optimizer(Hooked):
         """Whether its groups may have native rules."""
         return cls._rule is not None or cls._rule_of is not Optimizer._rule_of
 
-    def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The shape that a state entry of :meth:`update` must have; None: any."""
-        return None
-
     def _form(self) -> Form:
         """The required form of a state, for loading and saving."""
         return Form(self)
-
-    def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
-        """Prepare changes of the state for new groups; the plan already contains them."""
 
     # --- groups -----------------------------------------------------------------------------------
 
