@@ -47,6 +47,7 @@ from rules.dadapt_lion cimport DAdaptLion, dadapt_lion, dadapt_lion_clock, dadap
 from rules.dadapt_sgd cimport DAdaptSGD, dadapt_sgd, dadapt_sgd_clock, dadapt_sgd_finish, dadapt_sgd_measure
 from rules.grams cimport Grams, grams, grams_clock
 from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
+from rules.laprop cimport LaProp, laprop, laprop_clock
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
 from rules.mars cimport (Mars, MarsVector, mars_adamw, mars_adamw_amsgrad, mars_clock, mars_finish, mars_lion,
@@ -109,8 +110,8 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     `scalars` is its struct, whose fields have the names of the group's options; what the clock writes is no
     option. `states` are its arrays in the order of the streams, `carried` the numbers that its clock
     remembers: each a name, or a name and what it begins with, which is a number, the name of the option that
-    holds it, or "param" for a copy of the parameter; else it begins with 0. A third item of an array is the
-    type in which it is stored, if that is not always the parameter's.
+    holds it, or "param" for a copy of the parameter; else it begins with 0. A third item is the type in
+    which it is stored, if that is not always the parameter's, or float32 of a carried number.
     """
     cdef Py_ssize_t number = len(RULES)
     if (number == MAX_RULES or 2 + len(states) > MAX_STREAMS or len(scalars) > MAX_SCALARS
@@ -175,7 +176,7 @@ cdef int slices(str name, tuple states, str option) except -1:
 cdef frozenset written_by(Clock clock, list names):
     """The scalars that a clock writes: found by running it."""
     cdef double scalars[MAX_SCALARS]
-    cdef float carried[MAX_CARRIED]
+    cdef double carried[MAX_CARRIED]
     cdef int k
     if clock == NULL:
         return frozenset()
@@ -223,6 +224,7 @@ cdef DAdaptLion DADAPT_LION
 cdef DAdaptSGD DADAPT_SGD
 cdef Grams GRAMS
 cdef Lamb LAMB
+cdef LaProp LAPROP
 cdef Lars LARS
 cdef Lion LION
 cdef Mars MARS
@@ -312,6 +314,8 @@ rule("adam_atan2_cautious_pulled", ADAM_ATAN2, adam_atan2_cautious_pulled[float]
      adam_atan2_clock, ("exp_avg", "exp_avg_sq", ("param_init", "param")))
 passes("adam_atan2_cautious_pulled", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double],
        adam_atan2_finish)
+rule("laprop", LAPROP, laprop[float], laprop[double], laprop_clock, ("exp_avg", "exp_avg_sq"),
+     carried=(("exp_avg_lr_1", 0.0, "float64"), ("exp_avg_lr_2", 0.0, "float64")))
 rule("yogi", YOGI, yogi[float], yogi[double], yogi_clock,
      (("exp_avg", "initial_accumulator"), ("exp_avg_sq", "initial_accumulator")))
 rule("sign_sgd", SIGN_SGD, sign_sgd[float], sign_sgd[double], sign_sgd_clock)

@@ -51,8 +51,8 @@ cdef struct Row:                # the scalars of one group at one step count
     int rule
     Py_ssize_t group
     int64_t step
-    float before[MAX_CARRIED]    # the carried numbers in the state, and
-    float carried[MAX_CARRIED]   # those after the step
+    double before[MAX_CARRIED]   # the carried numbers in the state, and
+    double carried[MAX_CARRIED]  # those after the step
     double scalars[MAX_SCALARS]
 
 cdef struct Head:               # the first scalars of every rule that updates parameters
@@ -182,7 +182,7 @@ ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept n
 
 # Replaces the scalars that change from step to step by their values at this step count. A few
 # rules carry numbers from step to step beside the count: the carried numbers, which the clock advances.
-ctypedef void (*Clock)(double *scalars, int64_t step, float *carried) noexcept nogil
+ctypedef void (*Clock)(double *scalars, int64_t step, double *carried) noexcept nogil
 
 # Turns the sums over a unit of so many elements into scalars of the unit, and into the numbers that
 # its state keeps.

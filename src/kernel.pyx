@@ -123,7 +123,8 @@ cdef class Kernel:
         if not isinstance(values, dict) or set(values) != {"step", *names}:
             raise ValueError(f"state must be a dict of {', '.join(('step', *names))}, got {values!r}")
         cdef int64_t step = whole_number(values["step"])
-        cdef double[:] carried = np.array([number(name, values[name]) for name in names])
+        rule = TABLE[own(self).options.rule]
+        cdef double[:] carried = np.array([stored(rule, name, number(name, values[name])) for name in names])
         self.steps = step
         set_carried(self, carried)
 
@@ -169,7 +170,8 @@ cdef object read(Kernel kernel, object optimizer):
         if kernel.state_names is not None:
             check_same(kernel, rule.states, rule.carried)
         names = rule.states
-        first = [number(name, rule.start_of(name, group)) for name in (*names, *rule.carried)]
+        first = [number(name, rule.start_of(name, group)) for name in names]
+        first += [stored(rule, name, number(name, rule.start_of(name, group))) for name in rule.carried]
     finally:
         fp_restore(mode)
     kernel.initial_values = tuple(first[:len(names)])
@@ -222,11 +224,20 @@ cdef int check_same(Kernel kernel, tuple names, tuple carried) except -1:
     return 0
 
 
+cdef double stored(object rule, str name, double value) except? -1:
+    """A carried number as the state of an optimizer keeps it."""
+    cdef unsigned long long mode = fp_plain()
+    if rule.dtype_of(name, None) == np.float32:
+        value = <float>value
+    fp_restore(mode)
+    return value
+
+
 cdef void set_carried(Kernel kernel, const double[:] carried) noexcept:
     cdef unsigned long long mode = fp_plain()
     cdef Py_ssize_t k
     for k in range(min(carried.shape[0], <Py_ssize_t>MAX_CARRIED)):
-        own(kernel).step.carried[k] = <float>carried[k]
+        own(kernel).step.carried[k] = carried[k]
     fp_restore(mode)
 
 

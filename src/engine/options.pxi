@@ -26,8 +26,8 @@ cdef int fill_template(Row *row, Rule rule, dict group) except -1:
     return 0
 
 
-cdef inline bint same_carried(const Row *row, const float *carried) noexcept:
-    return memcmp(row.before, carried, MAX_CARRIED * sizeof(float)) == 0
+cdef inline bint same_carried(const Row *row, const double *carried) noexcept:
+    return memcmp(row.before, carried, MAX_CARRIED * sizeof(double)) == 0
 
 
 cdef bint _is_constant(object value):

@@ -1,8 +1,9 @@
 # From the options of a group to the rows of scalars of a step.
 
-# The numbers of a state that the rule's clock carries on; NULL: none.
+# The numbers of a state that the rule's clock carries on, each of one of two types; NULL: none.
 cdef struct Carried:
     float *numbers[MAX_CARRIED]
+    double *wide[MAX_CARRIED]
 
 cdef enum:
     UNSEEN = -2         # in the place of a rule: the slot's state has not been looked at
@@ -218,11 +219,11 @@ cdef class Rows(Inputs):
                 count += 1
         return count
 
-    cdef void _load_carried(self, Py_ssize_t i, float *carried) noexcept:
+    cdef void _load_carried(self, Py_ssize_t i, double *carried) noexcept:
         """The carried numbers of this slot: from its state, or from the slot's earlier
         occurrence in the same step."""
         cdef Slot *slot = &self.slots[i]
-        cdef float **number = self.carried[i].numbers
+        cdef const Carried *own = &self.carried[i]
         cdef Py_ssize_t j, earlier = -1
         cdef int k
         for j in range(slot.first, i):
@@ -232,11 +233,11 @@ cdef class Rows(Inputs):
             if earlier >= 0:
                 carried[k] = self.table.rows[self.table.tensors[earlier].row].carried[k]
             else:
-                carried[k] = number[k][0] if number[k] else 0
+                carried[k] = own.numbers[k][0] if own.numbers[k] else own.wide[k][0] if own.wide[k] else 0
 
     @cython.final
     cdef int _find_row(self, Py_ssize_t group, Py_ssize_t section, int64_t step,
-                       const float *carried) except -1:
+                       const double *carried) except -1:
         """The row of this section at this step count and with these carried numbers."""
         cdef Py_ssize_t r
         cdef int rule = self.templates[section].rule
@@ -283,7 +284,7 @@ cdef class Rows(Inputs):
         cdef int32_t group = -1, section = -1
         cdef int64_t step, last = -1
         cdef int row = -1, rule = -1
-        cdef float carried[MAX_CARRIED]
+        cdef double carried[MAX_CARRIED]
         cdef bint carries = self.carries, settled = self.aged and not self.repeats
         cdef Tensor *tensor = self.table.tensors
         cdef const Slot *slot = self.slots
@@ -332,7 +333,7 @@ cdef class Rows(Inputs):
         """Give a row to groups without a gradient whose rule counts this step all the same."""
         cdef Py_ssize_t g, r = 0, known = self.n_rows
         cdef Rule rule
-        cdef float carried[MAX_CARRIED]
+        cdef double carried[MAX_CARRIED]
         cdef bint idle
         memset(carried, 0, sizeof(carried))
         for g in range(len(self.groups)):
@@ -402,8 +403,10 @@ cdef class Rows(Inputs):
 
     cdef void _store_carried(self, Py_ssize_t i) noexcept:
         cdef const Row *row = &self.table.rows[self.table.tensors[i].row]
-        cdef float **number = self.carried[i].numbers
+        cdef const Carried *own = &self.carried[i]
         cdef int k
         for k in range(MAX_CARRIED):
-            if number[k]:
-                number[k][0] = row.carried[k]
+            if own.numbers[k]:
+                own.numbers[k][0] = <float>row.carried[k]
+            elif own.wide[k]:
+                own.wide[k][0] = row.carried[k]

@@ -66,7 +66,7 @@ cdef class Rule:
     states : tuple of str
         The state arrays, in the order of the streams.
     carried : tuple of str
-        The float32 numbers of the state that its clock carries on.
+        The numbers of the state that its clock carries on, float32 as in torch, or float64.
     numbers : tuple of str
         The float64 numbers that its finish advances: one for each row of a parameter, or for each
         parameter, in the state; or for each group, among its options.
@@ -76,7 +76,8 @@ cdef class Rule:
         What arrays and numbers begin with, other than 0: a number, the name of an option, or "param" for a
         copy of the parameter.
     types : dict
-        The types in which arrays are stored, other than the parameter's.
+        The types in which arrays are stored, other than the parameter's, and carried numbers, other than
+        float32.
     slices : tuple of str
         The state arrays that are flat, with every n-th element of the parameter in C order.
     slice : str or None
@@ -191,7 +192,7 @@ cdef class Rule:
         kind = self.kind_of(name)
         if kind == "array":
             return stored_dtype(self.types.get(name), dtype)
-        return np.dtype(np.float32 if kind == "carried" else np.float64)
+        return np.dtype(self.types.get(name, "float32") if kind == "carried" else np.float64)
 
     def start_of(self, str name, dict group) -> float:
         """The initial value of a state entry, or of a number of a group; NaN for a copy of the parameter."""

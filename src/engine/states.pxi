@@ -236,8 +236,7 @@ cdef class States(Rows):
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
         cdef Py_ssize_t k = 2, m = 0
         cdef list kept = []
-        for m in range(MAX_CARRIED):    # of another rule
-            self.carried[i].numbers[m] = NULL
+        memset(&self.carried[i], 0, sizeof(Carried))    # of another rule
         m = 0
         if self.counts_steps:
             counter = state["step"]
@@ -247,7 +246,10 @@ cdef class States(Rows):
         for name in rule.carried:
             array = state[name]
             kept.append(array)
-            self.carried[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            if rule.dtype_of(name, None) == np.float32:
+                self.carried[i].numbers[m] = <float *>cnp.PyArray_DATA(<cnp.ndarray>array)
+            else:
+                self.carried[i].wide[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
             m += 1
         for name in rule.states:
             array = state[name]
@@ -428,8 +430,7 @@ cdef class States(Rows):
             self.slots[i].rule = UNSEEN
             self.slots[i].step = NULL
             self.slots[i].age = 0
-            for k in range(MAX_CARRIED):
-                self.carried[i].numbers[k] = NULL
+            memset(&self.carried[i], 0, sizeof(Carried))
         return 0
 
 

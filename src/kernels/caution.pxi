@@ -61,7 +61,7 @@ cdef int add_form(str name, dict about, Rule32 rule32, Rule64 rule64) except -1:
     return number
 
 
-cdef void caution_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef void caution_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Clock clock = CLOCKS[<int>(<Caution *>scalars).rule]
     if clock != NULL:
         clock(scalars + WITHIN, step, carried)

@@ -19,7 +19,7 @@ cdef struct AdaBelief:
     double adaptive, moves, size, unbias, penalty, keep, gain1, gain2, spread   # by the clock
 
 
-cdef inline void adabelief_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adabelief_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef AdaBelief *h = <AdaBelief *>scalars
     cdef double t = <double>step, power = pow(h.beta2, t)
     cdef double rho_inf = 2 / (1 - h.beta2) - 1

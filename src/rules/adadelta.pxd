@@ -9,7 +9,7 @@ cdef struct Adadelta:
     double gain, spread                     # by the clock
 
 
-cdef inline void adadelta_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adadelta_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adadelta *h = <Adadelta *>scalars
     h.gain = 1 - h.rho
     h.spread = spread_of(h.gain)

@@ -11,7 +11,7 @@ cdef struct Adagrad:
     double rate                             # by the clock
 
 
-cdef inline void adagrad_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adagrad_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adagrad *h = <Adagrad *>scalars
     h.rate = h.lr / (1 + (step - 1) * h.lr_decay)
 

@@ -13,7 +13,7 @@ cdef struct Adam:
     double size, unbias, gain1, gain2, spread       # by the clock
 
 
-cdef inline void adam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adam *h = <Adam *>scalars
     h.size = h.lr / (1 - pow(h.beta1, <double>step))
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))

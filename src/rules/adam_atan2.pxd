@@ -19,7 +19,7 @@ cdef struct AdamAtan2:
     double scale                                                        # by the clock, and by the finish
 
 
-cdef inline void adam_atan2_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adam_atan2_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef AdamAtan2 *h = <AdamAtan2 *>scalars
     h.size = h.lr * h.a
     h.gain1 = 1 - h.beta1

@@ -13,7 +13,7 @@ cdef struct Adamax:
     double size, gain1                      # by the clock
 
 
-cdef inline void adamax_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adamax_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adamax *h = <Adamax *>scalars
     h.size = h.lr / (1 - pow(h.beta1, <double>step))
     h.gain1 = 1 - h.beta1

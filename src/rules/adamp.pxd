@@ -67,7 +67,7 @@ cdef inline void add_rows(const double *sums, double *total, Py_ssize_t rows) no
 
 # --- AdamP -------------------------------------------------------------------------------------------
 
-cdef inline void adamp_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adamp_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef AdamP *h = <AdamP *>scalars
     h.gain1 = 1 - h.beta1
     h.gain2 = 1 - h.beta2
@@ -166,7 +166,7 @@ cdef inline void adamp(floating **s, const double *scalars, Py_ssize_t n) noexce
 
 # --- SGDP --------------------------------------------------------------------------------------------
 
-cdef inline void sgdp_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void sgdp_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Sgdp *h = <Sgdp *>scalars
     h.keep = 1 - h.lr * h.weight_decay / (1 - h.momentum)
     h.along = 0

@@ -13,7 +13,7 @@ cdef struct Adan:
     double clip, gain1, gain2, gain3, size1, size2, unbias3, spread, keep, begins       # by the clock
 
 
-cdef inline void adan_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adan_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adan *h = <Adan *>scalars
     h.clip = 1
     if h.max_grad_norm != INFINITY and not h.max_grad_norm / (h.total_norm + h.eps) >= 1:

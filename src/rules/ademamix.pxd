@@ -30,7 +30,7 @@ cdef inline double warmed_beta(int64_t step, double warmup, double first, double
     return pow(0.5, 1 / ((1 - a) * _half_life(first) + a * _half_life(last) + 1))
 
 
-cdef inline void ademamix_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void ademamix_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Ademamix *h = <Ademamix *>scalars
     h.gain1 = 1 - h.beta1
     h.gain2 = 1 - h.beta2
@@ -86,7 +86,7 @@ cdef struct SimAdemamix:
     double keep1, gain2, size, unbias2, spread          # by the clock
 
 
-cdef inline void sim_ademamix_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void sim_ademamix_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef SimAdemamix *h = <SimAdemamix *>scalars
     h.keep1 = warmed_beta(step, h.beta1_warmup, h.min_beta1, h.beta1)
     h.gain2 = 1 - h.beta2

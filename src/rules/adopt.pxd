@@ -13,7 +13,7 @@ cdef struct Adopt:
     double gain1, gain2, penalty, keep, bound, spread, begins       # by the clock
 
 
-cdef inline void adopt_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void adopt_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Adopt *h = <Adopt *>scalars
     h.begins = step == 1
     h.gain1 = 1 - h.beta1

@@ -15,7 +15,7 @@ cdef struct Asgd:
     double eta, mu, shrink                  # by the clock
 
 
-cdef inline void asgd_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void asgd_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Asgd *h = <Asgd *>scalars
     h.eta = carried[0]
     h.mu = carried[1]

@@ -19,7 +19,7 @@ cdef struct DAdaptAdam:
     double size, beta3, moves                           # by the clock; the last by the finish, too
 
 
-cdef inline void dadapt_adam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void dadapt_adam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef DAdaptAdam *h = <DAdaptAdam *>scalars
     cdef double count = h.k + 1
     h.beta3 = sqrt(h.beta2)

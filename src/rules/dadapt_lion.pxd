@@ -17,7 +17,7 @@ cdef struct DAdaptLion:
     double size, beta3                                  # by the clock
 
 
-cdef inline void dadapt_lion_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void dadapt_lion_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef DAdaptLion *h = <DAdaptLion *>scalars
     h.beta3 = sqrt(h.beta2)
     h.size = h.d * h.lr

@@ -17,7 +17,7 @@ cdef struct DAdaptSGD:
     double size, moves, scale                           # by the clock; the last two by the finish, too
 
 
-cdef inline void dadapt_sgd_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void dadapt_sgd_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef DAdaptSGD *h = <DAdaptSGD *>scalars
     h.size = h.d * h.lr / (h.g0_norm if h.g0_norm != 0 else 1)
     h.moves = h.lr != 0

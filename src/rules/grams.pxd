@@ -10,7 +10,7 @@ cdef struct Grams:
     double size, gain1, gain2, spread       # by the clock
 
 
-cdef inline void grams_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void grams_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Grams *h = <Grams *>scalars
     h.size = h.lr
     if h.correct_bias:

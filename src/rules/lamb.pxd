@@ -18,7 +18,7 @@ cdef struct Lamb:
     double size                                                            # by the finish
 
 
-cdef inline void lamb_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void lamb_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Lamb *h = <Lamb *>scalars
     # A norm that is NaN clips, too, as in clip_grad_norm_; but no norm does without a bound.
     h.clip = 1

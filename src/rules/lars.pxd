@@ -17,7 +17,7 @@ cdef struct Lars:
     double ratio                                # by the finish
 
 
-cdef inline void lars_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void lars_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Lars *h = <Lars *>scalars
     h.gain = 1 if step == 1 else 1 - h.dampening
 

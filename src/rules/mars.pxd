@@ -25,7 +25,7 @@ cdef struct MarsVector:
     double lr_1d, base_lr, beta1_1d, beta2_1d, weight_decay_1d
 
 
-cdef inline void mars_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void mars_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Mars *h = <Mars *>scalars
     h.size = h.lr / (1 - pow(h.beta1, <double>step))
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))
@@ -35,7 +35,7 @@ cdef inline void mars_clock(double *scalars, int64_t step, float *carried) noexc
     h.correction = h.gamma * (h.beta1 / (1 - h.beta1))
 
 
-cdef inline void mars_vector_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void mars_vector_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef MarsVector *h = <MarsVector *>scalars
     # As lr changes from what it was, lr_1d does.
     cdef double lr = h.lr * (h.lr_1d / h.base_lr) if h.base_lr > 0 else h.lr

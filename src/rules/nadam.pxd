@@ -12,14 +12,14 @@ cdef struct Nadam:
     double of_gradient, of_average, unbias, gain1, gain2, spread    # by the clock
 
 
-cdef inline void nadam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void nadam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Nadam *h = <Nadam *>scalars
     cdef double beta1 = h.beta1, lr = h.lr, decay = h.momentum_decay
     cdef double mu = beta1 * (1 - 0.5 * pow(0.96, step * decay))
     cdef double mu_next = beta1 * (1 - 0.5 * pow(0.96, (step + 1) * decay))
-    carried[0] = carried[0] * <float>mu       # in float32, as torch
-    h.of_gradient = lr * (1 - mu) / (1 - <double>carried[0])
-    h.of_average = lr * mu_next / (1 - <double>carried[0] * mu_next)
+    carried[0] = <float>carried[0] * <float>mu       # in float32, as torch
+    h.of_gradient = lr * (1 - mu) / (1 - carried[0])
+    h.of_average = lr * mu_next / (1 - carried[0] * mu_next)
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))
     h.gain1 = 1 - beta1
     h.gain2 = 1 - h.beta2

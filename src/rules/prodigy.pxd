@@ -20,7 +20,7 @@ cdef struct Prodigy:
     double floor, stride                                                    # by the finish
 
 
-cdef inline void prodigy_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void prodigy_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Prodigy *h = <Prodigy *>scalars
     cdef double count = h.k + 1
     h.beta3 = h.beta3_if_given if h.beta3_if_given == h.beta3_if_given else sqrt(h.beta2)

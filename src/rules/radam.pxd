@@ -13,7 +13,7 @@ cdef struct Radam:
     double size, adaptive, gain1, gain2, spread     # by the clock
 
 
-cdef inline void radam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void radam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Radam *h = <Radam *>scalars
     cdef double t = <double>step, power = pow(h.beta2, t)
     cdef double rho_inf = 2 / (1 - h.beta2) - 1

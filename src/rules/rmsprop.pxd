@@ -12,7 +12,7 @@ cdef struct Rmsprop:
     double gain, spread                     # by the clock
 
 
-cdef inline void rmsprop_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void rmsprop_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Rmsprop *h = <Rmsprop *>scalars
     h.gain = 1 - h.alpha
     h.spread = spread_of(h.gain)

@@ -82,7 +82,7 @@ cdef struct ScheduleFreeRadam:
     double share, push, size                        # by the finish
 
 
-cdef inline void schedule_free_adam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void schedule_free_adam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef ScheduleFreeAdam *h = <ScheduleFreeAdam *>scalars
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))
     h.gain2 = 1 - h.beta2
@@ -107,7 +107,7 @@ cdef inline double rectification(double beta2, double t) noexcept nogil:
     return sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
 
 
-cdef inline void schedule_free_radam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void schedule_free_radam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef ScheduleFreeRadam *h = <ScheduleFreeRadam *>scalars
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))
     h.gain2 = 1 - h.beta2

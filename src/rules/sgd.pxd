@@ -28,7 +28,7 @@ cdef inline void sgd(floating **s, const double *scalars, Py_ssize_t n) noexcept
         p[i] = p[i] - lr * d
 
 
-cdef inline void momentum_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void momentum_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Momentum *h = <Momentum *>scalars
     h.gain = 1 if step == 1 else 1 - h.dampening
 

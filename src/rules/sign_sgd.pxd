@@ -14,13 +14,13 @@ cdef struct Signum:
     double penalty, keep                    # by the clock
 
 
-cdef inline void sign_sgd_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void sign_sgd_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef SignSgd *h = <SignSgd *>scalars
     h.penalty = 0 if h.weight_decouple else h.weight_decay
     h.keep = 1 - h.lr * h.weight_decay if h.weight_decouple else 1
 
 
-cdef inline void signum_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void signum_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Signum *h = <Signum *>scalars
     h.penalty = 0 if h.weight_decouple else h.weight_decay
     h.keep = 1 - h.lr * h.weight_decay if h.weight_decouple else 1

@@ -11,7 +11,7 @@ cdef struct SparseAdam:
     double size, gain1, gain2, spread       # by the clock
 
 
-cdef inline void sparse_adam_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void sparse_adam_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef SparseAdam *h = <SparseAdam *>scalars
     h.size = h.lr * sqrt(1 - pow(h.beta2, <double>step)) / (1 - pow(h.beta1, <double>step))
     h.gain1 = 1 - h.beta1

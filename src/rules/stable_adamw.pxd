@@ -22,7 +22,7 @@ cdef inline double _corrected(double beta, int64_t step) noexcept nogil:
     return (pow(beta, <double>step) - beta) / (pow(beta, <double>step) - 1)
 
 
-cdef inline void stable_adamw_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void stable_adamw_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef StableAdamW *h = <StableAdamW *>scalars
     h.kept1 = _corrected(h.beta1, step)
     h.kept2 = _corrected(h.beta2, step)

@@ -11,7 +11,7 @@ cdef struct Yogi:
     double size, unbias, gain1, gain2, spread       # by the clock
 
 
-cdef inline void yogi_clock(double *scalars, int64_t step, float *carried) noexcept nogil:
+cdef inline void yogi_clock(double *scalars, int64_t step, double *carried) noexcept nogil:
     cdef Yogi *h = <Yogi *>scalars
     h.size = h.lr / (1 - pow(h.beta1, <double>step))
     h.unbias = 1 / sqrt(1 - pow(h.beta2, <double>step))

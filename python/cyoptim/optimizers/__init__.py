@@ -22,6 +22,7 @@ from cyoptim.optimizers.dadapt_lion import DAdaptLion
 from cyoptim.optimizers.dadapt_sgd import DAdaptSGD
 from cyoptim.optimizers.grams import Grams
 from cyoptim.optimizers.lamb import Lamb
+from cyoptim.optimizers.laprop import LaProp
 from cyoptim.optimizers.lars import Lars
 from cyoptim.optimizers.lbfgs import LBFGS
 from cyoptim.optimizers.lion import Lion
@@ -71,6 +72,7 @@ __all__ = [
     "DAdaptLion",
     "DAdaptSGD",
     "Grams",
+    "LaProp",
     "Lamb",
     "Lars",
     "Lion",
