@@ -107,6 +107,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         seen.add(key)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--passed",
+        type=Path,
+        metavar="FILE",
+        help="write the tests that pass into FILE; of those that are in it already, run the quick ones "
+        "alone: for a second run, with libraries that the first lacked",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--passed"):
+        config.pluginmanager.register(Passed(config.getoption("--passed")))
+
+
+class Passed:
+    """Leaves out, and notes, the tests that have passed."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.before = file, {*file.read_text().splitlines()} if file.exists() else set()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        again = [
+            item
+            for item in items
+            if item.nodeid not in self.before or item.get_closest_marker("quick") is not None
+        ]
+        config.hook.pytest_deselected(items=[*{*items} - {*again}])
+        items[:] = again
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            with self.file.open("a") as file:
+                file.write(report.nodeid + "\n")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The largest differences from torch and other sources that the parity tests have seen."""
     worst: dict[tuple[str, str], float] = {}
