@@ -83,7 +83,10 @@ def reference(optimizer: str, **options: Any) -> Any:
 def stepper_of(library: Any, optimizer: str, params: list[Any], **mode: bool) -> Any:
     """The optimizer of a library that has torch's classes."""
     row = OPTIMIZERS[optimizer]
-    stepper = getattr(library, row.cls)(params, **row.options, **mode)
+    cls = getattr(library, row.cls)
+    if getattr(library, "__name__", "") == "cyoptim":
+        cls = row.card.adapted(cls)
+    stepper = cls(params, **row.options, **mode)
     if row.trains:
         stepper.train()
     return stepper

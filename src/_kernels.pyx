@@ -31,6 +31,7 @@ from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adam_atan2 cimport (AdamAtan2, adam_atan2, adam_atan2_cautious, adam_atan2_cautious_pulled, adam_atan2_clock,
                                adam_atan2_finish, adam_atan2_measure, adam_atan2_pulled)
+from rules.adam_mini cimport AdamMini, adam_mini, adam_mini_clock, adam_mini_finish, adam_mini_measure
 from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.adan cimport Adan, adan, adan_clock
 from rules.ademamix cimport (Ademamix, SimAdemamix, ademamix, ademamix_clock, sim_ademamix,
@@ -127,7 +128,7 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
     RULES[name] = {
         "number": number, "scalars": tuple(scalars), "computed": written_by(clock, list(scalars)),
         "states": states, "carried": carried, "scope": PER_ELEMENT, "measures": False, "combines": False,
-        "numbers": (), "constants": {}, "slices": (), "slice": None,
+        "numbers": (), "constants": {}, "slices": (), "slice": None, "segment": None,
     }
     return 0
 
@@ -173,6 +174,12 @@ cdef int slices(str name, tuple states, str option) except -1:
     return 0
 
 
+cdef int segments(str name, str option) except -1:
+    """Let the rows of the rule of this name be so many elements each, in C order: an option, and one of its scalars."""
+    RULES[name].update(segment=option)
+    return 0
+
+
 cdef frozenset written_by(Clock clock, list names):
     """The scalars that a clock writes: found by running it."""
     cdef double scalars[MAX_SCALARS]
@@ -210,6 +217,7 @@ cdef Adadelta ADADELTA
 cdef Adagrad ADAGRAD
 cdef Adam ADAM
 cdef AdamAtan2 ADAM_ATAN2
+cdef AdamMini ADAM_MINI
 cdef Adamax ADAMAX
 cdef Adan ADAN
 cdef Ademamix ADEMAMIX
@@ -316,6 +324,15 @@ passes("adam_atan2_cautious_pulled", PER_TENSOR, 1, adam_atan2_measure[float], a
        adam_atan2_finish)
 rule("laprop", LAPROP, laprop[float], laprop[double], laprop_clock, ("exp_avg", "exp_avg_sq"),
      carried=(("exp_avg_lr_1", 0.0, "float64"), ("exp_avg_lr_2", 0.0, "float64")))
+rule("adam_mini_element", ADAM, adam[float], adam[double], adam_clock, ("m", "v"))
+rule("adam_mini_row", ADAM_MINI, adam_mini[float], adam_mini[double], adam_mini_clock, ("m",))
+passes("adam_mini_row", PER_ROW, 1, adam_mini_measure[float], adam_mini_measure[double], adam_mini_finish, ("vmean",))
+rule("adam_mini_head", ADAM_MINI, adam_mini[float], adam_mini[double], adam_mini_clock, ("m",))
+passes("adam_mini_head", PER_ROW, 1, adam_mini_measure[float], adam_mini_measure[double], adam_mini_finish, ("vmean",))
+segments("adam_mini_head", "head_numel")
+rule("adam_mini_tensor", ADAM_MINI, adam_mini[float], adam_mini[double], adam_mini_clock, ("m",))
+passes("adam_mini_tensor", PER_TENSOR, 1, adam_mini_measure[float], adam_mini_measure[double], adam_mini_finish,
+       ("vmean",))
 rule("yogi", YOGI, yogi[float], yogi[double], yogi_clock,
      (("exp_avg", "initial_accumulator"), ("exp_avg_sq", "initial_accumulator")))
 rule("sign_sgd", SIGN_SGD, sign_sgd[float], sign_sgd[double], sign_sgd_clock)

@@ -22,6 +22,7 @@ class Rule:
     types: dict[str, str]
     slices: tuple[str, ...]
     slice: str | None
+    segment: str | None
     measures: bool
     @property
     def is_cautious(self) -> bool: ...

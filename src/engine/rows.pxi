@@ -96,7 +96,9 @@ cdef class Rows(Inputs):
                 check_switches(options, optimizer)
             rule = rule_of(optimizer, options)
             if rule is not None and rule.slices:
-                self._note_slice(rule, group, options)
+                self._note_form(rule, group, options, rule.slice)
+            if rule is not None and rule.segment is not None:
+                self._note_form(rule, group, options, rule.segment)
             fill_template(&self.templates[group], rule, options)
             if self.parted:
                 apart = rule_apart(optimizer, options)
@@ -111,9 +113,9 @@ cdef class Rows(Inputs):
         self.known_options[group] = constant_options(read, rule)
         return 0
 
-    cdef int _note_slice(self, Rule rule, Py_ssize_t group, dict options) except -1:
-        """Have the state of a group looked at again if its slices are to be others."""
-        cdef Py_ssize_t i, k = rule.scalars.index(rule.slice)
+    cdef int _note_form(self, Rule rule, Py_ssize_t group, dict options, str name) except -1:
+        """Have the state of a group looked at again if the option has changed that decides its form."""
+        cdef Py_ssize_t i, k = rule.scalars.index(name)
         cdef Row *template = &self.templates[group]
         if template.rule == rule.number and template.scalars[k] == rule.value(k, options):
             return 0
@@ -188,13 +190,19 @@ cdef class Rows(Inputs):
         cdef Py_ssize_t size = self.table.tensors[i].size
         cdef Py_ssize_t unit = size
         if rule.scope == PER_ROW:
-            unit = size // max(unit_count(rule.scope, (<object>self.views[i]).shape), 1)
+            unit = size // max(self._unit_count(i, rule), 1)
             if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) < 2:
                 unit = 1        # it has no rows, and can be cut anywhere
         if self.table.units[i].size != unit:
             self.table.units[i].size = unit
             self.recut = True
         return 0
+
+    cdef Py_ssize_t _unit_count(self, Py_ssize_t i, Rule rule) except -1:
+        try:
+            return rule.unit_count((<object>self.views[i]).shape, self.groups[self.slots[i].group])
+        except ValueError as error:
+            raise ValueError(f"{self.labels[i]}: {error}") from None
 
     cdef int cut_waves(self) except -1:
         raise NotImplementedError

@@ -82,6 +82,8 @@ cdef class Rule:
         The state arrays that are flat, with every n-th element of the parameter in C order.
     slice : str or None
         The option that says which.
+    segment : str or None
+        The option that says how many elements a row has, in C order; None: a row is an index of the first axis.
     scope : int
         What it takes sums over: 0 nothing, 1 rows, 2 tensors, 3 groups, 4 all groups that have a rule of this
         scope, which then have the same numbers.
@@ -96,7 +98,7 @@ cdef class Rule:
     cdef readonly dict constants, starts, types
     cdef readonly bint measures
     cdef readonly tuple slices
-    cdef readonly str slice
+    cdef readonly str slice, segment
     cdef bint combines          # it looks at all rows of a tensor first
     cdef bint decouples         # weight decay may be apart from the gradient
     cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
@@ -112,6 +114,7 @@ cdef class Rule:
         self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
         self.constants = about["constants"]
         self.slices, self.slice = about.get("slices", ()), about.get("slice")
+        self.segment = about.get("segment")
         self.computed = about["computed"] | ({NORM_NAME} & set(scalars))
         self.starts = {entry[0]: entry[1] for entry in entries if isinstance(entry, tuple)}
         self.types = {entry[0]: entry[2] for entry in entries if isinstance(entry, tuple) and len(entry) > 2}
@@ -174,18 +177,26 @@ cdef class Rule:
             return (-(-prod(shape) // self.slice_of(group)),)
         if kind == "array":
             return shape
+        if kind == "number" and self.segment is not None:
+            return (self.unit_count(shape, group), 1)
         if kind == "number" and self.scope == PER_ROW and shape:
-            return (unit_count(self.scope, shape),) + (1,) * (len(shape) - 1)
+            return (self.unit_count(shape, group),) + (1,) * (len(shape) - 1)
         return ()
+
+    cdef Py_ssize_t unit_count(self, tuple shape, dict group) except -1:
+        """How many units a parameter of this shape has, if it has any."""
+        if self.segment is None:
+            return shape[0] if self.scope == PER_ROW and len(shape) > 1 else 1
+        cdef Py_ssize_t size = prod(shape), n = whole_option(group, self.segment)
+        if size % n:
+            raise ValueError(f"{self.segment} is {n}, expected a divisor of {size}, the elements of shape {shape}")
+        return size // n
 
     cdef object slice_of(self, dict group):
         """Which elements a slice has: every so many."""
         if group is None or self.slice not in group:
             return 1
-        cdef double n = option(group, self.slice)
-        if not (n >= 1 and n == <Py_ssize_t>n):
-            raise ValueError(f"{self.slice} is {group[self.slice]}, expected a whole number >= 1")
-        return <Py_ssize_t>n
+        return whole_option(group, self.slice)
 
     def dtype_of(self, str name not None, dtype) -> np.dtype:
         """The dtype of a state entry of a parameter of this dtype."""
@@ -276,6 +287,13 @@ cdef inline double option(dict group, str name) except? -1:
     return as_double(name, value)
 
 
+cdef Py_ssize_t whole_option(dict group, str name) except -1:
+    cdef double n = option(group, name)
+    if not (n >= 1 and n == <Py_ssize_t>n):
+        raise ValueError(f"{name} is {group[name]}, expected a whole number >= 1")
+    return <Py_ssize_t>n
+
+
 cdef inline double part(dict group, tuple place) except? -1:
     value = group[place[0]][<int>place[1]]
     return <double>value if type(value) is float else as_double(f"{place[0]}[{place[1]}]", value)
@@ -312,11 +330,6 @@ cpdef Rule rule_named(name):
     if rule is None:
         raise ValueError(f"there is no rule {name!r}")
     return rule
-
-
-cdef Py_ssize_t unit_count(int scope, tuple shape) except -1:
-    """How many units a parameter of this shape has, if it has any."""
-    return shape[0] if scope == PER_ROW and len(shape) > 1 else 1
 
 
 cdef object stored_dtype(str stored, object dtype):

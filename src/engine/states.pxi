@@ -131,7 +131,7 @@ cdef class States(Rows):
         value = state.get(name)
         if value is None:
             value = rule.start_of(name, self.groups[self.slots[i].group])
-        shape = rule.shape_of(name, (<object>self.views[i]).shape)
+        shape = rule.shape_of(name, (<object>self.views[i]).shape, self.groups[self.slots[i].group])
         if not is_number(value, rule.dtype_of(name, None), shape):
             new[name] = make_number(
                 value, f"state {name!r} of {self.labels[i]}", name, room, rule.dtype_of(name, None), shape)
@@ -299,7 +299,8 @@ cdef class States(Rows):
         m = 0
         for name in rule.unit_numbers:
             array = state[name]
-            if not is_number(array, FLOAT64_NUMBER, rule.shape_of(name, (<object>self.views[i]).shape)):
+            shape = rule.shape_of(name, (<object>self.views[i]).shape, self.groups[self.slots[i].group])
+            if not is_number(array, FLOAT64_NUMBER, shape):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)

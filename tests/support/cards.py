@@ -155,8 +155,8 @@ class Card:
     """The entries of a parameter's state, of shape (2, 3), after a step."""
     more_states: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Those that an option adds."""
-    state_shapes: dict[str, Shape] = field(default_factory=dict)
-    """Where an array of the state has another shape than its parameter of shape (2, 3)."""
+    state_shapes: dict[str, Shape | Callable[[Options], Shape]] = field(default_factory=dict)
+    """Where an array of the state has another shape than its parameter of shape (2, 3): it, or a function of options."""
     slice: str = ""
     """An option that says that arrays of the state with one axis have every so many elements: of real parameters."""
     numbers: tuple[str, ...] = ()
@@ -260,7 +260,8 @@ class Card:
 
     def state_shape(self, name: str, shape: Shape, options: Options) -> Shape:
         """Of an array of the state of a parameter of shape (2, 3)."""
-        shape = self.state_shapes.get(name, shape)
+        found = self.state_shapes.get(name, shape)
+        shape = found(options) if callable(found) else found
         return (-(-shape[0] // options.get(self.slice, 1)),) if len(shape) == 1 else shape
 
     def takes_reals_alone(self, options: Options) -> bool:

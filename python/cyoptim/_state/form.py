@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, loaded_array, type_name
-from cyoptim._engine import RULES, Room, Rule, make_counter, make_number
+from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_of
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
 from cyoptim._types import Array, Group
@@ -50,10 +51,15 @@ class Form:
         self._shape_of = optimizer._state_shape
         self._step_type = optimizer._step_type
         self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
+        self._rule_of = partial(rule_of, optimizer)
 
     def entry(self, name: str, view: Array, group: Group | None = None) -> Entry:
         """What the entry of this name must be, for the parameter of this memory and group."""
         rule = self._rules.get(name)
+        if rule is not None and group is not None and rule.kind_of(name) == "number":
+            # Of rules that have numbers of one name, each may have its own units.
+            own = self._rule_of(group)
+            rule = rule if own is None or own.kind_of(name) is None else own
         if rule is not None and not self._steps_itself:
             return _entry_of_rule(rule, name, view, group)
         if self._updates and not (self._rules and name == "step"):

@@ -8,6 +8,7 @@ from cyoptim.optimizers.adafactor_hf import AdafactorHF
 from cyoptim.optimizers.adagrad import Adagrad
 from cyoptim.optimizers.adam import Adam
 from cyoptim.optimizers.adam_atan2 import AdamAtan2
+from cyoptim.optimizers.adam_mini import AdamMini
 from cyoptim.optimizers.adamax import Adamax
 from cyoptim.optimizers.adamp import AdamP
 from cyoptim.optimizers.adamw import AdamW
@@ -63,6 +64,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamAtan2",
+    "AdamMini",
     "AdamP",
     "AdamW",
     "AdamWScheduleFree",
