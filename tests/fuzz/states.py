@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from tests.optimizers import variants
-from tests.support.cards import CHECKED, CLOSURE, COMPLEX, DENSE, ELEMENT_WISE, MATRICES, ONE_GROUP
+from tests.support.cards import (
+    CHECKED,
+    CLOSURE,
+    COMPLEX,
+    DENSE,
+    ELEMENT_WISE,
+    MATRICES,
+    MODES,
+    ONE_GROUP,
+)
 from tests.support.doors import ALL_DOORS, NUMPY_DOORS, Door
 
 NAME = "states"
@@ -127,7 +136,7 @@ class Setup:
         self.named = bool(rng.random() < 0.4)
         most = 1 if ONE_GROUP(self.card) else len(self.shapes)
         self.groups = int(rng.integers(1, most + 1))
-        self.averaged = bool(rng.random() < 0.4)
+        self.averaged = bool(rng.random() < 0.4) and not MODES(self.card)
 
     def make(self, seed: int, steps: int) -> Any:
         """An optimizer that has done some steps."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.optimizers import cards
-from tests.support.cards import CLOSURE, MATRICES, Card
+from tests.support.cards import CLOSURE, MATRICES, MODES, Card
 from tests.support.dtypes import REALS
 from tests.support.parametrize import every_card
 
@@ -394,6 +394,7 @@ def test_never_leaves_the_box(card: Card, dtype: Any, data: Any, numeric: bool) 
         assert (x <= upper).all()
         return float(((x - center) ** 2).sum())
 
+    average = None if MODES(card) else data.draw(st.sampled_from([None, 0.9]))
     result = minimize(
         fun,
         x0,
@@ -401,7 +402,7 @@ def test_never_leaves_the_box(card: Card, dtype: Any, data: Any, numeric: bool) 
         bounds=data.draw(st.sampled_from([corners, Bounds(lower, upper)])),
         method=method(named(card), lr=0.1),
         callback=fun,
-        options={"maxiter": 20, "average": data.draw(st.sampled_from([None, 0.9]))},
+        options={"maxiter": 20, "average": average},
     )
     assert fun(result.x) == result.fun
     np.testing.assert_array_equal(x0, before)

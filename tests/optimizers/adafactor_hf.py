@@ -102,5 +102,5 @@ CARD = Card(
         "A matrix of two rows. Steps are relative to the size of the parameter.",
         shape=(2, 1),
     ),
-    valley=Valley({"lr": 0.1}, 0.999),
+    valley=Valley({"lr": 0.03}, 0.9997),
 )  # fmt: skip

@@ -63,5 +63,5 @@ CARD = Card(
         "A matrix of two rows. Steps are large where momentum and gradient agree.",
         shape=(2, 1),
     ),
-    valley=Valley({"lr": 0.003}, 0.999),
+    valley=Valley({"lr": 0.01}, 0.9997),
 )  # fmt: skip
