@@ -58,7 +58,9 @@ def reference_for(card: Card, options: Options, dtype: Any) -> Any:
     options = dict(options)
     if card.quotient is not None:
         real = np.finfo(dtype).dtype
-        options["eps"] = max(options.get("eps", 0.0), card.least_eps(options, real))
+        options["eps"] = max(
+            options.get("eps", card.options.get("eps", 0.0)), card.least_eps(options, real)
+        )
     return card.reference_for(options, dtype)
 
 

@@ -6,7 +6,7 @@ Cautious steps, which take a mean over a parameter, are tested in tests/algorith
 import numpy as np
 
 from tests.support.bad_options import MOMENTS
-from tests.support.cards import RULE, Card, Recipe, Source, Timed, Valley
+from tests.support.cards import RULE, Card, Options, Recipe, Source, Timed, Valley
 
 
 class AdamAtan2:
@@ -42,19 +42,29 @@ class AdamAtan2:
             p[...] = p - self.lr * self.a * u
 
 
+VARIANTS: tuple[Options, ...] = (
+    {},
+    {"lr": 0.05, "betas": (0.8, 0.95), "a": 1.0, "b": 2.0},
+    {"lr": 0.01, "weight_decay": 0.1},
+    {"lr": 0.01, "weight_decay": 0.1, "cautious_wd": True, "maximize": True},
+    {"lr": 0.01, "weight_decay": 0.001, "decoupled_wd": True},
+    {"lr": 0.01, "regen_reg_rate": 0.5},
+    {"lr": 0.01, "regen_reg_rate": 0.005, "decoupled_wd": True, "maximize": True},
+)
+
+
+def draw(rng: np.random.Generator) -> Options:
+    """Without `decoupled_wd`, which divides by the rate that the optimizer, not the group, began with."""
+    plain = [options for options in VARIANTS if "decoupled_wd" not in options]
+    return plain[int(rng.integers(len(plain)))]
+
+
 CARD = Card(
     "AdamAtan2",
     AdamAtan2,
     traits=RULE,
-    variants=(
-        {},
-        {"lr": 0.05, "betas": (0.8, 0.95), "a": 1.0, "b": 2.0},
-        {"lr": 0.01, "weight_decay": 0.1},
-        {"lr": 0.01, "weight_decay": 0.1, "cautious_wd": True, "maximize": True},
-        {"lr": 0.01, "weight_decay": 0.001, "decoupled_wd": True},
-        {"lr": 0.01, "regen_reg_rate": 0.5},
-        {"lr": 0.01, "regen_reg_rate": 0.005, "decoupled_wd": True, "maximize": True},
-    ),
+    variants=VARIANTS,
+    draw=draw,
     states=("step", "exp_avg", "exp_avg_sq"),
     more_states={"regen_reg_rate": ("param_init",)},
     kept={"exp_avg": "m", "exp_avg_sq": "v", "param_init": "first"},
