@@ -186,8 +186,8 @@ def autodoc(written: str) -> str:
     options = ["   :members:"]
     if issubclass(thing, cyoptim.Optimizer) and thing is not cyoptim.Optimizer:
         options.append("   :exclude-members: update")  # documented at its base
-    if hasattr(thing, "train"):  # the modes, of a base that has no page
-        options.append("   :inherited-members: Optimizer")
+    if hasattr(thing, "train"):  # the modes are of a base that has no page
+        options = ["   :members: train, eval, averaged"]
     if name in INHERITED:
         options.append("   :inherited-members: NDArrayOperatorsMixin")
     return eval_rst(f".. autoclass:: {written}", *options)

@@ -54,8 +54,9 @@ class ScheduleFree(Optimizer):
         """Let the parameters hold the average, which is the result of the training.
 
         Call it before the parameters are evaluated, or saved without the optimizer. A second call
-        does nothing. Then :meth:`step` raises until :meth:`train` has been called, which brings
-        parameters back within rounding; :meth:`averaged` brings them back to the last bit.
+        does nothing. Then :meth:`~cyoptim.Optimizer.step` raises until :meth:`train` has been
+        called, which brings parameters back within rounding; :meth:`averaged` brings them back to
+        the last bit.
 
         Raises
         ------

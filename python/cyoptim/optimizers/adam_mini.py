@@ -68,9 +68,10 @@ class AdamMini(Optimizer):
         else: their heads have as many elements.
     verbose : bool
         Print the name, shape and unit of each parameter.
-    embd_names, output_names, wqk_names, wv_names, attn_proj_names, mlp_names, adam_block_names : \
-iterable of str
+    embd_names, output_names, wqk_names, wv_names : iterable of str
         Pieces of names, in lower case.
+    attn_proj_names, mlp_names, adam_block_names : iterable of str
+        Likewise.
     maximize : bool
         Follow the gradient upwards.
 

@@ -139,14 +139,14 @@ class SophiaG(Optimizer):
         Parameters
         ----------
         grads : sequence, mapping or tree, optional
-            As for :meth:`step`: the gradients of the loss for targets drawn from the model's own
-            distribution, instead of those in the data. Without it they are the parameters' own. A
-            parameter without a gradient keeps its estimate.
+            As for :meth:`~cyoptim.Optimizer.step`: the gradients of the loss for targets drawn from
+            the model's own distribution, instead of those in the data. Without it they are the
+            parameters' own. A parameter without a gradient keeps its estimate.
 
         Raises
         ------
         TypeError, ValueError
-            As :meth:`step`. Then nothing changes.
+            As :meth:`~cyoptim.Optimizer.step`. Then nothing changes.
 
         Examples
         --------
