@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +60,17 @@ def build_source(optimizer: str, params: Arrays, grads: Arrays, threads: int) ->
         cls = source.load("" if "." in source.cls else str(file))
     except ImportError as error:
         raise Unavailable(f"{source.name}: {error}") from error
-    return step_tensors(SimpleNamespace(**{row.cls: cls}), optimizer, params, grads, threads)
+    if "lr" in row.card.options:  # some have no default
+        cls = partial(cls, lr=row.card.options["lr"])
+    tensors = tensors_of(params, grads, threads)
+    stepper = stepper_of(SimpleNamespace(**{row.cls: cls}), optimizer, tensors)
+    values, taken = views_of(tensors)
+
+    def load() -> None:  # some write into their gradients
+        for g, given in zip(taken, grads, strict=True):
+            np.copyto(g, given)
+
+    return Subject(Preceded(stepper.step, load), values, grads, reference(optimizer))
 
 
 def build_torch_compiled(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:

@@ -28,6 +28,7 @@ from bench.workloads import (
 )
 from tests.optimizers import cards
 from tests.support.cards import DENSE, NATIVE
+from tests.support.parametrize import lets_packages_age
 
 UNEVEN = Workload("uneven", ((7,), (40, 50), (1,), (30000,)))
 
@@ -55,6 +56,7 @@ OWN_PROCESS = ("torch-compiled", "optax", "deepspeed")
         if row.knows(operation) and name not in (*OWN_PROCESS, *INSTRUCTION_SETS)
     ],
 )
+@lets_packages_age
 @pytest.mark.usefixtures("many_threads")  # and so what cyoptim-all sets does not stay
 def test_every_contender_agrees_with_the_reference(name, optimizer, dtype):
     peer(name)
