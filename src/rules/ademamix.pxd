@@ -4,7 +4,7 @@
 # is taken to depend on it.
 from cython cimport floating
 from libc.float cimport DBL_EPSILON
-from libc.math cimport fmin, log, pow, sqrt
+from libc.math cimport expm1, fmin, log, pow, sqrt
 from libc.stdint cimport int64_t
 from _table cimport PIECE
 from rules._math cimport least_eps, root, spread_of
@@ -90,10 +90,11 @@ cdef inline void sim_ademamix_clock(double *scalars, int64_t step, double *carri
     cdef SimAdemamix *h = <SimAdemamix *>scalars
     h.keep1 = warmed_beta(step, h.beta1_warmup, h.min_beta1, h.beta1)
     h.gain2 = 1 - h.beta2
-    h.unbias2 = 1 / sqrt(1 - pow(h.beta2, <double>step))
+    # The sums of the weights are as exact as the authors', who add them up: with 1 - pow() a beta near 1 is not.
+    h.unbias2 = 1 / sqrt(-expm1(step * log(h.beta2)))
     h.size = 1 if h.bias_correction2 else h.unbias2
-    if h.bias_correction1:      # the sum of the weights
-        h.size = h.size * (1 - h.beta1) / (1 - pow(h.beta1, <double>step))
+    if h.bias_correction1:
+        h.size = h.size * (1 - h.beta1) / -expm1(step * log(h.beta1))
     h.spread = spread_of(h.gain2)
 
 
