@@ -59,6 +59,18 @@ def test_finds_what_bfgs_finds(card: Card) -> None:
     np.testing.assert_array_equal(x0, [-1.2, 1.0])
 
 
+@every_card(~MATRICES, lambda card: card.valley is not None)
+def test_runs_with_its_defaults(card: Card) -> None:
+    def flat(x: Any) -> Any:  # where a rate of 1 is small
+        return x @ x / 1000, x / 500
+
+    found = minimize(
+        flat, [-1.2, 1.0], jac=True, method=method(named(card)), options={"maxiter": 5}
+    )
+    assert found.nit == len(found.lr) == 5 or found.success
+    assert np.isfinite(found.x).all()
+
+
 def test_lbfgs_counts_iterations_and_caches() -> None:
     seen = []
 

@@ -12,8 +12,9 @@ import pytest
 
 import cyoptim
 from cyoptim import lr_scheduler
+from tests.support.cards import CLOSURE, DENSE, MATRICES
 from tests.support.dtypes import REALS
-from tests.support.parametrize import every_real
+from tests.support.parametrize import every_card, every_real
 
 pytest.importorskip("sklearn")
 
@@ -228,6 +229,15 @@ def test_callables(cls):
     )
     many = ["coefs_.0", "coefs_.1", "intercepts_.0", "intercepts_.1"]
     assert names == (many if hasattr(estimator, "coefs_") else ["coef_", "intercept_"])
+
+
+@every_card(DENSE, ~MATRICES, ~CLOSURE, lambda card: card.valley is not None)
+def test_every_optimizer_trains_with_its_defaults(card):
+    X, y = data(MLPRegressor)
+    optimizer = card.name if card.public else card.cls
+    estimator = small(MLPRegressor, max_iter=3, optimizer=optimizer).fit(X, y)
+    assert len(estimator.lr_curve_) == 3
+    assert all(np.isfinite(array).all() for array in arrays(estimator))
 
 
 @each

@@ -97,7 +97,8 @@ class Stepper:
         return self._evaluate()
 
     def lr(self) -> float:
-        return float(self.optimizer.param_groups[0].get("lr", np.nan))
+        lr = self.optimizer.param_groups[0].get("lr")
+        return float("nan" if lr is None else lr)  # some compute their rate themselves
 
     def advance(self) -> Point:
         """Step from the last point to the next."""

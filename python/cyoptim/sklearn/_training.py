@@ -201,8 +201,9 @@ class Training:
 
     @property
     def lr(self) -> float | list[float]:
-        """The learning rate; a list if there are several groups."""
-        lrs = [float(group["lr"]) for group in self.optimizer.param_groups]
+        """The learning rate, NaN if the optimizer has none; a list if there are several groups."""
+        found = [group["lr"] for group in self.optimizer.param_groups]
+        lrs = [float("nan" if lr is None else lr) for lr in found]  # some compute it themselves
         return lrs if len(lrs) > 1 else lrs[0]
 
     def resume(self, estimator: Any, current: Sequence[Array], anew: bool) -> None:
