@@ -112,8 +112,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--passed",
         type=Path,
         metavar="FILE",
-        help="write the tests that pass into FILE; of those that are in it already, run the quick ones "
-        "alone: for a second run, with libraries that the first lacked",
+        help="write the tests that pass into FILE; of those that are in it already, run alone the quick ones "
+        "and those marked `libraries`: for a second run, with libraries that the first lacked. "
+        "Write --passed=FILE: pytest takes a FILE after a space for a folder of tests, once it exists",
     )
 
 
@@ -128,6 +129,7 @@ class Passed:
 
     def __init__(self, file: Path) -> None:
         self.file, self.before = file, {*file.read_text().splitlines()} if file.exists() else set()
+        self.failed_or_skipped: set[str] = set()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
@@ -136,13 +138,16 @@ class Passed:
         again = [
             item
             for item in items
-            if item.nodeid not in self.before or item.get_closest_marker("quick") is not None
+            if item.nodeid not in self.before
+            or any(item.get_closest_marker(name) is not None for name in ("quick", "libraries"))
         ]
         config.hook.pytest_deselected(items=[*{*items} - {*again}])
         items[:] = again
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" and report.passed:
+        if not report.passed:
+            self.failed_or_skipped.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid not in self.failed_or_skipped:
             with self.file.open("a") as file:
                 file.write(report.nodeid + "\n")
 

@@ -30,6 +30,7 @@ runner.worker_main("sample")
 
 
 @pytest.mark.slow
+@pytest.mark.libraries
 @pytest.mark.parametrize("name", FUZZERS)
 def test_slice(name: str) -> None:
     report = runner.run(name, runner.short_slice(FUZZERS[name]))
