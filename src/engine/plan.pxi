@@ -78,7 +78,8 @@ cdef class Plan(Passes):
             self.zeroing = extras is not None and extras.zero
             if not self._collect(grads, optimizer):
                 return False
-            if self.looks_ahead:
+            # The norm of gradients, too, is a sum over chunks, which the rules decide.
+            if self.looks_ahead or (extras is not None and extras.measure):
                 self.look_ahead(optimizer)
             if extras is None and not self.looks_ahead:
                 steps = self._change(optimizer, None, update, False)

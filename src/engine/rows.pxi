@@ -146,7 +146,7 @@ cdef class Rows(Inputs):
         if not self.table.units:
             raise MemoryError
         for i in range(self.n_tensors):
-            self.table.units[i].size = self.table.tensors[i].size
+            self.table.units[i].size = 1    # of a rule that measures nothing: see set_unit
         self.recut = True
         return 0
 
@@ -166,7 +166,7 @@ cdef class Rows(Inputs):
                 rule = self.rule_of_slot(i)
                 if rule is not None and rule.norm >= 0:
                     self.asks_norm |= self.templates[section].scalars[rule.bound] != INFINITY
-            if rule is not None and rule.scope == PER_ROW and self.slots[i].rule != rule.number:
+            if self.table.units != NULL and self.slots[i].rule != (UNBOUND if rule is None else rule.number):
                 self.set_unit(i, rule)
         if self.recut:
             self.cut_waves()
@@ -186,16 +186,19 @@ cdef class Rows(Inputs):
         return None if rule < 0 else RULE_LIST[rule]
 
     cdef int set_unit(self, Py_ssize_t i, Rule rule) except -1:
-        """Let the rule's units be the tensor's."""
+        """Let the rule's units be the tensor's; one that measures nothing can be cut anywhere."""
         cdef Py_ssize_t size = self.table.tensors[i].size
-        cdef Py_ssize_t unit = size
-        if rule.scope == PER_ROW:
+        cdef bint measures = rule is not None and rule.measures
+        cdef Py_ssize_t unit = size if measures else 1
+        if measures and rule.scope == PER_ROW:
             unit = size // max(self._unit_count(i, rule), 1)
             if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) < 2:
                 unit = 1        # it has no rows, and can be cut anywhere
         if self.table.units[i].size != unit:
             self.table.units[i].size = unit
             self.recut = True
+            if self.slots[i].rule >= 0:     # the numbers that are bound are those of other units
+                self.slots[i].rule = UNBOUND
         return 0
 
     cdef Py_ssize_t _unit_count(self, Py_ssize_t i, Rule rule) except -1:

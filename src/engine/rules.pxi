@@ -289,8 +289,8 @@ cdef inline double option(dict group, str name) except? -1:
 
 cdef Py_ssize_t whole_option(dict group, str name) except -1:
     cdef double n = option(group, name)
-    if not (n >= 1 and n == <Py_ssize_t>n):
-        raise ValueError(f"{name} is {group[name]}, expected a whole number >= 1")
+    if not (1 <= n <= 2.0**53 and n == <Py_ssize_t>n):
+        raise ValueError(f"{name} is {group[name]}, expected a whole number from 1 to 2**53")
     return <Py_ssize_t>n
 
 

@@ -31,8 +31,9 @@ cdef class States(Rows):
         cdef bint changed
         self.looked = shared_read(&self.watch.changes)
         changed = self.seen != self.looked or not self._owners_are_still()
-        if PyList_GET_SIZE(self.births):    # of a step that failed
+        if PyList_GET_SIZE(self.births) or PyList_GET_SIZE(self.fills):     # of a step that failed
             self.births = []
+            self.fills.clear()
         if changed:
             self.forget_state()
             self.seen = NEVER
@@ -46,8 +47,9 @@ cdef class States(Rows):
             self._bind_group_numbers()
         if unbound or (changed and self.updates):
             self.build_walls()
-            # A momentum buffer may turn out to be new or not, which is another row.
-            self.assign_rows(optimizer)
+            # A momentum buffer may turn out to be new or not, which is another row, but of the same rule.
+            if self.assign_rows(optimizer):
+                self.refuse_moved_state()
             self._part_from_state()
         if self.recut:
             self.cut_waves()
@@ -55,7 +57,8 @@ cdef class States(Rows):
             self.make_partials(self.n_chunks * MAX_SUMS)
         if self.stirred:
             self._check_still()
-            if not self._owners_are_still():
+            if not (self._owners_are_still() and self._forms_are_still()
+                    and (self.table.groups == NULL or self._group_numbers_are_still())):
                 self.refuse_moved_state()
         if PyList_GET_SIZE(self.fills):
             self.fill_new_state()
@@ -261,6 +264,8 @@ cdef class States(Rows):
             k += 1
         if rule.measures:
             self._take_units(i, rule, state, kept)
+        elif self.table.units != NULL:
+            self.set_unit(i, rule)
         self.states[i] = kept
         self.slots[i].rule = rule.number
         return 0
@@ -300,7 +305,8 @@ cdef class States(Rows):
         for name in rule.unit_numbers:
             array = state[name]
             shape = rule.shape_of(name, (<object>self.views[i]).shape, self.groups[self.slots[i].group])
-            if not is_number(array, FLOAT64_NUMBER, shape):
+            if not is_number(array, FLOAT64_NUMBER, shape) or (
+                    units.size and cnp.PyArray_SIZE(<cnp.ndarray>array) != self.table.tensors[i].size // units.size):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
@@ -357,6 +363,31 @@ cdef class States(Rows):
                 return False
         return True
 
+    cdef bint _forms_are_still(self) except -1:
+        """Whether each row has the rule whose arrays are bound, and slices of their size: options that are objects
+        may have had another value each time."""
+        cdef Py_ssize_t i
+        cdef int row
+        for i in range(self.n_tensors):
+            row = self.table.tensors[i].row
+            if row < 0 or self.table.rows[row].rule < 0:
+                continue
+            if self.slots[i].rule != self.table.rows[row].rule or not self._slices_fit(i, &self.table.rows[row]):
+                return False
+        return True
+
+    cdef bint _slices_fit(self, Py_ssize_t i, Row *row) except -1:
+        cdef Rule rule = RULE_LIST[row.rule]
+        cdef Py_ssize_t every, k
+        if not rule.slices:
+            return True
+        every = <Py_ssize_t>row.scalars[rule.scalars.index(rule.slice)]
+        for name in rule.slices:
+            k = self.counts_steps + len(rule.carried) + rule.states.index(name)     # see _take_state
+            if cnp.PyArray_SIZE(<cnp.ndarray>self.states[i][k]) != (self.table.tensors[i].size + every - 1) // every:
+                return False
+        return True
+
     cdef bint _group_numbers_are_still(self) noexcept:
         """Whether no number of a group was changed in size or place."""
         cdef Py_ssize_t g, k
@@ -377,6 +408,7 @@ cdef class States(Rows):
             return value
         if value is None:
             value = rule.start_of(name, group)
+        self.stirred = True     # it may be an object with code of its own
         new = make_number(value, f"{name!r} of param group {g}", None, None, FLOAT64_NUMBER, ())
         self.births.append((group, {name: new}))
         return new
