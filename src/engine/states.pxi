@@ -378,13 +378,14 @@ cdef class States(Rows):
 
     cdef bint _slices_fit(self, Py_ssize_t i, Row *row) except -1:
         cdef Rule rule = RULE_LIST[row.rule]
-        cdef Py_ssize_t every, k
+        cdef Py_ssize_t every, size, k
         if not rule.slices:
             return True
         every = <Py_ssize_t>row.scalars[rule.scalars.index(rule.slice)]
+        size = cnp.PyArray_SIZE(<cnp.ndarray>self.views[i])
         for name in rule.slices:
             k = self.counts_steps + len(rule.carried) + rule.states.index(name)     # see _take_state
-            if cnp.PyArray_SIZE(<cnp.ndarray>self.states[i][k]) != (self.table.tensors[i].size + every - 1) // every:
+            if cnp.PyArray_SIZE(<cnp.ndarray>self.states[i][k]) != (size + every - 1) // every:
                 return False
         return True
 
