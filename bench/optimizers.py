@@ -77,7 +77,7 @@ class Optimizer(Operation):
 
     @property
     def joins(self) -> bool:
-        return not ELEMENT_WISE(self.card)
+        return not ELEMENT_WISE(self.card) or self.passes > 0
 
 
 _ROWS = [

@@ -153,6 +153,7 @@ def test_cautious_steps_follow_the_paper(options: Options, dtype: Any) -> None:
     assert_close(walk(options, dtype), walk(options, dtype, CARD.reference), dtype)
 
 
+@pytest.mark.usefixtures("many_threads")
 @every_cautious
 def test_cautious_steps_have_the_same_bits_on_any_threads(options: Options) -> None:
     found = []

@@ -115,7 +115,7 @@ CARD = Card(
         twin=with_copies,
         removed="it copies the gradient, and skips steps without any",
     ),
-    timed=(Timed(4, passes=11),),
+    timed=(Timed(4, {"optimize_1d": True}, passes=11),),
     drawing=Recipe(
         "cyoptim.MARS([p], lr=0.02)",
         "As AdamW's; where the gradient turns, the difference of two gradients turns it further.",
