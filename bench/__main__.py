@@ -31,8 +31,9 @@ def parser() -> argparse.ArgumentParser:
         # Without its own default, an option that is not given keeps its value.
         each = commands.add_parser(name, help=command.about, argument_default=argparse.SUPPRESS)
         measuring(each, command)
-    show = commands.add_parser("show", help="the tables and plots of a JSON file")
-    show.add_argument("run", type=Path)
+    show = commands.add_parser("show", help="the tables and plots of JSON files, as of one run")
+    show.add_argument("run", type=Path, nargs="+")
+    show.add_argument("--json", type=Path, metavar="PATH", help="write them as one file")
     output(show)
     compare = commands.add_parser("compare", help="what changed between two JSON files")
     compare.add_argument("before", type=Path)
@@ -175,7 +176,9 @@ def main(arguments: Sequence[str]) -> int:
         print(report.compare(before, after))
         return 0
     if options.command == "show":
-        done = report.Run.load(options.run)
+        done = report.Run.joined([*map(report.Run.load, options.run)])
+        if options.json:
+            done.save(options.json)
         publish(done, COMMANDS[done.command or DEFAULT], options)
         return 0
     if options.command == "readme":

@@ -23,6 +23,7 @@ class Operation:
     written: int  # arrays that it reads and writes
     passes: int = 0  # arrays that all passes read or write, if there are several
     read: int = 0  # arrays of the state that it reads only
+    matrices: bool = False  # whether its tensors are matrices
 
     @property
     def fused(self) -> bool:
@@ -86,6 +87,7 @@ _ROWS = [
         written=timed.written,
         passes=timed.passes,
         read=timed.read,
+        matrices=timed.matrices,
         card=card,
         options=timed.options,
     )

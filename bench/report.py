@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -50,6 +51,20 @@ class Run:
             name, at, threads = result.workload.partition("@")
             result.workload = named(name).name + at + threads
         return cls(content["environment"], results)
+
+    @classmethod
+    def joined(cls, runs: Sequence[Run]) -> Run:
+        """Runs of parts of one command, on one machine, as one."""
+        facts = [run.environment for run in runs]
+        left = {"date", "command", "load before"}
+        kept = [{name: fact for name, fact in each.items() if name not in left} for each in facts]
+        for each in kept[1:]:
+            if each != kept[0]:
+                raise ValueError(f"runs of one command differ in {_differing(kept[0], each)}")
+        load = max((each["load before"] or 0 for each in facts), default=None)
+        parts = f"{_shared([each['command'] for each in facts])}, in {len(runs)} parts"
+        joined = facts[0] | ({"command": parts, "load before": load} if len(runs) > 1 else {})
+        return cls(joined, [result for run in runs for result in run.results])
 
     @property
     def command(self) -> str:
@@ -100,6 +115,20 @@ def _entry(result: Result) -> dict[str, Any]:
         for name in ("rounds", "means")
     }
     return entry | ({"best": result.best, "spread": result.spread} if result.rounds else {})
+
+
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> str:
+    names = [name for name in one | other if one.get(name) != other.get(name)]
+    return ", ".join(f"{name} ({one.get(name)}, {other.get(name)})" for name in names)
+
+
+def _shared(commands: Sequence[str]) -> str:
+    """The words with which all begin, without an option whose values differ."""
+    rows = zip(*(command.split() for command in commands), strict=False)
+    words = [row[0] for row in takewhile(lambda row: len({*row}) == 1, rows)]
+    while len(words) < len(commands[0].split()) and words[-1].startswith("--"):
+        words.pop()
+    return " ".join(words)
 
 
 def _passes(result: Result) -> float:

@@ -484,3 +484,18 @@ def test_compare_reports_what_is_beyond_the_noise():
     ]
     after.environment["threads"] = 4
     assert report.compare(before, after).startswith("threads: 2 -> 4\n")
+
+
+def test_parts_of_a_command_are_joined():
+    parts = [run_of(cyoptim=[1.0]), run_of(numpy=[2.0])]
+    for part, name, load in zip(parts, ("Adam", "SGD"), (0.5, 2.0), strict=True):
+        words = f"python -m bench optimizers --threads 2 --optimizer {name}"
+        part.environment |= {"command": words, "load before": load}
+    whole = report.Run.joined(parts)
+    assert whole.environment["command"] == "python -m bench optimizers --threads 2, in 2 parts"
+    assert whole.environment["load before"] == 2.0
+    assert [result.contender for result in whole.results] == ["cyoptim", "numpy"]
+    assert report.Run.joined(parts[:1]) == parts[0]
+    parts[1].environment["threads"] = 4
+    with pytest.raises(ValueError, match=r"differ in threads \(2, 4\)"):
+        report.Run.joined(parts)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tests.support.bad_options import COMMON, RATE_OF_LATE
-from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Options, Recipe, Valley
+from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Options, Recipe, Timed, Valley
 
 
 def rms(x: Any) -> float:
@@ -78,6 +78,7 @@ CARD = Card(
         ({"weight_decay": -1}, ValueError, "weight_decay should be >= 0 but is: -1"),
     ),
     bad=(*COMMON, ({"eps": 1e-3}, TypeError, "eps must be a pair of numbers, got 0.001")),
+    timed=(Timed(1, {"eps": (float(np.finfo(np.float32).eps), 1e-3)}, passes=6, matrices=True),),
     drawing=Recipe(
         "cyoptim.Adafactor([p], lr=0.2)",
         "A matrix of two rows. Steps are relative to the size of the parameter, and slow down.",

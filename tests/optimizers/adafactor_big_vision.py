@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.optimizers.adafactor import rms
 from tests.support.bad_options import COMMON, DECAY, RATE
-from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Valley
+from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Timed, Valley
 
 
 class AdafactorBigVision:
@@ -93,6 +93,7 @@ CARD = Card(
         "timm.optim.AdafactorBigVision", "1.0.31", place="timm",
         twin=without_casts, removed="the cast of the momentum to bfloat16",
     ),
+    timed=(Timed(2, {"lr": 1e-3}, passes=6, matrices=True),),
     drawing=Recipe(
         "cyoptim.AdafactorBigVision([p], lr=0.03)",
         "An average of steps that are as long in each coordinate.",

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.optimizers.adafactor import rms
 from tests.support.bad_options import DECAY, MISSPELT, RATE
-from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Valley
+from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Timed, Valley
 
 
 def factored(state, name, g2, weight):
@@ -97,6 +97,7 @@ CARD = Card(
         "transformers.optimization.Adafactor", "5.24.0", place="transformers",
         twin=with_lr_alone, removed="relative steps by default, where there is an lr",
     ),
+    timed=(Timed(1, passes=6, matrices=True),),
     drawing=Recipe(
         "cyoptim.AdafactorHF([p], lr=0.2)",
         "A matrix of two rows. Steps are relative to the size of the parameter.",

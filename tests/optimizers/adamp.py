@@ -94,7 +94,7 @@ CARD = Card(
     ),
     draw=drawn,
     source=Source("adamp.AdamP", "0.3.0"),
-    timed=(Timed(3),),
+    timed=(Timed(3), Timed(3, suffix="-matrices", passes=11, matrices=True)),
     drawing=Recipe(
         "cyoptim.AdamP([p], lr=0.1)",
         "A matrix of one row. Where the gradient is orthogonal to the parameter, so is the step.",

@@ -84,7 +84,10 @@ CARD = Card(
     ),
     draw=drawn,
     source=Source("adamp.SGDP", "0.3.0"),
-    timed=(Timed(2, {"momentum": 0.9}),),
+    timed=(
+        Timed(2, {"momentum": 0.9}),
+        Timed(2, {"momentum": 0.9}, "-matrices", passes=8, matrices=True),
+    ),
     drawing=Recipe(
         "cyoptim.SGDP([p], lr=0.004, momentum=0.9)",
         "A matrix of one row. Where the gradient is orthogonal to the parameter, so is the step.",

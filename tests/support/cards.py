@@ -79,6 +79,7 @@ class Timed:
     suffix: str = ""  # of the row's name
     passes: int = 0  # arrays that all passes of a step read or write, if it is more than one pass
     read: int = 0  # arrays of the state that a step reads only
+    matrices: bool = False  # whether tensors are matrices, as nearly square as their size allows
 
 
 @dataclass(frozen=True)
