@@ -97,17 +97,22 @@ cdef class MuonStep:
         self.variance = None
         self._reserve()
 
-    def normalize(self, cnp.ndarray variance not None, double beta2, Py_ssize_t group) -> None:
-        """Divide each row by the root of an average of its mean squares, which is moved: NorMuon. The length of so many
-        rows together stays. `variance` has an element for each row of the parameter's last axis."""
-        cdef Py_ssize_t rows = cnp.PyArray_SIZE(variance)
+    def normalize(self, cnp.ndarray variance not None, double beta2) -> None:
+        """Divide each row by the root of an average of its mean squares, which is moved: NorMuon. The length of the rows
+        of the parameter's last two axes together stays. `variance` has the parameter's shape, with a last axis of 1."""
+        cdef tuple shape = (<object>self.param).shape
+        cdef Py_ssize_t rank = len(shape), group, segment, size = self.matrix.rows * self.matrix.columns
         check_dense(variance)
-        if (not cnp.PyArray_IS_C_CONTIGUOUS(variance) or variance.dtype != self.param.dtype
-                or not cnp.PyArray_ISWRITEABLE(variance)
-                or (rows and (cnp.PyArray_SIZE(self.param) % rows or rows % group))):
-            raise ValueError("expected an element for each row, in C order and of the parameter's dtype")
-        self.variance, self.beta2, self.group = variance, beta2, group
-        self.matrix.segment = cnp.PyArray_SIZE(self.param) // max(rows, 1)
+        if (rank < 2 or (<object>variance).shape != (*shape[:rank - 1], 1)
+                or not cnp.PyArray_IS_C_CONTIGUOUS(variance) or variance.dtype != self.param.dtype
+                or not cnp.PyArray_ISWRITEABLE(variance)):
+            raise ValueError(f"expected an element for each row of an array of shape {shape}, in C order and of its "
+                             "dtype")
+        group, segment = shape[rank - 2], shape[rank - 1]
+        # A matrix is whole groups of whole rows, unless the array has got another shape since it was checked.
+        if not self.still() or size % max(group * segment, 1):
+            raise ValueError(f"expected matrices of whole rows of an array of shape {shape}")
+        self.variance, self.beta2, self.group, self.matrix.segment = variance, beta2, group, segment
         self._reserve()
 
     cdef Py_ssize_t _padded(self, Py_ssize_t n) noexcept nogil:

@@ -6,13 +6,14 @@ import copy
 import pickle
 import platform
 import re
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import MuonWithAuxAdam, _dispatch, param_groups
+from cyoptim import MuonWithAuxAdam, _dispatch, _engine, param_groups
 from cyoptim._config import _set_limit
 from tests.optimizers.muon_with_aux_adam import OfMatrices
 from tests.support.parametrize import every_real
@@ -370,6 +371,78 @@ def test_the_scale_of_a_gradient_does_not_matter() -> None:
     np.testing.assert_allclose(step(1e-12, 0.0), usual, rtol=1e-11)
     # With torch's eps, what is far below it hardly moves.
     assert np.abs(step(1e-12, 1e-7)).max() < 1e-2 * np.abs(usual).max()
+
+
+# --- what callers may do ---------------------------------------------------------------------------
+
+
+def test_an_average_of_another_shape_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    for shape, wrong in (
+        ((2, 3, 3), (9,)),
+        ((2, 3, 3), (2, 3)),
+        ((4, 6), (6, 1)),
+        ((4, 6), (8, 1)),
+    ):
+        w = rng.standard_normal(shape)
+        optimizer = MuonWithAuxAdam([{"params": [w], "use_muon": True}], variance=True)
+        optimizer.step(grads=[w])
+        memory = np.zeros(100)  # which is written no further
+        optimizer.state[w]["second_momentum_buffer"] = memory[: np.prod(wrong)].reshape(wrong)
+        before = w.copy()
+        with pytest.raises(ValueError, match=re.escape(f"{shape[:-1]}"[:-1])):
+            optimizer.step(grads=[before])
+        np.testing.assert_array_equal(w, before)
+        assert not memory.any()
+
+
+def test_a_matrix_that_changes_its_shape() -> None:
+    # Between two calls, as another thread may change it.
+    param, grad, buffer = np.ones((3, 2, 3, 3))
+    step = _engine.MuonStep(
+        _engine.Workspace(), (param, grad, buffer), (2, 3, 3), [], (1.0, 0.0, 0.0),
+        momentum=0.9, nesterov=True, sign=1.0, shrink=1.0, size=1.0, cautious=False,
+    )  # fmt: skip
+    for shape in ((1, 9, 2), (6, 3), (1, 6, 3), (18,)):
+        param.shape = shape
+        with pytest.raises(ValueError, match="expected"):
+            step.normalize(np.zeros((*shape[:-1], 1)), 0.9)
+
+
+@pytest.mark.parametrize("kind", ["Muon", "MuonWithAuxAdam"])
+def test_updates_in_threads(kind: str) -> None:
+    def run(many: bool) -> list[np.ndarray]:
+        rng = np.random.default_rng(0)
+        params = [rng.standard_normal((200 + 40 * k, 300)) for k in range(2)]
+        groups = [{"params": params, **({} if kind == "Muon" else {"use_muon": True})}]
+        optimizer = getattr(cyoptim, kind)(groups)
+        states: list[dict[str, Any]] = [{}, {}]
+
+        def work(k: int) -> None:
+            for _ in range(10):
+                optimizer.update(params[k], params[k] + 1, states[k], optimizer.param_groups[0])
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(2)]
+        for thread in threads:
+            thread.start()
+            if not many:
+                thread.join()
+        for thread in threads:
+            thread.join()
+        return params
+
+    for a, b in zip(run(True), run(False), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["Muon", "MuonWithAuxAdam"])
+def test_an_update_is_of_real_matrices(kind: str) -> None:
+    w = np.ones((2, 2))
+    groups = [{"params": [w], **({} if kind == "Muon" else {"use_muon": True})}]
+    optimizer = getattr(cyoptim, kind)(groups)
+    z = np.ones((2, 2), complex)
+    with pytest.raises(TypeError, match=f"{kind} does not support complex parameters"):
+        optimizer.update(z, z, {}, optimizer.param_groups[0])
 
 
 # --- groups by rules ------------------------------------------------------------------------------

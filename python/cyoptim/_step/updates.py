@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -49,3 +49,13 @@ def _prepared(
         new = optimizer._prepare_update(array, grad, known, groups[number], commit)
         optimizer.state.prepare(params[number], new, commit)
     return commit
+
+
+def update_now(
+    prepare: Callable[..., dict[str, Any]], param: Any, grad: Any, state: Any, group: Any
+) -> None:
+    """Make one update, which a function like ``_prepare_update()`` prepares."""
+    commit = Commit()
+    new = prepare(param, grad, state, group, commit)
+    commit.run()
+    state.update(new)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cyoptim._engine import Commit, Factored, make_counter, next_count, whole_count
+from cyoptim._step.updates import update_now
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -36,10 +37,7 @@ class FactoredOptimizer(Optimizer):
         return (len(shape) - 2, len(shape) - 1) if len(shape) > 1 else None
 
     def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
-        commit = Commit()
-        new = self._prepare_update(param, grad, state, group, commit)
-        commit.run()
-        state.update(new)
+        update_now(self._prepare_update, param, grad, state, group)
 
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit

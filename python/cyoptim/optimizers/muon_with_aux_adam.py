@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
-from cyoptim._engine import Commit, Plan, Workspace
+from cyoptim._engine import Plan
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import (
     check_at_least,
@@ -16,8 +16,7 @@ from cyoptim._groups.options import (
 )
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
-from cyoptim.optimizer import Optimizer
-from cyoptim.optimizers.muon import check_coefficients, check_iteration, prepare_muon
+from cyoptim.optimizers._muon import MuonOptimizer, check_coefficients, check_iteration
 
 Triple: TypeAlias = tuple[float, float, float]
 Coefficients: TypeAlias = str | Triple | Sequence[Triple]
@@ -26,7 +25,7 @@ ADAM: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_
 MUON: dict[str, Any] = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0}
 
 
-class MuonWithAuxAdam(Optimizer):
+class MuonWithAuxAdam(MuonOptimizer):
     r"""Muon for matrices, and Adam with decoupled decay for everything else, in one optimizer.
 
     Each group says with ``use_muon`` which of the two steps it. With :math:`G_t` for the gradient,
@@ -150,7 +149,6 @@ class MuonWithAuxAdam(Optimizer):
     [['momentum_buffer'], ['exp_avg', 'exp_avg_sq', 'step']]
     """
 
-    _workspace: Workspace
     _rules: ClassVar[tuple[str, ...]] = ("adam",)
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "use_muon")
     _essential_state: ClassVar[tuple[str, ...] | None] = ()
@@ -182,10 +180,6 @@ class MuonWithAuxAdam(Optimizer):
         }
         self._check_options({"use_muon": True, **MUON, **defaults})
         super().__init__(params, defaults)
-
-    def _make_own(self) -> None:
-        super()._make_own()
-        self._workspace = Workspace()
 
     def _defaults_for(self, group: Group, defaults: dict[str, Any]) -> dict[str, Any]:
         if "use_muon" not in group:
@@ -255,16 +249,3 @@ class MuonWithAuxAdam(Optimizer):
         if name == "second_momentum_buffer" and shape:
             return (*shape[:-1], 1)
         return shape if name == "momentum_buffer" else None
-
-    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Group) -> None:
-        commit = Commit()
-        new = self._prepare_update(param, grad, state, group, commit)
-        commit.run()
-        state.update(new)
-
-    def _prepare_update(
-        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
-    ) -> dict[str, Any]:
-        if param.dtype.kind == "c":
-            self._refuse_complex()
-        return prepare_muon(self, param, grad, state, group, commit)
