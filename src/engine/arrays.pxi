@@ -206,6 +206,14 @@ def is_dense(cnp.ndarray a not None) -> bool:
     return layout_of(a) == DENSE
 
 
+def in_order(value) -> np.ndarray:
+    """The array if its elements fill one aligned block of memory in C order, or else a copy for which this is true."""
+    cdef cnp.ndarray array = value if cnp.PyArray_CheckExact(value) else np.asarray(value)
+    if cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISALIGNED(array):
+        return array
+    return array.copy(order="C")
+
+
 cdef inline bint same_layout(cnp.ndarray a, cnp.ndarray b) noexcept:
     # Same type, byte order, shape and strides, aligned: element k of one is element k of the other.
     cdef int ndim = cnp.PyArray_NDIM(a), k

@@ -59,8 +59,10 @@ cdef class Commit:
 
     def copy(self, cnp.ndarray target not None, cnp.ndarray source not None) -> None:
         """Copy the elements of an array into another of the same shape and dtype."""
+        if not cnp.PyArray_ISWRITEABLE(target):
+            raise ValueError(f"cannot copy into a read-only array of shape {(<object>target).shape}")
         if (not cnp.PyArray_SAMESHAPE(target, source) or target.dtype != source.dtype
-                or not cnp.PyArray_ISWRITEABLE(target) or target.dtype.hasobject):
+                or target.dtype.hasobject):
             raise ValueError(
                 f"cannot copy an array of dtype {source.dtype} and shape {(<object>source).shape} "
                 f"into one of dtype {target.dtype} and shape {(<object>target).shape}"

@@ -61,6 +61,13 @@ cdef bint is_number(object value, object dtype, tuple shape):
             and cnp.PyArray_ISCARRAY(<cnp.ndarray>value))
 
 
+def is_usable(value, tuple shape not None, dtype not None) -> bool:
+    """Whether an update can use an entry of the state as it is: an array of this shape and dtype, without gaps."""
+    return is_number(value, dtype, shape) or (
+        cnp.PyArray_Check(value) and value.dtype == dtype and (<object>value).shape == shape
+        and cnp.PyArray_ISBEHAVED(<cnp.ndarray>value) and layout_of(value) == DENSE)
+
+
 def make_number(value, what, str name=None, Room room=None, dtype=None, tuple shape=()):
     """A number of a rule as it is kept in the state, or one for each unit: float32 where the rule's clock
     advances it, as in torch."""

@@ -162,7 +162,7 @@ def test_any_view_of_any_shape(shape: tuple[int, ...], data: Any, card: Card, dt
     np.testing.assert_array_equal(param, plain)
 
 
-@pytest.mark.parametrize("layout", ["F", "gaps", "reversed"])
+@pytest.mark.parametrize("layout", ["F", "gaps", "reversed", "unaligned"])
 @every_card(~ELEMENT_WISE)
 def test_where_elements_are_joined_to_rounding(card: Card, layout: str) -> None:
     # What sums them may add in another order.
@@ -173,6 +173,7 @@ def test_where_elements_are_joined_to_rounding(card: Card, layout: str) -> None:
         "F": np.asfortranarray,
         "gaps": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
         "reversed": lambda a: a[::-1].copy()[::-1],
+        "unaligned": unaligned,
     }[layout]
     param = cyoptim.Parameter(lay_out(start[0].copy()))
     optimizer = card.cls([param], **options)

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 
 from tests.optimizers.adafactor import rms
-from tests.support.bad_options import COMMON, DECAY, RATE
+from tests.support.bad_options import COMMON, DECAY, INF, NAN, RATE
 from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Timed, Valley
 
 
@@ -83,6 +83,12 @@ CARD = Card(
         *DECAY,
         *COMMON,
         ({"min_dim_size_to_factor": "2"}, TypeError, "min_dim_size_to_factor must be a number, got str: '2'"),
+        *(({name: value}, ValueError, f"Invalid {name} value: {value} (expected a whole number >= 0)")
+          for name in ("min_dim_size_to_factor", "decay_offset") for value in (-1, 0.5, NAN, INF)),
+        *(({name: None}, TypeError, f"{name} must be a number, got NoneType: None")
+          for name in ("min_dim_size_to_factor", "decay_offset", "decay_rate", "beta2_cap")),
+        ({"decay_rate": INF}, ValueError, "Invalid decay_rate value: inf (expected a finite number)"),
+        ({"momentum": None, "caution": True}, ValueError, "caution=True requires a momentum"),
         ({"decay_rate": -0.8}, ValueError, "Invalid decay_rate value: -0.8"),
         ({"beta2_cap": 1.5}, ValueError, "Invalid beta2_cap value: 1.5"),
         ({"momentum": -0.5}, ValueError, "Invalid momentum value: -0.5"),

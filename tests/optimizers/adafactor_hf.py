@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 
 from tests.optimizers.adafactor import rms
-from tests.support.bad_options import DECAY, MISSPELT, RATE
+from tests.support.bad_options import DECAY, INF, MISSPELT, NAN, RATE
 from tests.support.cards import CHECKED, DENSE, SAME_BITS, Card, Recipe, Source, Timed, Valley
 
 
@@ -91,6 +91,9 @@ CARD = Card(
         ({"eps": (-1e-3, 1.0)}, ValueError, "Invalid eps[0] value: -0.001"),
         ({"clip_threshold": 0.0}, ValueError, "Invalid clip_threshold value: 0.0"),
         ({"decay_rate": 0.8}, ValueError, "Invalid decay_rate value: 0.8"),
+        ({"decay_rate": -INF}, ValueError, "Invalid decay_rate value: -inf (expected a finite number)"),
+        ({"decay_rate": NAN}, ValueError, "Invalid decay_rate value: nan (expected a finite number)"),
+        ({"decay_rate": None}, TypeError, "decay_rate must be a number, got NoneType: None"),
         ({"beta1": 1.5}, ValueError, "Invalid beta1 value: 1.5"),
     ),
     source=Source(

@@ -112,7 +112,28 @@ CARD = Card(
     bad=(
         *COMMON,
         ({"ns_steps": 100}, ValueError, "Number of steps must be less than 100"),
-        ({"ns_coefficients": (1, 2)}, ValueError, "must be a tuple of exactly 3 values"),
+        ({"ns_steps": 2.5}, ValueError, "Invalid ns_steps value: 2.5 (expected a whole number"),
+        ({"ns_steps": None}, TypeError, "ns_steps must be a number, got NoneType"),
+        ({"eps": float("nan")}, ValueError, "Invalid eps value: nan (expected a finite number)"),
+        ({"adjust_lr_fn": ["original"]}, ValueError, "adjust_lr_fn is None, 'original'"),
+        (
+            {"ns_coefficients": (1, 2)},
+            ValueError,
+            "must be a tuple of exactly 3 values, got (1, 2)",
+        ),
+        ({"ns_coefficients": None}, TypeError, "ns_coefficients must be three numbers, got None"),
+        ({"ns_coefficients": "abc"}, TypeError, "ns_coefficients must be three numbers, got 'abc'"),
+        ({"ns_coefficients": ((1, 2, 3),) * 3}, TypeError, "ns_coefficients[0] must be a number"),
+        (
+            {"ns_coefficients": (1, None, 2)},
+            TypeError,
+            "ns_coefficients[1] must be a number, got N",
+        ),
+        (
+            {"ns_coefficients": (1, 2, float("nan"))},
+            ValueError,
+            "Invalid ns_coefficients[2] value: nan (expected a finite number)",
+        ),
     ),
     drawing=Recipe(
         "cyoptim.Muon([p], lr=0.025, weight_decay=0)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.cards import Refusal
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 Refusals = tuple[Refusal, ...]
 
 # --- as torch says it -----------------------------------------------------------------------------

@@ -47,8 +47,9 @@ def explain_options(options: Group, defaults: Mapping[str, Any], error: Exceptio
     """For messages: the option that a step cannot use, or else Python's own message."""
     for name, default in defaults.items():
         if name not in options:
-            return f"{name!r} is missing"
-        if isinstance(default, (int, float)) and not isinstance(default, bool):
+            if isinstance(error, KeyError):
+                return f"{name!r} is missing"
+        elif isinstance(default, (int, float)) and not isinstance(default, bool):
             try:
                 check_number(name, options[name])
             except (TypeError, ValueError) as found:
@@ -104,6 +105,8 @@ def _plain_option(value: Any, arrays: bool) -> Any:
 
 def as_float(value: Any) -> float:
     """An option that was checked to be one number, or an array or a tensor of one element."""
+    if type(value) is float:
+        return value
     return float(value.item() if hasattr(value, "item") else value)
 
 
@@ -146,7 +149,7 @@ def check_switches(group: Group, optimizer: Any) -> None:
     switch."""
     switches = _SWITCHES | _switches_of(type(optimizer).__init__)
     for name, default in optimizer._defaults_for(group, optimizer.defaults).items():
-        value = group[name]
+        value = group.get(name, default)
         if isinstance(default, bool) or name in switches or (name in _HINTS and value is not None):
             check_switch(name, value)
 
@@ -228,6 +231,8 @@ def check_fillable(name: str, value: Any) -> None:
 
 def check_number(name: str, value: Any) -> None:
     """Refuse a value that is not one number."""
+    if type(value) is float:  # most are, and some steps check all
+        return
     if isinstance(value, np.ndarray) and value.size != 1:
         raise TypeError(f"{name} is an array of shape {value.shape}, expected one number")
     try:
@@ -268,6 +273,14 @@ def check_finite(name: str, value: Any) -> None:
     check_number(name, value)
     if not abs(value) < float("inf"):
         raise ValueError(f"Invalid {name} value: {value} (expected a finite number)")
+
+
+def check_whole(name: str, value: Any, least: int = 0) -> None:
+    """Refuse a value that is not a whole number >= least."""
+    check_number(name, value)
+    number = as_float(value)
+    if not (number >= least and number.is_integer()):
+        raise ValueError(f"Invalid {name} value: {value} (expected a whole number >= {least})")
 
 
 def check_interval(name: str, value: Any, low: float, high: float) -> None:

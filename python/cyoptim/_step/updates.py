@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import Commit, Extras, Undo
-from cyoptim._groups.groups import parameters_of
+from cyoptim._arrays.doors import foreign_array, view_parameter
+from cyoptim._engine import Commit, Extras, Undo, is_usable
+from cyoptim._groups.groups import labels_of, parameters_of
 from cyoptim._groups.options import check_groups
+from cyoptim._types import Array
 
 Found = list[tuple[int, Any, Any]]
 """Number, array and gradient of each parameter that has a gradient."""
@@ -59,3 +61,44 @@ def update_now(
     new = prepare(param, grad, state, group, commit)
     commit.run()
     state.update(new)
+
+
+# --- for those that prepare updates ---------------------------------------------------------------
+
+
+def missing_arrays(
+    optimizer: Any, param: Array, state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Arrays for the entries of a parameter's state that it lacks, or has in another form."""
+    return {
+        name: _state_array(optimizer, param, name, state.get(name), shape)
+        for name, shape in shapes.items()
+        if not is_usable(state.get(name), shape, param.dtype)
+    }
+
+
+def _state_array(
+    optimizer: Any, param: Array, name: str, value: Any, shape: tuple[int, ...]
+) -> Array:
+    """Zeros, or a copy of a value that an update cannot use as it is."""
+    if value is None:
+        same = shape == param.shape
+        return np.zeros_like(param, subok=False) if same else np.zeros(shape, param.dtype)
+    what = f"state {name!r} of {label_of(optimizer, param)}"
+    array = foreign_array(value, what)
+    if array.shape != shape or array.dtype.kind != param.dtype.kind:
+        raise ValueError(
+            f"{what} has shape {array.shape} and dtype {array.dtype}, expected {shape} and "
+            f"{param.dtype}"
+        )
+    return array.astype(param.dtype, order="C")
+
+
+def label_of(optimizer: Any, array: Array) -> str:
+    """What messages call the parameter with this memory."""
+    groups = optimizer.param_groups
+    for param, label in zip(parameters_of(groups), labels_of(groups), strict=False):
+        _, view = view_parameter(param, label)
+        if view.ctypes.data == array.ctypes.data and view.shape == array.shape:
+            return label
+    return "the parameter"

@@ -7,14 +7,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Commit, Factored, make_counter, next_count, whole_count
-from cyoptim._step.updates import update_now
+from cyoptim._engine import (
+    Commit,
+    Factored,
+    in_order,
+    is_usable,
+    make_counter,
+    next_count,
+    whole_count,
+)
+from cyoptim._step.updates import label_of, missing_arrays, update_now
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
 Shape = tuple[int, ...]
 Axes = tuple[int, int] | None
 """The rows and columns of an array, in this order; None: it is not factored."""
+
+COUNT = np.dtype(np.int64)
 
 
 class FactoredOptimizer(Optimizer):
@@ -42,27 +52,25 @@ class FactoredOptimizer(Optimizer):
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        new = self._missing(param, state, group)
-        state = {**state, **new}
-        t = next_count(whole_count(state["step"], "state 'step'"))
+        shapes = self._shapes(param.shape, group)
+        new = missing_arrays(self, param, state, shapes)
+        count = self._count_of(param, state.get("step"))
+        if not is_usable(state.get("step"), (), COUNT):
+            new["step"] = make_counter(count, "")
+        state, t = {**state, **new}, next_count(count)
         commit.copy(state["step"], np.array(t, np.int64))
         if param.size:
-            moment = state["exp_avg"] if "exp_avg" in self._shapes(param.shape, group) else None
+            moment = state["exp_avg"] if "exp_avg" in shapes else None
             opened = Opened(param, grad, self._axes(param.shape, group), moment)
             self._prepare_matrices(opened, state, group, t, commit)
         return new
 
-    def _missing(self, param: Any, state: dict[str, Any], group: Group) -> dict[str, Any]:
-        """The initial values of the entries that the state lacks."""
-        new: dict[str, Any] = {
-            name: np.zeros(shape, param.dtype)
-            for name, shape in self._shapes(param.shape, group).items()
-            if state.get(name) is None
-        }
-        step = state.get("step")
-        if not (isinstance(step, np.ndarray) and step.shape == () and step.dtype == np.int64):
-            new["step"] = make_counter(step, "a parameter")
-        return new
+    def _count_of(self, param: Any, step: Any) -> int:
+        """The steps so far. Only the message of an error says of which parameter."""
+        try:
+            return whole_count(0 if step is None else step, "state 'step'")
+        except (TypeError, ValueError):
+            return whole_count(step, f"state 'step' of {label_of(self, param)}")
 
 
 class Opened:
@@ -82,8 +90,8 @@ class Opened:
 
     def matrices_of(self, array: Any) -> Any:
         if self.axes is None:
-            return np.ascontiguousarray(array).reshape(-1)
-        return np.ascontiguousarray(np.moveaxis(array, self.axes, (-2, -1)))
+            return in_order(array).reshape(-1)
+        return in_order(np.moveaxis(array, self.axes, (-2, -1)))
 
     def lines_of(self, array: Any, axis: int) -> Any:
         """A state array with one element for each row (axis 0) or column, matrix by matrix."""

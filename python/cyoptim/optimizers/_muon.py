@@ -6,11 +6,15 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from cyoptim._engine import Commit, MuonStep, Workspace
-from cyoptim._groups.options import as_float, as_sequence, check_at_least, check_number
-from cyoptim._step.updates import update_now
+from cyoptim._engine import Commit, MuonStep, Workspace, in_order
+from cyoptim._groups.options import (
+    as_float,
+    as_sequence,
+    check_at_least,
+    check_finite,
+    check_whole,
+)
+from cyoptim._step.updates import label_of, missing_arrays, update_now
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -48,27 +52,59 @@ class MuonOptimizer(Optimizer):
     ) -> dict[str, Any]:
         return self._prepare(self._workspace, param, grad, state, group, commit)
 
-    def _prepare(self, workspace: Workspace, param: Any, *others: Any) -> dict[str, Any]:
+    def _prepare(
+        self,
+        workspace: Workspace,
+        param: Any,
+        grad: Any,
+        state: dict[str, Any],
+        group: Group,
+        commit: Commit,
+    ) -> dict[str, Any]:
+        shape = param.shape
         if param.dtype.kind == "c":
             self._refuse_complex()
-        return prepare_muon(workspace, param, *others)
+        if len(shape) < 2:  # of a group that has become Muon's since the plan was made
+            self._refuse_shape(label_of(self, param), shape)
+        shapes = {"momentum_buffer": shape}
+        if group.get("variance"):
+            shapes["second_momentum_buffer"] = (*shape[:-1], 1)
+        new = missing_arrays(self, param, state, shapes)
+        averages = [new[name] if name in new else state[name] for name in shapes]
+        prepare_muon(workspace, param, grad, averages, self._divisor(group), group, commit)
+        return new
+
+    def _divisor(self, group: Group) -> tuple[float, float]:
+        """By what a matrix is divided first: the least divisor, and what is added to it."""
+        raise NotImplementedError
+
+    def _refuse_shape(self, label: str, shape: tuple[int, ...]) -> None:
+        raise NotImplementedError
 
 
 def check_iteration(group: Group) -> None:
     """Check the number of iterations, and the option of the length of a step."""
     check_at_least("ns_steps", group["ns_steps"], 0)
-    if group["adjust_lr_fn"] is not None and group["adjust_lr_fn"] not in ADJUSTMENTS:
-        raise ValueError(f"Adjust learning rate function {group['adjust_lr_fn']} is not supported")
+    name = group["adjust_lr_fn"]
+    if not (name is None or (isinstance(name, str) and name in ADJUSTMENTS)):
+        names = ", ".join(map(repr, ADJUSTMENTS))
+        raise ValueError(
+            f"Adjust learning rate function {name} is not supported: adjust_lr_fn is None, {names}"
+        )
     if group["ns_steps"] >= 100:
         raise ValueError("Number of steps must be less than 100 for computational efficiency")
+    check_whole("ns_steps", group["ns_steps"])
 
 
 def check_triple(name: str, triple: Any) -> None:
     """Check the coefficients of one iteration."""
-    if len(triple) != 3:
-        raise ValueError("Coefficients must be a tuple of exactly 3 values")
-    for index, value in enumerate(triple):
-        check_number(f"{name}[{index}]", value)
+    numbers = as_sequence(triple)
+    if not isinstance(numbers, (tuple, list)):
+        raise TypeError(f"{name} must be three numbers, got {triple!r}")
+    if len(numbers) != 3:
+        raise ValueError(f"{name} must be a tuple of exactly 3 values, got {triple!r}")
+    for index, value in enumerate(numbers):
+        check_finite(f"{name}[{index}]", value)
 
 
 def check_coefficients(value: Any) -> None:
@@ -85,7 +121,7 @@ def check_coefficients(value: Any) -> None:
         raise TypeError(
             f"ns_coefficients must be a name, three numbers or a list of triples, got {value!r}"
         )
-    if isinstance(value[0], (tuple, list)):
+    if isinstance(as_sequence(value[0]), (tuple, list)):
         for number, triple in enumerate(value):
             check_triple(f"ns_coefficients[{number}]", triple)
     else:
@@ -96,36 +132,24 @@ def prepare_muon(
     workspace: Workspace,
     param: Any,
     grad: Any,
-    state: dict[str, Any],
+    averages: list[Any],
+    divisor: tuple[float, float],
     group: Group,
     commit: Commit,
-) -> dict[str, Any]:
-    """Let `commit` step a parameter; return new entries of its state."""
+) -> None:
+    """Let `commit` step a parameter. The averages are its momentum, and one of the squares of its
+    rows for a group with variance."""
     lr, shape = as_float(group["lr"]), param.shape
     stack = stack_of(shape, group)
     triples, safety = iteration_of(group)
-    new: dict[str, Any] = {}
-    copies: list[tuple[Any, Any]] = []
-
-    def in_order(array: Any) -> Any:
-        if array.flags.c_contiguous:
-            return array
-        copies.append((array, array.copy(order="C")))
-        return copies[-1][1]
-
-    def state_array(name: str, shape: tuple[int, ...]) -> Any:
-        if state.get(name) is not None:
-            return in_order(state[name])
-        like = param if shape == param.shape else np.empty(shape, param.dtype)
-        new[name] = np.zeros_like(like, subok=False)
-        return in_order(new[name])
-
+    targets = [param, *averages]
+    ordered = [in_order(array) for array in targets]
     step = MuonStep(
         workspace,
-        (in_order(param), np.asarray(grad, order="C"), state_array("momentum_buffer", shape)),
+        (ordered[0], in_order(grad), ordered[1]),
         stack,
         triples,
-        (safety, as_float(group.get("eps", 0.0)), 0.0 if "eps" in group else 1e-7),
+        (safety, *divisor),
         momentum=as_float(group["momentum"]),
         nesterov=bool(group["nesterov"]),
         sign=-1.0 if group.get("maximize") else 1.0,
@@ -133,13 +157,12 @@ def prepare_muon(
         size=lr * _ratio(shape, stack, group),
         cautious=bool(group.get("cautious_wd")),
     )
-    if group.get("variance"):
-        average = state_array("second_momentum_buffer", (*shape[:-1], 1))
-        step.normalize(average, as_float(group["beta2"]))
+    if len(averages) > 1:
+        step.normalize(ordered[2], as_float(group["beta2"]))
     commit.step(step)
-    for array, changed in copies:
-        commit.copy(array, changed)
-    return new
+    for target, changed in zip(targets, ordered, strict=True):
+        if changed is not target:
+            commit.copy(target, changed)
 
 
 def iteration_of(group: Group) -> tuple[list[tuple[float, ...]], float]:
@@ -147,7 +170,7 @@ def iteration_of(group: Group) -> tuple[list[tuple[float, ...]], float]:
     first."""
     value, steps = as_sequence(group["ns_coefficients"]), int(as_float(group["ns_steps"]))
     triples, safety = ITERATIONS[value] if isinstance(value, str) else (value, 1.0)
-    if not isinstance(triples[0], (tuple, list)):
+    if not isinstance(as_sequence(triples[0]), (tuple, list)):
         triples = [triples]
     numbers = [tuple(as_float(x) for x in triple) for triple in triples]
     return [numbers[min(k, len(numbers) - 1)] for k in range(steps)], safety

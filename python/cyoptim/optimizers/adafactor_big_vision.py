@@ -8,11 +8,12 @@ from cyoptim._arrays.doors import is_tensor
 from cyoptim._engine import Commit
 from cyoptim._groups.options import (
     as_float,
+    check_finite,
     check_interval,
     check_lr,
     check_nonnegative,
-    check_number,
     check_positive,
+    check_whole,
 )
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim.optimizers._factored import (
@@ -50,11 +51,11 @@ class AdafactorBigVision(FactoredOptimizer):
     lr : float
         Learning rate :math:`\gamma`, >= 0.
     min_dim_size_to_factor : int
-        The least length of both axes of a matrix.
+        The least length of both axes of a matrix, >= 0.
     decay_rate : float
         :math:`\tau`, >= 0.
     decay_offset : int
-        :math:`t_0`: the steps before the second moment's average begins to lengthen.
+        :math:`t_0`, >= 0: the steps before the second moment's average begins to lengthen.
     beta2_cap : float
         :math:`\bar\beta`, in [0, 1]: the largest :math:`\beta_t`.
     momentum : float, optional
@@ -69,7 +70,7 @@ class AdafactorBigVision(FactoredOptimizer):
         Multiply the parameter by :math:`1 - \lambda`, without the learning rate.
     caution : bool
         Step only in elements in which :math:`M_t` has the sign of the gradient, and as much further
-        as there are fewer of them, up to a thousand times; needs momentum.
+        as there are fewer of them, up to a thousand times; requires a momentum.
     maximize : bool
         Follow the gradient upwards.
 
@@ -140,11 +141,14 @@ class AdafactorBigVision(FactoredOptimizer):
     def _check_options(self, group: Group) -> None:
         check_lr(group["lr"])
         for name in ("min_dim_size_to_factor", "decay_offset"):
-            check_number(name, group[name])
+            check_whole(name, group[name])
         check_nonnegative("decay_rate", group["decay_rate"])
+        check_finite("decay_rate", group["decay_rate"])
         check_interval("beta2_cap", group["beta2_cap"], 0, 1)
         if group["momentum"] is not None:
             check_interval("momentum", group["momentum"], 0, 1)
+        elif group["caution"]:
+            raise ValueError("caution=True requires a momentum, but momentum is None")
         if group["eps"] is not None:
             check_nonnegative("epsilon", group["eps"])
         check_nonnegative("weight_decay", group["weight_decay"])

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from cyoptim._engine import Arrays, Commit
 from cyoptim._groups.options import (
     as_float,
+    check_finite,
     check_interval,
     check_lr,
     check_nonnegative,
-    check_number,
     check_pair,
     check_positive,
     check_switch,
@@ -152,7 +152,7 @@ class AdafactorHF(FactoredOptimizer):
         for index, value in enumerate(group["eps"]):
             check_nonnegative(f"eps[{index}]", value)
         check_positive("clip_threshold", group["clip_threshold"])
-        check_number("decay_rate", group["decay_rate"])
+        check_finite("decay_rate", group["decay_rate"])
         if not group["decay_rate"] <= 0:
             raise ValueError(f"Invalid decay_rate value: {group['decay_rate']} (expected <= 0)")
         if group["beta1"] is not None:

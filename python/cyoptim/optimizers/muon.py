@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cyoptim._engine import Plan
-from cyoptim._groups.options import check_at_least, check_lr, check_number
+from cyoptim._groups.options import as_float, check_at_least, check_finite, check_lr
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._muon import COEFFICIENTS, MuonOptimizer, check_iteration, check_triple
@@ -127,7 +127,7 @@ class Muon(MuonOptimizer):
         check_lr(group["lr"], "Learning rate should be >= 0 but is: {}")
         check_at_least("momentum", group["momentum"], 0)
         check_at_least("weight decay", group["weight_decay"], 0)
-        check_number("eps", group["eps"])
+        check_finite("eps", group["eps"])
         check_iteration(group)
         check_triple("ns_coefficients", group["ns_coefficients"])
 
@@ -136,11 +136,16 @@ class Muon(MuonOptimizer):
             for param in group["params"]:
                 shape = getattr(param, "shape", (0, 0))
                 if len(shape) != 2:
-                    raise ValueError(
-                        f"Muon only supports 2D parameters whereas we found a parameter with size: "
-                        f"{shape}"
-                    )
+                    self._refuse_shape("a parameter", shape)
         return super()._make_plan(groups, state)
+
+    def _divisor(self, group: Group) -> tuple[float, float]:
+        return as_float(group["eps"]), 0.0
+
+    def _refuse_shape(self, label: str, shape: tuple[int, ...]) -> None:
+        raise ValueError(
+            f"Muon only supports 2D parameters whereas we found {label} with size: {shape}"
+        )
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         return shape if name == "momentum_buffer" else None

@@ -23,6 +23,10 @@ Coefficients: TypeAlias = str | Triple | Sequence[Triple]
 
 ADAM: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0.0}
 MUON: dict[str, Any] = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0}
+OF_ADAM = frozenset(ADAM)
+OF_MUON = frozenset(MUON).union(
+    ("nesterov", "ns_steps", "ns_coefficients", "adjust_lr_fn", "layout", "beta2")
+)
 
 
 class MuonWithAuxAdam(MuonOptimizer):
@@ -103,8 +107,8 @@ class MuonWithAuxAdam(MuonOptimizer):
     Raises
     ------
     ValueError
-        If a group has no ``use_muon``, a parameter of a group with ``use_muon=True`` has fewer than
-        two dimensions, or an option is out of range.
+        If a group has no ``use_muon`` or lacks options of its kind, a parameter of a group with
+        ``use_muon=True`` has fewer than two dimensions, or an option is out of range.
     TypeError
         If a group has an option of the other kind of group, or a parameter that Muon steps is
         complex.
@@ -114,6 +118,10 @@ class MuonWithAuxAdam(MuonOptimizer):
     State: ``momentum_buffer`` (:math:`B`) of what Muon steps, ``second_momentum_buffer``
     (:math:`s`) with `variance`; ``step``, ``exp_avg`` (:math:`m`) and
     ``exp_avg_sq`` (:math:`v`) of what Adam steps.
+
+    ``use_muon`` of a group may be changed between steps, if the group is given the options of its
+    new kind. Its parameters then get the state of that kind, which begins with zeros; that of the
+    former kind stays as it is, and goes on from there if ``use_muon`` is changed back.
 
     Names, defaults and results are those of ``SingleDeviceMuonWithAuxAdam`` in the authors' file,
     and with `variance` those of ``SingleDeviceNorMuonWithAuxAdam``; their state dicts load here.
@@ -201,7 +209,7 @@ class MuonWithAuxAdam(MuonOptimizer):
                 "Muon is to step, use_muon=False for parameters that Adam is to step"
             )
         kind = group["use_muon"]
-        check_switch("use_muon", kind)
+        check_kind(kind)
         other = self._defaults_for({"use_muon": not kind}, self.defaults)
         wrong = other.keys() - self._defaults_for(group, self.defaults).keys() & group.keys()
         members = group["params"]
@@ -213,9 +221,7 @@ class MuonWithAuxAdam(MuonOptimizer):
             )
 
     def _check_options(self, group: Group) -> None:
-        check_switch("use_muon", group.get("use_muon"))
-        for name in (MUON if group["use_muon"] else ADAM).keys() - group.keys():
-            raise ValueError(f"{name!r} is missing, with use_muon={group['use_muon']}")
+        check_complete(group)
         if not group["use_muon"]:
             check_moments(group)
             return
@@ -225,10 +231,9 @@ class MuonWithAuxAdam(MuonOptimizer):
         check_iteration(group)
         check_coefficients(group["ns_coefficients"])
         check_interval("beta2", group["beta2"], 0, 1)
-        if group["layout"] not in (None, "conv", "stack"):
-            raise ValueError(
-                f"layout {group['layout']!r} is not supported: write None, 'conv' or 'stack'"
-            )
+        layout = group["layout"]
+        if not (layout is None or (isinstance(layout, str) and layout in ("conv", "stack"))):
+            raise ValueError(f"layout {layout!r} is not supported: write None, 'conv' or 'stack'")
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
         labels = iter(labels_of(groups))
@@ -236,16 +241,43 @@ class MuonWithAuxAdam(MuonOptimizer):
             for param, label in zip(group["params"], labels, strict=False):
                 shape = getattr(param, "shape", (0, 0))
                 if group.get("use_muon") and len(shape) < 2:
-                    raise ValueError(
-                        f"{label} has shape {tuple(shape)}, expected two dimensions or more where "
-                        "use_muon is True: put it into a group with use_muon=False"
-                    )
+                    self._refuse_shape(label, tuple(shape))
         return super()._make_plan(groups, state)
 
+    def _divisor(self, group: Group) -> tuple[float, float]:
+        return 0.0, 1e-7  # a group that was Adam's has Adam's eps
+
+    def _refuse_shape(self, label: str, shape: tuple[int, ...]) -> None:
+        raise ValueError(
+            f"{label} has shape {shape}, expected two dimensions or more where use_muon is True: "
+            "put it into a group with use_muon=False"
+        )
+
     def _rule_of(self, group: Group) -> str | None:
+        check_complete(group)
         return None if group["use_muon"] else "adam"
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         if name == "second_momentum_buffer" and shape:
             return (*shape[:-1], 1)
         return shape if name == "momentum_buffer" else None
+
+
+def check_complete(group: Group) -> None:
+    """Refuse a group without the options of its kind, which may have been changed."""
+    kind = group.get("use_muon")
+    check_kind(kind)
+    needed = OF_MUON if kind else OF_ADAM
+    if not needed <= group.keys():
+        missing = sorted(needed - group.keys())
+        raise ValueError(
+            f"{missing[0]!r} is missing, with use_muon={bool(kind)}: a group that changes its kind "
+            f"needs the options of the other, here {', '.join(map(repr, missing))}"
+        )
+
+
+def check_kind(kind: Any) -> None:
+    """Refuse what does not say how a group is stepped."""
+    if kind is None:
+        raise TypeError("use_muon must be True or False, got None")
+    check_switch("use_muon", kind)
