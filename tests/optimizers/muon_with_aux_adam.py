@@ -1,6 +1,6 @@
 """Muon with Adam beside it, in float64, from Jordan et al. (2024).
 
-The card is of its groups that Muon steps; `tests/algorithms/test_muon.py` has groups of both kinds.
+The card is of its groups that Muon steps; `tests/algorithms/test_muon_groups.py` has groups of both kinds.
 """
 
 from __future__ import annotations
