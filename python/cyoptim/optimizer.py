@@ -189,8 +189,11 @@ class Optimizer(Definition):
         super().__init_subclass__(**kwargs)
         if "step" in cls.__dict__:
             cls._take_step(cls.__dict__["step"])
-        if {"step", "update"} & cls.__dict__.keys() and "_essential_state" not in cls.__dict__:
-            cls._essential_state = ()  # its state may have any entries
+        if {"step", "update"} & cls.__dict__.keys():  # its state may have any entries
+            if "_essential_state" not in cls.__dict__:
+                cls._essential_state = ()
+            if "_lacks" not in cls.__dict__:
+                cls._lacks = Definition._lacks  # type: ignore[method-assign]
         if "update" in cls.__dict__:
             cls._steps_itself = False
             cls._prepares_update = "_prepare_update" in cls.__dict__

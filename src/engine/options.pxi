@@ -39,7 +39,7 @@ cdef bint _is_constant(object value):
     return value is None or type(value) in (float, int, bool, str)
 
 
-cdef bint has_text(dict options) noexcept:
+cdef bint has_text_or_nan(dict options) noexcept:
     cdef Py_ssize_t position = 0
     cdef PyObject *key
     cdef PyObject *value
@@ -48,6 +48,8 @@ cdef bint has_text(dict options) noexcept:
     object_lock(&guard, options)
     while not found and PyDict_Next(options, &position, &key, &value):
         found = isinstance(<object>value, str)
+        if type(<object>value) is float:
+            found = <double><object>value != <double><object>value
     object_unlock(&guard)
     return found
 

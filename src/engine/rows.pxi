@@ -92,7 +92,8 @@ cdef class Rows(Inputs):
         self.known_options[group] = None
         self.stirred = True
         try:
-            if has_text(options) and optimizer._is_native():     # a text is true, whatever it says
+            # They are true, whatever they say.
+            if has_text_or_nan(options) and (optimizer._is_native() or optimizer._prepares_update):
                 check_switches(options, optimizer)
             rule = rule_of(optimizer, options)
             if rule is not None and rule.slices:
@@ -103,9 +104,10 @@ cdef class Rows(Inputs):
             if self.parted:
                 apart = rule_apart(optimizer, options)
                 fill_template(&self.templates[group + len(self.groups)], apart, options)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             text = explain_options(options, optimizer._defaults_for(options, optimizer.defaults), error)
-            raise type(error)(f"options of param group {group}: {text}") from error
+            kind = TypeError if isinstance(error, IndexError) else type(error)
+            raise kind(f"options of param group {group}: {text}") from error
         if rule is not None:
             self._take_scope(rule, group)
         if apart is not None:

@@ -136,3 +136,31 @@ def test_a_state_of_the_authors_class() -> None:
     stepped(other, 2)
     for a, b in zip(params, again, strict=True):
         assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3,)])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("mars_type", "mars-shampoo", "Muon has steps by orthogonal matrices"),
+        ("mars_type", "mars_lion", "Invalid mars_type value: 'mars_lion' .expected 'mars-adamw'"),
+        ("mars_type", None, "Invalid mars_type value: None"),
+        ("mars_type", np.array([1.0, 2.0]), "Invalid mars_type value: array"),
+        ("is_approx", False, "is_approx=False is not supported: write the coming batch's"),
+        ("is_approx", "no", "is_approx must be True or False, got str: 'no'"),
+    ],
+)
+def test_a_step_that_there_is_not_written_later(
+    shape: tuple[int, ...], option: str, value: Any, message: str
+) -> None:
+    w = np.ones(shape)
+    optimizer = cyoptim.MARS([w])
+    optimizer.step(grads=[np.ones(shape)])
+    before = w.copy(), repr(optimizer.state_dict())
+    known = optimizer.param_groups[0][option]
+    optimizer.param_groups[0][option] = value
+    with pytest.raises((TypeError, ValueError), match=f"options of param group 0: .*{message}"):
+        optimizer.step(grads=[np.ones(shape)])
+    optimizer.param_groups[0][option] = known
+    np.testing.assert_array_equal(w, before[0])
+    assert repr(optimizer.state_dict()) == before[1]

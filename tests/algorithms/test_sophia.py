@@ -201,3 +201,13 @@ def test_the_authors_state_is_loaded(torch: Any) -> None:
 def test_bs_is_no_argument_of_a_step() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'bs'"):
         cyoptim.SophiaG([np.ones(3)]).step(grads=[np.ones(3)], bs=4)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("betas", [0.9, (0.9,), (0.9, "x"), (0.9, np.nan)])
+def test_betas_spoilt_later_are_named(betas: Any) -> None:
+    w = np.ones(3)
+    optimizer = cyoptim.SophiaG([w])
+    optimizer.param_groups[0]["betas"] = betas
+    with pytest.raises((TypeError, ValueError), match="options of param group 0: .*beta"):
+        optimizer.update_hessian(grads=[np.ones(3)])
+    assert not optimizer.state[w]

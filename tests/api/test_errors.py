@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import cyoptim
-from tests.optimizers import cards
-from tests.support.cards import CHECKED, CLOSURE, DENSE, MATRICES, Card, Options
+from tests.optimizers import BY_NAME, cards
+from tests.support.cards import CHECKED, CLOSURE, DENSE, MATRICES, Card, Options, takes
 from tests.support.doors import Box
 from tests.support.parametrize import every_card
 
@@ -473,6 +473,18 @@ def test_an_option_written_later_is_named() -> None:
         optimizer.step(grads=[np.ones(2)])
 
 
+@every_card(takes("betas"))
+@pytest.mark.parametrize("value", [0.9, None, (), ("x", "y", "z"), "abc"])
+def test_betas_spoilt_later_are_named(card: Card, value: Any) -> None:
+    w = np.ones((2, 2))
+    optimizer = card.cls([w])
+    optimizer.param_groups[0]["betas"] = value
+    spoilt = r"options of param group 0: .*betas.* must be"
+    with pytest.raises((TypeError, ValueError), match=spoilt):
+        optimizer.step(grads=[card.form(w)])
+    np.testing.assert_array_equal(w, 1)
+
+
 SWITCHES = [
     (card, option)
     for card in cards()
@@ -482,15 +494,30 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize(
-    "value", ["False", "", b"no", [1], (), np.array([True, False]), NotImplemented]
+    "value",
+    ["False", "", b"no", [1], (), np.array([True, False]), NotImplemented, np.nan, -1.0, 2, None],
 )
 @pytest.mark.parametrize(("card", "option"), SWITCHES, ids=str)
 def test_switches_are_true_or_false(card: Card, option: str, value: Any) -> None:
+    if value is None and option in ("foreach", "fused"):
+        return  # as in torch
     w = np.zeros((2, 2))
     with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
         card.cls([w], **{option: value})
     with pytest.raises(TypeError, match=f"{option} must be True or False, got "):
         card.cls([{"params": [w], option: value}])
+
+
+@pytest.mark.parametrize("name", ["Adam", "CAME", "Adafactor", "MARS", "SGDScheduleFree"])
+@pytest.mark.parametrize("value", ["False", np.nan])
+def test_a_switch_written_later_is_true_or_false(name: str, value: Any) -> None:
+    w = np.ones((2, 2))
+    optimizer = BY_NAME[name].cls([w])
+    optimizer.param_groups[0]["maximize"] = value
+    message = "options of param group 0: maximize must be True or False, got "
+    with pytest.raises(TypeError, match=message):
+        optimizer.step(grads=[w])
+    np.testing.assert_array_equal(w, 1)
 
 
 def test_options_are_no_attributes() -> None:

@@ -358,3 +358,62 @@ def test_any_mapping_is_a_state_dict() -> None:
     state = copy.deepcopy(optimizer.state_dict())
     state["param_groups"][0]["params"] = np.arange(1)
     optimizer.load_state_dict(UserDict(state))  # type: ignore[arg-type]
+
+
+def named(card: Card, params: list[Any]) -> Any:
+    """An optimizer that has done a step, with a group for each parameter."""
+    groups = [{"params": [(f"mlp.{i}", p)]} for i, p in enumerate(params)]
+    for group, p in zip(groups, params, strict=True):
+        if card.name == "MuonWithAuxAdam":
+            group["use_muon"] = p.ndim > 1
+        if card.name == "AdamMini":
+            group["unit"] = "row" if p.ndim > 1 else "element"
+    optimizer = getattr(cyoptim, card.name)(groups)
+    for _ in range(2):
+        optimizer.step(grads=[np.ones_like(p) for p in params])
+    return optimizer
+
+
+WHOLE = ("AdafactorHF", "AdafactorBigVision", "Adafactor", "CAME", "AdamMini", "MuonWithAuxAdam")
+# With these alone, an option may have been set since the last step.
+BEGUN_LATER = {("AdafactorBigVision", "exp_avg"), ("MuonWithAuxAdam", "momentum_buffer")}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_part_of_a_state_is_refused(name: str) -> None:
+    params = [np.ones((20, 18)), np.ones(3)]
+    optimizer = named(BY_NAME[name], params)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for key, entries in saved["state"].items():
+        for entry in entries:
+            part = copy.deepcopy(saved)
+            del part["state"][key][entry]
+            if (name, entry) in BEGUN_LATER:
+                optimizer.load_state_dict(part)
+                continue
+            with pytest.raises(ValueError, match=rf"not that of {name}: .* and no .*'{entry}'"):
+                optimizer.load_state_dict(part)
+    optimizer.load_state_dict(saved)
+    assert repr(optimizer.state_dict()["state"]) == repr(saved["state"])
+    optimizer.step(grads=params)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_state_is_no_part_of_one(name: str) -> None:
+    params = [np.ones((20, 18)), np.ones(3)]
+    optimizer = named(BY_NAME[name], params)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in ({}, {0: {}}, {0: {"note": "mine"}}):
+        optimizer.load_state_dict({**copy.deepcopy(saved), "state": state})
+        optimizer.step(grads=params)
+
+
+def test_a_class_of_ones_own_may_keep_a_part_of_a_state() -> None:
+    class Own(cyoptim.CAME):
+        def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+            state["exp_avg"] = 0.1 * grad
+            param -= state["exp_avg"]
+
+    optimizer = Own([np.ones((2, 3))])
+    optimizer.step(grads=[np.ones((2, 3))])
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))

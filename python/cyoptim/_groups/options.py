@@ -49,21 +49,33 @@ def explain_options(options: Group, defaults: Mapping[str, Any], error: Exceptio
         if name not in options:
             if isinstance(error, KeyError):
                 return f"{name!r} is missing"
-        elif isinstance(default, (int, float)) and not isinstance(default, bool):
-            try:
-                check_number(name, options[name])
-            except (TypeError, ValueError) as found:
-                return str(found)
+            continue
+        try:
+            _check_kind(name, options[name], default)
+        except (TypeError, ValueError) as found:
+            return str(found)
     return str(error)
 
 
+def _check_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than the default: a switch, a number, or several numbers."""
+    if isinstance(default, bool):
+        check_switch(name, value)
+    elif isinstance(default, (int, float)):
+        check_number(name, value)
+    elif isinstance(default, (tuple, list)):
+        check_sequence(name, value, len(default))
+        for index, pair in enumerate(zip(value, default, strict=True)):
+            _check_kind(f"{name}[{index}]", *pair)
+
+
 def check_switch(name: str, value: Any) -> None:
-    """Refuse a value that is neither True nor False, such as a string or a list."""
+    """Refuse a value that is neither True nor False, nor equal to one, such as a string or None."""
     if value is True or value is False:
         return
-    number = value is None or isinstance(value, (int, float)) or hasattr(value, "item")
+    number = isinstance(value, (int, float)) or hasattr(value, "item")
     try:
-        known = number and bool(value) in (True, False)
+        known = number and bool(value == bool(value))
     except (TypeError, ValueError, RuntimeError):  # an array or a tensor with several elements
         known = False
     if not known:
@@ -150,7 +162,9 @@ def check_switches(group: Group, optimizer: Any) -> None:
     switches = _SWITCHES | _switches_of(type(optimizer).__init__)
     for name, default in optimizer._defaults_for(group, optimizer.defaults).items():
         value = group.get(name, default)
-        if isinstance(default, bool) or name in switches or (name in _HINTS and value is not None):
+        if name in _HINTS and value is None:
+            continue
+        if isinstance(default, bool) or name in switches or name in _HINTS:
             check_switch(name, value)
 
 

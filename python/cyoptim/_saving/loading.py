@@ -14,7 +14,7 @@ from cyoptim._groups.groups import labels_of, parameters_of
 from cyoptim._groups.options import check_group
 from cyoptim._saving.foreign import from_the_package
 from cyoptim._saving.matching import checked_state_dict, keys_of
-from cyoptim._saving.origin import check_origin
+from cyoptim._saving.origin import check_origin, check_whole
 from cyoptim._state.form import Form
 from cyoptim._state.mapping import State
 from cyoptim._types import Array, Group, StateDict
@@ -85,7 +85,7 @@ def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
         sums = loaded_sums(saved["accumulated"], keys, params, views, labels)
     if saved.get("averages") is not None:
         average = loaded_average(saved["averages"], keys, params, views, labels)
-    state = _state(form, entries, keys, groups, views, labels)
+    state = _state(form, entries, keys, groups, views, labels, optimizer)
     return _Loaded(groups, state, average, sums)
 
 
@@ -104,6 +104,7 @@ def _state(
     groups: list[Group],
     views: list[Array],
     labels: list[str],
+    optimizer: Any,
 ) -> State:
     params = [(param, group) for group in groups for param in group["params"]]
     places = {key: i for i, key in reversed(list(enumerate(keys)))}
@@ -113,6 +114,8 @@ def _state(
             i = places[key]
             param, group = params[i]
             state[param] = form.loaded(param, views[i], values, labels[i], room, group)
+            if isinstance(values, dict):
+                check_whole(optimizer, values, views[i].shape, group, labels[i])
         else:  # not of a parameter
             state[key] = copy.deepcopy(values)
     return state

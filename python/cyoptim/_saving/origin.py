@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cyoptim._groups.options import as_sequence
@@ -45,6 +45,18 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
                 f"the loaded state dict is not that of {name}: the state of a parameter has "
                 f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
             )
+
+
+def check_whole(
+    optimizer: Any, entries: Mapping[str, Any], shape: tuple[int, ...], group: Group, label: str
+) -> None:
+    """Refuse a part of the state of a parameter of this shape and group."""
+    missing = optimizer._lacks(shape, entries, group)
+    if missing:
+        raise ValueError(
+            f"the loaded state dict is not that of {type(optimizer).__name__}: the state of "
+            f"{label} has {_listed([*entries])} and no {_listed(missing)}{_ADVICE}"
+        )
 
 
 def _resemblance(group: Group, states: Collection[Any]) -> str:

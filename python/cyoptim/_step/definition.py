@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
@@ -77,6 +77,13 @@ class Definition(Hooked):
     def _check_loaded_options(self, group: Group) -> None:
         """As _check_options, but accepts values that schedules may have set."""
         self._check_options(group)
+
+    def _lacks(
+        self, shape: tuple[int, ...], entries: Mapping[str, Any], group: Group
+    ) -> Sequence[str]:
+        """What the loaded state of a parameter of this shape and group lacks, in a class that has
+        several kinds of state; but for what an option may have added since the last step."""
+        return ()
 
     def _own_form(self, state_dict: StateDict) -> StateDict:
         """A copy, to be loaded, of a state dict that may be in the form of another package."""

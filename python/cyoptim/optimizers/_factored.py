@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,9 @@ class FactoredOptimizer(Optimizer):
 
     _takes_complex: ClassVar[bool] = False
     _essential_state: ClassVar[tuple[str, ...] | None] = ("step",)
+
+    # What an option may have added to the state since the last step.
+    _optional_state: ClassVar[tuple[str, ...]] = ()
 
     def _shapes(self, shape: Shape, group: Group) -> dict[str, Shape]:
         """The arrays of the state of a parameter of this shape."""
@@ -71,6 +75,13 @@ class FactoredOptimizer(Optimizer):
             return whole_count(0 if step is None else step, "state 'step'")
         except (TypeError, ValueError):
             return whole_count(step, f"state 'step' of {label_of(self, param)}")
+
+    def _lacks(self, shape: Shape, entries: Mapping[str, Any], group: Group) -> list[str]:
+        names = ["step", *self._shapes(shape, group)]
+        if not any(n == "step" or self._state_shape(n, shape) is not None for n in entries):
+            return []  # what it has is not of ours
+        needed = [name for name in names if name not in self._optional_state]
+        return [name for name in needed if entries.get(name) is None]
 
 
 class Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn
@@ -12,7 +13,13 @@ from cyoptim._arrays.doors import announce_update, is_tensor
 from cyoptim._averages.moving import MovingAverage, averages_from
 from cyoptim._engine import Arrays, Commit, Plan, same_layout_as, whole_count
 from cyoptim._groups.groups import labels_of
-from cyoptim._groups.options import check_finite, check_nonnegative, check_number, check_switch
+from cyoptim._groups.options import (
+    check_finite,
+    check_groups,
+    check_nonnegative,
+    check_number,
+    check_switch,
+)
 from cyoptim._types import Array, Group, StateDict
 from cyoptim.optimizer import Optimizer
 
@@ -35,6 +42,20 @@ class ScheduleFree(Optimizer):
     def _interpolation(self, group: Group) -> float:
         """The share of the average in the point at which gradients are taken."""
         raise NotImplementedError
+
+    def _share(self, group: Group) -> float:
+        """The same, checked, as it may have been written since."""
+        try:
+            share = self._interpolation(group)
+        except (TypeError, ValueError, LookupError):
+            share = math.nan
+        if not 0 < share < 1:
+            check_groups(self.param_groups, self._check_loaded_options)
+        return share
+
+    def _to_average(self, group: Group) -> float:
+        """How far the average is from the point of the gradients, of the way to :math:`z`."""
+        return 1 - 1 / self._share(group)
 
     # --- modes ------------------------------------------------------------------------------------
 
@@ -75,7 +96,7 @@ class ScheduleFree(Optimizer):
         for group, places in self._places():
             if bool(group["train_mode"]) == trains:
                 continue
-            beta = self._interpolation(group)
+            weight = 1 - self._share(group) if trains else self._to_average(group)
             pairs, copies = [], []
             for param, view, z in places:
                 if z is None:
@@ -86,7 +107,7 @@ class ScheduleFree(Optimizer):
                     near = _dense(view)
                     copies.append((view, near))
                 pairs.append((near, z))
-            _prepare_move(pairs, 1 - beta if trains else 1 - 1 / beta, commit)
+            _prepare_move(pairs, weight, commit)
             for view, near in copies:
                 commit.copy(view, near)
             commit.put(group, "train_mode", trains)
@@ -110,7 +131,7 @@ class ScheduleFree(Optimizer):
         average is."""
         found, views = [], iter(self._plan.arrays())
         for group in self.param_groups:
-            share = 1 - 1 / self._interpolation(group)
+            share = self._to_average(group)
             for param in group["params"]:
                 view, state = next(views), self.state.arrays(param)
                 if "z" in state:
@@ -134,6 +155,8 @@ class ScheduleFree(Optimizer):
         if not group["train_mode"]:
             numbers = [n for n, known in enumerate(self.param_groups) if known is group]
             self._refuse_to_step(numbers[0] if numbers else 0)
+        if not 0 < self._interpolation(group) < 1:  # a step would lose the average
+            self._check_loaded_options(group)
         return self._rule
 
     # --- the average ------------------------------------------------------------------------------
@@ -178,7 +201,7 @@ class ScheduleFree(Optimizer):
                 means.append((param, mean))
                 if z is not None and group["train_mode"]:
                     pairs.append((mean, z))
-            _prepare_move(pairs, 1 - 1 / self._interpolation(group), commit)
+            _prepare_move(pairs, self._to_average(group), commit)
         commit.run()
         return means
 

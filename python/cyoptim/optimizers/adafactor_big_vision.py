@@ -98,6 +98,7 @@ class AdafactorBigVision(FactoredOptimizer):
            [ 2.99 ,  3.99 ]])
     """
 
+    _optional_state: ClassVar[tuple[str, ...]] = ("exp_avg",)
     _essential_options: ClassVar[tuple[str, ...]] = (
         "lr", "min_dim_size_to_factor", "decay_rate", "decay_offset", "beta2_cap", "momentum",
         "eps", "weight_decay", "clipping_threshold", "unscaled_wd",

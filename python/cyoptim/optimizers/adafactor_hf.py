@@ -99,6 +99,7 @@ class AdafactorHF(FactoredOptimizer):
            [ 2.896,  3.902]])
     """
 
+    _optional_state: ClassVar[tuple[str, ...]] = ("exp_avg",)
     _essential_options: ClassVar[tuple[str, ...]] = (
         "lr", "eps", "clip_threshold", "decay_rate", "beta1", "weight_decay", "scale_parameter",
         "relative_step", "warmup_init",

@@ -226,6 +226,15 @@ class AdamMini(Optimizer):
     def _rule_of(self, group: Group) -> str:
         return f"adam_mini_{group['unit']}"
 
+    def _lacks(
+        self, shape: tuple[int, ...], entries: Mapping[str, Any], group: Group
+    ) -> tuple[str, ...]:
+        # A unit that was written after the last step begins its own average; the other is there.
+        kept = any(entries.get(name) is not None for name in ("v", "vmean"))
+        if kept or entries.get("m") is None:
+            return ()
+        return ("v",) if group["unit"] == "element" else ("vmean",)
+
     # --- state dicts of the authors' class --------------------------------------------------------
 
     def _own_form(self, state_dict: StateDict) -> StateDict:

@@ -150,6 +150,10 @@ class MARS(Optimizer):
         check_nonnegative("lr_1d", group["lr_1d"])
         check_nonnegative("base_lr", group["base_lr"])
         check_finite("gamma", group["gamma"])
+        self._check_kind(group)
+
+    def _check_kind(self, group: Group) -> None:
+        """Check the options that choose the rule; no scalar of it is read from them."""
         check_switch("is_approx", group["is_approx"])
         if not group["is_approx"]:
             raise ValueError(
@@ -158,7 +162,8 @@ class MARS(Optimizer):
             )
         kind = group["mars_type"]
         if not isinstance(kind, str) or kind not in ("mars-adamw", "mars-lion"):
-            reason = ": Muon has steps by orthogonal matrices" if kind == "mars-shampoo" else ""
+            known = isinstance(kind, str) and kind == "mars-shampoo"
+            reason = ": Muon has steps by orthogonal matrices" if known else ""
             raise ValueError(
                 f"Invalid mars_type value: {kind!r} (expected 'mars-adamw' or 'mars-lion'){reason}"
             )
@@ -170,6 +175,7 @@ class MARS(Optimizer):
         return group
 
     def _rule_of(self, group: Group) -> str:
+        self._check_kind(group)
         if group["mars_type"] == "mars-lion":
             return "mars_lion"
         return "mars_adamw_amsgrad" if group["amsgrad"] else "mars_adamw"

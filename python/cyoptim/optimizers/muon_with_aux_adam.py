@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from cyoptim._engine import Plan
@@ -22,6 +22,7 @@ Triple: TypeAlias = tuple[float, float, float]
 Coefficients: TypeAlias = str | Triple | Sequence[Triple]
 
 ADAM: dict[str, Any] = {"lr": 3e-4, "betas": (0.9, 0.95), "eps": 1e-10, "weight_decay": 0.0}
+ADAM_STATE = frozenset({"step", "exp_avg", "exp_avg_sq"})
 MUON: dict[str, Any] = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.0}
 OF_ADAM = frozenset(ADAM)
 OF_MUON = frozenset(MUON).union(
@@ -261,6 +262,12 @@ class MuonWithAuxAdam(MuonOptimizer):
         if name == "second_momentum_buffer" and shape:
             return (*shape[:-1], 1)
         return shape if name == "momentum_buffer" else None
+
+    def _lacks(self, shape: tuple[int, ...], entries: Mapping[str, Any], group: Group) -> list[str]:
+        needed = [] if entries.get("second_momentum_buffer") is None else ["momentum_buffer"]
+        if ADAM_STATE & entries.keys():
+            needed += sorted(ADAM_STATE)
+        return [name for name in needed if entries.get(name) is None]
 
 
 def check_complete(group: Group) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._groups.options import check_moments
+from cyoptim._groups.options import as_float, check_moments
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._schedule_free import NUMBERS, ScheduleFree
 
@@ -109,4 +109,4 @@ class RAdamScheduleFree(ScheduleFree):
         self._check_numbers(group)
 
     def _interpolation(self, group: Group) -> float:
-        return float(group["betas"][0])
+        return as_float(group["betas"][0])

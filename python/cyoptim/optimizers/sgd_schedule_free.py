@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._groups.options import check_lr, check_nonnegative, check_number
+from cyoptim._groups.options import as_float, check_lr, check_nonnegative, check_number
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._schedule_free import NUMBERS, ScheduleFree
 
@@ -115,4 +115,4 @@ class SGDScheduleFree(ScheduleFree):
         self._check_numbers(group)
 
     def _interpolation(self, group: Group) -> float:
-        return float(group["momentum"])
+        return as_float(group["momentum"])

@@ -9,6 +9,8 @@ import numpy as np
 from cyoptim._engine import Arrays, Commit, Room, make_counter, same_layout_as
 from cyoptim._groups.options import (
     as_float,
+    check_betas,
+    check_groups,
     check_moments,
     check_nonnegative,
     check_positive,
@@ -164,6 +166,7 @@ class SophiaG(Optimizer):
         self._turn.write("update_hessian()", self._update_hessian, grads)
 
     def _update_hessian(self, grads: Gradients | None) -> None:
+        check_groups(self.param_groups, lambda group: check_betas(group["betas"]))
         found = self._gather(grads, first=True)
         views = self._plan.arrays()
         room, commit = Room(views), Commit()
