@@ -42,6 +42,7 @@ cdef class Rows(Inputs):
     cdef bint parted            # some parameters are set apart
     cdef bint counts_idle       # some rule advances the numbers of groups without a gradient, too
     cdef bint joins             # some rule adds up over all groups, which then have the same numbers
+    cdef bint changed           # an option has, since the groups were compared
     cdef bint recut             # tensors are to be cut at the boundaries of units
 
     def __cinit__(self, list items, *args):
@@ -90,7 +91,7 @@ cdef class Rows(Inputs):
             return 0
         read = PyDict_Copy(options)     # what another thread changes from here on, is found next time
         self.known_options[group] = None
-        self.stirred = True
+        self.stirred = self.changed = True
         try:
             # They are true, whatever they say.
             if has_text_or_nan(options) and (optimizer._is_native() or optimizer._prepares_update):
@@ -307,6 +308,9 @@ cdef class Rows(Inputs):
         if self.joins:
             for i in range(PyList_GET_SIZE(self.groups)):
                 self.read_options(optimizer, i)
+            if self.changed:
+                optimizer._check_agreement(self.groups)
+                self.changed = False
         for i in range(self.n_tensors):
             if tensor[i].row < 0:
                 continue

@@ -183,7 +183,7 @@ def test_rates_are_equal_or_zero(card: Card) -> None:
     before = copy.deepcopy((a, b, optimizer.state_dict()))
     for lr in (0.5, np.array(0.25)):
         optimizer.param_groups[1]["lr"] = lr
-        with pytest.raises(ValueError, match=r"options of param group \d: 'lr' is"):
+        with pytest.raises(ValueError, match=r"'lr' is .* in group 0 and .* in group 1"):
             advance(optimizer, [a, b])
         optimizer.param_groups[1]["lr"] = 0.0
         assert repr((a, b, optimizer.state_dict())) == repr(before)
@@ -210,7 +210,7 @@ def test_a_group_that_stands_still_does_not_count(card: Card) -> None:
 def test_other_options_are_equal(card: Card) -> None:
     changes = {"betas": (0.5, 0.9), "growth_rate": 2.0, "use_bias_correction": True}
     changes |= {"beta3": 0.5, "d_coef": 2.0, "d0": 0.5}
-    for name in card.cls._joint_options:
+    for name in ("d0", *card.cls._joint_options):
         groups = [{"params": [np.ones(3)]}, {"params": [np.ones(4)], name: changes[name]}]
         with pytest.raises(ValueError, match=f"'{name}' is .* in group 0 and .* in group 1"):
             card.cls(groups)
@@ -218,12 +218,57 @@ def test_other_options_are_equal(card: Card) -> None:
         optimizer = card.cls([{"params": [p]} for p in w])
         advance(optimizer, [*w])
         held = copy.deepcopy(w)
-        optimizer.param_groups[1][name] = changes[name]
+        saved = copy.deepcopy(optimizer.state_dict())
+        saved["param_groups"][1][name] = changes[name]
         with pytest.raises(ValueError, match=f"'{name}' is .* in group 0 and .* in group 1"):
-            advance(optimizer, [*w])
+            optimizer.load_state_dict(saved)
+        optimizer.param_groups[1][name] = changes[name]
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"'{name}' is .* in group 0 and .* in group 1"):
+                advance(optimizer, [*w])
         np.testing.assert_array_equal(w[0], held[0])
         optimizer.param_groups[0][name] = changes[name]
         advance(optimizer, [*w])
+
+
+@every_card(ADAPTIVE)
+def test_groups_are_compared_once_a_step(card: Card, monkeypatch: Any) -> None:
+    # Each by itself against all would take time by the square of their number.
+    params = [np.ones(2) for _ in range(20)]
+    calls: list[int] = []
+    check = card.cls._check_agreement
+    monkeypatch.setattr(card.cls, "_check_agreement", lambda *a: (calls.append(1), check(*a)))
+    optimizer = card.cls([{"params": [p]} for p in params])
+    assert len(calls) == 1
+    advance(optimizer, params, 3)
+    known = len(calls)
+    assert known <= 3
+    advance(optimizer, params, 3)
+    assert len(calls) == known
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    advance(optimizer, params, 3)
+    assert len(calls) == known + 1
+
+
+@every_card(ADAPTIVE)
+def test_the_first_estimate_of_a_group_is_that_of_all(card: Card) -> None:
+    groups: list[Any] = [{"params": [p], "d0": 1e-3} for p in starts()]
+    optimizer, other = card.cls(groups), card.cls(starts(), d0=1e-3)
+    assert numbers(optimizer) == numbers(other)
+    advance(optimizer, [p for group in groups for p in group["params"]], 20)
+    advance(other, other.param_groups[0]["params"], 20)
+    assert numbers(optimizer) == numbers(other)
+    optimizer.add_param_group({"params": [np.ones(3)], "d0": 1e-3})
+    assert numbers(optimizer, -1) == numbers(optimizer)
+    with pytest.raises(ValueError, match="'d0' is 0.001 in group 0 and 1e-06 in group 5"):
+        optimizer.add_param_group({"params": [np.ones(3)], "d0": 1e-6})
+    for value in (0.0, np.nan, "x", None):
+        optimizer.param_groups[0]["d0"] = value
+        with pytest.raises((TypeError, ValueError), match="options of param group 0: .*d0"):
+            optimizer.step(
+                grads=[np.ones_like(p) for g in optimizer.param_groups for p in g["params"]]
+            )
 
 
 @every_card(ADAPTIVE)

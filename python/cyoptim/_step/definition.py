@@ -112,6 +112,10 @@ class Definition(Hooked):
         """The native rule of those parameters of a group that are set apart."""
         return self._rule_of(group)
 
+    def _check_agreement(self, groups: list[Group]) -> None:
+        """Raise ValueError if groups differ whose rule adds up over all of them; after an option
+        has changed."""
+
     def _check_steps(self) -> None:
         """Raise RuntimeError if the optimizer does not step now; before a closure is called."""
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from cyoptim._engine import Plan
 from cyoptim._groups.numbers import plain
 from cyoptim._groups.options import (
     as_float,
     as_sequence,
+    check_groups,
     check_nonnegative,
     check_number,
     check_positive,
     check_switch,
 )
+from cyoptim._state.form import rules_of
+from cyoptim._state.mapping import State
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
 
@@ -20,7 +24,7 @@ from cyoptim.optimizer import Optimizer
 class EstimatesDistance(Optimizer):
     """An optimizer whose groups have the same numbers, ``d`` among them, and one size of steps."""
 
-    # Options that all groups must have alike, besides lr.
+    # Options that all groups must have alike, besides lr and d0.
     _joint_options: ClassVar[tuple[str, ...]] = ()
     # Options of the authors' class that must have their defaults, and why.
     _refused: ClassVar[dict[str, str]] = {
@@ -28,30 +32,37 @@ class EstimatesDistance(Optimizer):
         "log_every": "read param_groups[0]['d'] after a step",
     }
 
-    def _rule_of(self, group: Group) -> str | None:
-        self._check_agreement(self.param_groups)
-        return self._rule
-
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         group = super()._complete_group(param_group, others)
-        self._check_agreement([*others, group])
+        if others:  # whose numbers are those of all
+            (rule,) = rules_of(type(self))
+            group.update(self._plain_group({n: others[0][n] for n in rule.group_numbers}))
+        else:
+            begun = {"d", "d_max"} & group.keys() - param_group.keys()
+            group.update(dict.fromkeys(begun, group["d0"]))
         return group
 
+    def _make_plan(self, groups: list[Group], state: State) -> Plan:
+        self._check_agreement(groups)
+        return super()._make_plan(groups, state)
+
     def _check_agreement(self, groups: list[Group]) -> None:
-        """Refuse groups with different options where their steps have one size."""
+        check_groups(groups[:1], lambda group: check_positive("d0", group["d0"]))
+        first: dict[str, Any] = {}
+        moving: tuple[float, int] | None = None
         for number, group in enumerate(groups):
-            for name in self._joint_options:
-                if comparable(group[name]) != comparable(groups[0][name]):
+            for name in ("d0", *self._joint_options):
+                value = comparable(group[name])
+                if value != first.setdefault(name, value):
                     raise ValueError(
                         f"{name!r} is {groups[0][name]!r} in group 0 and {group[name]!r} in group "
                         f"{number}, expected one value for all groups"
                     )
-        rates = [(as_float(group["lr"]), number) for number, group in enumerate(groups)]
-        moving = [(lr, number) for lr, number in rates if lr != 0]
-        for lr, number in moving:
-            if lr != moving[0][0]:
+            lr = as_float(group["lr"])
+            moving = moving or ((lr, number) if lr != 0 else None)
+            if lr != 0 and moving is not None and lr != moving[0]:
                 raise ValueError(
-                    f"'lr' is {moving[0][0]} in group {moving[0][1]} and {lr} in group {number}, "
+                    f"'lr' is {moving[0]} in group {moving[1]} and {lr} in group {number}, "
                     "expected one value for all groups, or 0 in a group that is to stand still"
                 )
 

@@ -49,7 +49,8 @@ class DAdaptAdam(EstimatesDistance):
     use_bias_correction : bool
         Multiply :math:`\delta_t` by :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`.
     d0 : float
-        :math:`d_0`, > 0, the first estimate; it should be too small.
+        :math:`d_0`, > 0, the first estimate, equal in all groups; it should be too small. To change
+        the estimate later, write ``d`` of the first group.
     growth_rate : float
         :math:`\rho`, > 0: the most by which the estimate grows in a step.
     fsdp_in_use : bool
@@ -64,7 +65,7 @@ class DAdaptAdam(EstimatesDistance):
     ------
     ValueError
         At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
-        `betas`, `use_bias_correction` or `growth_rate`.
+        `betas`, `use_bias_correction`, `d0` or `growth_rate`.
 
     Notes
     -----

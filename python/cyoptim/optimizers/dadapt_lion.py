@@ -43,7 +43,8 @@ class DAdaptLion(EstimatesDistance):
     log_every : int
         0: nothing is logged.
     d0 : float
-        :math:`d_0`, > 0, the first estimate; it should be too small.
+        :math:`d_0`, > 0, the first estimate, equal in all groups; it should be too small. To change
+        the estimate later, write ``d`` of the first group.
     fsdp_in_use : bool
         False: parameters are not sharded.
     maximize : bool
@@ -53,7 +54,7 @@ class DAdaptLion(EstimatesDistance):
     ------
     ValueError
         At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
-        `betas`.
+        `betas` or `d0`.
 
     Notes
     -----

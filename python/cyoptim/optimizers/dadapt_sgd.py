@@ -41,7 +41,8 @@ class DAdaptSGD(EstimatesDistance):
     log_every : int
         0: nothing is logged.
     d0 : float
-        :math:`d_0`, > 0, the first estimate; it should be too small.
+        :math:`d_0`, > 0, the first estimate, equal in all groups; it should be too small. To change
+        the estimate later, write ``d`` of the first group.
     growth_rate : float
         :math:`\rho`, > 0: the most by which the estimate grows in a step.
     fsdp_in_use : bool
@@ -53,7 +54,7 @@ class DAdaptSGD(EstimatesDistance):
     ------
     ValueError
         At a step, too, before anything changes, if groups differ in `lr` (other than 0) or in
-        `growth_rate`.
+        `d0` or `growth_rate`.
 
     Notes
     -----

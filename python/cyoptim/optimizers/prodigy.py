@@ -58,7 +58,8 @@ class Prodigy(EstimatesDistance):
         Take :math:`d_t` for :math:`\delta_t` in :math:`s`: for schedules that begin with a small
         `lr`.
     d0 : float
-        :math:`d_0`, > 0, the first estimate; it should be too small.
+        :math:`d_0`, > 0, the first estimate, equal in all groups; it should be too small. To change
+        the estimate later, write ``d`` and ``d_max`` of the first group.
     d_coef : float
         :math:`c`, > 0: what to tune, if anything.
     growth_rate : float
@@ -118,7 +119,6 @@ class Prodigy(EstimatesDistance):
         "betas",
         "beta3",
         "use_bias_correction",
-        "d0",
         "d_coef",
         "growth_rate",
     )
