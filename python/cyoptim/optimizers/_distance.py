@@ -48,15 +48,14 @@ class EstimatesDistance(Optimizer):
 
     def _check_agreement(self, groups: list[Group]) -> None:
         check_groups(groups[:1], lambda group: check_positive("d0", group["d0"]))
-        first: dict[str, Any] = {}
         moving: tuple[float, int] | None = None
         for number, group in enumerate(groups):
             for name in ("d0", *self._joint_options):
-                value = comparable(group[name])
-                if value != first.setdefault(name, value):
+                ours, value = groups[0][name], group[name]
+                if value is not ours and comparable(value) != comparable(ours):
                     raise ValueError(
-                        f"{name!r} is {groups[0][name]!r} in group 0 and {group[name]!r} in group "
-                        f"{number}, expected one value for all groups"
+                        f"{name!r} is {ours!r} in group 0 and {value!r} in group {number}, "
+                        "expected one value for all groups"
                     )
             lr = as_float(group["lr"])
             moving = moving or ((lr, number) if lr != 0 else None)
