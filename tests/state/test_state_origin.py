@@ -124,6 +124,43 @@ def test_files(name: str, tmp_path: Path) -> None:
     assert sgd.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("source", ["Prodigy", "DAdaptAdam"])
+@pytest.mark.parametrize("target", ["Adam", "AdamW", "RAdam", "Yogi", "ADOPT", "Lion"])
+def test_rates_that_are_factors_of_an_estimate(source: str, target: str) -> None:
+    # The 1 of Prodigy would be a rate of 1.
+    state = of_arrays(BY_NAME[source]).state_dict()
+    optimizer = of_arrays(BY_NAME[target])
+    message = rf"not that of {target}: param group 0 has 'd', .*; it looks like that of {source}"
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    refused(optimizer, state)
+
+
+def test_numbers_of_a_users_own() -> None:
+    optimizer = cyoptim.Adam([np.ones(2)])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["k"] = 3
+    optimizer.load_state_dict(saved)
+
+    class Own(cyoptim.Adam):
+        def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+            group["d"], group["k"] = 0.5, 1
+
+    own = Own([np.ones(2)])
+    own.step(grads=[np.ones(2)])
+    own.load_state_dict(copy.deepcopy(own.state_dict()))
+    assert own.param_groups[0]["d"] == 0.5
+
+
+def test_mars_and_lars() -> None:
+    w = np.ones((3, 2))
+    lars, mars = cyoptim.Lars([w]), cyoptim.MARS([w])
+    for grad in (w, w):
+        lars.step(grads=[grad])
+    with pytest.raises(ValueError, match="not that of MARS: .* no 'betas', 'gamma', 'mars_type'"):
+        mars.load_state_dict(lars.state_dict())
+
+
 def test_half_of_a_state() -> None:
     optimizer = of_arrays(BY_NAME["Adam"])
     for name in ("exp_avg_sq", "step"):

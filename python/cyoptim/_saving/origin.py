@@ -6,7 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cyoptim._groups.options import as_sequence
-from cyoptim._state.form import entries_of_rules, essential_entries, essential_options
+from cyoptim._state.form import (
+    entries_of_rules,
+    essential_entries,
+    essential_options,
+    numbers_of_groups,
+    rules_of,
+)
 from cyoptim._types import Group
 
 _ADVICE = ". Load it into an optimizer of the kind that saved it"
@@ -14,7 +20,7 @@ _ADVICE = ". Load it into an optimizer of the kind that saved it"
 
 def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any]) -> None:
     """Refuse groups without options, and states without entries, that this optimizer class always
-    has."""
+    has; and groups with numbers that only the steps of another class keep there."""
     name, essential = type(optimizer).__name__, essential_entries(type(optimizer))
     for number, group in enumerate(groups):
         missing = [o for o in essential_options(type(optimizer)) if o not in group]
@@ -24,6 +30,12 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
             raise ValueError(
                 f"the loaded state dict is not that of {name}: param group {number} has no "
                 f"{_listed(missing)}{also}{_resemblance(group, states)}{_ADVICE}"
+            )
+        numbers = _numbers_of_others(group, optimizer)
+        if numbers:
+            raise ValueError(
+                f"the loaded state dict is not that of {name}: param group {number} has "
+                f"{_listed(numbers)}, unknown to its steps{_resemblance(group, states)}{_ADVICE}"
             )
         for option in essential_options(type(optimizer)):
             ours, found = optimizer.defaults.get(option), as_sequence(group[option])
@@ -45,6 +57,16 @@ def check_origin(optimizer: Any, groups: Sequence[Group], states: Collection[Any
                 f"the loaded state dict is not that of {name}: the state of a parameter has "
                 f"{found} and no {_listed(missing)}{_resemblance(groups[0], states)}{_ADVICE}"
             )
+
+
+def _numbers_of_others(group: Group, optimizer: Any) -> list[str]:
+    """The numbers of a group that the steps of other optimizer classes keep there. One alone, or
+    those of a step in Python, may be a user's own."""
+    if optimizer._has_update() or optimizer._steps_itself:
+        return []
+    own = {name for rule in rules_of(type(optimizer)) for name in rule.group_numbers}
+    found = sorted(numbers_of_groups() - own & group.keys())
+    return found if len(found) > 1 else []
 
 
 def check_whole(

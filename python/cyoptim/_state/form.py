@@ -203,3 +203,8 @@ def _common(lists: Iterable[tuple[str, ...]]) -> list[str]:
 def entries_of_rules() -> set[str]:
     """What the native rules of all optimizers keep in the state of a parameter."""
     return {"step", *(name for rule in RULES.values() for name in rule.entries)}
+
+
+def numbers_of_groups() -> set[str]:
+    """What the native rules of all optimizers keep in groups."""
+    return {name for rule in RULES.values() for name in rule.group_numbers}

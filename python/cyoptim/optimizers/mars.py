@@ -102,6 +102,14 @@ class MARS(Optimizer):
         "mars_vector",
         "mars_vector_amsgrad",
     )
+    _essential_options: ClassVar[tuple[str, ...] | None] = (
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "gamma",
+        "mars_type",
+    )
     _takes_complex: ClassVar[bool] = False
     _step_type: ClassVar[type | None] = int
 
