@@ -193,7 +193,7 @@ def test_lists_of_names() -> None:
     assert optimizer.param_groups[0]["unit"] == "tensor"
     optimizer = cyoptim.AdamMini([("wq.up", w)], adam_block_names=["up"])
     assert optimizer.param_groups[0]["unit"] == "element"
-    with pytest.raises(TypeError, match="mlp_names must be an iterable of pieces of names"):
+    with pytest.raises(TypeError, match="mlp_names must be pieces of names, got 'up'"):
         cyoptim.AdamMini([("up", w)], mlp_names="up")
 
 
@@ -203,6 +203,10 @@ def test_lists_of_names() -> None:
         ({"dim": 0}, "Invalid dim value: 0"),
         ({"dim": 2.5}, "Invalid dim value: 2.5"),
         ({"n_heads": 0}, "Invalid n_heads value: 0"),
+        ({"dim": np.inf}, r"Invalid dim value: inf \(expected a finite number"),
+        ({"n_heads": np.nan}, r"Invalid n_heads value: nan \(expected a finite number"),
+        ({"n_kv_heads": np.inf}, r"Invalid n_kv_heads value: inf \(expected a finite number"),
+        ({"dim": 10**400}, r"dim is a whole number of 1329 bits, expected a float"),
         ({"dim": 8, "n_heads": 3}, r"Invalid n_heads value: 3 \(expected a divisor of dim \* dim"),
         ({"n_heads": 4, "n_kv_heads": 3}, "Invalid n_kv_heads value: 3"),
         ({"dim": 8, "n_heads": 4}, r"\('wq'\) of group 0 has shape \(3, 5\), expected whole heads"),
@@ -307,3 +311,24 @@ def test_states_of_tensors_in_another_order_go_by_names(torch: Any) -> None:
         for entry, value in optimizer.state[p].items():
             np.testing.assert_array_equal(other.state[p][entry], value)
     assert [g["unit"] for g in other.param_groups] == ["row", "head", "head"]
+
+
+@pytest.mark.parametrize("names", [None, "embed", 3, 1.5, ["embed", 3], 1j])
+@pytest.mark.parametrize("option", ["embd_names", "adam_block_names"])
+def test_pieces_of_names_that_are_none(option: str, names: Any) -> None:
+    message = rf"{option} must be pieces of names, got .*: write a tuple of them, or \(\) for none"
+    with pytest.raises(TypeError, match=message):
+        cyoptim.AdamMini([("wq", np.ones((3, 5)))], **{option: names})
+
+
+@pytest.mark.parametrize("unit", ["rows", None, 3, ["row"], np.array([1.0, 2.0])])
+def test_a_unit_that_there_is_not(unit: Any) -> None:
+    message = r"unit .* is not supported: write 'element', 'head', 'row' or 'tensor'"
+    w = np.ones((3, 5))
+    with pytest.raises(ValueError, match=message):
+        cyoptim.AdamMini([{"params": [w], "unit": unit}])
+    optimizer = cyoptim.AdamMini([{"params": [w], "unit": "row"}])
+    optimizer.param_groups[0]["unit"] = unit
+    with pytest.raises(ValueError, match=f"options of param group 0: {message}"):
+        optimizer.step(grads=[w])
+    np.testing.assert_array_equal(w, 1)

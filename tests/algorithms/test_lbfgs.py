@@ -304,3 +304,12 @@ def test_module_alias() -> None:
     from cyoptim.lbfgs import LBFGS
 
     assert LBFGS is cyoptim.LBFGS
+
+
+def test_iterations_without_end_need_evaluations_with_one() -> None:
+    w = np.ones(2)
+    with pytest.raises(ValueError, match=r"Invalid max_iter value: inf \(expected a finite number"):
+        cyoptim.LBFGS([w], max_iter=np.inf)
+    optimizer = cyoptim.LBFGS([w], max_iter=np.inf, max_eval=50)
+    optimizer.step(lambda: (float(w @ w), [2 * w]))
+    assert np.abs(w).max() < 1e-6

@@ -80,7 +80,7 @@ CARD = Card(
         (
             {"regen_reg_rate": 0.1, "weight_decay": 0.1},
             ValueError,
-            "weight_decay and regen_reg_rate exclude each other",
+            "weight_decay 0.1 and regen_reg_rate 0.1 exclude each other: set one of them to 0",
         ),
         ({"cautious_factor": 1.5}, ValueError, "Invalid cautious_factor value: 1.5 (expected 0"),
         ({"a": float("inf")}, ValueError, "Invalid a value: inf (expected a finite number)"),

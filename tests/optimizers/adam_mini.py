@@ -153,6 +153,7 @@ CARD = Card(
         ({"unit": "column"}, ValueError, "write 'element', 'head', 'row' or 'tensor'"),
         ({"head_numel": 0}, ValueError, "Invalid head_numel value: 0"),
         ({"head_numel": 1.5}, ValueError, "Invalid head_numel value: 1.5"),
+        ({"head_numel": np.inf}, ValueError, "Invalid head_numel value: inf (expected a finite"),
     ),
     quotient=Quotient(
         lambda options: 1 - float(options.get("betas", (0.9, 0.999))[1]),

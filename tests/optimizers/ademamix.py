@@ -76,6 +76,16 @@ CARD = Card(
         ({"alpha": -1.0}, ValueError, "Invalid alpha value: -1.0 (expected >= 0)"),
         ({"beta3_warmup": 0}, ValueError, "Invalid beta3_warmup value: 0 (expected > 0)"),
         ({"alpha_warmup": 0}, ValueError, "Invalid alpha_warmup value: 0 (expected > 0)"),
+        (
+            {"beta3_warmup": np.inf},
+            ValueError,
+            "Invalid beta3_warmup value: inf (expected a finite",
+        ),
+        (
+            {"alpha_warmup": np.inf},
+            ValueError,
+            "Invalid alpha_warmup value: inf (expected a finite",
+        ),
         ({"alpha_warmup": "long"}, TypeError, "alpha_warmup must be a number, got str: 'long'"),
     ),
     quotient=Quotient(gain, ({}, {"betas": (0.9, 0.99999, 0.9)}, {"betas": (0.0, 0.0, 0.0)})),

@@ -82,6 +82,7 @@ CARD = Card(
         ({"tolerance_change": None}, TypeError, "tolerance_change must be a number, got NoneType"),
         ({"history_size": 0}, ValueError, "Invalid history_size value: 0"),
         ({"history_size": 2.5}, TypeError, "history_size must be a whole number, got 2.5"),
+        ({"line_search_fn": np.ones(2)}, RuntimeError, "only 'strong_wolfe' is supported, got"),
         (
             {"line_search_fn": "armijo"},
             RuntimeError,

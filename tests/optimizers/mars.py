@@ -105,7 +105,9 @@ CARD = Card(
         ({"mars_type": "mars-adam"}, ValueError, "Invalid mars_type value: 'mars-adam'"),
         ({"mars_type": "mars-shampoo"}, ValueError, "Muon has steps by orthogonal matrices"),
         ({"lr_1d": -1.0}, ValueError, "Invalid lr_1d value: -1.0 (expected >= 0)"),
-        ({"betas_1d": (1.0, 0.9)}, ValueError, "Invalid beta parameter at index 0: 1.0"),
+        ({"betas_1d": (1.0, 0.9)}, ValueError, "Invalid betas_1d at index 0: 1.0 (expected"),
+        ({"betas_1d": 0.9}, TypeError, "betas_1d must be a pair of numbers, got 0.9"),
+        ({"betas_1d": ("x", 0.9)}, TypeError, "betas_1d[0] must be a number, got str: 'x'"),
         ({"weight_decay_1d": -1.0}, ValueError, "Invalid weight_decay_1d value: -1.0"),
     ),
     source=Source(

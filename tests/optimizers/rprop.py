@@ -56,6 +56,7 @@ CARD = Card(
         *COMMON_OF_TORCH,
         *CAPTURABLE,
         ({"etas": 0.5}, TypeError, "etas must be a pair of numbers, got 0.5"),
+        ({"step_sizes": (np.nan, 1)}, ValueError, "Invalid step_sizes value at index 0: nan"),
         ({"step_sizes": (1,)}, TypeError, "step_sizes must be a pair of numbers, got (1,)"),
     ),
     draw=drawn,

@@ -72,6 +72,11 @@ CARD = Card(
         ({"min_beta1": 1.5}, ValueError, "Invalid min_beta1 value: 1.5 (expected 0 to 1)"),
         ({"beta1_warmup": 0}, ValueError, "Invalid beta1_warmup value: 0 (expected > 0)"),
         (
+            {"beta1_warmup": np.inf},
+            ValueError,
+            "Invalid beta1_warmup value: inf (expected a finite",
+        ),
+        (
             {"beta1_warmup": 9, "bias_correction1": True},
             ValueError,
             "bias_correction1=True does not go together with beta1_warmup",

@@ -506,6 +506,41 @@ def test_resuming_needs_initial_lr() -> None:
     assert "swa_lr" not in optimizer.param_groups[0]
 
 
+SCALING = {
+    "StepLR": {"step_size": 1},
+    "LambdaLR": {"lr_lambda": lambda epoch: 1.0},
+    "MultiplicativeLR": {"lr_lambda": lambda epoch: 1.0},
+    "CosineAnnealingLR": {"T_max": 3},
+    "ReduceLROnPlateau": {},
+    "WarmupCosineLR": {"warmup_steps": 2, "total_steps": 9},
+}
+
+
+@pytest.mark.parametrize("name", SCALING)
+def test_a_rate_that_the_optimizer_computes_has_no_schedule(name: str) -> None:
+    made, w = getattr(lr_scheduler, name), np.ones((2, 2))
+    message = "group {} has lr None, with which AdafactorHF computes the rate itself: give it an lr"
+    optimizer = cyoptim.AdafactorHF([w])
+    with pytest.raises(ValueError, match=message.format(0)):
+        made(optimizer, **SCALING[name])
+    assert "initial_lr" not in optimizer.param_groups[0]
+    optimizer.step(grads=[w])
+    made(cyoptim.AdafactorHF([w], lr=0.1), **SCALING[name])
+
+
+def test_a_later_group_without_a_rate_has_no_schedule() -> None:
+    v, w = np.ones(2), np.ones((2, 2))
+    optimizer = cyoptim.AdafactorHF([{"params": [w], "lr": 0.1}])
+    schedule = StepLR(optimizer, 1)
+    optimizer.step(grads=[w])
+    schedule.step()
+    optimizer.add_param_group({"params": [v]})
+    before = schedule.last_epoch, optimizer.param_groups[0]["lr"]
+    with pytest.raises(ValueError, match="parameter group 1 has lr None"):
+        schedule.step()
+    assert (schedule.last_epoch, optimizer.param_groups[0]["lr"]) == before
+
+
 @pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])
 def test_cycling_needs_momentum(name: str) -> None:
     optimizer = cyoptim.Adagrad([np.zeros(3)])

@@ -18,6 +18,8 @@ DISTANCE = (
     ({"fsdp_in_use": True}, ValueError, "fsdp_in_use=True is not supported: parameters are not"),
 )
 LOG: Any = (
+    ({"log_every": None}, TypeError, "log_every must be a number, got NoneType: None"),
+    ({"log_every": np.ones(2)}, TypeError, "log_every"),
     ({"log_every": 10}, ValueError, "log_every=10 is not supported: read param_groups[0]['d']"),
 )
 GROWTH: Any = (({"growth_rate": 0.0}, ValueError, "Invalid growth_rate value: 0.0 (expected > 0)"),)

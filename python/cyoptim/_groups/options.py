@@ -304,16 +304,15 @@ def check_interval(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"Invalid {name} value: {value} (expected {low} to {high})")
 
 
-def check_betas(betas: Any, count: int = 2) -> None:
+def check_betas(betas: Any, count: int = 2, name: str = "betas") -> None:
     """Refuse averaging factors that are not so many numbers in [0, 1), two or three."""
-    check_sequence("betas", betas, count)
+    check_sequence(name, betas, count)
+    what = "beta parameter" if name == "betas" else name
     for index, beta in enumerate(betas):
-        text = f"Invalid beta parameter at index {index}: {{}} (expected 0 <= beta < 1)"
-        check_nonnegative(f"betas[{index}]", beta, text)
+        text = f"Invalid {what} at index {index}: {{}} (expected 0 <= beta < 1)"
+        check_nonnegative(f"{name}[{index}]", beta, text)
         if not beta < 1.0:
-            raise ValueError(
-                f"Invalid beta parameter at index {index}: {beta} (expected 0 <= beta < 1)"
-            )
+            raise ValueError(text.format(beta))
 
 
 def check_pair(name: str, value: Any) -> None:

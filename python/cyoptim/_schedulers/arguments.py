@@ -75,8 +75,20 @@ def check_resumable(optimizer: Optimizer, last_epoch: int) -> None:
             )
 
 
+def check_rates(optimizer: Optimizer) -> None:
+    """Refuse groups that have no rate which a schedule could change."""
+    for i, group in enumerate(optimizer.param_groups):
+        if group["lr"] is None:
+            raise ValueError(
+                f"parameter group {i} has lr None, with which {type(optimizer).__name__} computes "
+                "the rate itself: give it an lr that the schedule can change, or leave out the "
+                "schedule"
+            )
+
+
 def initial_lrs(optimizer: Optimizer, last_epoch: int) -> list[Scalar]:
     check_resumable(optimizer, last_epoch)
+    check_rates(optimizer)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", copied(group["lr"]))
     return group_values(optimizer, "initial_lr")

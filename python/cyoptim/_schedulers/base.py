@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from cyoptim._arrays.doors import type_name
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import number
-from cyoptim._schedulers.arguments import check_count, check_optimizer, initial_lrs
+from cyoptim._schedulers.arguments import check_count, check_optimizer, check_rates, initial_lrs
 from cyoptim._schedulers.order import (
     _initial_mode,
     check_order,
@@ -195,6 +195,8 @@ class LRScheduler(_Root):
     def _adopt_groups(self) -> None:
         """Include groups that were added since the last step."""
         known = len(self.base_lrs)
+        if known < len(self.optimizer.param_groups):
+            check_rates(self.optimizer)
         for group in self.optimizer.param_groups[known:]:
             self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, SupportsFloat
 
 from cyoptim._engine import Commit
 from cyoptim._groups.numbers import is_masked, number
-from cyoptim._schedulers.arguments import check_count, check_optimizer
+from cyoptim._schedulers.arguments import check_count, check_optimizer, check_rates
 from cyoptim._schedulers.base import EPOCH_DEPRECATION_WARNING, LRScheduler, _collect
 from cyoptim._schedulers.states import StateDict
 from cyoptim._schedulers.values import group_values, listed, set_value
@@ -84,6 +84,7 @@ class ReduceLROnPlateau(LRScheduler):
         if self.factor >= 1.0:
             raise ValueError("Factor should be < 1.0.")
         check_optimizer(optimizer, self)
+        check_rates(optimizer)
         _check_modes(mode, threshold_mode, nan_policy)
         self.optimizer = optimizer
         self.patience: int = number("patience", patience)

@@ -74,6 +74,7 @@ class EstimatesDistance(Optimizer):
         for name in type(self)._signed_numbers():
             check_number(name, group[name])
         check_switch("fsdp_in_use", group["fsdp_in_use"])
+        check_number("log_every", group.get("log_every", 0))
         for name, reason in self._refused.items():
             if group.get(name):
                 raise ValueError(f"{name}={group[name]} is not supported: {reason}")

@@ -146,9 +146,16 @@ class AdamAtan2(Optimizer):
         check_interval("cautious_factor", group["cautious_factor"], 0.0, 1.0)
         check_finite("a", group["a"])
         check_finite("b", group["b"])
+        self._check_one_decay(group)
+
+    def _check_one_decay(self, group: Group) -> None:
         if group["weight_decay"] > 0 and group["regen_reg_rate"] > 0:
-            raise ValueError("weight_decay and regen_reg_rate exclude each other")
+            raise ValueError(
+                f"weight_decay {group['weight_decay']} and regen_reg_rate "
+                f"{group['regen_reg_rate']} exclude each other: set one of them to 0"
+            )
 
     def _rule_of(self, group: Group) -> str:
+        self._check_one_decay(group)
         cautious = "_cautious" if group["cautious_factor"] < 1 else ""
         return f"adam_atan2{cautious}{'_pulled' if group['regen_reg_rate'] > 0 else ''}"

@@ -10,7 +10,7 @@ from cyoptim._arrays.doors import is_tensor
 from cyoptim._engine import Plan
 from cyoptim._groups.groups import as_groups, labels_of, parameters_of
 from cyoptim._groups.names import split_names
-from cyoptim._groups.options import check_moments, check_number, check_switch
+from cyoptim._groups.options import check_finite, check_moments, check_switch
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim._warnings import warn
@@ -119,6 +119,12 @@ class AdamMini(Optimizer):
     _essential_options: ClassVar[tuple[str, ...] | None] = ("lr", "betas", "eps", "weight_decay")
     _essential_state: ClassVar[tuple[str, ...] | None] = ("step", "m")
     _step_type: ClassVar[type | None] = int
+    _foreign_state: ClassVar[tuple[str, ...]] = (
+        "head_per_gpu",
+        "neuron_per_gpu",
+        "reduced",
+        "block_numel",
+    )
     _takes_complex: ClassVar[bool] = False
 
     def __init__(
@@ -206,8 +212,7 @@ class AdamMini(Optimizer):
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
-        if group["unit"] not in UNITS:
-            raise ValueError(f"unit {group['unit']!r} is not supported: write {_listed(UNITS)}")
+        _check_unit(group["unit"])
         _check_whole("head_numel", group["head_numel"])
 
     def _make_plan(self, groups: list[Group], state: State) -> Plan:
@@ -224,6 +229,7 @@ class AdamMini(Optimizer):
         return super()._make_plan(groups, state)
 
     def _rule_of(self, group: Group) -> str:
+        _check_unit(group["unit"])
         return f"adam_mini_{group['unit']}"
 
     def _lacks(
@@ -239,7 +245,7 @@ class AdamMini(Optimizer):
 
     def _own_form(self, state_dict: StateDict) -> StateDict:
         saved = list(state_dict["param_groups"])
-        state = {key: _own_entries(values) for key, values in state_dict["state"].items()}
+        state = dict(state_dict["state"])
         for number, group in enumerate(saved):
             if isinstance(group, dict) and {"params", "beta1", "beta2"} <= group.keys():
                 mine = self._same_group(group, number)
@@ -267,13 +273,6 @@ class AdamMini(Optimizer):
 # What a parameter without a name is called there, so that it has the same units.
 _THEIR_NAMES = {"element": "bias", "head": "query", "row": "linear", "tensor": "scale"}
 
-# What its states have beside ours.
-_ENTRIES = ("head_per_gpu", "neuron_per_gpu", "reduced", "block_numel")
-
-
-def _own_entries(values: Any) -> Any:
-    return _without(values, _ENTRIES) if isinstance(values, dict) else values
-
 
 def _own_options(group: Group, mine: Group) -> Group:
     """A group of theirs with the names of ours; its units are those of our group."""
@@ -292,7 +291,7 @@ def _take_shapes(state: dict[Any, Any], keys: Any, mine: Group) -> None:
         if isinstance(entries, dict) and hasattr(entries.get("m"), "reshape"):
             shape = tuple(getattr(param, "shape", ()))
             if prod(entries["m"].shape) == prod(shape):
-                entries["m"] = entries["m"].reshape(shape)
+                state[key] = {**entries, "m": entries["m"].reshape(shape)}
 
 
 def _without(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
@@ -368,10 +367,17 @@ def _common(names: list[str], what: str, value_of: Any) -> Any:
     return values[first]
 
 
+def _check_unit(value: Any) -> None:
+    if not (isinstance(value, str) and value in UNITS):
+        raise ValueError(f"unit {value!r} is not supported: write {_listed(UNITS)}")
+
+
 def _pieces(name: str, value: Any) -> tuple[str, ...]:
-    pieces = (value,) if isinstance(value, str) else tuple(value)
-    if isinstance(value, str) or not all(isinstance(piece, str) for piece in pieces):
-        raise TypeError(f"{name} must be an iterable of pieces of names, got {value!r}")
+    pieces = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+    if not all(isinstance(piece, str) for piece in pieces):
+        raise TypeError(
+            f"{name} must be pieces of names, got {value!r}: write a tuple of them, or () for none"
+        )
     return tuple(sorted(pieces))
 
 
@@ -381,7 +387,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _check_whole(name: str, value: Any) -> None:
-    check_number(name, value)
+    check_finite(name, value)
     if not (value >= 1 and value == int(value)):
         raise ValueError(f"Invalid {name} value: {value} (expected a whole number >= 1)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from cyoptim._groups.options import check_moments, check_nonnegative, check_positive
+from cyoptim._groups.options import check_finite, check_moments, check_nonnegative, check_positive
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -117,3 +117,4 @@ class AdEMAMix(Optimizer):
         for name in ("beta3_warmup", "alpha_warmup"):
             if group[name] is not None:
                 check_positive(name, group[name])
+                check_finite(name, group[name])

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import is_tensor
-from cyoptim._engine import Room
 from cyoptim._groups.options import check_interval, check_lr, check_nonnegative
 from cyoptim._state.form import Form
-from cyoptim._types import Array, Group, ParamsT
+from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
 
 
@@ -88,6 +87,7 @@ class DAdaptSGD(EstimatesDistance):
 
     _rule: ClassVar[str | None] = "dadapt_sgd"
     _counts_steps: ClassVar[bool] = False
+    _foreign_state: ClassVar[tuple[str, ...]] = ("z",)
     _joint_options: ClassVar[tuple[str, ...]] = ("growth_rate",)
     # Those of the authors' groups.
     _essential_options: ClassVar[tuple[str, ...] | None] = (
@@ -142,19 +142,6 @@ class DAdaptSGD(EstimatesDistance):
 
 class _DualForm(Form):
     """Of torch tensors with ``z``, without which the authors' class would begin anew."""
-
-    def loaded(
-        self,
-        param: Any,
-        view: Array,
-        values: Any,
-        label: str,
-        room: Room,
-        group: Group | None = None,
-    ) -> Any:
-        if isinstance(values, dict):
-            values = {name: value for name, value in values.items() if name != "z"}
-        return super().loaded(param, view, values, label, room, group)
 
     def saved(self, param: Any, values: Any) -> Any:
         saved = super().saved(param, values)

@@ -15,6 +15,7 @@ from cyoptim._gradients.aligned import loss_and_grads
 from cyoptim._groups.numbers import plain
 from cyoptim._groups.options import (
     as_float,
+    check_finite,
     check_groups,
     check_lr,
     check_nonnegative,
@@ -154,7 +155,9 @@ class LBFGS(Optimizer):
         history_size: int = 100,
         line_search_fn: str | None = None,
     ) -> None:
-        check_nonnegative("max_iter", max_iter)  # before it is multiplied
+        check_nonnegative("max_iter", max_iter)
+        if max_eval is None:  # it is multiplied
+            check_finite("max_iter", max_iter)
         defaults = {
             "lr": lr,
             "max_iter": max_iter,
@@ -178,10 +181,9 @@ class LBFGS(Optimizer):
             if group[name] != group[name]:
                 raise ValueError(f"Invalid {name} value: {group[name]}")
         _check_history_size(group["history_size"])
-        if group["line_search_fn"] not in (None, "strong_wolfe"):
-            raise RuntimeError(
-                f"only 'strong_wolfe' is supported, got line_search_fn={group['line_search_fn']!r}"
-            )
+        search = group["line_search_fn"]
+        if search is not None and not (isinstance(search, str) and search == "strong_wolfe"):
+            raise RuntimeError(f"only 'strong_wolfe' is supported, got line_search_fn={search!r}")
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         group = super()._complete_group(param_group, others)

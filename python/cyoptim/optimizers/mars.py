@@ -153,7 +153,7 @@ class MARS(Optimizer):
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
-        check_betas(group["betas_1d"])
+        check_betas(group["betas_1d"], name="betas_1d")
         check_nonnegative("weight_decay_1d", group["weight_decay_1d"])
         check_nonnegative("lr_1d", group["lr_1d"])
         check_nonnegative("base_lr", group["base_lr"])

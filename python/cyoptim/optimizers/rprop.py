@@ -93,6 +93,8 @@ class Rprop(Optimizer):
             check_pair(name, group[name])
             for index, value in enumerate(group[name]):
                 check_number(f"{name}[{index}]", value)
+                if value != value:
+                    raise ValueError(f"Invalid {name} value at index {index}: {value}")
         minus, plus = group["etas"]
         if not 0.0 < minus < 1.0 < plus:
             raise ValueError(f"Invalid eta values: {minus}, {plus}")

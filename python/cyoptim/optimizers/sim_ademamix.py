@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Commit
 from cyoptim._groups.options import (
     as_float,
+    check_finite,
     check_interval,
     check_moments,
     check_nonnegative,
@@ -18,8 +18,6 @@ from cyoptim._groups.options import (
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
 
-# What the authors' code keeps of each parameter, and is computed from the step count here.
-SUMS = ("num_sum", "den_sum")
 MOST = 1_000_000  # steps that are added up one by one
 
 
@@ -88,6 +86,8 @@ class SimAdEMAMix(Optimizer):
 
     _rule: ClassVar[str | None] = "sim_ademamix"
     _step_type: ClassVar[type | None] = int
+    # Computed from the step count here.
+    _foreign_state: ClassVar[tuple[str, ...]] = ("num_sum", "den_sum")
     _essential_options: ClassVar[tuple[str, ...] | None] = (
         "lr",
         "betas",
@@ -134,11 +134,19 @@ class SimAdEMAMix(Optimizer):
         check_interval("min_beta1", group["min_beta1"], 0, 1)
         if group["beta1_warmup"] is not None:
             check_positive("beta1_warmup", group["beta1_warmup"])
-            if group["bias_correction1"]:
-                raise ValueError(
-                    "bias_correction1=True does not go together with beta1_warmup, as the sum of "
-                    "the weights is then no formula of the step count: set one of them alone"
-                )
+            check_finite("beta1_warmup", group["beta1_warmup"])
+        self._check_correction(group)
+
+    def _check_correction(self, group: Group) -> None:
+        if group["beta1_warmup"] is not None and group["bias_correction1"]:
+            raise ValueError(
+                "bias_correction1=True does not go together with beta1_warmup, as the sum of the "
+                "weights is then no formula of the step count: set one of them alone"
+            )
+
+    def _rule_of(self, group: Group) -> str | None:
+        self._check_correction(group)
+        return self._rule
 
     # --- the sums of weights, in the authors' state -----------------------------------------------
 
@@ -151,24 +159,13 @@ class SimAdEMAMix(Optimizer):
                     state[key] = {**state[key], **_sums(int(state[key]["step"]), group)}
         return {**state_dict, "state": state}
 
-    def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
-        if isinstance(state_dict, dict) and isinstance(state_dict.get("state"), dict):
-            state = {key: _without_sums(entries) for key, entries in state_dict["state"].items()}
-            state_dict = {**state_dict, "state": state}
-        super()._prepare_load(state_dict, commit)
-
-
-def _without_sums(entries: Any) -> Any:
-    if not isinstance(entries, dict):
-        return entries
-    return {name: value for name, value in entries.items() if name not in SUMS}
-
 
 def _sums(step: int, group: Group) -> dict[str, float]:
     """The sums of the weights of all gradients so far."""
     beta1, beta2 = map(as_float, group["betas"])
     step, gain = max(step, 0), max(1 - beta1, 1e-12)
-    warmup = 0 if group["beta1_warmup"] is None else math.ceil(as_float(group["beta1_warmup"]))
+    until = 0.0 if group["beta1_warmup"] is None else as_float(group["beta1_warmup"])
+    warmup = math.ceil(min(until, 2.0**53)) if until > 0 else 0
     warm = max(0, min(step, warmup - 1))
     # Weights from before these steps are nothing beside the others.
     window = min(warm, math.ceil(40 / gain), MOST)

@@ -84,6 +84,7 @@ class StableAdamW(Optimizer):
 
     _rule: ClassVar[str | None] = "stable_adamw"
     _exchanges_group_steps: ClassVar[bool] = True
+    _foreign_state: ClassVar[tuple[str, ...]] = ("eps_sq", "kahan_comp")
 
     def __init__(
         self,
@@ -119,15 +120,21 @@ class StableAdamW(Optimizer):
         check_moments(group)
         if group["max_lr"] is not None:
             check_positive("max_lr", group["max_lr"])
-        elif group["decouple_lr"]:
+        self._check_largest_rate(group)
+
+    def _check_largest_rate(self, group: Group) -> None:
+        if group["decouple_lr"] and group["max_lr"] is None:
             raise ValueError("decouple_lr=True needs max_lr, the largest rate of the schedule")
+
+    def _rule_of(self, group: Group) -> str | None:
+        self._check_largest_rate(group)
+        return self._rule
 
     # --- state dicts of torch-optimi --------------------------------------------------------------
 
     def _own_form(self, state_dict: StateDict) -> StateDict:
         groups = [_own_options(group) for group in state_dict["param_groups"]]
-        state = {key: _own_entries(values) for key, values in state_dict["state"].items()}
-        return {**state_dict, "state": state, "param_groups": groups}
+        return {**state_dict, "param_groups": groups}
 
     def _export(self) -> StateDict:
         state_dict = super()._export()
@@ -150,15 +157,8 @@ def _own_options(group: Any) -> Any:
     return own
 
 
-def _own_entries(values: Any) -> Any:
-    if not isinstance(values, dict):
-        return values
-    return {name: value for name, value in values.items() if name not in _ENTRIES}
-
-
-# What its groups and states have beside ours.
+# What its groups have beside ours.
 _OPTIONS = frozenset({"beta1", "beta2", "kahan_sum", "triton", "gradient_release", "setup"})
-_ENTRIES = frozenset({"eps_sq", "kahan_comp"})
 
 
 def _add_what_optimi_reads(state_dict: StateDict, params: list[Any]) -> None:
