@@ -210,7 +210,7 @@ class MuonWithAuxAdam(MuonOptimizer):
                 "Muon is to step, use_muon=False for parameters that Adam is to step"
             )
         kind = group["use_muon"]
-        check_kind(kind)
+        check_switch("use_muon", kind)
         other = self._defaults_for({"use_muon": not kind}, self.defaults)
         wrong = other.keys() - self._defaults_for(group, self.defaults).keys() & group.keys()
         members = group["params"]
@@ -273,7 +273,7 @@ class MuonWithAuxAdam(MuonOptimizer):
 def check_complete(group: Group) -> None:
     """Refuse a group without the options of its kind, which may have been changed."""
     kind = group.get("use_muon")
-    check_kind(kind)
+    check_switch("use_muon", kind)
     needed = OF_MUON if kind else OF_ADAM
     if not needed <= group.keys():
         missing = sorted(needed - group.keys())
@@ -281,10 +281,3 @@ def check_complete(group: Group) -> None:
             f"{missing[0]!r} is missing, with use_muon={bool(kind)}: a group that changes its kind "
             f"needs the options of the other, here {', '.join(map(repr, missing))}"
         )
-
-
-def check_kind(kind: Any) -> None:
-    """Refuse what does not say how a group is stepped."""
-    if kind is None:
-        raise TypeError("use_muon must be True or False, got None")
-    check_switch("use_muon", kind)
