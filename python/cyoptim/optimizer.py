@@ -31,6 +31,7 @@ from cyoptim._groups.groups import (
     labels_of,
     own_group,
     parameters_of,
+    shards_in,
     share_groups,
 )
 from cyoptim._groups.names import Named, renamed
@@ -339,6 +340,11 @@ class Optimizer(Definition):
             plan.set_apart([i for i, (_, view) in enumerate(doors) if self._is_apart(view.shape)])
         for rule, scalars in self._stages:
             plan.precede(rule, scalars)
+        shards = shards_in(groups, labels)
+        for number, shard in shards.items():
+            self._check_element_wise(groups[number], shard)
+        if shards:
+            plan.note_shards(shards)
         return plan
 
     def _plan_for(

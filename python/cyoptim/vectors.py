@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import check_array, foreign_array, is_tensor, type_name, view_parameter
+from cyoptim._arrays.doors import (
+    check_array,
+    foreign_array,
+    is_distributed,
+    is_tensor,
+    type_name,
+    view_parameter,
+)
 from cyoptim._engine import Commit, together
 from cyoptim._groups.names import split_names
 from cyoptim._types import Array
@@ -101,5 +108,8 @@ def _put(values: Array, views: list[Array]) -> None:
 def _views(params: list[Any]) -> list[Array]:
     if not params:
         raise ValueError("expected at least one parameter")
+    for i, param in enumerate(params):
+        if is_distributed(param):
+            foreign_array(param, f"parameter {i}")  # which raises
     views = [view_parameter(param, f"parameter {i}")[1] for i, param in enumerate(params)]
     return [np.asarray(view) for view in views]  # without the behaviour of a subclass

@@ -285,3 +285,8 @@ cdef bint is_sparse(object grad) except -1:
 cdef bint is_tensor(object value) except -1:
     from cyoptim._arrays.doors import is_tensor
     return is_tensor(value)
+
+
+cdef bint is_distributed(object value) except -1:
+    from cyoptim._arrays.doors import is_distributed
+    return is_distributed(value)

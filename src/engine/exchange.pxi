@@ -66,6 +66,8 @@ cdef class Exchange:
         cdef const ExchangeTable *exchange
         self.types[role] = type(tensor)
         self.borrows[role], self.by_attributes[role] = NULL, False
+        if is_distributed(tensor):      # the table would tell of the whole, without memory
+            return 0
         capsule = getattr(type(tensor), "__dlpack_c_exchange_api__", None)
         if capsule is not None:
             exchange = <const ExchangeTable *>PyCapsule_GetPointer(capsule, "dlpack_exchange_api")

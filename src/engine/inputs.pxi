@@ -177,8 +177,8 @@ cdef class Inputs(Work):
 
     cdef bint _array_moved(self, Py_ssize_t i, cnp.ndarray view) except -1:
         # A tensor that only torch itself can read.
-        from cyoptim._arrays.doors import foreign_array
-        cdef cnp.ndarray array = foreign_array(self.objects[i], self.labels[i])
+        from cyoptim._arrays.doors import part_array
+        cdef cnp.ndarray array = part_array(self.objects[i], self.objects[i], self.labels[i])
         self.stirred = True
         if (<object>array).dtype != view.dtype or (<object>array).shape != (<object>view).shape:
             return True
@@ -292,8 +292,8 @@ cdef class Inputs(Work):
         if isinstance(grad, np.generic) and self.views[i].ndim == 0:
             return np.asarray(grad)
         if self.slots[i].door == TENSOR:
-            from cyoptim._arrays.doors import foreign_array
-            return foreign_array(grad, f"gradient of {self.labels[i]}")
+            from cyoptim._arrays.doors import part_array
+            return part_array(grad, self.objects[i], f"gradient of {self.labels[i]}")
         raise TypeError(
             f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"
         )

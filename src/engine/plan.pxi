@@ -220,6 +220,8 @@ cdef class Plan(Passes):
         cdef bint steps, together = False
         if self.stirred:
             self._check_still()
+        if self.shards is not None and extras is not None and extras.measure:
+            optimizer._refuse_to_measure(next(iter(self.shards.values())))
         steps = self._measure(extras)
         if self.zeroing:
             self._prepare_zeros()

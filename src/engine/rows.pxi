@@ -29,6 +29,7 @@ cdef class Rows(Inputs):
     cdef Row *templates         # per section: the scalars before the clock
     cdef dict counters          # per slot: a step count whose form in the state is another
     cdef Watch watch
+    cdef dict shards            # per group, if other processes have parts of its parameters: one of them, in words
     cdef int64_t looked         # changes that the watch had told when the running step looked
     cdef int64_t seen           # when the state was found as it is known here, or NEVER
     cdef Py_ssize_t natives
@@ -79,6 +80,10 @@ cdef class Rows(Inputs):
             self.slots[<Py_ssize_t>i].section = self.slots[<Py_ssize_t>i].group + <int32_t>len(self.groups)
             self.parted = True
 
+    def note_shards(self, dict shards not None) -> None:
+        """Be told of which groups other processes have parts of parameters: see `shards`."""
+        self.shards = shards
+
     # --- options -----------------------------------------------------------------------------------
 
     @cython.final
@@ -89,6 +94,8 @@ cdef class Rows(Inputs):
         cdef Rule rule, apart = None
         if known is not None and same_options(options, known):
             return 0
+        if self.shards is not None and group in self.shards:
+            optimizer._check_element_wise(options, self.shards[group])
         read = PyDict_Copy(options)     # what another thread changes from here on, is found next time
         self.known_options[group] = None
         self.stirred = self.changed = True

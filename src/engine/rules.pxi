@@ -253,6 +253,12 @@ cdef class Rule:
         # Groups that have no such option decouple it.
         return self.decouples and (not self.couples or group.get("decoupled_weight_decay", True))
 
+    def is_element_wise(self, dict group not None) -> bool:
+        """Whether an element's update depends on no other element, with the options of a group."""
+        if self.measures or self.scope not in (0, PER_GROUP):
+            return False
+        return self.norm < 0 or self.value(self.bound, group) == INFINITY
+
     @property
     def is_cautious(self) -> bool:
         """Whether it is the cautious form of another rule."""

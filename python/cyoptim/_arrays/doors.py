@@ -34,6 +34,12 @@ def is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
 
 
+def is_distributed(value: object) -> bool:
+    """Whether the value is a tensor of which each process may have a part: torch's DTensor."""
+    places = "torch.distributed.tensor", "torch.distributed._tensor"  # since torch 2.5, and before
+    return isinstance(value, tuple(class_of(place, "DTensor") for place in places))
+
+
 def class_of(library: str, name: str) -> Any:
     """A class of a library, without importing it. If it is not there yet, as nobody has imported
     the library or another thread is about to: an empty tuple, of which nothing is an instance."""
@@ -95,6 +101,8 @@ def arrays_of(params: Sequence[Any]) -> list[Array]:
 
 
 def _tensor_array(tensor: Any) -> Array | None:
+    if is_distributed(tensor):
+        tensor = tensor._local_tensor
     try:
         array: Array = tensor.detach().numpy()
     except (TypeError, RuntimeError):  # on another device, sparse, or of a dtype that NumPy lacks
@@ -174,6 +182,22 @@ def foreign_array(value: Any, label: str) -> Array:
     from cyoptim._libraries.torch import view_tensor
 
     return view_tensor(value, label)
+
+
+def part_array(value: Any, param: Any, label: str) -> Array:
+    """The memory of a parameter, or of a value that belongs to it: its gradient, or an entry of its
+    state. Of distributed tensors, the part that this process has."""
+    return foreign_array(own_part(value, param, label), label)
+
+
+def own_part(value: Any, param: Any, label: str) -> Any:
+    """This process's part of a distributed tensor that belongs to a parameter; other values
+    unchanged."""
+    if not is_distributed(value):
+        return value
+    from cyoptim._libraries.torch_distributed import part_for
+
+    return part_for(value, param, label)
 
 
 def loaded_array(value: Any, label: str) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeGuard
 
-from cyoptim._arrays.doors import foreign_array, is_tensor, type_name
+from cyoptim._arrays.doors import foreign_array, is_distributed, is_tensor, type_name
 from cyoptim._arrays.trees import shown
 from cyoptim._engine import DTYPES, Arrays, Commit, is_dense, same_layout_as
 from cyoptim._groups.numbers import number
@@ -172,7 +172,7 @@ def _average(
     means: list[Array] = []
     values: list[Array] = []
     for a, c in zip(averaged, current, strict=True):
-        if is_tensor(a) and (a.device.type != "cpu" or a.dtype not in _native_dtypes()):
+        if is_tensor(a) and not _is_native(a):
             a.copy_(a * (1 - weight) + c * weight)
             continue
         mean, value = memory_of(a), memory_of(c)
@@ -186,10 +186,12 @@ def _average(
     commit.apply(Arrays(means, values), "average", (weight,))
 
 
-def _native_dtypes() -> tuple[Any, ...]:
+def _is_native(tensor: Any) -> bool:
+    """Whether the kernels can move a tensor; torch moves the others."""
     import torch
 
-    return tuple(getattr(torch, name) for name in DTYPES)
+    dtypes = [getattr(torch, name) for name in DTYPES]
+    return tensor.device.type == "cpu" and tensor.dtype in dtypes and not is_distributed(tensor)
 
 
 # --- checks ---------------------------------------------------------------------------------------

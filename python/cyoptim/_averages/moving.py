@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import loaded_array, type_name
+from cyoptim._arrays.doors import loaded_array, own_part, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import as_float, check_number, check_switch
@@ -209,7 +209,7 @@ def loaded_average(
         if key not in saved["values"]:
             raise ValueError(f"the state dict has averages, but none of {label}")
         value, what = saved["values"][key], f"loaded average of {label}"
-        array = loaded_array(value, what)
+        array = loaded_array(own_part(value, param, what), what)
         if array.dtype.kind not in ("f", view.dtype.kind):
             raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
         mean = np.empty_like(view, subok=False)

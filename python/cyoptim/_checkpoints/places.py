@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_distributed, is_tensor, type_name
 from cyoptim._arrays.trees import entries_of, is_named_tuple
 from cyoptim._types import Array
 
@@ -48,6 +48,11 @@ def memory(value: Any, place: Place) -> Array | None:
 
 def _tensor_memory(tensor: Any, place: Place) -> Array:
     torch = sys.modules["torch"]
+    if is_distributed(tensor):
+        raise TypeError(
+            f"{show(place)} is a DTensor, of which each process may have a part: save and load it "
+            "with torch.distributed.checkpoint"
+        )
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
         raise TypeError(
             f"{show(place)}: a tensor must be dense and on the CPU, "

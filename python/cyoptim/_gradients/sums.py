@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.doors import own_part
 from cyoptim._engine import Arrays, Extras, add_up, same_layout_as, whole_count
 from cyoptim._state.exchange import array_like
 from cyoptim._state.mapping import in_kind
@@ -167,7 +168,9 @@ def loaded_sums(
         value = waiting[key].pop(0) if waiting.get(key) else None
         if value is not None:
             array = np.empty_like(view, subok=False)
-            array[...] = array_like(value, view.shape, view.dtype, f"loaded sum of {label}")
+            what = f"loaded sum of {label}"
+            value = own_part(value, param, what)
+            array[...] = array_like(value, view.shape, view.dtype, what)
             pairs.append((param, array))
     return _rebuilt(calls, pairs)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from cyoptim._arrays.doors import is_parameter, type_name
+from cyoptim._arrays.doors import is_distributed, is_parameter, type_name
 from cyoptim._arrays.trees import is_named_tuple, named_leaves
 from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
@@ -157,6 +157,21 @@ def labels_of(groups: list[Group]) -> list[str]:
             name = f" ({names[i]!r})" if i < len(names) else ""
             labels.append(f"parameter {i}{name} of group {g}")
     return labels
+
+
+def shards_in(groups: list[Group], labels: list[str]) -> dict[int, str]:
+    """For each group that has a parameter of which other processes have parts, which it is, in
+    words."""
+    shards: dict[int, str] = {}
+    members = [(g, p) for g, group in enumerate(groups) for p in group["params"]]
+    for (g, param), label in zip(members, labels, strict=True):
+        if g not in shards and is_distributed(param):
+            from cyoptim._libraries.torch_distributed import placed
+
+            place = placed(param)
+            if place is not None:
+                shards[g] = f"{label} is a part of a DTensor ({place})"
+    return shards
 
 
 def check_option_names(group: Group, number: int, known: Mapping[str, Any], optimizer: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cyoptim._arrays.doors import is_distributed, type_name
 from cyoptim._engine import DTYPES
 from cyoptim._libraries import torch_optim
 from cyoptim._types import Array
@@ -17,18 +18,27 @@ torch_optim.join()
 
 
 def view_leaf(tensor: torch.Tensor, label: str) -> Array:
-    """The memory of a tensor that can be a parameter."""
+    """The memory of a tensor that can be a parameter; of a distributed one, its local part."""
     if not (tensor.is_leaf or tensor.retains_grad):
         raise ValueError(f"can't optimize a non-leaf Tensor: {label} is the result of an operation")
     if tensor.is_conj() or tensor.is_neg():
         raise ValueError(
             f"{label} is a conjugate or negative view, whose memory holds other values"
         )
+    if is_distributed(tensor):
+        from cyoptim._libraries.torch_distributed import local_part
+
+        tensor = local_part(tensor, label)
     return view_tensor(tensor, label)
 
 
 def view_tensor(tensor: torch.Tensor, label: str) -> Array:
     """The memory of a dense CPU tensor; a copy for a conjugate or negative view."""
+    if is_distributed(tensor):
+        raise TypeError(
+            f"{label} is a DTensor, of which each process may have a part: write .full_tensor() "
+            "for the whole, or .to_local() for the part; torch.nn.utils clips DTensors"
+        )
     if tensor.device.type != "cpu":
         raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
     if tensor.layout is not torch.strided:
@@ -37,7 +47,13 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         raise TypeError(
             f"{label} has dtype {tensor.dtype}, expected {' or '.join(DTYPES)}, or complex of these"
         )
-    array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+    try:
+        array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+    except RuntimeError as error:
+        raise TypeError(
+            f"{label} is a {type_name(tensor)}, whose memory torch does not show ({error}): "
+            "expected a plain tensor, or a DTensor"
+        ) from error
     return array
 
 
@@ -102,6 +118,8 @@ def as_array(value: Any) -> Any:
     """An array that shares the tensor's memory; other values unchanged."""
     if not isinstance(value, torch.Tensor):
         return value
+    if is_distributed(value):
+        value = value._local_tensor
     try:
         return value.detach().numpy()
     except (TypeError, RuntimeError):  # of a dtype that NumPy lacks

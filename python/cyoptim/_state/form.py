@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cyoptim._arrays.doors import is_tensor, loaded_array, type_name
+from cyoptim._arrays.doors import is_tensor, loaded_array, own_part, type_name
 from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_of
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
@@ -116,6 +116,7 @@ class Form:
         if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
             return as_it_is(param, value, name)
         what = f"loaded state {name!r} of {label}"
+        value = own_part(value, param, what)
         if entry.kind is Kind.ARRAY:
             return _array(name, value, entry, view, what, room)
         if entry.kind is Kind.NUMBER:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._arrays.doors import is_distributed, is_tensor, type_name
 from cyoptim._engine import Commit, Undo, Watch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,12 +51,21 @@ for _name in (
 
 
 def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
-    """Entries in the form of the parameter's state: tensors for a torch tensor."""
+    """Entries in the form of the parameter's state: tensors for a torch tensor, distributed as it
+    is."""
     if not is_tensor(param):
         return entries
     from cyoptim._libraries.torch import as_tensor
 
-    return {name: as_tensor(value) for name, value in entries.items()}
+    entries = {name: as_tensor(value) for name, value in entries.items()}
+    if not is_distributed(param):
+        return entries
+    from cyoptim._libraries.torch_distributed import distributed_as
+
+    return {
+        name: value if name == "step" else distributed_as(param, value)
+        for name, value in entries.items()
+    }
 
 
 class State(MutableMapping[Any, Any]):

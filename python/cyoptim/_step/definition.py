@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
-from cyoptim._engine import Commit, Plan
+from cyoptim._engine import Commit, Plan, rule_named, rule_of
 from cyoptim._step.hooks import Hooked
 from cyoptim._types import Group, StateDict
 
@@ -118,6 +118,40 @@ class Definition(Hooked):
 
     def _check_steps(self) -> None:
         """Raise RuntimeError if the optimizer does not step now; before a closure is called."""
+
+    def _is_element_wise(self, group: Group) -> bool:
+        """Whether an element's update depends on no other element, so that a process can step its
+        part of a parameter alone."""
+        rule, apart = rule_of(self, group), self._rule_apart(group)
+        if rule is None or apart is None:
+            # A step() of the user's own consists of torch's operations on distributed tensors.
+            return self._steps_itself
+        return rule.is_element_wise(group) and rule_named(apart).is_element_wise(group)
+
+    def _check_element_wise(self, group: Group, shard: str) -> None:
+        """Refuse to step a part of a parameter by a rule that needs the whole."""
+        if not self._is_element_wise(group):
+            name = type(self).__name__
+            raise TypeError(
+                f"{shard}: with these options {name} needs all elements of a parameter at once. "
+                "Use an element-wise optimizer, such as AdamW, Lion, AdEMAMix or AdamWScheduleFree"
+                f"{self._element_wise_hint()}"
+            )
+
+    def _element_wise_hint(self) -> str:
+        if type(self).__module__.startswith("cyoptim."):
+            return ""
+        return (
+            "; if update() treats each element by itself, override _is_element_wise(group) to "
+            "return True"
+        )
+
+    def _refuse_to_measure(self, shard: str) -> None:
+        raise TypeError(
+            f"{shard}: max_norm and nonfinite need the norm of all gradients. Call "
+            "torch.nn.utils.clip_grad_norm_(parameters, max_norm) before step(): it adds up over "
+            "the processes"
+        )
 
     def _takes_spans(self, group: Group, label: str) -> bool:
         """Whether the group's rule updates only elements with a gradient, if it is sparse.

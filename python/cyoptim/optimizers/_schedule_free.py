@@ -150,6 +150,9 @@ class ScheduleFree(Optimizer):
             "and eval() before the parameters are evaluated"
         )
 
+    def _is_element_wise(self, group: Group) -> bool:
+        return True  # asked in both modes
+
     def _rule_of(self, group: Group) -> str | None:
         # Called after an option was changed: the mode is one.
         if not group["train_mode"]:

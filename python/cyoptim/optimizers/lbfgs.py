@@ -210,6 +210,9 @@ class LBFGS(Optimizer):
         group = self.param_groups[0]
         return {**self._plain_group(group), "lr": as_float(group["lr"])}
 
+    def _is_element_wise(self, group: Group) -> bool:
+        return False
+
     def _takes_spans(self, group: Group, label: str) -> bool:
         return False  # a sparse gradient is part of a dense vector
 
