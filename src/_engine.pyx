@@ -37,11 +37,12 @@ import numpy as np
 from _codecs cimport FLOAT32, FLOAT64, stored_size
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
-from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FLATTENED, KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS,
-                     MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS, MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP,
-                     PER_ROW, REDUCE, RESCALED, RESIDUALS, SCALED, SHORT_CHUNK, SQUARES, STATISTICS, STEPPED,
-                     STEPPED_BY_SEGMENTS, UPDATE, Chunk, Clock, Directed, Group, Head, Kernels, Matrices, Pass,
-                     Product, Row, Stage, Table, Tensor, Units, chunk_length, product_task_count)
+from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTORED_PASSES, FACTORED_WHOLE, FLATTENED,
+                     KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
+                     MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, REDUCE, RESCALED, RESIDUALS,
+                     AGREEMENTS, SCALED_SQUARES, SHORT_CHUNK, STEPPED, STEPPED_BY_SEGMENTS, UPDATE, Chunk, Clock, Directed,
+                     Factored, FactoredRun, Group, Head, Kernels, Pass, Product, Row, Stage, Table, Tensor, Units,
+                     chunk_length, product_task_count)
 
 cnp.import_array()
 
@@ -59,7 +60,7 @@ include "engine/numbers.pxi"    # step counts and single numbers of a state
 include "engine/room.pxi"       # placement of new state
 include "engine/work.pxi"       # tables, and passes over lists of arrays
 include "engine/first_touch.pxi"    # what new state begins with
-include "engine/factored.pxi"   # Adafactor's passes over matrices
+include "engine/factored.pxi"   # the steps of Adafactor's family
 include "engine/muon.pxi"       # Muon's step
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse

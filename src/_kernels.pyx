@@ -11,22 +11,24 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
+from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from _codecs cimport FLOAT32, decode, encode, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FLATTENED, KEPT, LANES, MAX_CARRIED, MAX_NUMBERS,
-                     MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_ELEMENT,
-                     PER_GROUP, PER_ROW, PER_TENSOR, PIECE, REDUCE, RESCALED, RESIDUALS, SQUARES, START,
-                     STATISTICS, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Finish, Group, Kernels,
-                     Matrices, Product, Row, Stage, Table, Tensor, Units, product_task)
-from rules._math cimport descent
+from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, MAX_CARRIED,
+                     MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
+                     PANEL_BYTES, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, RESCALED, RESIDUALS,
+                     SCALED_SQUARES, START, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Factored,
+                     FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Table, Tensor, Units, product_task)
+from rules._math cimport descent, greater
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
-from rules.adafactor cimport (MeanSquare, add_residuals, add_squares_each, confident_update, count_agreements,
-                              followed_update, mean_square, scaled_square, scaled_update, sum_squares)
+from rules.adafactor cimport (add_residuals, add_squares_each, clip_of, column_factors, confident_update,
+                              count_agreements, decide, followed_update, move_lines, move_squares, row_factors,
+                              scale_of, scaled_square, scaled_update, sum_squares)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adam_atan2 cimport (AdamAtan2, adam_atan2, adam_atan2_cautious, adam_atan2_cautious_pulled, adam_atan2_clock,
@@ -237,7 +239,6 @@ cdef Lars LARS
 cdef Lion LION
 cdef Mars MARS
 cdef MarsVector MARS_VECTOR
-cdef MeanSquare MEAN_SQUARE
 cdef Momentum MOMENTUM
 cdef Nadam NADAM
 cdef NovoGrad NOVOGRAD
@@ -393,7 +394,6 @@ rule("clamp", CLAMP, clamp[float], clamp[double])
 rule("average", AVERAGE, average[float], average[double])
 rule("copy", AVERAGE, copy[float], copy[double])
 rule("squares", SQUARES_OF, squares[float], squares[double])
-rule("mean_square", MEAN_SQUARE, mean_square[float], mean_square[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
 for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
@@ -406,25 +406,21 @@ for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "signum"):
 include "kernels/passes.pxi"
 include "kernels/caution.pxi"
 include "kernels/reductions.pxi"
-include "kernels/matrices.pxi"
+include "kernels/factored.pxi"
 include "kernels/muon.pxi"
 
 
 cdef void run_other(const Table *table, Py_ssize_t bundle) noexcept nogil:
-    cdef Py_ssize_t c, first = 0, last = 0
-    if table.phase < STATISTICS:
-        first, last = table.bundles[bundle], table.bundles[bundle + 1]
+    cdef Py_ssize_t c, first = table.bundles[bundle], last = table.bundles[bundle + 1]
     if table.phase == APPLY:
         for c in range(first, last):
             apply_chunk(table, c)
     elif table.phase == NORM:
         for c in range(first, last):
             table.partials[c] = norm_chunk(table, &table.chunks[c])
-    elif table.phase == REDUCE:
+    else:
         for c in range(first, last):
             table.partials[c] = reduce_chunk(table, &table.chunks[c])
-    else:
-        run_blocks(table.matrices, table.phase, bundle)
 
 
 # As BY_PIECES: a small update is to have a small frame.
@@ -453,6 +449,7 @@ KERNELS.finish = finish
 KERNELS.clocks = CLOCKS
 KERNELS.multiply = multiply
 KERNELS.direct = direct
+KERNELS.factor = factor
 
 
 def kernels():

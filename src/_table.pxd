@@ -67,29 +67,62 @@ cdef struct Stage:
     double scalars[MAX_SCALARS]
     void **streams              # per tensor its first stream, of which the parameter is the second; NULL: none
 
-# A batch of matrices whose gradient is scaled by a product of row and column factors, cut into
-# blocks at fixed rows and columns. Blocks are numbered matrix by matrix, row by row.
-cdef struct Matrices:
+# What a rule of Adafactor's family does with a parameter, in this order.
+cdef enum FactoredPass:
+    MEAN_SQUARES        # sums of squares of the gradient along rows and columns; of a vector, its averages
+    SCALED_SQUARES      # the sum of squares of the scaled gradient
+    RESIDUALS           # as MEAN_SQUARES, of the scaled gradient without its average
+    AGREEMENTS          # how many elements of the average are along the gradient
+    FACTORED_UPDATE
+    FACTORED_PASSES     # how many there are
+
+# A parameter that such a rule steps: matrices, cut into blocks at fixed rows and columns. Blocks are numbered matrix by
+# matrix, row by row. A vector is a matrix of one row, whose elements have averages and factors of their own.
+cdef struct Factored:
     int dtype
+    bint vector
+    Py_ssize_t count                # of matrices
     Py_ssize_t rows, columns        # of a matrix
     Py_ssize_t height, width        # of a block
     Py_ssize_t down, across         # blocks in a matrix
     Py_ssize_t blocks, bundle       # in all, and in a bundle
     void *param
     void *grad
-    void *row                 # factors: of the rows of all matrices, one after the other,
-    void *column              # and of the columns
+    void *moment                    # an average of the scaled gradient, or NULL
+    void *squares[2]                # averages along the rows of all matrices, and along their columns; of a vector, the second
+    void *residuals[2]              # likewise, of squares of the residual; or NULL
+    int64_t *counter
+    int64_t step
+    # Work.
+    void *factors[2]                # of the rows and columns of the gradient,
+    void *confidence[2]             # and of the average; or NULL
     double *row_sums                # [matrix][block across][row]
     double *column_sums             # [matrix][block down][column]
-    double *squares                 # [block]
-    double floor, shrink, size
-    int product             # whether the factors multiply the gradient; else their product is what it is divided by
-    void *moment            # an average of the scaled gradient, or NULL: m = keep * m + gain * u
-    double keep, gain
-    double clip             # of the scaled gradient, before the residual is taken
-    int cautious            # whether elements are left out that are not along the gradient
-    void *more_row          # further factors, of the average; or NULL
-    void *more_column
+    double *sums                    # [block]: of a pass, and
+    double *param_squares           # [block]
+    # The numbers of a step.
+    double weight, eps              # of the new squares in their average, and what is added to them
+    double residual_weight, residual_eps
+    bint product                    # whether factors multiply the gradient; else their product is what it is divided by,
+    double floor, least_mean        # at least this; and the least mean of the row factors
+    bint scaled                     # whether the rate is relative to the size of the parameter,
+    double least_scale              # at least this
+    double threshold                # of the root mean square of the scaled gradient
+    double sign, rate               # of the scaled gradient, before it is averaged
+    double keep                     # of the average
+    bint cautious                   # whether elements are left out that are not along the gradient
+    double rest                     # the rate of what is averaged
+    double decay
+    bint decays_by_scale
+    # What the passes have found.
+    double scale, clip, along, gain, size, shrink
+
+# A run over such parameters: one pass or what follows it, of the first; or all, of the parameters of a bundle.
+cdef struct FactoredRun:
+    int phase                       # a FactoredPass
+    bint settles
+    Factored **parameters
+    Py_ssize_t *bundles
 
 # A product of two matrices that lie in panels, and how many of its parts are computed side by side.
 cdef extern from "products.h" nogil:
@@ -150,11 +183,9 @@ cdef enum Pass:
     APPLY               # the last pass of the rules that measure, over larger units
     REDUCE              # a reduction of stream 0
     NORM                # the sum of squares of the gradients, over the tensors that have a row
-    STATISTICS          # of matrices: sums of squares of the gradient along rows and along columns
-    SQUARES             # of matrices: the sum of squares of the scaled gradient
-    SCALED              # of matrices: the update by the scaled gradient, or by its average
-    RESIDUALS           # of matrices: as STATISTICS, of the scaled gradient without its average
-    AGREEMENTS          # of matrices: how many elements of the average are along the gradient
+    DIRECTIONS          # of a Directed, of a FactoredRun by blocks and by parameters: for the choice of threads
+    FACTORED_BLOCKS
+    FACTORED_WHOLE
 
 # Consecutive chunks are bundled so that a bundle is about CHUNK elements of work however small
 # the tensors are: bundle b holds chunks [bundles[b], bundles[b + 1]).
@@ -175,7 +206,6 @@ cdef struct Table:
     Stage stages[MAX_STAGES]    # those before, and then those after
     Group *groups               # where the unit of a rule is a group, or all; else NULL
     Py_ssize_t n_groups, n_rows
-    Matrices *matrices
 
 # Does one bundle of a Table.
 ctypedef void (*BundleFunction)(const void *table, Py_ssize_t bundle) noexcept nogil
@@ -202,3 +232,4 @@ cdef struct Kernels:
     Clock *clocks           # per rule; NULL where no scalar depends on the step
     BundleFunction multiply     # a task of a Product
     BundleFunction direct       # a block of a Directed
+    BundleFunction factor       # a bundle of a FactoredRun

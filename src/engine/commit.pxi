@@ -8,7 +8,7 @@ cdef enum Change:
     SETS = 4        # an attribute gets a value
     COPIES = 5      # an array gets the elements of another
     RUNS = 6        # a rule runs over arrays
-    SCALES = 7      # Adafactor's update runs over a matrix
+    FACTORS = 7     # rules of Adafactor's family step their parameters
     STEPS = 8       # Muon steps a parameter
     AVERAGES = 9    # the averages of a plan move
     ADOPTS = 10     # a plan takes the place of another
@@ -25,6 +25,7 @@ cdef class Commit:
     """
 
     cdef list changes
+    cdef FactoredSteps factored     # one of the changes, or None
 
     def __cinit__(self):
         self.changes = []
@@ -74,10 +75,12 @@ cdef class Commit:
         spans.prepare(rule, scalars)
         self.changes.append((RUNS, spans, None, None))
 
-    def scale(self, Factored matrices not None, double shrink, double size) -> None:
-        """``param = shrink * param - size * u``, see Factored."""
-        matrices.prepare(shrink, size)
-        self.changes.append((SCALES, matrices, None, None))
+    def factor(self, FactoredStep step not None, cnp.ndarray grad not None) -> None:
+        """Let a rule of Adafactor's family step a parameter along a gradient like it, together with others."""
+        if self.factored is None:
+            self.factored = FactoredSteps()
+            self.changes.append((FACTORS, self.factored, None, None))
+        self.factored.add(step, grad)
 
     def step(self, MuonStep step not None) -> None:
         """Let Muon step a parameter."""
@@ -128,7 +131,7 @@ cdef class Commit:
         cdef list kept = [self.changes]
         for change, target, value, more in self.changes:
             if ((change == RUNS and not (<Arrays>target).still())
-                    or (change == SCALES and not (<Factored>target).still())
+                    or (change == FACTORS and not (<FactoredSteps>target).still())
                     or (change == STEPS and not (<MuonStep>target).still())):
                 raise RuntimeError("an array was changed in size or place while it was being used")
             if change <= BECOMES:
@@ -137,7 +140,7 @@ cdef class Commit:
                 kept.append(dict.get(target, value) if isinstance(target, dict) else target[value])
         for change, target, value, more in self.changes:
             self._make(change, target, value, more)
-        self.changes = []
+        self.changes, self.factored = [], None
         return kept
 
     cdef int _make(self, int change, target, value, more) except -1:
@@ -155,8 +158,8 @@ cdef class Commit:
             cnp.PyArray_CopyInto(<cnp.ndarray>target, <cnp.ndarray>value)
         elif change == RUNS:
             (<Arrays>target).go()
-        elif change == SCALES:
-            (<Factored>target).run(SCALED)
+        elif change == FACTORS:
+            (<FactoredSteps>target).run()
         elif change == STEPS:
             (<MuonStep>target).run()
         elif change == AVERAGES:

@@ -1,198 +1,305 @@
-# Adafactor's passes over matrices.
+# The steps of Adafactor's family.
 
-cdef class Factored:
-    """A batch of matrices whose gradient is scaled by row and column factors, as in Adafactor and its relatives.
+cdef Py_ssize_t STEPPED_BY_ONE = 65536      # elements of parameters that one thread steps, and many threads side by side
+cdef Py_ssize_t LEAST_HEIGHT = 64           # rows of a block: with fewer, there are many sums of columns
+
+FACTORED_NUMBERS = ("weight", "eps", "residual_weight", "residual_eps", "floor", "least_mean", "least_scale", "threshold",
+                    "sign", "rate", "keep", "rest", "decay")
+
+
+cdef class FactoredStep:
+    """A step of a parameter by a rule of Adafactor's family, which a :class:`Commit` makes.
 
     Parameters
     ----------
-    param, grad : ndarray
-        In C order and of the same shape and real dtype; the last two axes make a matrix, one axis
-        a matrix of one row.
+    param, moment : ndarray
+        In C order and of one shape and real dtype; the last two axes make a matrix. `moment`, the average of the
+        scaled gradient, may be None.
+    squares : tuple of ndarray
+        The averages of squares along rows and along columns, with an element for each row, or column, of all
+        matrices; or one array like the parameter, which is then not factored.
+    residuals : tuple of ndarray
+        Those of the squares of the residual, or ().
+    counter : ndarray
+        The step count in the state.
     """
 
-    cdef Table table
-    cdef Matrices matrices
-    cdef cnp.ndarray param, grad, moment
-    cdef Py_ssize_t count
-    cdef list kept              # the factors
-    cdef list more              # the further factors
+    cdef Factored f
+    cdef list arrays            # all of the above: their places are checked again before the step
+    cdef tuple places
+    cdef tuple names            # of those after the parameter in the state, if it is kept
+    cdef char *memory
+    cdef Py_ssize_t bytes
 
-    def __init__(self, cnp.ndarray param not None, cnp.ndarray grad not None):
-        cdef Matrices *table = &self.matrices
-        check_dense(param)
-        if not (not cnp.PyArray_ISCOMPLEX(param) and cnp.PyArray_IS_C_CONTIGUOUS(param) and same_layout(param, grad)
-                and cnp.PyArray_ISWRITEABLE(param) and cnp.PyArray_SIZE(param)):
-            raise ValueError("expected two arrays in C order, of the same shape and dtype")
+    def __cinit__(self):
+        self.arrays = []
+
+    def __dealloc__(self):
+        PyMem_Free(self.memory)
+
+    def __init__(self, cnp.ndarray param not None, cnp.ndarray moment, tuple squares not None, tuple residuals not None,
+                 cnp.ndarray counter not None):
+        cdef Factored *f = &self.f
+        cdef int k
+        self._check(param, cnp.PyArray_SIZE(param), param)
+        f.vector = len(squares) == 1
         shape = (1, 1, *(<object>param).shape)
-        self.param, self.grad = param, grad
-        table.dtype = dtype_code(param)
-        table.param, table.grad = cnp.PyArray_DATA(param), cnp.PyArray_DATA(grad)
-        table.columns = shape[len(shape) - 1]
-        table.rows = shape[len(shape) - 2]
-        self.count = cnp.PyArray_SIZE(param) // (table.rows * table.columns)
-        # Tall blocks where there are many rows, so that the sums of columns stay small.
-        table.width = min(table.columns, CHUNK)
-        table.height = min(table.rows, max(64, CHUNK // table.width))
-        table.down = (table.rows + table.height - 1) // table.height
-        table.across = (table.columns + table.width - 1) // table.width
-        table.blocks = self.count * table.down * table.across
-        table.bundle = max(1, CHUNK // (table.width * table.height))
+        f.columns = cnp.PyArray_SIZE(param) if f.vector else shape[len(shape) - 1]
+        f.rows = 1 if f.vector else shape[len(shape) - 2]
+        f.count = cnp.PyArray_SIZE(param) // (f.rows * f.columns)
+        f.dtype, f.param = dtype_code(param), cnp.PyArray_DATA(param)
+        if moment is not None:
+            self._check(moment, cnp.PyArray_SIZE(param), param)
+            f.moment = cnp.PyArray_DATA(moment)
+        for lines, places in ((squares, <uintptr_t>f.squares), (residuals, <uintptr_t>f.residuals)):
+            for k, array in enumerate(lines):
+                k += 2 - len(lines)
+                self._check(array, f.count * (f.columns if k else f.rows), param)
+                (<void **><uintptr_t>places)[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
+        if not (is_counter(counter) and cnp.PyArray_ISWRITEABLE(counter)):
+            raise ValueError("expected a step count")
+        f.counter = <int64_t *>cnp.PyArray_DATA(counter)
+        self.arrays = [array for array in (param, moment, *squares, *residuals, counter) if array is not None]
+        self.places = tuple([(<uintptr_t>cnp.PyArray_DATA(<cnp.ndarray>a), (<cnp.ndarray>a).size) for a in self.arrays])
+        self._cut()
 
-    cdef int run(self, Pass phase) except -1:
-        cdef Py_ssize_t bundles = (self.matrices.blocks + self.matrices.bundle - 1) // self.matrices.bundle
-        cdef double nanoseconds = cnp.PyArray_NBYTES(self.param) / sizeof(float) * 4 * NANOSECONDS
-        cdef int most = available_threads()
-        self.table.phase, self.table.matrices = phase, &self.matrices
-        with nogil:
-            run_chosen(run_shared_choice(phase, nanoseconds), KERNELS.run, &self.table, 0, bundles, most, nanoseconds)
+    cdef int _check(self, cnp.ndarray array, Py_ssize_t size, cnp.ndarray param) except -1:
+        check_dense(array)
+        if not (cnp.PyArray_SIZE(array) == size > 0 and array.dtype == param.dtype
+                and not cnp.PyArray_ISCOMPLEX(array) and cnp.PyArray_IS_C_CONTIGUOUS(array)
+                and cnp.PyArray_ISWRITEABLE(array)):
+            raise ValueError(
+                f"expected {size} elements of {param.dtype} in C order, got {cnp.PyArray_SIZE(array)} of {array.dtype}"
+            )
         return 0
 
-    def mean_squares(self) -> tuple:
-        """The means of the squared gradient along each row, and along each column."""
-        return self.means(STATISTICS)
-
-    cdef tuple means(self, Pass phase):
-        """The means of squares along each row, and along each column."""
-        cdef Matrices *table = &self.matrices
-        self.check_ready()
-        row_sums = np.zeros((self.count, table.across, table.rows))
-        column_sums = np.zeros((self.count, table.down, table.columns))
-        table.row_sums = <double *>cnp.PyArray_DATA(<cnp.ndarray>row_sums)
-        table.column_sums = <double *>cnp.PyArray_DATA(<cnp.ndarray>column_sums)
-        self.run(phase)
-        table.row_sums = table.column_sums = NULL
-        return (_in_order(row_sums) / <double>table.columns,
-                _in_order(column_sums) / <double>table.rows)
-
-    def scale(self, cnp.ndarray row not None, cnp.ndarray column not None, double floor) -> float:
-        """Set the factors, and return the norm of ``u = grad / sqrt(max(row * column, floor))``.
-
-        `row` and `column` are in C order and of the parameter's dtype, one element for each row
-        and each column of all matrices.
-        """
-        self.set_factors(row, column)
-        self.matrices.floor, self.matrices.product = floor, False
-        return sqrt(self.total(SQUARES))
-
-    def multiply(self, cnp.ndarray row not None, cnp.ndarray column not None) -> None:
-        """Set the factors of ``u = grad * row * column``, given as those of :meth:`scale`."""
-        self.set_factors(row, column)
-        self.matrices.product = True
-
-    def norm(self) -> float:
-        """The norm of u."""
-        self.check_factors()
-        return sqrt(self.total(SQUARES))
-
-    def follow(self, cnp.ndarray moment not None, double keep, double gain, bint cautious=False) -> None:
-        """Let the update be by ``moment = keep * moment + gain * u``, an array like the parameter.
-
-        `cautious`: without its elements that do not have the sign of the gradient, or the other one if `gain` is
-        negative.
-        """
-        cdef Matrices *table = &self.matrices
-        self.check_factors()
-        if not table.product:
-            raise ValueError("only the product form has a moment")
-        if not (same_layout(self.param, moment) and cnp.PyArray_ISWRITEABLE(moment)):
-            raise ValueError("expected a moment like the parameter")
-        self.moment = moment
-        table.moment, table.keep, table.gain = cnp.PyArray_DATA(moment), keep, gain
-        table.cautious = cautious
-
-    def agreements(self) -> float:
-        """How many elements of the next moment have the sign that `cautious` asks for."""
-        self.check_moment()
-        return self.total(AGREEMENTS)
-
-    def residual_squares(self, double clip) -> tuple:
-        """The means of the square of ``clip * u - moment``, with the next moment, along rows and columns."""
-        self.check_moment()
-        self.matrices.clip = clip
-        return self.means(RESIDUALS)
-
-    def confide(self, cnp.ndarray row not None, cnp.ndarray column not None) -> None:
-        """Let the update be by ``moment * row * column``."""
-        self.check_moment()
-        self.check_lengths(row, column)
-        self.more = [row, column]
-        self.matrices.more_row = cnp.PyArray_DATA(row)
-        self.matrices.more_column = cnp.PyArray_DATA(column)
-
-    cdef int set_factors(self, cnp.ndarray row, cnp.ndarray column) except -1:
-        self.check_ready()
-        self.check_lengths(row, column)
-        self.kept = [row, column]
-        self.matrices.row, self.matrices.column = cnp.PyArray_DATA(row), cnp.PyArray_DATA(column)
+    cdef int _cut(self) except -1:
+        """Cut the matrices into blocks, and find memory for what the passes hand on."""
+        cdef Factored *f = &self.f
+        cdef Py_ssize_t lines[2]
+        cdef Py_ssize_t size = itemsize(f.dtype)
+        cdef char *place
+        f.width = min(f.columns, CHUNK)
+        f.height = min(f.rows, max(LEAST_HEIGHT, CHUNK // f.width))
+        f.down = (f.rows + f.height - 1) // f.height
+        f.across = (f.columns + f.width - 1) // f.width
+        f.blocks = f.count * f.down * f.across
+        f.bundle = max(1, CHUNK // (f.width * f.height))
+        lines[0], lines[1] = f.count * f.rows, f.count * f.columns
+        sums = f.count * f.across * f.rows + f.count * f.down * f.columns + 2 * f.blocks
+        factors = lines[0] + lines[1]
+        self.bytes = 8 * sums + 2 * factors * size
+        self.memory = place = <char *>PyMem_Malloc(self.bytes)
+        if not place:
+            raise MemoryError
+        f.row_sums = <double *>place
+        f.column_sums = f.row_sums + f.count * f.across * f.rows
+        f.sums = f.column_sums + f.count * f.down * f.columns
+        f.param_squares = f.sums + f.blocks
+        place = <char *>(f.param_squares + f.blocks)
+        f.factors[0], f.factors[1] = place, place + lines[0] * size
+        place += factors * size
+        if f.residuals[0] != NULL:
+            f.confidence[0], f.confidence[1] = place, place + lines[0] * size
         return 0
 
-    cdef int check_lengths(self, cnp.ndarray row, cnp.ndarray column) except -1:
-        cdef Matrices *table = &self.matrices
-        for factor, length in ((row, table.rows), (column, table.columns)):
-            if (not cnp.PyArray_IS_C_CONTIGUOUS(factor) or factor.dtype != self.param.dtype
-                    or factor.size != self.count * length):
-                raise ValueError("expected a factor for each row and each column")
-        return 0
+    def begin(self, int64_t step, dict numbers not None) -> None:
+        """Set the count of the step, and its numbers: those of FACTORED_NUMBERS, and the switches ``product``,
+        ``scaled``, ``cautious`` and ``decays_by_scale``."""
+        cdef Factored *f = &self.f
+        f.step = step
+        (f.weight, f.eps, f.residual_weight, f.residual_eps, f.floor, f.least_mean, f.least_scale, f.threshold, f.sign,
+         f.rate, f.keep, f.rest, f.decay) = [numbers[name] for name in FACTORED_NUMBERS]
+        f.product, f.scaled, f.cautious = numbers["product"], numbers["scaled"], numbers["cautious"]
+        f.decays_by_scale = numbers["decays_by_scale"]
+        if f.cautious and f.moment == NULL:
+            raise ValueError("only an average can be cautious")
 
-    cdef double total(self, Pass phase) except? -1:
-        """The sum over all blocks of what a pass finds."""
-        cdef Py_ssize_t b
-        cdef double total = 0
-        squares = np.zeros(self.matrices.blocks)
-        self.matrices.squares = <double *>cnp.PyArray_DATA(<cnp.ndarray>squares)
-        self.run(phase)
-        for b in range(self.matrices.blocks):
-            total += self.matrices.squares[b]
-        return total
+    cdef bint are_still(self) noexcept:
+        """Whether the arrays are where they were."""
+        cdef Py_ssize_t k
+        for k in range(PyList_GET_SIZE(self.arrays)):
+            place, size = self.places[k]
+            if not is_at(<cnp.ndarray>self.arrays[k], <const void *><uintptr_t>place, size):
+                return False
+        return True
 
-    cdef int prepare(self, double shrink, double size) except -1:
-        """Make ready for ``param = shrink * param - size * u``, or the same with the moment."""
-        self.check_factors()
-        self.matrices.shrink, self.matrices.size = shrink, size
-        return 0
+    cdef void begin_as(self, FactoredStep other) noexcept:
+        """As begin(), with the count and the numbers of another step."""
+        cdef Factored *f = &self.f
+        cdef Factored *o = &other.f
+        f.step = o.step
+        f.weight, f.eps, f.residual_weight, f.residual_eps = o.weight, o.eps, o.residual_weight, o.residual_eps
+        f.product, f.floor, f.least_mean, f.scaled, f.least_scale = o.product, o.floor, o.least_mean, o.scaled, o.least_scale
+        f.threshold, f.sign, f.rate, f.keep, f.cautious = o.threshold, o.sign, o.rate, o.keep, o.cautious
+        f.rest, f.decay, f.decays_by_scale = o.rest, o.decay, o.decays_by_scale
 
-    cdef int check_ready(self) except -1:
-        if self.matrices.param == NULL or not self.still():
-            raise ValueError("the matrices are not where they were")
-        return 0
+    cdef bint is_of(self, object param, object state) except -1:
+        """Whether it was made of these arrays, and they are where they were."""
+        cdef Py_ssize_t k
+        if not self.are_still() or not is_same(<cnp.ndarray>self.arrays[0], param):
+            return False
+        for k in range(1, PyList_GET_SIZE(self.arrays)):
+            if not is_same(<cnp.ndarray>self.arrays[k], state.get(self.names[k - 1])):
+                return False
+        return True
 
-    cdef int check_factors(self) except -1:
-        if self.kept is None:
-            raise ValueError("no factors have been set")
-        return self.check_ready()
 
-    cdef int check_moment(self) except -1:
-        if self.moment is None:
-            raise ValueError("no moment has been set")
-        return self.check_ready()
+cdef inline bint is_same(cnp.ndarray known, object array):
+    return array is known or (
+        cnp.PyArray_Check(array) and cnp.PyArray_DATA(<cnp.ndarray>array) == cnp.PyArray_DATA(known)
+        and same_layout(known, <cnp.ndarray>array) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array))
 
-    cdef bint still(self) noexcept:
-        """Whether the arrays still are where they were."""
-        cdef Matrices *table = &self.matrices
-        cdef Py_ssize_t size = self.count * table.rows * table.columns
-        return (is_at(self.param, table.param, size) and is_at(self.grad, table.grad, size)
-                and (self.moment is None or is_at(self.moment, table.moment, size))
-                and self.are_at(self.kept, table.row, table.column)
-                and self.are_at(self.more, table.more_row, table.more_column))
 
-    cdef bint are_at(self, list factors, const void *row, const void *column) noexcept:
-        return factors is None or (
-            is_at(<cnp.ndarray>factors[0], row, self.count * self.matrices.rows)
-            and is_at(<cnp.ndarray>factors[1], column, self.count * self.matrices.columns))
+cdef class KeptSteps:
+    """Steps of small parameters, which the next step finds again where nothing has changed."""
 
-    def update(self, double shrink, double size) -> None:
-        """``param = shrink * param - size * u``, or the same with the moment."""
-        self.prepare(shrink, size)
-        self.run(SCALED)
+    cdef dict steps             # by the parameter's number: its group's form, and the step
+
+    def __cinit__(self):
+        self.steps = {}
+
+    def keep(self, Py_ssize_t number, form, FactoredStep step not None, tuple names not None) -> None:
+        """Keep a step, whose arrays after the parameter have these names in the state."""
+        if cnp.PyArray_SIZE(<cnp.ndarray>step.arrays[0]) <= STEPPED_BY_ONE:
+            step.names = names
+            self.steps[number] = form, step
+
+    def prepare(self, found, list params not None, list groups not None, optimizer, Commit commit not None) -> list:
+        """Let `commit` make the steps that are kept; return what is left of `found`."""
+        cdef FactoredStep step, last = None
+        cdef object group = None
+        cdef int64_t t
+        cdef list left = []
+        cdef tuple pair
+        if PyDict_Size(self.steps) > PyList_GET_SIZE(params):       # some have gone
+            self.steps.clear()
+        forms = {id(group): optimizer._state_form(group) for group in optimizer.param_groups}
+        for number, array, grad in found:
+            pair = self.steps.get(number)
+            if pair is None or pair[0] != forms[id(groups[number])]:
+                left.append((number, array, grad))
+                continue
+            step = pair[1]
+            if not step.is_of(array, optimizer.state.arrays(params[number])):
+                del self.steps[number]
+                left.append((number, array, grad))
+                continue
+            if not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>grad):
+                grad = np.ascontiguousarray(grad)
+            t = min(step.f.counter[0], MOST_STEPS - 1) + 1
+            if t <= 0:
+                left.append((number, array, grad))
+                continue
+            if last is not None and group is groups[number] and last.f.step == t and last.f.dtype == step.f.dtype:
+                step.begin_as(last)
+            else:
+                group = groups[number]
+                step.begin(t, optimizer._all_numbers(group, t, array.dtype))
+                last = step
+            commit.factor(step, grad)
+        return left
 
 
 cdef inline bint is_at(cnp.ndarray array, const void *place, Py_ssize_t size) noexcept:
     return cnp.PyArray_DATA(array) == place and cnp.PyArray_SIZE(array) == size
 
 
-cdef object _in_order(object sums):
-    """Added up along the blocks, one after the other."""
-    total = sums[:, 0].copy()
-    for block in range(1, sums.shape[1]):
-        total += sums[:, block]
-    return total
+cdef class FactoredSteps:
+    """Steps that are made together."""
+
+    cdef list steps, grads
+    cdef Factored **parameters      # those that one thread steps, and then the others
+    cdef Py_ssize_t *bundles        # of the former
+    cdef Py_ssize_t capacity
+
+    def __cinit__(self):
+        self.steps, self.grads = [], []
+
+    def __dealloc__(self):
+        PyMem_Free(self.parameters)
+        PyMem_Free(self.bundles)
+
+    cdef int add(self, FactoredStep step, cnp.ndarray grad) except -1:
+        cdef Py_ssize_t capacity
+        cdef void *memory
+        check_dense(grad)
+        if PyList_GET_SIZE(step.arrays) == 0 or not same_layout(<cnp.ndarray>step.arrays[0], grad):
+            raise ValueError("expected a gradient like the parameter")
+        if PyList_GET_SIZE(self.steps) == self.capacity:
+            capacity = 2 * self.capacity + 8
+            memory = PyMem_Realloc(self.parameters, capacity * sizeof(void *))
+            if not memory:
+                raise MemoryError
+            self.parameters = <Factored **>memory
+            memory = PyMem_Realloc(self.bundles, (capacity + 1) * sizeof(Py_ssize_t))
+            if not memory:
+                raise MemoryError
+            self.bundles, self.capacity = <Py_ssize_t *>memory, capacity
+        step.f.grad = cnp.PyArray_DATA(grad)
+        self.grads.append(grad)
+        self.steps.append(step)
+        return 0
+
+    cdef bint still(self) noexcept:
+        cdef Py_ssize_t i
+        cdef FactoredStep step
+        for i in range(PyList_GET_SIZE(self.steps)):
+            step = self.steps[i]
+            if not (step.are_still() and is_at(<cnp.ndarray>self.grads[i], step.f.grad,
+                                               cnp.PyArray_SIZE(<cnp.ndarray>step.arrays[0]))):
+                return False
+        return True
+
+    cdef int run(self) noexcept:
+        """Make them; this cannot fail."""
+        cdef Py_ssize_t small = 0, bundles = 0, total = 0, held = 0, size, i
+        cdef Py_ssize_t n = PyList_GET_SIZE(self.steps), large = n
+        cdef Factored *f
+        for i in range(n):
+            f = &(<FactoredStep>PyList_GET_ITEM(self.steps, i)).f
+            f.counter[0] = f.step
+            size = f.count * f.rows * f.columns
+            if size > STEPPED_BY_ONE:
+                large -= 1
+                self.parameters[large] = f
+                continue
+            if held == 0:
+                self.bundles[bundles] = small
+                bundles += 1
+            self.parameters[small] = f
+            small += 1
+            total += size * itemsize(f.dtype) // 4
+            held = 0 if held + size >= CHUNK else held + size
+        self.bundles[bundles] = small
+        with nogil:
+            if bundles:
+                run_factored(self.parameters, self.bundles, FACTORED_PASSES, bundles, <double>total * 8)
+            for i in range(large, n):
+                run_by_blocks(&self.parameters[i])
+        return 0
+
+
+cdef void run_factored(Factored **parameters, Py_ssize_t *bundles, int phase, Py_ssize_t count,
+                       double elements) noexcept nogil:
+    cdef FactoredRun run
+    cdef double nanoseconds = 4 * NANOSECONDS * elements
+    run.phase, run.settles, run.parameters, run.bundles = phase, False, parameters, bundles
+    run_chosen(run_shared_choice(FACTORED_WHOLE if phase == FACTORED_PASSES else FACTORED_BLOCKS, nanoseconds),
+               KERNELS.factor, &run, 0, count, available_threads(), nanoseconds)
+
+
+cdef void run_by_blocks(Factored **parameter) noexcept nogil:
+    """All passes over a large parameter, each by all threads."""
+    cdef Factored *f = parameter[0]
+    cdef FactoredRun run
+    cdef int phase
+    run.settles, run.parameters, run.bundles = True, parameter, NULL
+    for phase in range(FACTORED_PASSES):
+        if ((phase == SCALED_SQUARES and f.threshold == INFINITY) or (phase == RESIDUALS and f.residuals[0] == NULL)
+                or (phase == AGREEMENTS and not f.cautious)):
+            continue
+        run_factored(parameter, NULL, phase, (f.blocks + f.bundle - 1) // f.bundle,
+                     <double>(f.count * f.rows * f.columns * itemsize(f.dtype) // 4))
+        run.phase = phase
+        KERNELS.factor(&run, 0)

@@ -169,7 +169,7 @@ cdef class MuonStep:
         """A pass over the matrix."""
         cdef double nanoseconds = 8 * NANOSECONDS * self.n * self.m
         self.matrix.phase = phase
-        run_chosen(run_shared_choice(SCALED, nanoseconds), KERNELS.direct, &self.matrix, 0, blocks,
+        run_chosen(run_shared_choice(DIRECTIONS, nanoseconds), KERNELS.direct, &self.matrix, 0, blocks,
                    available_threads() if nanoseconds > CHOICE_LEAST else 1, nanoseconds)
 
     cdef void multiply(self, char *a, char *b, Py_ssize_t rows, Py_ssize_t depth, char *out, double alpha) noexcept nogil:

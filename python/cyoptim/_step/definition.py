@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
 from cyoptim._engine import Commit, Plan, rule_named, rule_of
 from cyoptim._step.hooks import Hooked
 from cyoptim._types import Group, StateDict
+
+Found = Iterable[tuple[int, Any, Any]]
+"""Number, array and gradient of each parameter that has a gradient."""
 
 
 class Definition(Hooked):
@@ -185,6 +188,12 @@ class Definition(Hooked):
         """Compute one parameter's update, and add its changes to `commit`; return new entries of
         the state. Nothing changes here."""
         raise NotImplementedError
+
+    def _prepare_known(
+        self, found: Found, params: list[Any], groups: list[Group], commit: Commit
+    ) -> Found:
+        """Prepare together those updates that can be; return those that cannot."""
+        return found
 
     def _state_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """The shape that a state entry of :meth:`update` must have; None: any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,13 @@ from cyoptim._arrays.doors import foreign_array, view_parameter
 from cyoptim._engine import Commit, Extras, Undo, is_usable
 from cyoptim._groups.groups import labels_of, parameters_of
 from cyoptim._groups.options import check_groups
+from cyoptim._step.definition import Found
 from cyoptim._types import Array
 
-Found = list[tuple[int, Any, Any]]
-"""Number, array and gradient of each parameter that has a gradient."""
 
-
-def update_all(optimizer: Any, found: Found, undo: Undo, extras: Extras | None) -> Commit | None:
+def update_all(
+    optimizer: Any, found: list[tuple[int, Any, Any]], undo: Undo, extras: Extras | None
+) -> Commit | None:
     """Make the updates, after `undo` was told what they change; or prepare them and return what is
     to be made, if the optimizer overrides ``_prepare_update()``."""
     if not optimizer._takes_complex and any(array.dtype.kind == "c" for _, array, _ in found):
@@ -41,12 +41,10 @@ def update_all(optimizer: Any, found: Found, undo: Undo, extras: Extras | None) 
     return None
 
 
-def _prepared(
-    found: Iterable[tuple[int, Any, Any]], optimizer: Any, params: list[Any], groups: list[Any]
-) -> Commit:
+def _prepared(found: Found, optimizer: Any, params: list[Any], groups: list[Any]) -> Commit:
     check_groups(optimizer.param_groups, optimizer._check_options)
     commit = Commit()
-    for number, array, grad in found:
+    for number, array, grad in optimizer._prepare_known(found, params, groups, commit):
         known = dict(optimizer.state.arrays(params[number]))
         new = optimizer._prepare_update(array, grad, known, groups[number], commit)
         optimizer.state.prepare(params[number], new, commit)

@@ -1,4 +1,4 @@
-"""What the relatives of Adafactor share: matrices, their factors, and updates that are prepared."""
+"""What the relatives of Adafactor share: matrices with averages along rows and columns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from cyoptim._engine import (
     Commit,
-    Factored,
+    FactoredStep,
+    KeptSteps,
     in_order,
     is_usable,
     make_counter,
     next_count,
     whole_count,
 )
+from cyoptim._step.definition import Found
 from cyoptim._step.updates import label_of, missing_arrays, update_now
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer
@@ -24,15 +26,42 @@ from cyoptim.optimizer import Optimizer
 Shape = tuple[int, ...]
 Axes = tuple[int, int] | None
 """The rows and columns of an array, in this order; None: it is not factored."""
+Lines = tuple[tuple[str, ...], tuple[str, ...]]
+"""The names of averages along rows and columns: of squares, and of those of the residual."""
+Numbers = dict[str, Any]
+"""Those of a step, by the names that :class:`cyoptim._engine.FactoredStep` has for them."""
 
 COUNT = np.dtype(np.int64)
 
+PLAIN: Numbers = {
+    "eps": 0.0,
+    "residual_weight": 0.0,
+    "residual_eps": 0.0,
+    "floor": 0.0,
+    "least_mean": 0.0,
+    "least_scale": 0.0,
+    "threshold": math.inf,
+    "rate": 1.0,
+    "keep": 0.0,
+    "rest": 1.0,
+    "product": True,
+    "scaled": False,
+    "cautious": False,
+    "decays_by_scale": False,
+}
+"""What a rule does not need."""
+
 
 class FactoredOptimizer(Optimizer):
-    """Updates of one parameter after the other, each computed before any is made."""
+    """Steps that are prepared parameter by parameter, and then made together."""
 
     _takes_complex: ClassVar[bool] = False
     _essential_state: ClassVar[tuple[str, ...] | None] = ("step",)
+    _kept: KeptSteps
+
+    def _make_own(self) -> None:
+        super()._make_own()
+        self._kept = KeptSteps()
 
     # What an option may have added to the state since the last step.
     _optional_state: ClassVar[tuple[str, ...]] = ()
@@ -41,11 +70,20 @@ class FactoredOptimizer(Optimizer):
         """The arrays of the state of a parameter of this shape."""
         raise NotImplementedError
 
-    def _prepare_matrices(
-        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
-    ) -> None:
-        """Prepare the t-th update of a parameter that has elements."""
+    def _lines(self, shape: Shape, group: Group) -> Lines:
+        """The averages in the state of a parameter of this shape."""
         raise NotImplementedError
+
+    def _numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
+        """The numbers of the t-th step of a parameter."""
+        raise NotImplementedError
+
+    def _state_form(self, group: Group) -> Any:
+        """What options say of the arrays of the state."""
+        return None
+
+    def _all_numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
+        return PLAIN | self._numbers(group, t, dtype)
 
     def _axes(self, shape: Shape, group: Group) -> Axes:
         return (len(shape) - 2, len(shape) - 1) if len(shape) > 1 else None
@@ -56,18 +94,59 @@ class FactoredOptimizer(Optimizer):
     def _prepare_update(
         self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
     ) -> dict[str, Any]:
-        shapes = self._shapes(param.shape, group)
-        new = missing_arrays(self, param, state, shapes)
+        return self._prepare(param, grad, state, group, commit)[0]
+
+    def _prepare_known(
+        self, found: Found, params: list[Any], groups: list[Group], commit: Commit
+    ) -> Found:
+        if type(self)._prepare_update is not FactoredOptimizer._prepare_update:
+            return found
+        for number, array, grad in self._kept.prepare(found, params, groups, self, commit):
+            known, group = self.state.arrays(params[number]), groups[number]
+            new, step = self._prepare(array, grad, known, group, commit)
+            self.state.prepare(params[number], new, commit)
+            if step is not None:
+                self._kept.keep(
+                    number, self._state_form(group), step, self._names(array.shape, group)
+                )
+        return ()
+
+    def _prepare(
+        self, param: Any, grad: Any, state: dict[str, Any], group: Group, commit: Commit
+    ) -> tuple[dict[str, Any], FactoredStep | None]:
+        """New entries of the state, and the step, if it is made of the arrays themselves."""
+        new = missing_arrays(self, param, state, self._shapes(param.shape, group))
         count = self._count_of(param, state.get("step"))
         if not is_usable(state.get("step"), (), COUNT):
             new["step"] = make_counter(count, "")
         state, t = {**state, **new}, next_count(count)
-        commit.copy(state["step"], np.array(t, np.int64))
-        if param.size:
-            moment = state["exp_avg"] if "exp_avg" in shapes else None
-            opened = Opened(param, grad, self._axes(param.shape, group), moment)
-            self._prepare_matrices(opened, state, group, t, commit)
-        return new
+        if not param.size:
+            commit.copy(state["step"], np.array(t, np.int64))
+            return new, None
+        opened = Opened(self._axes(param.shape, group), param.ndim)
+        squares, residuals = self._lines(param.shape, group)
+        step = FactoredStep(
+            opened.array(param),
+            opened.array(state["exp_avg"]) if self._averages(param.shape, group) else None,
+            tuple(opened.array(state[name]) for name in squares),
+            tuple(opened.array(state[name]) for name in residuals),
+            state["step"],
+        )
+        step.begin(t, self._all_numbers(group, t, param.dtype))
+        commit.factor(step, opened.gradient(grad))
+        for array, changed in opened.copies:
+            commit.copy(array, changed)
+        return new, step if opened.direct else None
+
+    def _averages(self, shape: Shape, group: Group) -> bool:
+        """Whether there is an average of the scaled gradient."""
+        return "exp_avg" in self._shapes(shape, group)
+
+    def _names(self, shape: Shape, group: Group) -> tuple[str, ...]:
+        """The entries of the state, in the order of a step."""
+        averages = ("exp_avg",) if self._averages(shape, group) else ()
+        squares, residuals = self._lines(shape, group)
+        return (*averages, *squares, *residuals, "step")
 
     def _count_of(self, param: Any, step: Any) -> int:
         """The steps so far. Only the message of an error says of which parameter."""
@@ -85,120 +164,31 @@ class FactoredOptimizer(Optimizer):
 
 
 class Opened:
-    """A parameter, its gradient and an array like it as matrices in C order."""
+    """Arrays as matrices in C order: with rows and columns as their last axes."""
 
-    def __init__(self, param: Any, grad: Any, axes: Axes, moment: Any = None) -> None:
-        self.axes, self.dtype, self.shape = axes, param.dtype, param.shape
-        self._targets = [param] if moment is None else [param, moment]
-        self._own = [self.matrices_of(array) for array in self._targets]
-        self._direct = all(map(np.shares_memory, self._targets, self._own))
-        if not self._direct:  # what is no copy yet must not change before the commit
-            self._own = [self.matrices_of(array.copy()) for array in self._targets]
-        self.param, self.moment = self._own[0], self._own[-1]
-        self.grad = self.matrices_of(grad)
-        self.factored = Factored(self.param, self.grad)
-        self.root = math.sqrt(param.size)
+    def __init__(self, axes: Axes, ndim: int) -> None:
+        self._ndim = ndim
+        self._axes = None if axes == (ndim - 2, ndim - 1) else axes
+        self.copies: list[tuple[Any, Any]] = []
+        """Pairs of what is not in C order, and its copy, with which it is to end."""
 
-    def matrices_of(self, array: Any) -> Any:
-        if self.axes is None:
-            return in_order(array).reshape(-1)
-        return in_order(np.moveaxis(array, self.axes, (-2, -1)))
+    @property
+    def direct(self) -> bool:
+        """Whether arrays are matrices in C order as they are."""
+        return self._axes is None and not self.copies
 
-    def lines_of(self, array: Any, axis: int) -> Any:
-        """A state array with one element for each row (axis 0) or column, matrix by matrix."""
-        if self.axes is None:
-            return array.reshape(-1)
-        if array.ndim == len(self.shape):
-            array = np.moveaxis(array, self.axes, (-2, -1))
-        return array.reshape(-1, self.shape[self.axes[axis]])
+    def array(self, array: Any) -> Any:
+        """An array that is changed."""
+        moved = self._moved(array)
+        own = in_order(moved)
+        if own is not moved:
+            self.copies.append((moved, own))
+        return own
 
-    def keep_lines(self, target: Any, values: Any, commit: Commit) -> Any:
-        """Let `commit` put what is as lines_of() into a state array; return it in that dtype."""
-        values = values.astype(target.dtype)
-        if self.axes is None or target.ndim < len(self.shape):
-            commit.copy(target, values.reshape(target.shape))
-            return values
-        moved = np.moveaxis(target, self.axes, (-2, -1))
-        shaped = values.reshape(moved.shape)
-        commit.copy(target, self._moved_back(shaped))
-        return values
+    def gradient(self, array: Any) -> Any:
+        return in_order(self._moved(array))
 
-    def rms(self) -> float:
-        """The root mean square of u."""
-        return self.factored.norm() / self.root
-
-    def commit(self, shrink: float, size: float, commit: Commit) -> None:
-        """Let `commit` make the update, or put its result in the place of what had to be copied."""
-        if self._direct:
-            commit.scale(self.factored, shrink, size)
-            return
-        self.factored.update(shrink, size)
-        for target, own in zip(self._targets, self._own, strict=True):
-            values = own.reshape(target.shape) if self.axes is None else self._moved_back(own)
-            commit.copy(target, values)
-
-    def _moved_back(self, own: Any) -> Any:
-        assert self.axes is not None
-        return np.moveaxis(own, (-2, -1), self.axes)
-
-
-def averaged(old: Any, new: Any, weight: float) -> Any:
-    return old + weight * (new - old)
-
-
-def inverse_roots(row: Any, column: Any, dtype: Any) -> tuple[Any, Any]:
-    """The factors that divide by the root of ``row * column / mean(row)``, row by row.
-
-    Where a mean square is zero, all of its gradients are and have been, and so the factor is 0.
-    """
-    row, column = row.astype(np.float64), column.astype(np.float64)
-    with np.errstate(all="ignore"):
-        row = np.where(row != 0, np.sqrt(row.mean(axis=-1, keepdims=True) / row), 0)
-    return row.astype(dtype, order="C"), inverse_root(column, dtype)
-
-
-def inverse_root(square: Any, dtype: Any) -> Any:
-    with np.errstate(all="ignore"):
-        root = np.where(square != 0, 1 / np.sqrt(square.astype(np.float64)), 0)
-    return root.astype(dtype, order="C")
-
-
-def clip_of(rms: float, threshold: float) -> float:
-    """What bounds a root mean square; NaN if that is not finite."""
-    return 1 / max(1.0, rms / threshold) if math.isfinite(rms) else math.nan
-
-
-def second_moments(
-    opened: Opened,
-    state: dict[str, Any],
-    names: tuple[str, str],
-    weight: float,
-    eps: float,
-    commit: Commit,
-) -> tuple[Any, Any]:
-    """Prepare the next averages of squares; return what the gradient is multiplied by."""
-    if opened.axes is None:
-        square = opened.grad.astype(np.float64) ** 2 + eps
-        old = opened.lines_of(state["exp_avg_sq"], 0)
-        square = opened.keep_lines(state["exp_avg_sq"], averaged(old, square, weight), commit)
-        return np.ones(1, opened.dtype), inverse_root(square, opened.dtype)
-    return factors_of(opened, state, names, opened.factored.mean_squares(), weight, eps, commit)
-
-
-def factors_of(
-    opened: Opened,
-    state: dict[str, Any],
-    names: tuple[str, str],
-    means: tuple[Any, Any],
-    weight: float,
-    eps: float,
-    commit: Commit,
-) -> tuple[Any, Any]:
-    """Prepare the next averages of means along rows and columns; return inverse roots of them."""
-    row, column = (
-        opened.keep_lines(
-            state[name], averaged(opened.lines_of(state[name], axis), mean + eps, weight), commit
-        )
-        for axis, (name, mean) in enumerate(zip(names, means, strict=True))
-    )
-    return inverse_roots(row, column, opened.dtype)
+    def _moved(self, array: Any) -> Any:
+        if self._axes is None or array.ndim < self._ndim:
+            return array
+        return np.moveaxis(array, self._axes, (-2, -1))

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cyoptim._engine import Arrays, Commit
 from cyoptim._groups.options import (
     as_float,
     check_at_least,
@@ -17,7 +16,7 @@ from cyoptim._groups.options import (
     execution_switches,
 )
 from cyoptim._types import Group, ParamsT
-from cyoptim.optimizers._factored import FactoredOptimizer, Opened, averaged
+from cyoptim.optimizers._factored import FactoredOptimizer, Lines, Numbers
 
 
 class Adafactor(FactoredOptimizer):
@@ -141,38 +140,21 @@ class Adafactor(FactoredOptimizer):
         names = ("row_var", "col_var") if len(shape) > 1 else ("variance",)
         return {name: self._state_shape(name, shape) or () for name in names}
 
-    def _prepare_matrices(
-        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
-    ) -> None:
-        lr, (eps1, eps2) = as_float(group["lr"]), group["eps"]
-        eps1 = float(np.finfo(opened.dtype).eps) if eps1 is None else as_float(eps1)
-        weight = t ** as_float(group["beta2_decay"])
-        scale = Arrays([opened.param]).norm(2) / opened.root
-        row, column = self._factors(opened, state, weight, eps1, commit)
-        norm = opened.factored.scale(row, column, eps1 * eps1)
-        norm /= opened.root * as_float(group["d"])
-        size = max(as_float(eps2), scale) * min(lr, 1 / math.sqrt(t)) / max(1.0, norm)
-        if not math.isfinite(norm) or math.isnan(scale):
-            size = math.nan  # max() would drop it
-        size = -size if group["maximize"] else size
-        opened.commit(1 - lr * as_float(group["weight_decay"]), size, commit)
+    def _lines(self, shape: tuple[int, ...], group: Group) -> Lines:
+        return (("row_var", "col_var") if len(shape) > 1 else ("variance",)), ()
 
-    def _factors(
-        self, opened: Opened, state: dict[str, Any], weight: float, eps1: float, commit: Commit
-    ) -> tuple[Any, Any]:
-        """Prepare the next state; return the factors of the rows and of the columns."""
-        if opened.axes is None:
-            variance = opened.matrices_of(state["variance"].copy())
-            Arrays([variance], [opened.grad]).apply("mean_square", (weight,))
-            opened.keep_lines(state["variance"], variance, commit)
-            return np.ones(1, opened.dtype), variance
-        row, column = (
-            opened.keep_lines(
-                state[name], averaged(opened.lines_of(state[name], axis), mean, weight), commit
-            )
-            for axis, (name, mean) in enumerate(
-                zip(("row_var", "col_var"), opened.factored.mean_squares(), strict=True)
-            )
-        )
-        scale = np.maximum(row.mean(axis=-1, keepdims=True), eps1)
-        return (row / scale).astype(opened.dtype, copy=False), column
+    def _numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
+        lr, (eps1, eps2) = as_float(group["lr"]), group["eps"]
+        eps1 = float(np.finfo(dtype).eps) if eps1 is None else as_float(eps1)
+        return {
+            "weight": t ** as_float(group["beta2_decay"]),
+            "product": False,
+            "floor": eps1 * eps1,
+            "least_mean": eps1,
+            "scaled": True,
+            "least_scale": as_float(eps2),
+            "threshold": as_float(group["d"]),
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "rate": min(lr, 1 / math.sqrt(t)),
+            "decay": lr * as_float(group["weight_decay"]),
+        }

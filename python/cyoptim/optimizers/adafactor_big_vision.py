@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
+import numpy as np
+
 from cyoptim._arrays.doors import is_tensor
-from cyoptim._engine import Commit
 from cyoptim._groups.options import (
     as_float,
     check_finite,
@@ -16,14 +18,7 @@ from cyoptim._groups.options import (
     check_whole,
 )
 from cyoptim._types import Group, ParamsT, StateDict
-from cyoptim.optimizers._factored import (
-    Axes,
-    FactoredOptimizer,
-    Opened,
-    Shape,
-    clip_of,
-    second_moments,
-)
+from cyoptim.optimizers._factored import Axes, FactoredOptimizer, Lines, Numbers, Shape
 
 
 class AdafactorBigVision(FactoredOptimizer):
@@ -181,25 +176,30 @@ class AdafactorBigVision(FactoredOptimizer):
         names = names if group["momentum"] is None else (*names, "exp_avg")
         return {name: self._state_shape(name, shape) or () for name in names}
 
-    def _prepare_matrices(
-        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
-    ) -> None:
+    def _state_form(self, group: Group) -> Any:
+        return group["momentum"] is None, group["min_dim_size_to_factor"]
+
+    def _lines(self, shape: Shape, group: Group) -> Lines:
+        axes, names = self._axes(shape, group), ("exp_avg_sq_r", "exp_avg_sq_c")
+        if axes is None:
+            return ("exp_avg_sq",), ()
+        return (names if _longest(shape)[1] == axes[1] else names[::-1]), ()
+
+    def _numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
         count = max(t - int(as_float(group["decay_offset"])), 1)
-        weight = 1 - min(as_float(group["beta2_cap"]), 1 - count ** -as_float(group["decay_rate"]))
-        eps = 1e-30 if group["eps"] is None else as_float(group["eps"])
+        beta2 = min(as_float(group["beta2_cap"]), 1 - count ** -as_float(group["decay_rate"]))
+        threshold, momentum = group["clipping_threshold"], group["momentum"]
         lr, decay = as_float(group["lr"]), as_float(group["weight_decay"])
-        matrices = opened.factored
-        matrices.multiply(*second_moments(opened, state, _names(opened), weight, eps, commit))
-        size = -1.0 if group["maximize"] else 1.0
-        if group["clipping_threshold"] is not None:
-            size *= clip_of(opened.rms(), as_float(group["clipping_threshold"]))
-        if group["momentum"] is not None:
-            momentum = as_float(group["momentum"])
-            matrices.follow(opened.moment, momentum, (1 - momentum) * size, bool(group["caution"]))
-            size = 1.0
-            if group["caution"]:
-                size = 1 / max(matrices.agreements() / opened.param.size, 1e-3)
-        opened.commit(1 - (decay if group["unscaled_wd"] else lr * decay), lr * size, commit)
+        return {
+            "weight": 1 - beta2,
+            "eps": 1e-30 if group["eps"] is None else as_float(group["eps"]),
+            "threshold": math.inf if threshold is None else as_float(threshold),
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "keep": 0.0 if momentum is None else as_float(momentum),
+            "cautious": momentum is not None and bool(group["caution"]),
+            "rest": lr,
+            "decay": decay if group["unscaled_wd"] else lr * decay,
+        }
 
     def _export(self) -> StateDict:
         state_dict = super()._export()
@@ -214,11 +214,3 @@ def _longest(shape: Shape) -> tuple[int, int]:
     """The second longest axis and the longest; of equally long ones the last is the longest."""
     *_, (_, second), (_, first) = sorted((n, axis) for axis, n in enumerate(shape))
     return second, first
-
-
-def _names(opened: Opened) -> tuple[str, str]:
-    """The names of the averages along rows, and along columns."""
-    names = ("exp_avg_sq_r", "exp_avg_sq_c")
-    if opened.axes is None or _longest(opened.shape)[1] == opened.axes[1]:
-        return names
-    return names[::-1]

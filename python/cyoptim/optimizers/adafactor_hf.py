@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from cyoptim._engine import Arrays, Commit
+import numpy as np
+
 from cyoptim._groups.options import (
     as_float,
     check_finite,
@@ -17,13 +18,7 @@ from cyoptim._groups.options import (
     check_switch,
 )
 from cyoptim._types import Group, ParamsT, StateDict
-from cyoptim.optimizers._factored import (
-    FactoredOptimizer,
-    Opened,
-    Shape,
-    clip_of,
-    second_moments,
-)
+from cyoptim.optimizers._factored import FactoredOptimizer, Lines, Numbers, Shape
 
 NAMES = ("exp_avg_sq_row", "exp_avg_sq_col")
 
@@ -173,25 +168,27 @@ class AdafactorHF(FactoredOptimizer):
         names = names if group["beta1"] is None else (*names, "exp_avg")
         return {name: self._state_shape(name, shape) or () for name in names}
 
-    def _prepare_matrices(
-        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
-    ) -> None:
+    def _state_form(self, group: Group) -> Any:
+        return group["beta1"] is None
+
+    def _lines(self, shape: Shape, group: Group) -> Lines:
+        return (NAMES if len(shape) > 1 else ("exp_avg_sq",)), ()
+
+    def _numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
         eps1, eps2 = (as_float(value) for value in group["eps"])
-        row, column = second_moments(
-            opened, state, NAMES, t ** as_float(group["decay_rate"]), eps1, commit
-        )
-        opened.factored.multiply(row, column)
         rate = self._rate(group, t)
-        if group["scale_parameter"]:
-            rate *= max(eps2, Arrays([opened.param]).norm(2) / opened.root)
-        size = rate * clip_of(opened.rms(), as_float(group["clip_threshold"]))
-        size = -size if group["maximize"] else size
-        shrink = 1 - rate * as_float(group["weight_decay"])
-        if group["beta1"] is not None:
-            beta1 = as_float(group["beta1"])
-            opened.factored.follow(opened.moment, beta1, (1 - beta1) * size)
-            size = 1.0
-        opened.commit(shrink, size, commit)
+        return {
+            "weight": t ** as_float(group["decay_rate"]),
+            "eps": eps1,
+            "scaled": bool(group["scale_parameter"]),
+            "least_scale": eps2,
+            "threshold": as_float(group["clip_threshold"]),
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "rate": rate,
+            "keep": 0.0 if group["beta1"] is None else as_float(group["beta1"]),
+            "decay": rate * as_float(group["weight_decay"]),
+            "decays_by_scale": True,
+        }
 
     def _rate(self, group: Group, t: int) -> float:
         if not _is_relative(group):

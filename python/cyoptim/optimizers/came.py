@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from cyoptim._engine import Commit
+import numpy as np
+
 from cyoptim._groups.options import (
     as_float,
     as_sequence,
@@ -15,14 +16,7 @@ from cyoptim._groups.options import (
     check_positive,
 )
 from cyoptim._types import Group, ParamsT
-from cyoptim.optimizers._factored import (
-    FactoredOptimizer,
-    Opened,
-    Shape,
-    clip_of,
-    factors_of,
-    second_moments,
-)
+from cyoptim.optimizers._factored import FactoredOptimizer, Lines, Numbers, Shape
 
 SQUARES = ("exp_avg_sq_row", "exp_avg_sq_col")
 RESIDUALS = ("exp_avg_res_row", "exp_avg_res_col")
@@ -137,17 +131,21 @@ class CAME(FactoredOptimizer):
         names = (*SQUARES, *RESIDUALS) if len(shape) > 1 else ("exp_avg_sq",)
         return {name: self._state_shape(name, shape) or () for name in (*names, "exp_avg")}
 
-    def _prepare_matrices(
-        self, opened: Opened, state: dict[str, Any], group: Group, t: int, commit: Commit
-    ) -> None:
+    def _lines(self, shape: Shape, group: Group) -> Lines:
+        return (SQUARES, RESIDUALS) if len(shape) > 1 else (("exp_avg_sq",), ())
+
+    def _numbers(self, group: Group, t: int, dtype: np.dtype[Any]) -> Numbers:
         beta1, beta2, beta3 = (as_float(value) for value in group["betas"])
         eps1, eps2 = (as_float(value) for value in group["eps"])
-        lr, matrices = as_float(group["lr"]), opened.factored
-        matrices.multiply(*second_moments(opened, state, SQUARES, 1 - beta2, eps1, commit))
-        clip = clip_of(opened.rms(), as_float(group["clip_threshold"]))
-        clip = -clip if group["maximize"] else clip
-        matrices.follow(opened.moment, beta1, (1 - beta1) * clip)
-        if opened.axes is not None:
-            means = matrices.residual_squares(clip)
-            matrices.confide(*factors_of(opened, state, RESIDUALS, means, 1 - beta3, eps2, commit))
-        opened.commit(1 - lr * as_float(group["weight_decay"]), lr, commit)
+        lr = as_float(group["lr"])
+        return {
+            "weight": 1 - beta2,
+            "eps": eps1,
+            "residual_weight": 1 - beta3,
+            "residual_eps": eps2,
+            "threshold": as_float(group["clip_threshold"]),
+            "sign": -1.0 if group["maximize"] else 1.0,
+            "keep": beta1,
+            "rest": lr,
+            "decay": lr * as_float(group["weight_decay"]),
+        }

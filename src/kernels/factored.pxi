@@ -1,0 +1,150 @@
+# The passes over the matrices of Adafactor's family, and what is computed between two of them.
+
+cdef inline void factored_row(const Factored *f, int phase, floating *param, Py_ssize_t block, bint first,
+                              Py_ssize_t i, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    # `param` chooses the type. Row i of the block's matrix, n elements from `start` on; `first`: of the block's rows.
+    cdef Py_ssize_t matrix = block // (f.across * f.down), row = matrix * f.rows + i
+    cdef Py_ssize_t place = row * f.columns + start, line = matrix * f.columns + start
+    cdef floating *g = (<floating *>f.grad) + place
+    cdef floating *moment = NULL if f.moment == NULL else (<floating *>f.moment) + place
+    cdef floating *column = (<floating *>f.factors[1]) + line
+    cdef floating factor = (<floating *>f.factors[0])[row]
+    cdef double *row_sum = f.row_sums + (matrix * f.across + block % f.across) * f.rows + i
+    cdef double *column_sums = f.column_sums + (block // f.across) * f.columns + start
+    cdef floating keep = <floating>f.keep, gain = <floating>f.gain, floor = <floating>f.floor
+    cdef floating shrink = <floating>f.shrink, size = <floating>f.size
+    param += place
+    if phase == MEAN_SQUARES:
+        if f.scaled:
+            f.param_squares[block] += sum_squares(param, n)
+        if f.vector:
+            move_squares(g, (<floating *>f.squares[1]) + line, column, f.weight, f.eps, f.product, n)
+        else:
+            row_sum[0] = add_squares_each(g, column_sums, first, n)
+    elif phase == SCALED_SQUARES:
+        f.sums[block] += scaled_square(g, factor, column, floor, f.product, n)
+    elif phase == RESIDUALS:
+        row_sum[0] = add_residuals(g, moment, factor, column, <floating>f.along, keep, gain, column_sums, first, n)
+    elif phase == AGREEMENTS:
+        f.sums[block] += count_agreements(g, moment, factor, column, keep, gain, n)
+    elif moment == NULL:
+        scaled_update(param, g, factor, column, floor, f.product, shrink, size, n)
+    elif f.confidence[0] == NULL:
+        followed_update(param, g, moment, factor, column, keep, gain, f.cautious, shrink, size, n)
+    else:
+        confident_update(param, g, moment, factor, column, (<floating *>f.confidence[0])[row],
+                         (<floating *>f.confidence[1]) + line, keep, gain, shrink, size, n)
+
+
+cdef inline void factored_block(const Factored *f, int phase, Py_ssize_t block) noexcept nogil:
+    cdef Py_ssize_t first = (block // f.across) % f.down * f.height, i
+    cdef Py_ssize_t start = (block % f.across) * f.width, n = min(f.width, f.columns - start)
+    f.sums[block] = 0
+    if phase == MEAN_SQUARES:
+        f.param_squares[block] = 0
+    for i in range(first, min(first + f.height, f.rows)):
+        if f.dtype == FLOAT32:
+            factored_row(f, phase, <float *>f.param, block, i == first, i, start, n)
+        else:
+            factored_row(f, phase, <double *>f.param, block, i == first, i, start, n)
+
+
+cdef inline double total_of(const double *sums, Py_ssize_t n) noexcept nogil:
+    cdef double total = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        total = total + sums[i]
+    return total
+
+
+cdef inline void fold_lines(double *sums, Py_ssize_t parts, Py_ssize_t n) noexcept nogil:
+    """Add up the parts of n sums each, in their order, in the place of the first."""
+    cdef Py_ssize_t part, i
+    for part in range(1, parts):
+        for i in range(n):
+            sums[i] = sums[i] + sums[part * n + i]
+
+
+cdef inline void settle_lines(Factored *f, void **kept, void **factors, double weight, double eps,
+                              floating *type) noexcept nogil:
+    """Move the averages of rows and columns, and compute the factors by them."""
+    cdef floating *row = <floating *>kept[0]
+    cdef floating *column = <floating *>kept[1]
+    cdef Py_ssize_t matrix
+    cdef double mean
+    for matrix in range(f.count):
+        fold_lines(f.row_sums + matrix * f.across * f.rows, f.across, f.rows)
+        fold_lines(f.column_sums + matrix * f.down * f.columns, f.down, f.columns)
+        mean = move_lines(row, f.row_sums + matrix * f.across * f.rows, f.rows, <double>f.columns, weight, eps)
+        move_lines(column, f.column_sums + matrix * f.down * f.columns, f.columns, <double>f.rows, weight, eps)
+        row_factors(row, (<floating *>factors[0]) + matrix * f.rows, mean, f.least_mean, f.product, f.rows)
+        column_factors(column, (<floating *>factors[1]) + matrix * f.columns, f.product, f.columns)
+        row += f.rows
+        column += f.columns
+
+
+cdef inline void settle_typed(Factored *f, int phase, floating *type) noexcept nogil:
+    cdef Py_ssize_t i
+    if phase == RESIDUALS:
+        settle_lines(f, f.residuals, f.confidence, f.residual_weight, f.residual_eps, type)
+    elif not f.vector:
+        settle_lines(f, f.squares, f.factors, f.weight, f.eps, type)
+    else:
+        (<floating *>f.factors[0])[0] = 1
+
+
+cdef void settle(Factored *f, int phase) noexcept nogil:
+    """What is computed between a pass and the next."""
+    cdef double elements = <double>(f.count * f.rows * f.columns)
+    if phase == MEAN_SQUARES or phase == RESIDUALS:
+        if f.dtype == FLOAT32:
+            settle_typed(f, phase, <float *>NULL)
+        else:
+            settle_typed(f, phase, <double *>NULL)
+    if phase == MEAN_SQUARES:
+        f.scale = 1
+        if f.scaled:
+            f.scale = scale_of(sqrt(total_of(f.param_squares, f.blocks) / elements), f.least_scale, f.product)
+        f.clip = 1
+        decide(f)
+    elif phase == SCALED_SQUARES:
+        f.clip = clip_of(sqrt(total_of(f.sums, f.blocks) / elements), f.threshold)
+        decide(f)
+    elif phase == AGREEMENTS:
+        f.size = f.size / greater(total_of(f.sums, f.blocks) / elements, 1e-3)
+
+
+cdef inline bint takes_pass(const Factored *f, int phase) noexcept nogil:
+    if phase == SCALED_SQUARES:
+        return f.threshold < INFINITY
+    if phase == RESIDUALS:
+        return f.residuals[0] != NULL
+    return phase != AGREEMENTS or f.cautious
+
+
+cdef void step_whole(Factored *f) noexcept nogil:
+    """All passes, one after the other."""
+    cdef Py_ssize_t block
+    cdef int phase
+    for phase in range(FACTORED_PASSES):
+        if takes_pass(f, phase):
+            for block in range(f.blocks):
+                factored_block(f, phase, block)
+            settle(f, phase)
+
+
+cdef void factor(const void *context, Py_ssize_t bundle) noexcept nogil:
+    """A bundle of a FactoredRun."""
+    cdef const FactoredRun *run = <const FactoredRun *>context
+    cdef Factored *f = run.parameters[0]
+    cdef Py_ssize_t i
+    cdef unsigned long long mode = fp_flush()
+    if run.phase == FACTORED_PASSES:
+        for i in range(run.bundles[bundle], run.bundles[bundle + 1]):
+            step_whole(run.parameters[i])
+    elif run.settles:
+        settle(f, run.phase)
+    else:
+        for i in range(bundle * f.bundle, min((bundle + 1) * f.bundle, f.blocks)):
+            factored_block(f, run.phase, i)
+    fp_restore(mode)
