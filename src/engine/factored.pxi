@@ -69,7 +69,8 @@ cdef class FactoredStep:
                 and not cnp.PyArray_ISCOMPLEX(array) and cnp.PyArray_IS_C_CONTIGUOUS(array)
                 and cnp.PyArray_ISWRITEABLE(array)):
             raise ValueError(
-                f"expected {size} elements of {param.dtype} in C order, got {cnp.PyArray_SIZE(array)} of {array.dtype}"
+                f"expected {size} elements of {param.dtype} in C order that can be written, got "
+                f"{cnp.PyArray_SIZE(array)} of {array.dtype}"
             )
         return 0
 
@@ -185,8 +186,7 @@ cdef class KeptSteps:
                 del self.steps[number]
                 left.append((number, array, grad))
                 continue
-            if not cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>grad):
-                grad = np.ascontiguousarray(grad)
+            grad = in_order(grad)
             t = min(step.f.counter[0], MOST_STEPS - 1) + 1
             if t <= 0:
                 left.append((number, array, grad))

@@ -223,9 +223,11 @@ def test_a_gradient_that_code_of_another_resizes_while_they_are_gathered() -> No
         lambda: _engine.Arrays([np.zeros(3)]).apply("adam", (0.0,) * 7),
         lambda: _engine.Arrays([np.zeros(3)]).apply("axpby", (1.0, 1.0)),
         lambda: _engine.Arrays([np.zeros(3)]).apply("none such", ()),
-        lambda: _engine.Factored(None, None),
-        lambda: _engine.Factored(np.zeros((2, 2)), np.zeros((2, 3))),
-        lambda: _engine.Factored.__new__(_engine.Factored).mean_squares(),
+        lambda: _engine.FactoredStep(None, None, (), (), None),
+        lambda: _engine.FactoredStep(np.zeros(2), None, (np.zeros(3),), (), np.array(0)),
+        lambda: _engine.Commit().factor(
+            _engine.FactoredStep.__new__(_engine.FactoredStep), np.zeros(2)
+        ),
         lambda: _engine.TwoLoop([None]),
         lambda: _engine.TwoLoop([np.zeros(3)]).run(None, [], [], [], 1.0),
         lambda: _engine.TwoLoop([np.zeros(3)]).run(np.zeros(3), [None], [None], [1.0], 1.0),
