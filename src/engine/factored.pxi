@@ -3,6 +3,14 @@
 cdef Py_ssize_t STEPPED_BY_ONE = 65536      # elements of parameters that one thread steps, and many threads side by side
 cdef Py_ssize_t LEAST_HEIGHT = 64           # rows of a block: with fewer, there are many sums of columns
 
+def set_stepped_by_one(Py_ssize_t elements) -> int:
+    """For tests: the largest parameter that one thread steps; returns what it was."""
+    global STEPPED_BY_ONE
+    before = STEPPED_BY_ONE
+    STEPPED_BY_ONE = elements
+    return before
+
+
 FACTORED_NUMBERS = ("weight", "eps", "residual_weight", "residual_eps", "floor", "least_mean", "least_scale", "threshold",
                     "sign", "rate", "keep", "rest", "decay")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -125,3 +126,132 @@ def test_a_state_of_timm_that_corrects_its_decay_is_refused() -> None:
     saved["param_groups"][0]["corrected_weight_decay"] = True
     with pytest.raises(ValueError, match="corrected_weight_decay=True is not supported"):
         optimizer.load_state_dict(saved)
+
+
+# --- steps that are kept ----------------------------------------------------------------------------
+
+
+def twins(name: str, **options: Any) -> tuple[Any, Any, Any, Any]:
+    """Two optimizers of equal parameters; the second finds none of its steps again."""
+    rng = np.random.default_rng(1)
+    start = [
+        rng.standard_normal(shape).astype(np.float32) for shape in ((20, 30), (17,), (3, 18, 16))
+    ]
+    one, other = ([array.copy() for array in start] for _ in range(2))
+    cls = BY_NAME[name].cls
+    return one, other, cls(one, **options), cls(other, **options)
+
+
+def step_both(one: Any, other: Any, a: Any, b: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    grads = [rng.standard_normal(p.shape).astype(np.float32) for p in one]
+    a.step(grads=grads)
+    b._kept = _engine.KeptSteps()
+    b.step(grads=grads)
+    for p, q in zip(one, other, strict=True):
+        np.testing.assert_array_equal(p, q)
+        assert {*a.state[p]} == {*b.state[q]}
+        for entry, value in b.state[q].items():
+            np.testing.assert_array_equal(a.state[p][entry], value)
+
+
+def replace_state(optimizer: Any, params: Any) -> None:
+    for entry, value in [*optimizer.state[params[0]].items()]:
+        optimizer.state[params[0]][entry] = value * 2 + (entry == "step")
+
+
+def change_state_in_place(optimizer: Any, params: Any) -> None:
+    for value in optimizer.state[params[1]].values():
+        value += 1
+
+
+def forget_state(optimizer: Any, params: Any) -> None:
+    del optimizer.state[params[2]]
+
+
+def load_own_state(optimizer: Any, params: Any) -> None:
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def change_options(optimizer: Any, params: Any) -> None:
+    for option in ("beta1", "momentum"):
+        if option in optimizer.param_groups[0]:
+            has = optimizer.param_groups[0][option] is not None
+            optimizer.param_groups[0][option] = None if has else 0.5
+    optimizer.param_groups[0]["weight_decay"] = 0.25
+    if "min_dim_size_to_factor" in optimizer.param_groups[0]:
+        optimizer.param_groups[0]["min_dim_size_to_factor"] = 40
+        optimizer.state.clear()
+
+
+CHANGES = [replace_state, change_state_in_place, forget_state, load_own_state, change_options]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_are_kept_see_every_change(name: str, change: Any) -> None:
+    one, other, a, b = twins(name)
+    for seed in range(2):
+        step_both(one, other, a, b, seed)
+    change(a, one)
+    change(b, other)
+    for seed in range(2, 5):
+        step_both(one, other, a, b, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_are_kept_follow_their_parameters(name: str) -> None:
+    one, other, a, b = twins(name)
+    step_both(one, other, a, b, 0)
+    for optimizer, params in ((a, one), (b, other)):
+        del optimizer.param_groups[0]["params"][0]
+        del params[0]
+        params.append(np.full((4, 20), 0.5, np.float32))
+        optimizer.add_param_group({"params": [params[-1]], "lr": 0.25})
+    for seed in range(1, 4):
+        step_both(one, other, a, b, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_get_other_memory(name: str) -> None:
+    w, v = (cyoptim.Parameter(np.ones((20, 20))) for _ in range(2))
+    a, b = BY_NAME[name].cls([w]), BY_NAME[name].cls([v])
+    for number in range(4):
+        for param, optimizer in ((w, a), (v, b)):
+            param.grad = np.full((20, 20), number + 1.0)
+            if number == 2 and param is w:
+                param.data = param.data.copy()
+            optimizer.step()
+        np.testing.assert_array_equal(w.data, v.data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_let_go(name: str) -> None:
+    w = np.ones((20, 20))
+    optimizer = BY_NAME[name].cls([w])
+    for _ in range(3):
+        grad = np.ones((20, 20))
+        known = sys.getrefcount(grad)
+        optimizer.step(grads=[grad])
+        assert sys.getrefcount(grad) == known
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_parameters_are_stepped_as_small_ones(name: str) -> None:
+    # By all threads, pass after pass, or by one: blocks are the same.
+    rng = np.random.default_rng(5)
+    start = rng.standard_normal((700, 300)).astype(np.float32)
+    grads = [rng.standard_normal((700, 300)).astype(np.float32) for _ in range(3)]
+    found = []
+    for limit in (1 << 10, 1 << 20):
+        w = start.copy()
+        optimizer = BY_NAME[name].cls([w])
+        before = _engine.set_stepped_by_one(limit)
+        try:
+            for grad in grads:
+                optimizer.step(grads=[grad])
+        finally:
+            _engine.set_stepped_by_one(before)
+        found.append(w)
+    np.testing.assert_array_equal(*found)
+    assert not np.array_equal(found[0], start)
