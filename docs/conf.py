@@ -1,6 +1,7 @@
 """Configuration of Sphinx: python -m sphinx -W --keep-going -b html docs build/site."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import cyoptim
@@ -25,6 +26,9 @@ extensions = [
     "navigation",
     "drawings",
 ]
+# Buttons that copy code; the site can be read without them.
+extensions += [name for name in ("sphinx_copybutton",) if find_spec(name)]
+copybutton_exclude = ".linenos, .gp, .go"  # prompts, and what is printed
 exclude_patterns = ["_ext"]
 
 # Every reference must resolve; types of other packages stay text, as nothing is downloaded.

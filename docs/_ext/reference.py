@@ -19,12 +19,14 @@ from sphinx.util import logging
 
 import cyoptim
 import drawings
+from methods import MODES, is_in_modes, methods_section
 from repository_pages import DOCS, write_if_changed
 
 FOLDER = DOCS / "reference"
 TITLES = {
     "cyoptim.optimizers": "Optimizers",
     "cyoptim.lr_scheduler": "Schedulers",
+    "cyoptim.lr_finder": "Learning-rate finder",
     "cyoptim.optimizer": "The base, and hooks",
     "cyoptim.parameter": "Parameter",
     "cyoptim._groups.rules": "Groups by rules",
@@ -156,7 +158,9 @@ def module_page(module: str, names: list[str]) -> str:
 def class_page(module: str, name: str, kind: str) -> str:
     written = next(each for each in public_names()[module] if each.endswith(f".{name}"))
     drawing = f"```{{drawing}} {kind} {name}\n```" if drawings.is_drawn(kind, name) else ""
-    return "\n\n".join([f"# {name}", drawing, autodoc(written)]) + "\n"
+    methods = eval_rst(*methods_section(named(written)))
+    parts = [f"# {name}", drawing, autodoc(written), "## Methods", METHODS_TEXTS[kind], methods]
+    return "\n\n".join(parts) + "\n"
 
 
 def gallery_page(module: str, kind: str) -> str:
@@ -186,8 +190,8 @@ def autodoc(written: str) -> str:
     options = ["   :members:"]
     if issubclass(thing, cyoptim.Optimizer) and thing is not cyoptim.Optimizer:
         options.append("   :exclude-members: update")  # documented at its base
-    if hasattr(thing, "train"):  # the modes are of a base that has no page
-        options = ["   :members: train, eval, averaged"]
+    if is_in_modes(thing):
+        options = [f"   :members: {', '.join(MODES)}"]
     if name in INHERITED:
         options.append("   :inherited-members: NDArrayOperatorsMixin")
     return eval_rst(f".. autoclass:: {written}", *options)
@@ -210,6 +214,18 @@ GALLERY_TEXTS = {
     "schedule": (
         "Every schedule over 100 steps. Each page has the code that made the curve, and the "
         "arguments; [Schedulers](../schedulers.md) tells how to use them."
+    ),
+}
+
+
+METHODS_TEXTS = {
+    "optimizer": (
+        "Each is explained where its link leads. `param_groups`, `state` and `defaults` are "
+        "attributes, as of every [optimizer](../optimizer.md)."
+    ),
+    "schedule": (
+        "Each is explained where its link leads; [Schedulers](../../schedulers.md) tells when to "
+        "call them."
     ),
 }
 

@@ -27,7 +27,7 @@ SHOWN = {
     **COPIES,
     **{f"examples/{name}.py": f"project/examples/{name}" for name in EXAMPLES},
     "README.md": "index",
-    "python/cyoptim/_schedulers": "reference/lr_scheduler",
+    "python/cyoptim/_schedulers/swa.py": "reference/swa_utils",
 }
 # Pictures that a drawing replaces, as it follows the theme.
 DRAWN = {"bench/results/adam.png": "speed"}
@@ -80,21 +80,25 @@ def with_links_of_the_site(text: str, docname: str) -> str:
 def _link(piece: re.Match[str], path: str, anchor: str, docname: str) -> str:
     if piece["image"]:
         return _picture(piece["text"], path, docname)
-    shown = page_of(path)
+    shown = page_of(path, piece["text"])
     if shown is None:
         return piece["text"]
     page = os.path.relpath(f"{shown}.md", os.path.dirname(docname) or ".")
     return f"[{piece['text']}]({page}{'#' + anchor if anchor and shown != 'index' else ''})"
 
 
-def page_of(path: str) -> str | None:
-    """The page that shows a file of the repository."""
+def page_of(path: str, text: str = "") -> str | None:
+    """The page that shows a file of the repository; a file with many schedules has one for that
+    which the text of the link names."""
     if path in SHOWN:
         return SHOWN[path]
     if match := re.fullmatch(r"docs/(\w+)\.md", path):
         return match[1]
     if match := re.fullmatch(r"python/cyoptim/((?:optimizers/)?[a-z]\w*)\.py", path):
         return f"reference/{match[1]}"
+    named = re.match(r"`(\w+)", text)
+    if named and path.startswith("python/cyoptim/_schedulers/"):
+        return f"reference/lr_scheduler/{named[1]}"
     return None
 
 

@@ -6,13 +6,15 @@ The site itself is built with warnings as errors, which tests the rest.
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cyoptim import lr_scheduler, optimizers
+from cyoptim import Optimizer, lr_scheduler, optimizers
 from tests.support.cards import Card
 from tests.support.parametrize import every_card
 from tests.support.paths import ROOT
@@ -67,12 +69,48 @@ def test_the_rate_falls_once_on_each_plateau(extension: Callable[[str], Any]) ->
     assert list(dict.fromkeys(rates)) == [0.1, 0.05, 0.025, 0.0125]
 
 
+@pytest.mark.parametrize("name", [*optimizers.__all__, *SCHEDULES])
+def test_every_page_lists_all_methods(name: str, extension: Callable[[str], Any]) -> None:
+    thing = getattr(optimizers, name, None) or getattr(lr_scheduler, name)
+    lines = extension("methods").methods_section(thing)
+    base = "cyoptim.Optimizer" if issubclass(thing, Optimizer) else "cyoptim.lr_scheduler"
+    listed = set(re.findall(rf"<(?:{base}|cyoptim)\S*\.(\w+)>`$", "\n".join(lines), re.M))
+    public = {
+        each
+        for each, member in inspect.getmembers_static(thing, inspect.isfunction)
+        if not each.startswith("_") and each not in ("update", "get_lr")
+    }
+    assert listed - {"last_step"} == public
+    assert all(line.endswith((".", ". ")) for line in lines if line.startswith("   "))
+
+
+def test_a_method_leads_to_where_it_is_documented(extension: Callable[[str], Any]) -> None:
+    documented_at = extension("methods").documented_at
+    of = {name: getattr(optimizers, name) for name in optimizers.__all__}
+    assert documented_at(of["AdamW"], "step") == "cyoptim.Optimizer.step"
+    assert documented_at(of["LBFGS"], "step") == "cyoptim.LBFGS.step"
+    assert documented_at(of["AdamWScheduleFree"], "averaged").startswith("cyoptim.AdamWSch")
+    assert documented_at(of["Adam"], "register_step_pre_hook").startswith("cyoptim.Optimizer.")
+    schedule = lr_scheduler.LambdaLR
+    assert documented_at(schedule, "state_dict") == "cyoptim.lr_scheduler.LRScheduler.state_dict"
+
+
 @pytest.mark.parametrize(
     ("page", "link", "shown"),
     [
         ("speed", "[b](../bench/README.md#sizes)", "[b](project/measuring.md#sizes)"),
         ("speed", "[c](clipping.md)", "[c](clipping.md)"),
         ("speed", "[a](../python/cyoptim/optimizers/adam.py)", "[a](reference/optimizers/adam.md)"),
+        (
+            "schedulers",
+            "[`StepLR(step_size)`](../python/cyoptim/_schedulers/decays.py)",
+            "[`StepLR(step_size)`](reference/lr_scheduler/StepLR.md)",
+        ),
+        (
+            "schedulers",
+            "[`swa_utils.SWALR(swa_lr)`](../python/cyoptim/_schedulers/swa.py)",
+            "[`swa_utils.SWALR(swa_lr)`](reference/swa_utils.md)",
+        ),
         ("speed", "[e](../examples/jax_net.py)", "[e](project/examples/jax_net.md)"),
         ("speed", "[t](../tests/engine/test_bits.py)", "t"),
         ("speed", "[h](#threads) [w](https://numpy.org)", "[h](#threads) [w](https://numpy.org)"),
