@@ -68,6 +68,7 @@ from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 if _TYPE_CHECKING:
     from cyoptim import checkpoint as checkpoint
     from cyoptim import kernel as kernel
+    from cyoptim import lr_finder as lr_finder
     from cyoptim import scipy as scipy
     from cyoptim import sklearn as sklearn
     from cyoptim.checkpoint import CheckpointError, Checkpoints, load, save
@@ -126,7 +127,7 @@ if hasattr(_sys.modules.get("torch"), "optim"):
 
 # Imported on first use: checkpoints need zipfile and json, which take longer to
 # import than all the rest, and some modules need a library that may not be installed.
-_LAZY_MODULES = ("checkpoint", "kernel", "scipy", "sklearn", "torch")
+_LAZY_MODULES = ("checkpoint", "kernel", "lr_finder", "scipy", "sklearn", "torch")
 _LAZY_NAMES = ("CheckpointError", "Checkpoints", "load", "save")  # of checkpoint
 
 

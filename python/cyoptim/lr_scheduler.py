@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cyoptim._plots import new_axes
 from cyoptim._schedulers.base import EPOCH_DEPRECATION_WARNING, LRScheduler, _LRScheduler
 from cyoptim._schedulers.composed import ChainedScheduler, SequentialLR
 from cyoptim._schedulers.cycles import CosineAnnealingWarmRestarts, CyclicLR, OneCycleLR
@@ -97,18 +98,10 @@ def plot(scheduler: LRScheduler, n: int, ax: Any = None) -> Any:
     now = [float(group["lr"]) for group in scheduler.optimizer.param_groups]
     lrs = [now if len(now) > 1 else now[0], *scheduler.preview(n)]
     if ax is None:
-        ax = _new_axes()
+        ax = new_axes()
     lines = ax.plot(range(len(lrs)), lrs)
     ax.set_xlabel("step")
     ax.set_ylabel("learning rate")
     if len(lines) > 1:
         ax.legend(lines, [f"group {i}" for i in range(len(lines))])
     return ax
-
-
-def _new_axes() -> Any:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('plot needs matplotlib: pip install "cyoptim[demo]"') from error
-    return plt.subplots()[1]
