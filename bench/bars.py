@@ -33,11 +33,12 @@ def draw_overview(run: Run, path: Path) -> None:
         for shapes in OVERVIEW
     }
     timed = {shapes: cells for shapes, cells in panels.items() if cells}
-    width = max(5, max(map(len, timed.values()), default=0) / 4)
-    with _picture(run, path, len(timed), width) as axes:
-        for axis, (shapes, cells) in zip(axes, timed.items(), strict=True):
+    height = 1.5 + max(map(len, timed.values()), default=0) / 4
+    with picture(run, path, (1, len(timed)), (4.6, height)) as rows:
+        for axis, (shapes, cells) in zip(rows[0], timed.items(), strict=True):
             _overview_panel(axis, cells)
-            _finish(axis, f"{named(shapes).size} {dtype(run)}", 0.4)
+            axis.set_title(f"{named(shapes).size} {dtype(run)}", fontsize=10)
+            axis.set_xlabel("microseconds per step, less is better")
 
 
 @contextmanager
@@ -66,16 +67,20 @@ def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
     """A pair of bars per optimizer: the source's bar is labelled with its ratio to cyoptim."""
     colors = [CONTENDERS[name].color for name in ("cyoptim", "torch-fused", "roof")]
     for place, found in enumerate(cells.values()):
-        axis.bar(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])
+        axis.barh(place - 0.2, _microseconds(found.time), 0.4, color=colors[0])
         if found.source:
-            bar = axis.bar(place + 0.2, _microseconds(found.source_time), 0.4, color=colors[1])
-            label = f"x {ratio_text(found.source)}"
-            axis.bar_label(bar, [label], fontsize=7, rotation=90, padding=2)
+            bar = axis.barh(place + 0.2, _microseconds(found.source_time), 0.4, color=colors[1])
+            axis.bar_label(bar, [f"x {ratio_text(found.source)}"], fontsize=7, padding=2)
         if found.roof_time:
-            axis.hlines(_microseconds(found.roof_time), place - 0.4, place, color=colors[2])
-    axis.set_xticks(range(len(cells)), list(cells))
+            axis.vlines(_microseconds(found.roof_time), place - 0.4, place, color=colors[2])
+    axis.set_yticks(range(len(cells)), list(cells), fontsize=8)
+    axis.set_ylim(len(cells) - 0.4, -0.6)
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    axis.set_xlim(low, high * (high / low) ** 0.2)  # room for the labels
     names = ("cyoptim", "torch's best mode, or the authors' class", "roof")
-    axis.legend([Patch(color=color) for color in colors], names, loc="upper left", fontsize=8)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06), "fontsize": 8}
+    axis.legend([Patch(color=color) for color in colors], names, **place)
 
 
 def _microseconds(seconds: float | None) -> float:

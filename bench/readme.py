@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.optimizers import OPTIMIZERS
@@ -107,18 +108,27 @@ def _arrays(workload: Workload) -> str:
 def _ratios(run: Run) -> str:
     """All optimizers on one large array, against the roof, and against torch's loops."""
     cells = {name: cell(run, name, LARGE) for name in OPTIMIZERS}
-    roofs = [ratio for c in cells.values() if (ratio := c.roof) is not None]
+    roofs = {name: c.roof for name, c in cells.items() if c.roof is not None}
     loops = {
         name: c for name, c in cells.items()
         if c.source and OPTIMIZERS[name].in_torch and not OPTIMIZERS[name].fused
     }  # fmt: skip
+    one, more = (
+        [roof for name, roof in roofs.items() if bool(OPTIMIZERS[name].passes) is several]
+        for several in (False, True)
+    )
+    passes = f", and those of several passes {_range(more)} times as long as theirs" if more else ""
     least, most = (choose(loops, key=lambda name: _source(loops[name])) for choose in (min, max))
     return (
-        f"On one large array the optimizers take {ratio_text(min(roofs))} to "
-        f"{ratio_text(max(roofs))} times as long as the roof. Where torch has no fused kernel, it "
+        f"On one large array the optimizers of one pass take {_range(one)} times as long as the "
+        f"roof{passes}. Where torch has no fused kernel, it "
         f"takes {ratio_text(loops[least].source)} ({least}) to {ratio_text(loops[most].source)} "
         f"times ({most}) as long as cyoptim."
     )
+
+
+def _range(ratios: Sequence[float]) -> str:
+    return f"{ratio_text(min(ratios))} to {ratio_text(max(ratios))}"
 
 
 def _source(cell: Cell) -> float:
