@@ -94,12 +94,25 @@ cdef class Kernel:
 
     def __init__(self, optimizer, /, *args, **options):
         if not (isinstance(optimizer, type) and issubclass(optimizer, Optimizer)):
-            raise TypeError(f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}")
+            raise TypeError(
+                f"optimizer must be a subclass of cyoptim.Optimizer, got {optimizer!r}: write "
+                "Kernel(cyoptim.Adam, lr=0.1)"
+            )
         if not optimizer._is_native() or optimizer._prepares_update:
             refuse_kind(optimizer)
         owner = optimizer([Parameter(np.zeros(0))], *args, **options)
         set_carried(self, read(self, owner))
         self.optimizer = owner
+
+    def __repr__(self):
+        options = [f"{name}={value!r}" for name, value in shown_options(self).items()]
+        return f"Kernel({', '.join([type(self.optimizer).__name__, *options])})"
+
+    def _repr_html_(self):
+        from cyoptim._shown import table
+        state = ", ".join(self.state_names)
+        return table(f"Kernel of {type(self.optimizer).__name__}",
+                     {"state arrays": state, "step": self.steps, **shown_options(self)})
 
     def read_options(self):
         """Take over the options that have been changed in ``optimizer.param_groups[0]``, by a
@@ -151,6 +164,11 @@ cdef class Kernel:
 
 cdef inline Own *own(Kernel kernel) noexcept nogil:
     return <Own *>kernel._own
+
+
+cdef dict shown_options(Kernel kernel):
+    group = kernel.optimizer.param_groups[0]
+    return {name: group[name] for name in kernel.optimizer.defaults if name in group}
 
 
 cdef tuple carried_names(Kernel kernel):

@@ -1,21 +1,43 @@
 """torch.optim for NumPy: optimizers that run in place on arrays, at the speed of memory.
 
-A step, as the data sees it::
+Make an optimizer of arrays, compute their gradients, and step:
 
-    optimizer.step(grads=...)            optimizer.py      groups, options, state_dict
-      |                                  _step/, _groups/  hooks, what was asked for; options
-      |  for each parameter its gradient      _gradients/  in the order of the parameters
-      |                                       _arrays/     Parameter | ndarray | tensor | object
-      |  checked: dtype, shape, layout        _engine      Plan: addresses, kept between steps
-      |  for each group and step count
-      |  the scalars of its rule              optimizers/  Adam, SGD, ...: lr, betas, eps, ...
-      v
-    one native call                      _kernels_<isa>    chunks of all tensors over the threads
-      |
-      v
-    p -= step_size * m / denominator     src/rules/*.pxd   the maths, one loop per rule
+>>> import numpy as np
+>>> import cyoptim
+>>> w = np.zeros(3)
+>>> optimizer = cyoptim.Adam([w], lr=0.1)
+>>> for step in range(300):
+...     optimizer.step(grads=[2 * (w - [1.0, -2.0, 0.5])])
+>>> w.round(2)
+array([ 1. , -2. ,  0.5])
 
-A step checks everything before it changes anything; after the first change nothing can fail.
+What to call:
+
+parameters
+    NumPy arrays, whose gradients go to ``step(grads=...)``; ``Parameter(array)``, which has a
+    ``.grad``; CPU tensors of torch; and any of these in dicts, lists and dataclasses.
+optimizers
+    ``Adam``, ``AdamW``, ``SGD``, ``Muon``, ``LBFGS`` and all others of torch.optim, and further
+    ones: ``cyoptim.optimizers.__all__``. Their methods are those of ``Optimizer``: ``step``,
+    ``zero_grad``, ``accumulate``, ``add_param_group``, ``state_dict``, ``ema``.
+groups
+    ``param_groups`` makes groups by rules: no decay for biases, learning rates by layer.
+``lr_scheduler``
+    ``StepLR``, ``CosineAnnealingLR``, ``OneCycleLR``, ``ReduceLROnPlateau`` and others.
+``swa_utils``
+    Averages of parameters.
+clipping
+    ``clip_grad_norm_``, ``clip_grad_value_``, ``get_total_norm``; or ``step(max_norm=1.0)``.
+files
+    ``save("run.npz", params=params, optimizer=optimizer)``, ``load`` and ``Checkpoints``.
+``scipy``, ``sklearn``, ``torch``, ``kernel``
+    In ``scipy.optimize.minimize``, as estimators, in frameworks of torch, and from Cython.
+settings
+    ``set_num_threads``, ``threads``, ``set_threading_layer``; ``show_config``, which
+    ``python -m cyoptim`` prints.
+
+A step checks everything before it changes anything. Errors name the parameter, what was found, what
+was expected, and what to write instead. Names that begin with an underscore are internal.
 """
 
 __version__ = "0.1.0"
@@ -141,7 +163,9 @@ def __getattr__(name: str) -> _Any:
             return importlib.import_module(f"cyoptim.{name}")
         except ImportError as error:  # hasattr() and dir() expect no other error
             raise AttributeError(str(error)) from error
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from cyoptim._spelling import missing_attribute
+
+    raise missing_attribute(__name__, name, {*__all__, *_LAZY_MODULES}, lr_scheduler.__all__)
 
 
 def __dir__() -> list[str]:

@@ -205,6 +205,9 @@ _layer_of_environment()
 def show_config() -> None:
     """Print the version, the instruction set in use, the threads and who runs them, and the build.
 
+    ``python -m cyoptim`` prints it, too, and what surrounds it: the system, the settings in the
+    environment, and the versions of the libraries that it works with.
+
     Examples
     --------
     >>> show_config()  # doctest: +ELLIPSIS

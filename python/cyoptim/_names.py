@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cyoptim import lr_scheduler, optimizers
+from cyoptim._spelling import nearest
 from cyoptim.optimizer import Optimizer
 
 
@@ -33,4 +34,6 @@ def class_named(
         if each.lower() == name.lower():
             return found
     names = sorted(each for each, found in known.items() if found not in unlisted)
-    raise ValueError(f"{argument}: there is no {name!r}; the names are {', '.join(names)}")
+    close = nearest(name, names)
+    hint = f"did you mean {close!r}? The" if close else "the"
+    raise ValueError(f"{argument}: there is no {name!r}; {hint} names are {', '.join(names)}")

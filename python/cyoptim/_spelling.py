@@ -7,6 +7,7 @@ from collections.abc import Collection
 # What other libraries call options, without underscores.
 _ELSEWHERE = {
     "learningrate": "lr",
+    "rate": "lr",
     "stepsize": "lr",
     "eta": "lr",
     "learningrateinit": "lr",
@@ -18,6 +19,9 @@ _ELSEWHERE = {
     "beta1": "betas",
     "beta2": "betas",
     "nesterovsmomentum": "nesterov",
+    "niter": "maxiter",
+    "maxfun": "maxfev",
+    "xtol": "ftol",
 }
 
 
@@ -44,3 +48,40 @@ def close_name(name: str, known: Collection[str]) -> str | None:
         return _ELSEWHERE[bare]
     best = max(known, key=score, default=None)
     return best if best is not None and score(best) >= 0.6 else None
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """The name of a class or a function that a misspelt one was meant to be, in any case."""
+    from difflib import SequenceMatcher
+
+    def score(other: str) -> float:
+        a, b = (text.lower().replace("_", "") for text in (name, other))
+        exchanged = sorted(a) == sorted(b)  # the commonest slip
+        ratio = SequenceMatcher(None, a, b).ratio()
+        return ratio + 0.1 * exchanged - 0.03 * abs(len(a) - len(b))
+
+    best = max(known, key=score, default=None)
+    return best if best is not None and score(best) >= 0.7 else None
+
+
+# Modules of torch, for whose names users look here.
+_TORCH = {
+    "optim": "cyoptim takes the place of torch.optim: write cyoptim.Adam, cyoptim.lr_scheduler",
+    "nn": "cyoptim has optimizers alone; those of torch.nn.utils are cyoptim.clip_grad_norm_ and "
+    "the like",
+}
+
+
+def missing_attribute(
+    module: str, name: str, known: Collection[str], schedulers: Collection[str] = ()
+) -> AttributeError:
+    """The error for a name that a module does not have, with the name that was meant."""
+    found = f"module {module!r} has no attribute {name!r}"
+    if name.startswith("_"):  # asked for by programs, not written by users
+        return AttributeError(found)
+    if name in _TORCH and module == "cyoptim":
+        return AttributeError(f"{found}: {_TORCH[name]}")
+    if name in schedulers:
+        return AttributeError(f"{found}: write {module}.lr_scheduler.{name}")
+    close = nearest(name, [other for other in known if not other.startswith("_")])
+    return AttributeError(f"{found}; did you mean {close!r}?" if close else found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy.typing as npt
 
@@ -22,13 +22,21 @@ class SupportsCoo(Protocol):
     def tocoo(self) -> Any: ...
 
 
-# Parameters, pairs, or group dicts; or nested dicts, lists and tuples of parameters.
-ParamsT: TypeAlias = Iterable[Any] | Mapping[Any, Any]
+class Dataclass(Protocol):
+    """A dataclass, whose fields are entries of a tree."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+# Parameters, pairs, or group dicts; or parameters nested in containers.
+ParamsT: TypeAlias = Iterable[Any] | Mapping[Any, Any] | Dataclass
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 Gradient: TypeAlias = SupportsArray | SupportsCoo | None
 # One for each parameter, by name, or nested as the parameters are.
-Gradients: TypeAlias = Sequence["Gradient | Gradients"] | Mapping[Any, "Gradient | Gradients"]
+Gradients: TypeAlias = (
+    Sequence["Gradient | Gradients"] | Mapping[Any, "Gradient | Gradients"] | Dataclass
+)
 Group: TypeAlias = dict[str, Any]
 StateDict: TypeAlias = dict[str, Any]
 NonfinitePolicy: TypeAlias = Literal["propagate", "raise", "skip"]

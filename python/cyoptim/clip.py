@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import is_branch, is_record
 from cyoptim._arrays.doors import (
     array_of,
     arrays_of,
+    as_written,
     check_array,
     foreign_array,
     is_parameter,
     is_tensor,
     type_name,
 )
-from cyoptim._arrays.trees import is_branch, named_leaves
+from cyoptim._arrays.trees import named_leaves
 from cyoptim._engine import Arrays, Commit, clip_coefficient, is_dense, plainly, together
 from cyoptim._gradients.aligned import align
 from cyoptim._groups.names import split_names
@@ -267,7 +269,9 @@ def _limit(name: str, value: Any) -> float:
     """A nonnegative limit; a negative one would reverse gradients."""
     limit = _number(name, value)
     if limit < 0:
-        raise ValueError(f"{name} is {limit}, expected a number >= 0")
+        raise ValueError(
+            f"{name} is {limit}, expected a number >= 0: a negative one would turn gradients round"
+        )
     return limit
 
 
@@ -342,7 +346,7 @@ class _Gradients:
 def _arrays_in(tensors: Any) -> list[Any]:
     if isinstance(tensors, np.ndarray) or is_tensor(tensors):
         return [tensors]
-    if isinstance(tensors, Mapping) or not hasattr(tensors, "__iter__"):
+    if isinstance(tensors, Mapping) or is_record(tensors) or not hasattr(tensors, "__iter__"):
         tensors = [tensors]
     entries = list(tensors)
     if not entries and isinstance(tensors, Iterator):
@@ -367,9 +371,25 @@ def _in_turns(
 
 
 def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:
-    if not is_parameter(parameters) and not isinstance(parameters, Iterable):
+    known = is_parameter(parameters) or is_record(parameters)
+    if not known and not isinstance(parameters, Iterable):
+        hint = (
+            ": write optimizer.param_groups[0]['params']"
+            if hasattr(parameters, "param_groups")
+            else ": write model.parameters()"
+            if hasattr(parameters, "parameters")
+            else ""
+        )
         raise TypeError(
-            f"parameters must be a parameter or an iterable of them, got {type_name(parameters)}"
+            "parameters must be a parameter or an iterable of them, got "
+            f"{type_name(parameters)}{hint}"
+        )
+    if isinstance(parameters, list) and any(
+        isinstance(group, dict) and isinstance(group.get("params"), list) for group in parameters
+    ):
+        raise TypeError(
+            "parameters are groups, expected what they hold: write "
+            "[p for group in optimizer.param_groups for p in group['params']]"
         )
     params, names = split_names(parameters)
     if not params and isinstance(parameters, Iterator):
@@ -377,7 +397,10 @@ def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:
     for i, param in enumerate(params):
         if not is_parameter(param):
             label = f" ({names[i]!r})" if names else ""
-            raise TypeError(f"parameter {i}{label} is a {type_name(param)}, expected an array")
+            raise TypeError(
+                f"parameter {i}{label} is a {type_name(param)}, expected an array: "
+                f"{as_written(param)}"
+            )
     return params, names
 
 

@@ -17,7 +17,7 @@ Call ``scheduler.step()`` after ``optimizer.step()``, once per epoch or once per
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cyoptim._plots import new_axes
 from cyoptim._schedulers.base import EPOCH_DEPRECATION_WARNING, LRScheduler, _LRScheduler
@@ -105,3 +105,11 @@ def plot(scheduler: LRScheduler, n: int, ax: Any = None) -> Any:
     if len(lines) > 1:
         ax.legend(lines, [f"group {i}" for i in range(len(lines))])
     return ax
+
+
+if not TYPE_CHECKING:  # type checkers know what is missing
+
+    def __getattr__(name):
+        from cyoptim._spelling import missing_attribute
+
+        raise missing_attribute(__name__, name, __all__)

@@ -20,6 +20,7 @@ from cyoptim._gradients.aligned import (
     check_unrecorded,
     evaluate,
     loss_and_grads,
+    warn_if_forgotten,
 )
 from cyoptim._gradients.reset import reset_gradients
 from cyoptim._gradients.sums import Sums
@@ -28,7 +29,9 @@ from cyoptim._groups.completion import add_groups, complete_group
 from cyoptim._groups.groups import (
     as_groups,
     check_one_group_each,
+    check_spelling,
     labels_of,
+    options_of_others,
     own_group,
     parameters_of,
     shards_in,
@@ -38,6 +41,7 @@ from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required, without_unset
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
+from cyoptim._shown import columns
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
 from cyoptim._step.definition import Definition
@@ -45,6 +49,8 @@ from cyoptim._step.hooks import (
     call_around_step,
     calls_step,
     hooks_in,
+    is_minimize,
+    minimized,
     passed_through,
     recorded,
     register_optimizer_step_post_hook,
@@ -78,12 +84,13 @@ class Optimizer(Definition):
     ----------
     params : iterable or tree
         Parameters, ``(name, parameter)`` pairs, or dicts that each define a
-        group, with ``"params"`` and options that differ from the defaults. Or a tree: nested
-        dicts, lists and tuples of parameters, with names as :func:`cyoptim.named_leaves` gives
-        them; a dict with the key ``"params"`` is a group, which may contain a tree. A parameter is
-        a :class:`cyoptim.Parameter`, a writable ndarray, a CPU torch tensor, or any object with
-        ``.data`` and ``.grad`` arrays; float32, float64, complex64 or complex128 (a complex
-        number is optimized as a pair of real numbers, as in torch), of any shape and layout.
+        group, with ``"params"`` and options that differ from the defaults. Or a tree: parameters
+        nested in dicts, lists, tuples, dataclasses and pytrees of JAX, with names as
+        :func:`cyoptim.named_leaves` gives them; a dict with the key ``"params"`` is a group, which
+        may contain a tree. A parameter is a :class:`cyoptim.Parameter`, a writable ndarray, a CPU
+        torch tensor, or any object with ``.data`` and ``.grad`` arrays; float32, float64, complex64
+        or complex128 (a complex number is optimized as a pair of real numbers, as in torch), of any
+        shape and layout.
     defaults : dict
         Options of groups that do not set their own.
 
@@ -125,6 +132,8 @@ class Optimizer(Definition):
     _stages: tuple[tuple[str, tuple[float, ...]], ...] = ()
     # Whether a group has differentiable=True, which a step must check.
     _differentiable: bool = False
+    # Whether it has neither stepped nor taken over what another has done.
+    _is_new: bool = True
     _plan: Any = None
     _named: Named | None = None
     _sums: Sums
@@ -138,6 +147,7 @@ class Optimizer(Definition):
 
     if not TYPE_CHECKING:
         lr, momentum, weight_decay, betas, eps = (OptionOfGroups() for _ in range(5))
+        learning_rate = OptionOfGroups("lr")
 
     def _make_own(self) -> None:
         super()._make_own()
@@ -305,6 +315,14 @@ class Optimizer(Definition):
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         """A copy with names and defaults, checked without the plan."""
         return complete_group(param_group, others, self)
+
+    def _check_written(self, group: Group, number: int, before: int) -> None:
+        """Refuse misspelt options that were written into a group behind those `before`."""
+        known = dict.fromkeys(self._cautious_options, False)
+        known |= self._defaults_for(group, self.defaults)
+        others = options_of_others(group)
+        written = [name for name in list(group)[before:] if name not in others]
+        check_spelling(written, number, known, type(self).__name__)
 
     def _plain_group(self, group: Group) -> Group:
         """A copy of a group with Python numbers."""
@@ -602,6 +620,10 @@ class Optimizer(Definition):
             self._extras = extras
             raise
         self._set_quick()
+        # Where a schedule follows the steps, programs make them without gradients on purpose.
+        first, self._is_new = self._is_new, False
+        if first and not (given or averaged or hasattr(self, "_watched_step")):
+            warn_if_forgotten(self.param_groups)
 
     def _has_hooks(self) -> bool:
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or detours())
@@ -658,6 +680,34 @@ class Optimizer(Definition):
             self._turn.touch(
                 "zero_grad()", reset_gradients, self.param_groups, self._sums, set_to_none
             )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Minimize a function, as a method of :func:`scipy.optimize.minimize`.
+
+        The class and the options of the optimizer's group are used; its parameters and its state
+        stay as they are. A class is such a method, too.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What :func:`scipy.optimize.minimize` passes to ``method=``.
+
+        Returns
+        -------
+        scipy.optimize.OptimizeResult
+            As from :func:`cyoptim.scipy.method`.
+
+        Raises
+        ------
+        TypeError
+            If it is called otherwise.
+        """
+        if not is_minimize(args, kwargs):
+            raise TypeError(
+                f"{type(self).__name__} is called by scipy.optimize.minimize(method=optimizer) "
+                "alone: to update parameters, write optimizer.step(...)"
+            )
+        return minimized(self, args, kwargs)
 
     # --- averages ---------------------------------------------------------------------------------
 
@@ -861,6 +911,7 @@ class Optimizer(Definition):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         commit = Commit()
+        commit.set(self, "_is_new", False)
         for name, value in state.items():
             if name != "state":
                 commit.set(self, name, value)
@@ -890,3 +941,11 @@ class Optimizer(Definition):
             options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
             groups.append(f"\nParameter Group {number}\n" + "".join(options))
         return f"{type(self).__name__} ({''.join(groups)})"
+
+    def _repr_html_(self) -> str:
+        groups = self.param_groups
+        names = sorted({name for group in groups for name in group} - {"params", "param_names"})
+        sizes = [len(group["params"]) for group in groups]
+        rows = [("parameters", sizes)]
+        rows += [(name, [group.get(name, "") for group in groups]) for name in names]
+        return columns(type(self).__name__, ["", *map("group {}".format, range(len(groups)))], rows)

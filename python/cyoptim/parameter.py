@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from cyoptim._arrays.doors import attribute_hint
 from cyoptim._engine import ParameterBase
+from cyoptim._shown import table
 
 # Looked up on the object, not on its type; all other names with underscores are Python's own.
 _PROTOCOLS = frozenset(
@@ -136,7 +138,12 @@ class Parameter(ParameterBase, _ArrayOperators):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _PROTOCOLS:
             raise AttributeError(name)
-        return getattr(self.data, name)
+        try:
+            return getattr(self.data, name)
+        except AttributeError:
+            raise AttributeError(
+                f"a Parameter has no attribute {name!r}{attribute_hint(name)}"
+            ) from None
 
     def __getitem__(self, index: Any) -> Any:
         return self.data[_plain(index)]
@@ -179,6 +186,12 @@ class Parameter(ParameterBase, _ArrayOperators):
         usual = self.data.dtype in (np.float64, np.complex128)  # as NumPy leaves them out
         dtype = "" if usual else f", dtype={self.data.dtype}"
         return f"Parameter({values}{dtype})"
+
+    def _repr_html_(self) -> str:
+        data, grad = self.data, self.grad
+        values = np.array2string(data, separator=", ", threshold=20, edgeitems=2)
+        rows = {"shape": data.shape, "dtype": str(data.dtype), "data": values, "grad": grad}
+        return table(type(self).__name__, rows)
 
     def __copy__(self) -> Parameter:
         state = copy.copy(getattr(self, "__dict__", None))

@@ -9,6 +9,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import (
     arrays_of,
+    as_written,
     check_array,
     check_unmasked,
     class_of,
@@ -32,6 +33,7 @@ from cyoptim._averages.functions import (
 )
 from cyoptim._engine import Commit, Undo, next_count, together, whole_count
 from cyoptim._schedulers.swa import SWALR
+from cyoptim._shown import call, table
 
 __all__ = [
     "SWALR",
@@ -119,6 +121,17 @@ class AveragedModel:
         self.n_averaged = 0
         self.avg_fn = avg_fn
         self.multi_avg_fn = multi_avg_fn
+
+    def _shown(self) -> dict[str, Any]:
+        leaves = {path or "array": _in_short(leaf) for path, leaf in _leaves(self.module)}
+        return {"n_averaged": self.n_averaged, "parameters": len(leaves), **leaves}
+
+    def __repr__(self) -> str:
+        shown = self._shown()
+        return call(type(self).__name__, {key: shown[key] for key in ("n_averaged", "parameters")})
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self._shown())
 
     def update_parameters(self, model: Any) -> None:
         """Update the average with the parameters of a model.
@@ -267,10 +280,15 @@ def _leaves(model: Any) -> Iterator[tuple[str, Any]]:
         if not is_parameter(leaf):
             raise TypeError(
                 "a model is a torch module, or a list or dict of parameters; found "
-                f"a {type_name(leaf)}"
+                f"a {type_name(leaf)}: {as_written(leaf)}"
             )
         check_array(memory_of(leaf), "a parameter")
         yield path, leaf
+
+
+def _in_short(leaf: Any) -> str:
+    array = memory_of(leaf)
+    return f"{array.shape} {array.dtype}"
 
 
 def _is_module(model: Any) -> bool:

@@ -23,7 +23,10 @@ The two slots of a Parameter, readable without an attribute look-up."""
     cdef object _grad
     cdef object __weakref__
 
-    def __init__(self, data, *, grad=None):
+    def __init__(self, data, *others, grad=None, **unknown):
+        if others or unknown:
+            from cyoptim._arrays.doors import refuse_arguments
+            refuse_arguments(others, unknown)
         self.data = data
         self.grad = grad
 
@@ -123,11 +126,14 @@ cdef object checked_gradient(object value):
     elif isinstance(value, np.generic):
         value = np.asarray(value)
     elif not is_sparse(value):
-        from cyoptim._arrays.doors import as_written
-        raise TypeError(
-            "a gradient is a NumPy array, a pair (rows, values), a SciPy sparse array or "
-            f"None, got {type(value).__name__}: {as_written(value)}"
-        )
+        from cyoptim._arrays.doors import array_of, as_written
+        array = array_of(value)     # of another library, such as JAX, without a copy
+        if not cnp.PyArray_Check(array):
+            raise TypeError(
+                "a gradient is an array, a pair (rows, values), a SciPy sparse array or "
+                f"None, got {type(value).__name__}: {as_written(value)}"
+            )
+        value = array
     return value
 
 

@@ -57,20 +57,23 @@ cdef class Inputs(Work):
     cdef bint only_sparse       # other gradients are refused
     cdef bint by_rows           # rows are units, or slices kept: parameters are in C order
     cdef bint whole             # the caller makes sparse gradients dense
+    cdef Py_ssize_t *n_options  # of each group's dict when it was last looked at; -1: not yet
     cdef bint zeroing           # gradients are filled with zeros by the running step
     cdef bint repeats           # a parameter occurs more than once in its group
     cdef bint in_place          # no parameter needs a copy, or is another library's tensor
     cdef bint stirred           # the running step has called code that is not ours
 
-    def __cinit__(self, list items, *args):
+    def __cinit__(self, list items, list labels, list groups, *args):
         self.slots = <Slot *>PyMem_Calloc(max(len(items), 1), sizeof(Slot))
         self.held = <PyObject **>PyMem_Malloc(max(len(items), 1) * sizeof(PyObject *))
-        if not self.slots or not self.held:
+        self.n_options = <Py_ssize_t *>PyMem_Malloc(max(len(groups), 1) * sizeof(Py_ssize_t))
+        if not self.slots or not self.held or not self.n_options:
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.slots)
         PyMem_Free(self.held)
+        PyMem_Free(self.n_options)
 
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint only_sparse, Turn turn not None, bint by_rows=False):
@@ -91,6 +94,7 @@ cdef class Inputs(Work):
         self.only_sparse, self.by_rows = only_sparse, by_rows
         self.in_place = True
         for g in range(len(groups)):
+            self.n_options[g] = -1
             for param in self.members[g]:
                 slot = &self.slots[i]
                 view = self.views[i]
@@ -111,6 +115,23 @@ cdef class Inputs(Work):
                 i += 1
 
     # --- whether the plan still fits -------------------------------------------------------------
+
+    def note_options(self):
+        """Take the options of all groups as they are: names written later are checked by a step."""
+        cdef Py_ssize_t g
+        for g in range(len(self.groups)):
+            self.n_options[g] = len(<dict>self.groups[g])
+
+    cdef inline int _check_written(self, object optimizer) except -1:
+        """Refuse misspelt options that were written into a group after its construction."""
+        cdef Py_ssize_t g, n
+        for g in range(PyList_GET_SIZE(self.groups)):
+            n = PyDict_Size(<dict>PyList_GET_ITEM(self.groups, g))
+            if n != self.n_options[g]:
+                if self.n_options[g] >= 0:
+                    optimizer._check_written(<dict>PyList_GET_ITEM(self.groups, g), g, self.n_options[g])
+                self.n_options[g] = n
+        return 0
 
     @cython.final
     cdef bint _same_groups(self, list groups):
@@ -270,16 +291,10 @@ cdef class Inputs(Work):
         cdef cnp.ndarray array = self._as_array(i, grad)
         if self.slots[i].direct and same_layout(view, array):
             return array
-        if cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view):
-            raise TypeError(
-                f"gradient of {self.labels[i]} has dtype {array.dtype}, expected {view.dtype}: "
-                f"write .astype(np.{view.dtype}), or make the parameter {array.dtype}"
-            )
-        if not cnp.PyArray_SAMESHAPE(array, view):
-            raise ValueError(
-                f"gradient of {self.labels[i]} has shape {(<object>array).shape}, "
-                f"expected {(<object>view).shape}"
-            )
+        if (cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view)
+                or not cnp.PyArray_SAMESHAPE(array, view)):
+            from cyoptim._arrays.doors import misfit_of_gradient
+            raise misfit_of_gradient(f"gradient of {self.labels[i]}", array, view)
         return self._dense_copy(view, array)
 
     cdef object _as_array(self, Py_ssize_t i, object grad):
@@ -294,8 +309,10 @@ cdef class Inputs(Work):
         if self.slots[i].door == TENSOR:
             from cyoptim._arrays.doors import part_array
             return part_array(grad, self.objects[i], f"gradient of {self.labels[i]}")
+        from cyoptim._arrays.doors import as_written
         raise TypeError(
-            f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array"
+            f"gradient of {self.labels[i]} is a {type(grad).__name__}, expected a NumPy array: "
+            f"{as_written(grad)}"
         )
 
     cdef object empty_like(self, cnp.ndarray view, object dtype):
@@ -322,6 +339,7 @@ cdef class Inputs(Work):
         if (not self._same_groups(optimizer.param_groups)
                 or (grads is not None and PyList_GET_SIZE(grads) != self.n_tensors)):
             return False
+        self._check_written(optimizer)
         # One pass, for with many small parameters each pass costs as much as the update.
         for g in range(PyList_GET_SIZE(self.members)):
             params = <list>PyList_GET_ITEM(self.members, g)

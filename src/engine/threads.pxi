@@ -118,6 +118,9 @@ cdef class ThreadLimit:
     def __init__(self, n):
         self.n = min(n, 2**31 - 1)
 
+    def __repr__(self):
+        return f"cyoptim.threads({self.n})"
+
     def __enter__(self):
         change_limits(LIMIT_BEGINS, self, 0)
 

@@ -431,14 +431,6 @@ def test_gradients_in_the_place_of_the_closure(cls: Any) -> None:
     assert not called
 
 
-def test_a_gradient_of_another_dtype_says_what_to_write() -> None:
-    optimizer = cyoptim.SGD([np.zeros(2)])
-    hint = "write .astype(np.float64), or make the parameter float32"
-    for grad in (np.ones(2, np.float32), (np.array([0]), np.ones(1, np.float32))):
-        with pytest.raises(TypeError, match=re.escape(hint)):
-            optimizer.step(grads=[grad])
-
-
 @pytest.mark.parametrize("name", ["adam", "sgd", "sparse_adam", "lbfgs"])
 def test_a_module_in_the_place_of_its_class(name: str) -> None:
     classes = {"adam": "Adam", "sgd": "SGD", "sparse_adam": "SparseAdam", "lbfgs": "LBFGS"}

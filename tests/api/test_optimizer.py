@@ -277,8 +277,17 @@ def test_gradient_that_steps_when_it_is_let_go() -> None:
 def test_step_without_any_gradient() -> None:
     w = cyoptim.Parameter(np.ones(2))
     optimizer = cyoptim.Adam([w])
+    with pytest.warns(UserWarning, match="no parameter has a gradient, so this first step changes"):
+        optimizer.step()
     optimizer.step()
     assert len(optimizer.state) == 0
+    scheduled = cyoptim.Adam([w])
+    cyoptim.lr_scheduler.StepLR(scheduled, 1)
+    again = cyoptim.Adam([w])
+    again.load_state_dict(optimizer.state_dict())
+    for silent in (scheduled, again, copy.deepcopy(optimizer)):
+        silent.step()
+    cyoptim.Adam([w]).step(grads=[None])
 
 
 def test_grads_override_the_parameters_own() -> None:
@@ -572,7 +581,7 @@ def test_parameter_refuses_what_is_no_array() -> None:
         with pytest.raises(TypeError, match="Parameter holds a NumPy array, got"):
             cyoptim.Parameter(bad)  # type: ignore[arg-type]
     p = cyoptim.Parameter(np.zeros(3))
-    with pytest.raises(TypeError, match="a gradient is a NumPy array, .* or None, got list"):
+    with pytest.raises(TypeError, match="a gradient is an array, .* or None, got list"):
         p.grad = [1.0]
     with pytest.raises(AttributeError):
         _ = p.no_such_attribute

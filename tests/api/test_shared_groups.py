@@ -71,11 +71,13 @@ def test_what_a_schedule_has_left_is_not_taken() -> None:
 def test_one_dict_alone_and_groups_added() -> None:
     one = {"params": [ones()]}
     cyoptim.SGD(one, lr=0.1)
+    assert one.keys() == {"params"}  # alone it is no list of groups as in torch, and stays
     assert rates(cyoptim.SGD(one, lr=0.2)) == [0.2]
     other = cyoptim.SGD([ones()], lr=0.3)
     other.add_param_group(one)
     assert rates(other) == [0.3, 0.3]
-    assert other.param_groups[1] is not one
+    assert other.param_groups[1] is one
+    assert rates(cyoptim.SGD(one, lr=0.4)) == [0.4]
 
 
 def test_the_groups_of_an_optimizer_given_to_another() -> None:

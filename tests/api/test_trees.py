@@ -260,7 +260,11 @@ def test_groups_of_trees() -> None:
     [
         ({"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, ValueError, "have the name 'a.b'"),
         ({"a": {"b": 1.0}}, TypeError, "is float: parameter 0 ('a.b') of group 0"),
-        ({"a": np.ones(1), "lr": 0.1}, TypeError, "is float: parameter 1 ('lr') of group 0"),
+        (
+            {"a": np.ones(1), "lr": 0.1},
+            TypeError,
+            "have 'lr', a float, which is an option: write it as an argument",
+        ),
         ({"a": [np.ones(1, int)]}, TypeError, "parameter 0 ('a.0') of group 0 has dtype int64"),
         ([{"param": [np.ones(1)], "lr": 0.1}], ValueError, "param group 0 has no 'params'"),
     ],

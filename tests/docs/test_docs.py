@@ -101,7 +101,7 @@ def test_page_examples(
     monkeypatch.setenv("MPLBACKEND", "agg")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "example", "exec"), {"__name__": "example"})
+        exec(compile(code, "example", "exec", dont_inherit=True), {"__name__": "example"})
     if text is None:
         text = "".join(f"{shown}\n" for shown in re.findall(r"print\(.*\)  # (.*)", code))
     assert printed.getvalue() == text

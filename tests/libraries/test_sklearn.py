@@ -369,7 +369,7 @@ def test_bench_shifts():
 # --- errors ---------------------------------------------------------------------------------------
 
 BAD = [
-    ({"optimizer": "adamm"}, ValueError, "optimizer: there is no 'adamm'; the names are ADOPT, ASGD, "),
+    ({"optimizer": "adamm"}, ValueError, "optimizer: there is no 'adamm'; did you mean 'Adam'\\? The names are ADOPT, ASGD, "),
     ({"optimizer": "lbfgs"}, ValueError, "optimizer cannot be LBFGS: it evaluates all data several"),
     ({"optimizer": cyoptim.SparseAdam}, ValueError, "optimizer cannot be SparseAdam: it takes sparse"),
     ({"optimizer": "muon"}, ValueError, "Muon only supports 2D parameters"),
@@ -387,7 +387,7 @@ BAD = [
     ({"optimizer_params": {"lr": 0.1}}, ValueError, r"learning_rate_init=0.01 and optimizer_params\['lr'\]=0.1"),
     ({"optimizer_params": [0.1]}, ValueError, "The 'optimizer_params' parameter"),
     ({"learning_rate_init": 0.0}, ValueError, "The 'learning_rate_init' parameter"),
-    ({"lr_scheduler": "step"}, ValueError, "lr_scheduler: there is no 'step'; the names are ConstantLR, Cos"),
+    ({"lr_scheduler": "step"}, ValueError, "lr_scheduler: there is no 'step'; did you mean 'StepLR'\\? The names are ConstantLR, Cos"),
     ({"lr_scheduler": "SequentialLR"}, ValueError, "lr_scheduler: there is no 'SequentialLR'"),
     ({"lr_scheduler": "steplr"}, TypeError, "step_size"),
     ({"lr_scheduler": lambda optimizer: None}, TypeError, r"lr_scheduler made a NoneType, which has no step\(\)"),

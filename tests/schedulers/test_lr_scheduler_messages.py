@@ -93,7 +93,7 @@ def test_warnings_point_at_the_callers_line_and_name_the_remedy() -> None:
     scheduler = StepLR(sgd(), 3)
     (warning,) = recorded(lambda: scheduler.step())  # the line of the call is here
     assert str(warning.message).startswith(BEFORE)
-    assert "how-to-adjust-learning-rate" in str(warning.message)
+    assert "Call `optimizer.step()` first, then `lr_scheduler.step()`" in str(warning.message)
     assert warning.filename == __file__
     (warning,) = recorded(lambda: scheduler.step(4))
     assert warning.message.args == (lr_scheduler.EPOCH_DEPRECATION_WARNING,)
@@ -119,8 +119,11 @@ def test_warnings_are_worded_as_torchs(torch: Any) -> None:
         return {str(warning.message) for warning in found + recorded(scheduler.step)}
 
     found = messages(lr_scheduler, ours())
-    assert found == messages(torch.optim.lr_scheduler, theirs(torch))
-    assert len(found) == 3
+    expected = messages(torch.optim.lr_scheduler, theirs(torch))
+    assert len(found) == len(expected) == 3
+    for every in (found, expected):  # torch's goes on about its version 1.1.0
+        every.remove(next(text for text in every if text.startswith(BEFORE)))
+    assert found == expected
     assert any(text.startswith(OVERRIDDEN) for text in found)
     theirs_of_epoch = torch.optim.lr_scheduler.EPOCH_DEPRECATION_WARNING
     assert theirs_of_epoch.startswith(lr_scheduler.EPOCH_DEPRECATION_WARNING)
@@ -362,7 +365,7 @@ def test_bad_arguments_are_refused_in_torchs_words(
         make(torch.optim.lr_scheduler, theirs(torch))
     with pytest.raises(error) as found:
         make(lr_scheduler, ours())
-    assert str(found.value) == str(expected.value)
+    assert str(found.value).startswith(str(expected.value))  # ours may go on
 
 
 NO_MOMENTUM = "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
@@ -455,7 +458,7 @@ def test_bad_arguments(make: Any, error: type[Exception], message: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_only_an_optimizer_can_be_driven(case: Any) -> None:
-    message = "^str is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a str$"
+    message = "^str is not an Optimizer: a scheduler of cyoptim drives an optimizer of cyoptim, found a str: write "
     with pytest.raises(TypeError, match=message):
         getattr(lr_scheduler, case.name)("SGD", **case.variants[0])
 
@@ -474,7 +477,7 @@ def test_only_an_optimizer_can_be_driven(case: Any) -> None:
     ],
 )
 def test_only_an_optimizer_can_be_driven_by_others(make: Any) -> None:
-    with pytest.raises(TypeError, match="^list is not an Optimizer: .*found a list$"):
+    with pytest.raises(TypeError, match="^list is not an Optimizer: .*found a list: write "):
         make([])
 
 

@@ -32,13 +32,18 @@ ONE_SCHEDULER = [name for name in ALL_SCENARIOS if name not in SEVERAL]
 CLOSED_FORM = [name for name in ALONE if CASE_OF[name].closed_form] + list(OURS)
 
 
+def still() -> cyoptim.Parameter:
+    """A parameter that steps do not move; without a gradient, a first step would warn."""
+    return cyoptim.Parameter(np.zeros(3), grad=np.zeros(3))
+
+
 def sgd(*lrs: Any, **options: Any) -> cyoptim.SGD:
-    groups = [{"params": [cyoptim.Parameter(np.zeros(3))], "lr": lr} for lr in lrs or (1.0,)]
+    groups = [{"params": [still()], "lr": lr} for lr in lrs or (1.0,)]
     return cyoptim.SGD(groups, **options)
 
 
 def ours(name: str = "SGD", lrs: Any = LRS) -> Any:
-    return make_optimizer(cyoptim, name, [cyoptim.Parameter(np.zeros(3)) for _ in lrs], lrs)
+    return make_optimizer(cyoptim, name, [still() for _ in lrs], lrs)
 
 
 def theirs(torch: Any, name: str = "SGD", lrs: Any = LRS) -> Any:

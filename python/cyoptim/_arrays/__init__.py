@@ -1,1 +1,1 @@
-"""Arrays: what may be a parameter or a gradient, alone, sparse, or in nested dicts and lists."""
+"""Arrays: what may be a parameter or a gradient, alone, sparse, or in nested containers."""

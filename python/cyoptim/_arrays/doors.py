@@ -64,6 +64,11 @@ def as_written(value: object) -> str:
         return "give a tensor to the optimizer itself, or write tensor.detach().numpy()"
     if isinstance(value, (list, tuple, int, float, np.generic)):
         return "write np.array(...) around it"
+    if isinstance(value, class_of("jax", "Array")):
+        return (
+            "JAX's arrays cannot be changed in place: write np.array(x), or "
+            "jax.tree.map(np.array, tree) for a whole tree"
+        )
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         return "np.array(x) copies it into one that can be changed in place"
     return "NumPy's arrays can be changed in place"
@@ -74,9 +79,27 @@ def attribute_hint(name: str) -> str:
     close = close_name(name, ("data", "grad"))
     if close:
         return f"; did you mean {close!r}?"
+    if name in ("backward", "requires_grad", "requires_grad_"):
+        return ": NumPy computes no gradients; take those of autograd, JAX or MyGrad, and set .grad"
+    if name in ("zero_grad", "step"):
+        return f": write optimizer.{name}()"
     if name in ("lr", "weight_decay", "momentum"):
         return f": options are those of a group, optimizer.param_groups[0][{name!r}]"
     return ": it holds data and grad; a subclass may have attributes of its own"
+
+
+def refuse_arguments(others: tuple[Any, ...], unknown: dict[str, Any]) -> None:
+    """Raise for arguments of a Parameter beside its array and its gradient."""
+    if others:
+        raise TypeError(
+            f"Parameter takes one array, got {len(others) + 1} arguments: write "
+            "Parameter(np.zeros(shape)), and the gradient by name, Parameter(data, grad=...)"
+        )
+    name = next(iter(unknown))
+    raise TypeError(
+        f"Parameter has no argument {name!r}: leave it out; a parameter that an optimizer is not "
+        "given stays as it is, and Parameter(x.astype(np.float32)) has another dtype"
+    )
 
 
 def check_unmasked(value: object, label: str) -> None:
@@ -124,9 +147,11 @@ def view_parameter(param: Any, label: str) -> tuple[int, Array]:
     door, view = _enter(param, label)
     check_array(view, label)
     if not view.flags.writeable:
-        raise ValueError(f"{label} is read-only")
+        raise ValueError(f"{label} is read-only: write np.array(x), a copy that can be changed")
     if is_self_overlapping(view):
-        raise ValueError(f"{label} is a view whose elements overlap each other in memory")
+        raise ValueError(
+            f"{label} is a view whose elements overlap each other in memory: write np.array(x)"
+        )
     return door, view
 
 
@@ -144,17 +169,22 @@ def _enter(param: Any, label: str) -> tuple[int, Array]:
     raise TypeError(
         f"optimizer can only optimize Tensors, but one of the params is {type_name(param)}: "
         f"{label}, expected an array (cyoptim.Parameter, numpy.ndarray, CPU torch tensor, or an "
-        f"object with .data and .grad arrays){_parameter_hint(param)}"
+        f"object with .data and .grad arrays): {_parameter_hint(param)}"
     )
 
 
 def _parameter_hint(param: Any) -> str:
-    """The end of a message about an object that is not a parameter: what to write instead."""
+    """What to write instead of an object that is not a parameter."""
     if callable(getattr(param, "parameters", None)):
-        return "; write model.parameters()"
+        return "write model.parameters()"
+    if param is None:
+        return "leave it out"
     if isinstance(param, (list, tuple, float, int)) or hasattr(param, "__array__"):
-        return f"; {as_written(param)}"
-    return ""
+        return as_written(param)
+    return (
+        "leave it out; in a tree write None in its place, or mark the field of a dataclass by "
+        'metadata={"static": True}'
+    )
 
 
 def check_array(array: Array, label: str) -> None:
@@ -170,6 +200,33 @@ def check_array(array: Array, label: str) -> None:
             f"{label} has dtype {array.dtype.str}, whose byte order is not this machine's: write "
             f'.astype("{array.dtype.newbyteorder("=").str}")'
         )
+
+
+def misfit_of_gradient(
+    label: str, grad: Array, view: Array, what: str = "grad"
+) -> TypeError | ValueError:
+    """The error for a gradient of another dtype or shape than its parameter's."""
+    if grad.dtype != view.dtype:
+        return TypeError(
+            f"{label} has dtype {grad.dtype}, expected {view.dtype}: "
+            f"{_as_converted(what, grad.dtype, view.dtype)}"
+        )
+    if grad.ndim > 1 and grad.shape[::-1] == view.shape:
+        hint = "write grad.T"
+    elif grad.size == view.size:
+        hint = f"write grad.reshape({view.shape})"
+    else:
+        hint = "grads are in the order of the parameters"
+    return ValueError(f"{label} has shape {grad.shape}, expected {view.shape}: {hint}")
+
+
+def _as_converted(what: str, found: np.dtype[Any], expected: np.dtype[Any]) -> str:
+    """For messages: the expression that converts it. A step does not: a copy, and a precision that
+    the gradient does not have, are the caller's to ask for."""
+    if found.kind == "c" and expected.kind == "f":
+        return f"write {what}.real, or make the parameter complex"
+    text = f"write np.asarray({what}, np.{expected})"
+    return f"{text}, or make the parameter {found}" if found.char in _CHARS else text
 
 
 def foreign_array(value: Any, label: str) -> Array:
@@ -240,7 +297,8 @@ def check_disjoint(views: Sequence[Array], params: Sequence[Any], labels: Sequen
                 first, second = sorted((i, j))
                 raise ValueError(
                     f"{labels[first]} and {labels[second]} share memory: "
-                    "overlapping parameters cannot be optimized together"
+                    "overlapping parameters cannot be optimized together; write np.array(x) for "
+                    "one of them, or optimize the array that both are views of"
                 )
         if high > low:
             active.append((high, i))

@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cyoptim._arrays.doors import check_unmasked, foreign_array, is_tensor, type_name
+from cyoptim._arrays.doors import (
+    check_unmasked,
+    foreign_array,
+    is_tensor,
+    misfit_of_gradient,
+    type_name,
+)
 from cyoptim._types import Array
 
 Offsets = npt.NDArray[np.int64]
@@ -165,10 +171,7 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
 
 def _check_dtype(values: Array, view: Array, label: str) -> None:
     if values.dtype != view.dtype:
-        raise TypeError(
-            f"{label} has dtype {values.dtype}, expected {view.dtype}: write "
-            f".astype(np.{view.dtype}), or make the parameter {values.dtype}"
-        )
+        raise misfit_of_gradient(label, values, view, "values")
 
 
 def _check_range(index: Array, size: int, label: str) -> None:

@@ -1,29 +1,34 @@
-"""Arrays in nested dicts, lists and tuples, named by their paths."""
+"""Arrays in nested containers, named by their paths."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import entries_of, is_branch, is_named_tuple
 from cyoptim._arrays.doors import type_name
+from cyoptim._spelling import nearest
 
 
 def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dicts, lists and tuples, each with its name.
+    """The leaves of nested containers, each with its name.
 
     The name is the path to the leaf, joined by dots: keys of dicts, positions in lists and tuples,
-    fields of named tuples. Everything else is a leaf, and is not copied. None is an empty subtree,
-    as in JAX.
+    fields of named tuples, dataclasses and classes of attrs, and, once JAX has been imported, the
+    entries of every pytree that it knows, such as modules of Equinox and Flax. Everything else is a
+    leaf, and is not copied. None is an empty subtree, as in JAX.
 
     Parameters
     ----------
-    tree : dict, list, tuple or leaf
-        Nested to any depth. A leaf alone has the name "".
+    tree : dict, list, tuple, dataclass, pytree or leaf
+        Nested to any depth. A leaf alone has the name "". Fields with the metadata
+        ``{"static": True}``, as in Equinox, or ``{"pytree_node": False}``, as in Flax, are no part
+        of the tree.
 
     Yields
     ------
@@ -44,6 +49,14 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     dense.W (2, 2)
     scales.0 (1,)
     scales.1 (3,)
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Dense:
+    ...     W: np.ndarray
+    ...     b: np.ndarray
+    >>> [name for name, _ in named_leaves({"out": Dense(np.ones((2, 2)), np.ones(2))})]
+    ['out.W', 'out.b']
     """
     seen: set[str] = set()
     for name, leaf in _walk(tree, ""):
@@ -61,13 +74,6 @@ def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def is_branch(value: object) -> bool:
-    """Whether the value is a container rather than a leaf."""
-    return isinstance(value, (dict, list, tuple)) or (
-        not isinstance(value, np.ndarray) and isinstance(value, Mapping)
-    )
-
-
 def copied(tree: Any) -> Any:
     """A deep copy. Read-only mappings that cannot be copied become read-only views of copies."""
     copies: dict[int, Any] = {}
@@ -83,21 +89,30 @@ def _copy_views(tree: Any, copies: dict[int, Any]) -> None:
             copies[id(tree)] = MappingProxyType(copy.deepcopy(dict(tree), copies))
 
 
-def is_named_tuple(value: object) -> bool:
-    """Whether the value is a tuple whose entries have names."""
-    return isinstance(value, tuple) and hasattr(value, "_fields")
-
-
-def entries_of(branch: Any) -> Iterable[tuple[Any, Any]]:
-    """The keys and values of a container."""
-    if isinstance(branch, Mapping):
-        return branch.items()
-    return zip(branch._fields, branch, strict=True) if is_named_tuple(branch) else enumerate(branch)
-
-
 def joined(path: str, key: object) -> str:
     """The path to an entry of the container at `path`."""
     return f"{path}.{key}" if path else str(key)
+
+
+def list_of_numbers(tree: Any, path: str = "") -> str | None:
+    """The path to a list or tuple of numbers, which was to be an array; None if there is none."""
+    if not is_branch(tree):
+        return None
+    if _are_numbers(tree):
+        return path
+    found = (list_of_numbers(value, joined(path, key)) for key, value in entries_of(tree))
+    return next((place for place in found if place is not None), None)
+
+
+def _are_numbers(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return bool(value) and all(map(_are_numbers, value))
+    return is_number(value)
+
+
+def is_number(value: object) -> bool:
+    """Whether the value is a number, of Python or of NumPy."""
+    return isinstance(value, (int, float, complex, np.generic))
 
 
 class Places:
@@ -127,8 +142,14 @@ class Places:
             If an entry does not belong to a parameter.
         """
         found: dict[str, Any] = {}
+        if isinstance(tree, Mapping) and tree.keys() == {"params"} and not self._has("params"):
+            tree = tree["params"]  # a group, as the parameters were given
         self._pick(tree, "", found)
         return found
+
+    def _has(self, path: str) -> bool:
+        """Whether there is a parameter at the path or below it."""
+        return path in self.leaves or path in self._below
 
     def _pick(self, tree: Any, path: str, found: dict[str, Any]) -> None:
         # A pair in the place of a parameter is a sparse gradient, not a container.
@@ -145,7 +166,7 @@ class Places:
 
     def _check_length(self, tree: Any, path: str) -> None:
         """Refuse a list that ends before the parameters do."""
-        if isinstance(tree, Mapping) or is_named_tuple(tree):
+        if not isinstance(tree, (list, tuple)) or is_named_tuple(tree):
             return
         missing = [
             k for k in self._below.get(path, ()) if not (k.isdecimal() and int(k) < len(tree))
@@ -163,8 +184,10 @@ class Places:
             return ValueError(
                 f"grads at {path!r} is a {type_name(leaf)}, expected those of {shown(inside)}"
             )
+        close = nearest(path, list(map(str, self._names)))
+        hint = f"did you mean {close!r}?" if close else "leave it out, or take the names of these"
         return ValueError(
-            f"grads has an entry {path!r}, but the parameters are {shown(self._names)}"
+            f"grads has an entry {path!r}, but the parameters are {shown(self._names)}; {hint}"
         )
 
 

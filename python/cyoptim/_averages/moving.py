@@ -12,6 +12,7 @@ from cyoptim._arrays.doors import loaded_array, own_part, type_name
 from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import as_float, check_number, check_switch
+from cyoptim._shown import call, table
 from cyoptim._state.exchange import array_like
 from cyoptim._state.mapping import in_kind
 from cyoptim._types import Array, Group
@@ -94,11 +95,15 @@ class MovingAverage:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def _shown(self) -> dict[str, Any]:
+        names = ("decay", "warmup", "steps")
+        return {**{name: getattr(self, name) for name in names}, "parameters": len(self)}
+
     def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(decay={self.decay}, warmup={self.warmup}, "
-            f"steps={self.steps}, parameters={len(self)})"
-        )
+        return call(type(self).__name__, self._shown())
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self._shown())
 
     # --- between the optimizer and its plan -------------------------------------------------------
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import entries_of, is_branch
 from cyoptim._arrays.doors import type_name
-from cyoptim._arrays.trees import is_branch
 from cyoptim._checkpoints.places import listed, show
 from cyoptim._types import Array
 
@@ -52,7 +52,7 @@ def in_short(value: Any, dtype: object = None) -> str:
     if isinstance(value, np.ndarray):
         return f"{dtype or value.dtype} {value.shape}"
     if is_branch(value):
-        return f"{type(value).__name__} of {len(value)}"
+        return f"{type(value).__name__} of {len(list(entries_of(value)))}"
     return type_name(value)
 
 

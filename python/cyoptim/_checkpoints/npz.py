@@ -148,7 +148,8 @@ class _Archive(Reader):
         self._ends = _ends(self._zip.infolist(), self._zip.start_dir)
         if STRUCTURE not in self._members:
             raise CheckpointError(
-                f"not a checkpoint: a zip without {STRUCTURE}, found {names(self._members)}"
+                f"not a checkpoint: a zip without {STRUCTURE}, found {names(self._members)}; use "
+                "numpy.load for files of numpy.savez"
             )
         _check_sizes(self._zip.infolist(), size)
         self.structure = read_json(self._read_structure(), STRUCTURE, "surrogatepass")

@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import entries_of, is_branch, is_record
 from cyoptim._arrays.doors import is_tensor, type_name
-from cyoptim._arrays.trees import entries_of, is_branch, is_named_tuple
 from cyoptim._checkpoints.places import (
     DICT_TYPES,
     CheckpointError,
@@ -208,7 +208,10 @@ class Packing:
             return self._pack_state(value, place)
         if self._is_tree(value, place):
             return self._pack_tree(value, place)
-        raise TypeError(f"{show(place)}: cannot save an object of type {type_name(value)}")
+        raise TypeError(
+            f"{show(place)}: cannot save an object of type {type_name(value)}: leave it out, or "
+            "give it state_dict() and load_state_dict()"
+        )
 
     def _pack_state(self, value: Any, place: Place) -> Any:
         outer, self._exact = self._exact, not isinstance(value, AveragedModel)
@@ -227,7 +230,7 @@ class Packing:
         )
 
     def _pack_tree(self, value: Any, place: Place) -> Any:
-        if is_named_tuple(value) or isinstance(value, Mapping):
+        if is_record(value) or isinstance(value, Mapping):
             return self._pack_dict(dict(entries_of(value)), place)
         return self.pack(list(value) if isinstance(value, list) else tuple(value), place)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import entries_of, is_record
 from cyoptim._arrays.doors import is_distributed, is_tensor, type_name
-from cyoptim._arrays.trees import entries_of, is_named_tuple
 from cyoptim._types import Array
 
 Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
@@ -104,7 +104,7 @@ def listed(every: list[str], most: int) -> str:
 def describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of dtype {value.dtype} and shape {value.shape}"
-    if isinstance(value, Mapping) or is_named_tuple(value):
+    if isinstance(value, Mapping) or is_record(value):
         keys = [key for key, _ in entries_of(value)]
         return f"a {type(value).__name__} with the keys {names(keys)}"
     if isinstance(value, (list, tuple)):

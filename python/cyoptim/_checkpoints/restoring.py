@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import entries_of, is_named_tuple, is_record
 from cyoptim._arrays.doors import announce_update, class_of, is_tensor, type_name
-from cyoptim._arrays.trees import entries_of, is_named_tuple
 from cyoptim._checkpoints.generators import checked_state
 from cyoptim._checkpoints.matching import (
     Difference,
@@ -92,7 +92,9 @@ class Restore:
             self._fit_generator(target, saved, place)
         elif has_methods(target, "load_state_dict", "state_dict"):
             self._fit_state(target, saved, place)
-        elif (is_named_tuple(target) and isinstance(saved, dict)) or isinstance(target, Mapping):
+        elif isinstance(target, Mapping) or (
+            is_record(target) and (isinstance(saved, dict) or not is_named_tuple(target))
+        ):
             self._fit_dict(target, saved, place)
         elif isinstance(target, (list, tuple)):
             self._fit_sequence(target, saved, place)
@@ -162,7 +164,7 @@ class Restore:
         self.loaded.append(show(place))
 
     def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
-        """`target` may be any mapping or named tuple; plain values are restored only in dicts."""
+        """`target` may be any mapping or record; plain values are restored only in dicts."""
         if not isinstance(saved, dict):
             self._misfit("type", place, saved, target)
             return

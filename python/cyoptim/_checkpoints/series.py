@@ -16,6 +16,7 @@ from cyoptim._checkpoints import single
 from cyoptim._checkpoints.files import sync_directory
 from cyoptim._checkpoints.matching import Loaded, Rename
 from cyoptim._checkpoints.places import text
+from cyoptim._shown import table
 
 SUFFIXES = (".npz", ".safetensors")
 MOST_DIGITS = 18
@@ -77,6 +78,10 @@ class Checkpoints:
 
     def __repr__(self) -> str:
         return f"Checkpoints({str(self.folder)!r}, keep={self.keep}, suffix={self.suffix!r})"
+
+    def _repr_html_(self) -> str:
+        rows = {"folder": str(self.folder), "keep": self.keep, "suffix": self.suffix}
+        return table("Checkpoints", {**rows, "steps": ", ".join(map(str, self.steps()))})
 
     def save(self, step: int, /, **objects: object) -> Path:
         """Save named objects as the checkpoint of a step, and delete old checkpoints.

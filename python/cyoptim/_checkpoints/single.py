@@ -6,8 +6,8 @@ import contextlib
 import errno
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any, Literal, overload
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from cyoptim._arrays.doors import type_name
 from cyoptim._checkpoints.files import open_regular, replace_file
@@ -19,7 +19,30 @@ from cyoptim._checkpoints.restoring import Restore
 from cyoptim._checkpoints.safetensors import Safetensors
 from cyoptim._checkpoints.turns import in_turns
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _by_name(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse objects without names, and say how to name them."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **objects: P.kwargs) -> R:
+        name = function.__name__
+        if not args or not isinstance(args[0], (str, bytes, os.PathLike)):
+            found = f", got a {type_name(args[0])}" if args else ""
+            raise TypeError(
+                f"{name}() takes the path of a file first{found}: write "
+                f'{name}("run.npz", params=params)'
+            )
+        if len(args) > 1:
+            raise TypeError(f"{name}() takes objects by name: write {name}(path, params=params)")
+        return function(*args, **objects)
+
+    return call
+
+
+@_by_name
 def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     """Save named objects to one file, which replaces an older one atomically.
 
@@ -98,6 +121,7 @@ def load(
 ) -> dict[str, Any]: ...
 
 
+@_by_name
 def load(
     path: str | os.PathLike[str],
     /,

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from cyoptim._arrays.containers import entries_of, is_branch
 from cyoptim._arrays.doors import class_of
-from cyoptim._arrays.trees import entries_of, is_branch
 from cyoptim._checkpoints.packing import MAX_DEPTH
 from cyoptim._checkpoints.places import memory
 from cyoptim._engine import together
@@ -35,11 +35,11 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
         return
     if isinstance(value, Optimizer):
         yield value
+    elif hasattr(value, "state_dict"):
+        yield from _members(value, depth)
     elif is_branch(value):
         for _, item in entries_of(value):
             yield from _leaves(item, depth + 1)
-    elif hasattr(value, "state_dict"):
-        yield from _members(value, depth)
     else:
         yield from _memory(value)
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from cyoptim._arrays.containers import is_branch, is_named_tuple
 from cyoptim._arrays.doors import is_tensor, type_name
-from cyoptim._arrays.trees import Places, is_branch, is_named_tuple
+from cyoptim._arrays.trees import Places
 from cyoptim._engine import ParameterBase
 from cyoptim._types import Gradients, Group
+from cyoptim._warnings import warn
 
 
 class EditedNames(ValueError):
@@ -36,7 +38,10 @@ def align(grads: Gradients, groups: list[Group]) -> list[Any]:
     if isinstance(grads, (list, tuple)) and not _is_nested(grads, groups):
         count = _count(groups)
         if len(grads) != count:
-            raise ValueError(f"grads holds {len(grads)} gradients, expected {count}")
+            raise ValueError(
+                f"grads holds {len(grads)} gradients, expected {count}: one for each parameter, "
+                "None for one without"
+            )
         return list(grads)
     if is_branch(grads):
         return _align_names(grads, groups)
@@ -101,6 +106,17 @@ def _places(names: tuple[Any, ...]) -> Places:
     return Places(names)
 
 
+def warn_if_forgotten(groups: list[Group]) -> None:
+    """Warn after a first step in which no Parameter had a gradient. Over tensors, as in torch,
+    there is no warning."""
+    params = [param for group in groups for param in group["params"]]
+    if params and all(isinstance(p, ParameterBase) and p.grad is None for p in params):
+        warn(
+            "no parameter has a gradient, so this first step changes nothing: set parameter.grad "
+            "before step(), or write step(grads=[...])"
+        )
+
+
 def check_unrecorded(groups: list[Group]) -> None:
     """Refuse a step if a group with ``differentiable`` has anything to differentiate."""
     from cyoptim._libraries import torch
@@ -128,6 +144,11 @@ def loss_and_grads(
     if isinstance(result, tuple) and len(result) == 2:
         params = (param for group in groups or () for param in group["params"])
         if groups is None or any(isinstance(param, np.ndarray) for param in params):
+            if is_branch(result[0]) and not is_branch(result[1]):
+                raise TypeError(
+                    f"the closure returned ({type_name(result[0])}, {type_name(result[1])}), "
+                    "expected (loss, grads): write return loss, grads"
+                )
             return result
     return result, None
 

@@ -9,6 +9,9 @@ class OptionOfGroups:
     """Raises for an attribute that optimizers of this package do not have. Users' subclasses may
     define it."""
 
+    def __init__(self, option: str = "") -> None:
+        self._option = option  # its name, if it is not that of the attribute
+
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
@@ -28,5 +31,5 @@ class OptionOfGroups:
     def _refusal(self, owner: type) -> AttributeError:
         return AttributeError(
             f"{owner.__name__} has no attribute {self._name!r}: options are those of the groups, "
-            f"optimizer.param_groups[0][{self._name!r}]"
+            f"optimizer.param_groups[0][{(self._option or self._name)!r}]"
         )

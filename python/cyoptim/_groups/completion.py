@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cyoptim._arrays.doors import type_name
+from cyoptim._arrays.containers import is_record
+from cyoptim._arrays.doors import is_parameter, type_name
 from cyoptim._engine import Commit
 from cyoptim._groups.groups import check_option_names, check_ordered, members_for
 from cyoptim._groups.names import check_named_alike, check_names, split_names
@@ -30,17 +31,25 @@ def add_groups(groups: list[Any], optimizer: Any) -> None:
         plan.adopt_group(number, group)
     commit.extend(before, groups)
     commit.run()
+    plan.note_options()
 
 
 def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Group:
     """A copy with names and defaults, checked without the plan."""
     if not isinstance(param_group, dict):
-        raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        raise TypeError(
+            f"param_group must be a dict, but got {type(param_group)}: "
+            "write {'params': [...], 'lr': ...}"
+        )
     number = len(others)
     if "params" not in param_group:
-        raise ValueError(f"param group {number} has no 'params'")
+        raise ValueError(
+            f"param group {number} has no 'params', but {', '.join(map(repr, param_group))}: "
+            "write {'params': [...], 'lr': ...}"
+        )
     defaults = optimizer._defaults_for(param_group, optimizer.defaults)
     members, names = _members(param_group["params"], number)
+    _check_no_options(names, members, defaults, number)
     known = {**defaults, **dict.fromkeys(optimizer._cautious_options)}
     check_option_names(param_group, number, known, type(optimizer).__name__)
     members = members_for(param_group, members, optimizer)
@@ -54,7 +63,8 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
         warn(
             "optimizer contains a parameter group with duplicate parameters; "
             "in future, this will cause an error; "
-            "see github.com/pytorch/pytorch/issues/40967 for more information"
+            "see github.com/pytorch/pytorch/issues/40967 for more information: list each once in "
+            f"param group {number}, or it is updated as often as it is listed"
         )
     check_named_alike(group, others)
     return group
@@ -62,6 +72,11 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
 
 def _members(params: Any, number: int) -> tuple[list[Any], list[str]]:
     check_ordered(params)
+    if not (isinstance(params, Iterable) or is_parameter(params) or is_record(params)):
+        raise TypeError(
+            f"'params' of param group {number} is a {type_name(params)}, expected parameters: "
+            "write {'params': [parameter, ...]}"
+        )
     members, names = split_names(params)
     if not members and isinstance(params, Iterator):
         warn(
@@ -69,6 +84,17 @@ def _members(params: Any, number: int) -> tuple[list[Any], list[str]]:
             "used up before?"
         )
     return members, names
+
+
+def _check_no_options(names: list[str], members: list[Any], known: Group, number: int) -> None:
+    """Refuse options in the place of parameters, as in ``Adam({"W": W, "lr": 0.1})``."""
+    for name, member in zip(names, members, strict=False):
+        if name in known and not is_parameter(member):
+            raise TypeError(
+                f"the parameters of param group {number} have {name!r}, a {type_name(member)}, "
+                f"which is an option: write it as an argument, (params, {name}=...), or into a "
+                f"group, {{'params': params, {name!r}: ...}}"
+            )
 
 
 def _check_required(group: Group, number: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
+from cyoptim._arrays.containers import is_record
 from cyoptim._arrays.doors import is_distributed, is_parameter, type_name
-from cyoptim._arrays.trees import is_named_tuple, named_leaves
+from cyoptim._arrays.trees import named_leaves
 from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
@@ -42,6 +43,10 @@ def not_iterable(params: Any, optimizer: str) -> TypeError:
     """The error for an argument without parameters, and what to write instead."""
     if is_parameter(params):
         hint = f": put it into a list, {optimizer}([parameter])"
+    elif hasattr(params, "__array__"):
+        hint = f": write {optimizer}([np.array(x)]), a copy that can be changed in place"
+    elif isinstance(params, str):
+        hint = f": give the parameters themselves, {optimizer}([parameter, ...])"
     elif callable(getattr(params, "parameters", None)):
         hint = f": write {optimizer}(model.parameters())"
     elif callable(params):
@@ -64,22 +69,36 @@ def as_groups(params: ParamsT, optimizer: str) -> list[Any]:
 
     A dict with the key "params" is a group; every other dict holds parameters.
     """
-    if is_parameter(params):
+    if is_parameter(params) or isinstance(params, str) or hasattr(params, "__array__"):
         raise not_iterable(params, optimizer)
     check_ordered(params)
     if isinstance(params, Mapping):
         if not params:
-            raise ValueError("optimizer got an empty dict of parameters")
-        return [params] if "params" in params else [{"params": params}]
+            raise ValueError(
+                "optimizer got an empty dict of parameters: write "
+                f"{optimizer}({{'name': parameter, ...}})"
+            )
+        if "params" in params:
+            return [dict(params)]  # a copy: Flax's variables are such a dict, and stay as they are
+    if isinstance(params, Mapping) or is_record(params):
+        if next(named_leaves(params), None) is None:
+            raise ValueError(
+                f"optimizer got a {type_name(params)} without any parameters: its "
+                "leaves must be arrays"
+            )
+        return [{"params": params}]
     try:
-        entries = list(params)
+        entries = list(cast("Iterable[Any]", params))
     except TypeError:
         raise not_iterable(params, optimizer) from None
     if not entries:
-        raise ValueError("optimizer got an empty parameter list")
+        once = "; an iterator gives them once, its list(...) again" * isinstance(params, Iterator)
+        raise ValueError(
+            f"optimizer got an empty parameter list: write {optimizer}([parameter, ...]){once}"
+        )
     if isinstance(entries[0], dict) and not _are_layers(entries):
         return entries
-    return [{"params": params if is_named_tuple(params) else entries}]
+    return [{"params": entries}]
 
 
 def _are_layers(entries: list[Any]) -> bool:
@@ -136,6 +155,13 @@ def own_group(group: Any, optimizer: Any) -> Any:
     return own
 
 
+def options_of_others(group: Group) -> set[str]:
+    """The options of all optimizers that have the dict as a group."""
+    members = group["params"]
+    owners = members.living() if isinstance(members, Members) else ()
+    return {name for owner in owners for name in owner.defaults}
+
+
 def check_one_group_each(groups: list[Group], labels: list[str]) -> None:
     """Refuse a parameter that is in two groups."""
     seen: dict[int, tuple[int, str]] = {}
@@ -144,7 +170,8 @@ def check_one_group_each(groups: list[Group], labels: list[str]) -> None:
         first, name = seen.setdefault(id(param), (g, label))
         if first != g:
             raise ValueError(
-                f"some parameters appear in more than one parameter group: {name} is {label}"
+                f"some parameters appear in more than one parameter group: {name} is {label}; "
+                "leave it in one of them"
             )
 
 
@@ -182,13 +209,26 @@ def check_option_names(group: Group, number: int, known: Mapping[str, Any], opti
     """
     members = group["params"]
     written = members.given if isinstance(members, Members) else group
+    for name in check_spelling(written, number, known, optimizer):
+        warn(
+            f"param group {number} has an option {name!r} that {optimizer} does not know: it is "
+            "kept and has no effect; leave it out, or begin a key of your own with an underscore"
+        )
+
+
+def check_spelling(
+    written: Iterable[Any], number: int, known: Mapping[str, Any], optimizer: str
+) -> list[Any]:
+    """Refuse misspelt options; return the names of other unknown ones."""
+    unknown = []
     for name in written:
         if name in known or name in _NOTES or str(name).startswith("_"):
             continue
-        found = f"param group {number} has an option {name!r} that {optimizer} does not know"
         close = close_name(str(name), known)
         if close is not None:
             raise ValueError(
-                f"{found}; did you mean {close!r}? A key of your own begins with an underscore"
+                f"param group {number} has an option {name!r} that {optimizer} does not know; did "
+                f"you mean {close!r}? A key of your own begins with an underscore"
             )
-        warn(f"{found}: it is kept and has no effect")
+        unknown.append(name)
+    return unknown

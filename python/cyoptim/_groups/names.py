@@ -6,8 +6,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cyoptim._arrays.containers import is_branch, is_record
 from cyoptim._arrays.doors import is_parameter
-from cyoptim._arrays.trees import is_branch, is_named_tuple, named_leaves
+from cyoptim._arrays.trees import is_number, list_of_numbers, named_leaves
 from cyoptim._engine import Commit
 from cyoptim._types import Group
 
@@ -16,7 +17,7 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
     """Parameters, and their names if they are pairs or a tree."""
     if is_parameter(params):
         return [params], []
-    if isinstance(params, Mapping) or is_named_tuple(params):
+    if isinstance(params, Mapping) or is_record(params):
         return _split_tree(params)
     entries = list(params)
     pairs = [entry for entry in entries if _is_pair(entry)]
@@ -24,7 +25,8 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
         return _split_tree(entries)
     if pairs and len(pairs) != len(entries):
         raise ValueError(
-            "all optimizer params should be with/without names. Some param names are missing"
+            "all optimizer params should be with/without names. Some param names are missing: "
+            "give each parameter as a pair (name, parameter), or none"
         )
     if any(is_branch(value) for _, value in pairs):
         return _split_tree(dict(pairs))
@@ -33,6 +35,11 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
 
 def _split_tree(tree: Any) -> tuple[list[Any], list[str]]:
     named = list(named_leaves(tree))
+    if any(is_number(leaf) for _, leaf in named) and (path := list_of_numbers(tree)) is not None:
+        raise TypeError(
+            f"the parameters have a list of numbers at {path!r}, expected an array, which can be "
+            "changed in place: write np.array(...) around it"
+        )
     return [leaf for _, leaf in named], [name for name, _ in named]
 
 
@@ -72,7 +79,8 @@ def check_named_alike(group: Group, others: list[Group]) -> None:
             text = "with names" if "param_names" in group else "without names"
             raise ValueError(
                 "all optimizer param groups should be with/without names. "
-                f"cannot add param group {text} to the optimizer"
+                f"cannot add param group {text} to the optimizer: give its parameters as pairs "
+                "(name, parameter), or none"
             )
 
 

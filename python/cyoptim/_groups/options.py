@@ -214,6 +214,11 @@ def check_lr(lr: Any, message: str = "Invalid learning rate: {}") -> None:
         raise ValueError("Tensor lr must be 1-element")
     if isinstance(lr, np.ndarray) and lr.size != 1:
         raise ValueError(f"lr is an array of shape {lr.shape}, expected one number")
+    if isinstance(lr, (list, tuple)):
+        raise TypeError(
+            f"learning rate must be a number, got {type_name(lr)}: {lr!r}; the parameters are the "
+            "first argument, and rates of their own are those of groups, {'params': ..., 'lr': ...}"
+        )
     check_holds_rates("lr", lr)
     check_nonnegative("learning rate", lr, message)
 
@@ -324,7 +329,8 @@ def check_sequence(name: str, value: Any, count: int) -> None:
     """Refuse a value that is not a tuple, a list or an array of so many values, two or three."""
     if not isinstance(as_sequence(value), (tuple, list)) or len(value) != count:
         kind = "a pair of" if count == 2 else "three"
-        raise TypeError(f"{name} must be {kind} numbers, got {value!r}")
+        written = f"{name}=({', '.join('abc'[:count])})"
+        raise TypeError(f"{name} must be {kind} numbers, got {value!r}: write {written}")
 
 
 def check_moments(group: Group, betas: int = 2) -> None:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
+from cyoptim._arrays.containers import is_record
 from cyoptim._arrays.doors import is_parameter, type_name, view_parameter
-from cyoptim._arrays.trees import is_named_tuple, named_leaves
+from cyoptim._arrays.trees import named_leaves
 from cyoptim._groups.names import is_tree
 from cyoptim._groups.numbers import plain
 from cyoptim._types import Group
@@ -35,9 +36,9 @@ def param_groups(
     Parameters
     ----------
     named_params : mapping, iterable or module
-        Nested dicts, lists and tuples of parameters, with names as :func:`cyoptim.named_leaves`
-        gives them; ``(name, parameter)`` pairs; or anything with a method
-        ``named_parameters()``, such as a torch module.
+        A tree of parameters, with names as :func:`cyoptim.named_leaves` gives them;
+        ``(name, parameter)`` pairs; or anything with a method ``named_parameters()``, such as a
+        torch module.
     lr : float, optional
         Learning rate :math:`\gamma` of the last layer. Required with `layer_decay` or `lr_scale`;
         without it, the groups have the optimizer's own rate.
@@ -143,7 +144,7 @@ def _checked_muon(
 def _named(params: Any) -> list[tuple[str, Any]]:
     if hasattr(params, "named_parameters"):
         params = params.named_parameters()
-    if isinstance(params, Mapping):
+    if isinstance(params, Mapping) or is_record(params):
         named = list(named_leaves(params))
     else:
         try:
@@ -152,8 +153,8 @@ def _named(params: Any) -> list[tuple[str, Any]]:
             raise TypeError(
                 f"named_params must be a dict, pairs or a module, got {type_name(params)}"
             ) from None
-        if is_named_tuple(params) or is_tree(named):
-            named = list(named_leaves(params if is_named_tuple(params) else named))
+        if is_tree(named):
+            named = list(named_leaves(named))
     if not named:
         raise ValueError("named_params holds no parameters")
     for entry in named:

@@ -40,12 +40,15 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
             "for the whole, or .to_local() for the part; torch.nn.utils clips DTensors"
         )
     if tensor.device.type != "cpu":
-        raise ValueError(f"{label} is on device {tensor.device}, expected cpu")
+        raise ValueError(f"{label} is on device {tensor.device}, expected cpu: write .cpu()")
     if tensor.layout is not torch.strided:
-        raise TypeError(f"{label} has layout {tensor.layout}, expected a dense tensor")
+        raise TypeError(
+            f"{label} has layout {tensor.layout}, expected a dense tensor: write .to_dense()"
+        )
     if tensor.dtype not in _DTYPES:
         raise TypeError(
-            f"{label} has dtype {tensor.dtype}, expected {' or '.join(DTYPES)}, or complex of these"
+            f"{label} has dtype {tensor.dtype}, expected {' or '.join(DTYPES)}, or complex of "
+            "these: write .float()"
         )
     try:
         array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()

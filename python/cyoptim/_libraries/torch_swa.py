@@ -26,6 +26,8 @@ class AveragedModule(AveragedModel, torch.optim.swa_utils.AveragedModel):  # typ
     """The average of a torch module, a module itself."""
 
     n_averaged: torch.Tensor
+    __repr__ = torch.nn.Module.__repr__
+    _repr_html_ = None  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ def _take_over(optimizer: Any, twin: Any, commit: Commit) -> None:
     if average is not None and twin._average is not None:
         attributes["_average"] = average
         commit.update(vars(average), vars(twin._average))
-    commit.update(vars(optimizer), attributes)
+    commit.update(vars(optimizer), {**attributes, "_is_new": False})
     optimizer._plan_for(twin.param_groups, twin.state, twin._average, commit)
 
 

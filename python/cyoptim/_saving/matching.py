@@ -4,6 +4,7 @@ optimizer's parameters."""
 from __future__ import annotations
 
 import copy
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,13 +48,25 @@ def keys_of(state_dict: StateDict) -> list[Any]:
 def _check_form(state_dict: Any) -> None:
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
-            "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns"
+            "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns, "
+            f"got {_found(state_dict)}"
         )
     if not isinstance(state_dict["state"], Mapping):
         raise TypeError(f"'state' is a {type_name(state_dict['state'])}, expected a dict")
     saved = state_dict["param_groups"]
     if not isinstance(saved, (list, tuple)):
         raise TypeError(f"'param_groups' is a {type_name(saved)}, expected a list of dicts")
+
+
+def _found(value: Any) -> str:
+    """What was given for a state dict, and what to write instead."""
+    if isinstance(value, (str, os.PathLike)):
+        return "a path: write cyoptim.load(path, optimizer=optimizer)"
+    if hasattr(value, "state_dict"):
+        return f"a {type_name(value)}: write load_state_dict(other.state_dict())"
+    if isinstance(value, Mapping):
+        return f"a dict with the keys {', '.join(map(repr, list(value)[:8])) or 'of nothing'}"
+    return f"a {type_name(value)}"
 
 
 def _checked_group(number: int, new: Any) -> Group:

@@ -32,7 +32,7 @@ def _no_optimizer(found: object, scheduler: str) -> str:
     )
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(found, torch.optim.Optimizer):
-        return message
+        return f"{message}: write {scheduler}(cyoptim.Adam(params), ...)"
     ours = name if hasattr(sys.modules["cyoptim"], name) else "Optimizer"
     theirs = scheduler if hasattr(torch.optim.lr_scheduler, scheduler) else "LRScheduler"
     return f"{message}: use cyoptim.{ours}, or torch.optim.lr_scheduler.{theirs}"

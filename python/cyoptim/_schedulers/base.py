@@ -18,6 +18,7 @@ from cyoptim._schedulers.order import (
 )
 from cyoptim._schedulers.states import MARKS, StateDict, check_entry, check_marks, plain_state
 from cyoptim._schedulers.values import Scalar, copied, group_values, set_value
+from cyoptim._shown import arguments_of, call, table
 from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
 
@@ -200,6 +201,25 @@ class LRScheduler(_Root):
         for group in self.optimizer.param_groups[known:]:
             self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
 
+    # --- how it shows itself ----------------------------------------------------------------------
+
+    def _shown(self) -> dict[str, Any]:
+        """Its arguments, and where it is."""
+        shown = arguments_of(self, "optimizer", "last_epoch")
+        if hasattr(self, "_schedulers"):
+            shown["schedulers"] = self._schedulers
+        if hasattr(self, "last_epoch"):
+            shown["last_epoch"] = self.last_epoch
+        rates = [float(lr) for lr in getattr(self, "_last_lr", ())]  # none during construction
+        shown["lr"] = rates[0] if len(rates) == 1 else rates
+        return shown
+
+    def __repr__(self) -> str:
+        return call(type(self).__name__, self._shown())
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, self._shown())
+
     # --- as a part of another schedule ------------------------------------------------------------
 
     def _parts(self) -> Iterator[LRScheduler]:
@@ -255,7 +275,10 @@ class LRScheduler(_Root):
     def _prepare_load(self, state_dict: Mapping[str, Any], commit: Commit) -> None:
         """Check a state; `commit` will apply it."""
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict must be a dict, got {type_name(state_dict)}")
+            raise TypeError(
+                f"state_dict must be a dict, as state_dict() returns, got {type_name(state_dict)}; "
+                "for a file write cyoptim.load(path, scheduler=scheduler)"
+            )
         state = plain_state(self._modern(dict(state_dict)))
         check_marks(state, self)
         for name, value in state.items():

@@ -99,13 +99,19 @@ def _one_per_group(
     lr_lambda = listed(lr_lambda)
     if isinstance(lr_lambda, (list, tuple)):
         if len(lr_lambda) != count:
-            raise ValueError(f"Expected {count} lr_lambdas, but got {len(lr_lambda)}")
+            raise ValueError(
+                f"Expected {count} lr_lambdas, but got {len(lr_lambda)}: give one function for all "
+                "param groups, or one for each"
+            )
         functions = list(lr_lambda)
     else:
         functions = [lr_lambda] * count
     for function in functions:
         if not callable(function):
-            raise TypeError(f"lr_lambda should be a function, but got {type(function).__name__}")
+            raise TypeError(
+                f"lr_lambda should be a function, but got {type(function).__name__}: write "
+                "lambda epoch: 0.95**epoch"
+            )
     return functions
 
 

@@ -19,11 +19,8 @@ _STEP_OVERRIDDEN = (
     f"`lr_scheduler.step()`. See more details at {_URL}"
 )
 _STEP_NOT_CALLED = (
-    "Detected call of `lr_scheduler.step()` before `optimizer.step()`. "
-    "In PyTorch 1.1.0 and later, you should call them in the opposite order: "
-    "`optimizer.step()` before `lr_scheduler.step()`.  Failure to do this "
-    "will result in PyTorch skipping the first value of the learning rate schedule. "
-    f"See more details at {_URL}"
+    "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first learning rate of "
+    "the schedule is skipped. Call `optimizer.step()` first, then `lr_scheduler.step()`"
 )
 _GET_LR_CALLED = (
     "To get the last learning rate computed by the scheduler, please use `get_last_lr()`."

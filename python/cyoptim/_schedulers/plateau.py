@@ -249,8 +249,8 @@ def _as_float(metric: Any) -> float:
 
 def _check_modes(mode: str, threshold_mode: str, nan_policy: str) -> None:
     if mode not in ("min", "max"):
-        raise ValueError(f"mode {mode} is unknown!")
+        raise ValueError(f"mode {mode} is unknown! (expected 'min' or 'max')")
     if threshold_mode not in ("rel", "abs"):
-        raise ValueError(f"threshold mode {threshold_mode} is unknown!")
+        raise ValueError(f"threshold mode {threshold_mode} is unknown! (expected 'rel' or 'abs')")
     if nan_policy not in ("bad", "ignore", "raise"):
         raise ValueError(f"nan_policy must be 'bad', 'ignore' or 'raise', got {nan_policy!r}")

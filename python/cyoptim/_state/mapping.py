@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from cyoptim._arrays.doors import is_distributed, is_tensor, type_name
 from cyoptim._engine import Commit, Undo, Watch
+from cyoptim._shown import columns
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,6 +67,18 @@ def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
         name: value if name == "step" else distributed_as(param, value)
         for name, value in entries.items()
     }
+
+
+def _in_short(value: Any) -> str:
+    """A parameter by its type and shape, an array by its shape, a number as it is."""
+    if isinstance(value, (str, int, float)):
+        return repr(value)
+    array = value if hasattr(value, "shape") else getattr(value, "data", None)
+    shape = tuple(getattr(array, "shape", ()))
+    if not shape and hasattr(value, "item"):
+        return str(value.item())
+    kind = "" if type(value).__module__ == "numpy" else f"{type(value).__name__} "
+    return f"{kind}{shape} {getattr(value, 'dtype', '')}".rstrip()
 
 
 class State(MutableMapping[Any, Any]):
@@ -160,7 +173,25 @@ class State(MutableMapping[Any, Any]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return repr([(param, dict(state)) for param, state in [*self._entries.values()]])
+        lines = [
+            f"  {i}: {what}: {', '.join(f'{n}={v}' for n, v in entries.items())}"
+            for i, (what, entries) in enumerate(self._shown())
+        ]
+        return "\n".join([f"State of {len(lines)} parameters", *lines])
+
+    def _repr_html_(self) -> str:
+        entries = self._shown()
+        names = list(dict.fromkeys(name for _, own in entries for name in own))
+        rows = ((what, [own.get(name, "") for name in names]) for what, own in entries)
+        return columns("State", ["parameter", *names], rows)
+
+    def _shown(self) -> list[tuple[str, dict[str, str]]]:
+        """Each parameter, and its entries in short."""
+        every = [*self._entries.values()]
+        return [
+            (_in_short(param), {name: _in_short(value) for name, value in dict(state).items()})
+            for param, state in every
+        ]
 
     def _fill(self, param: Any, entries: dict[str, Any]) -> None:
         """Stage entries in the kind of the parameter."""

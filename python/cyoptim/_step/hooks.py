@@ -16,7 +16,7 @@ from cyoptim._averages.moving import averaging
 from cyoptim._engine import Turn, detour_by_hooks, next_number
 from cyoptim._gradients.aligned import check_closure
 from cyoptim._groups.options import check_keywords
-from cyoptim._types import StateDict
+from cyoptim._types import Kwargs, StateDict
 
 Hook = Callable[..., Any]
 
@@ -30,6 +30,8 @@ class HookTable(dict[int, Hook]):
 
     def register(self, hook: Hook, prepend: bool = False) -> RemovableHandle:
         """Add a hook, at the end or in front."""
+        if not callable(hook):
+            raise TypeError(f"a hook is called, and must be a function, got {hook!r}")
         handle = RemovableHandle(self)
         if prepend:
             handle.id = -handle.id
@@ -57,6 +59,10 @@ class RemovableHandle:
         table = self._table()
         if table is not None:
             table.pop(self.id, None)
+
+    def __repr__(self) -> str:
+        there = self.id in (self._table() or ())
+        return f"RemovableHandle(id={self.id}{'' if there else ', removed'})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Copies of an optimizer have no hooks: a copy of the handle has nothing to remove.
@@ -206,6 +212,18 @@ def _mentions_step(code: CodeType) -> bool:
     return asks or any(map(_mentions_step, inside))
 
 
+def is_minimize(args: tuple[Any, ...], kwargs: Kwargs) -> bool:
+    """Whether these are the arguments of a method of :func:`scipy.optimize.minimize`."""
+    return len(args) == 2 and callable(args[0]) and {"args", "jac", "callback"} <= kwargs.keys()
+
+
+def minimized(optimizer: Any, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    """The result of an optimizer, or its class, as a method of :func:`scipy.optimize.minimize`."""
+    from cyoptim.scipy import method
+
+    return method(optimizer)(*args, **kwargs)
+
+
 class Hooked:
     """An object whose steps, saves and loads call registered hooks."""
 
@@ -220,6 +238,8 @@ class Hooked:
 
         def __new__(cls, *args, **kwargs):
             if kwargs:
+                if is_minimize(args, kwargs):
+                    return minimized(cls, args, kwargs)
                 check_keywords(cls, kwargs)
             self = super().__new__(cls)
             self._make_own()

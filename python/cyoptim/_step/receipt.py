@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from cyoptim._engine import Extras
 from cyoptim._groups.options import as_float, check_finite, check_nonnegative, check_switch
+from cyoptim._shown import table
 from cyoptim._types import Group, Kwargs
 
 
@@ -42,6 +43,9 @@ class StepReceipt:
     clip_coefficient: float
     skipped: bool
     nonfinite: tuple[str | int, ...]
+
+    def _repr_html_(self) -> str:
+        return table("StepReceipt", vars(self))
 
 
 def receipt_of(extras: Extras, groups: list[Group]) -> StepReceipt:

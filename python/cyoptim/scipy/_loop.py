@@ -19,9 +19,10 @@ from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.scipy._problem import Point, Problem
 
-CONVERGED, MAXITER, STUCK, NONFINITE, STOPPED = 0, 1, 2, 3, 99
+CONVERGED, EXCEEDED, STUCK, NONFINITE, STOPPED = 0, 1, 2, 3, 99
+MAXITER = "Maximum number of iterations has been exceeded."
+MAXFEV = "Maximum number of function evaluations has been exceeded."
 MESSAGES = {
-    MAXITER: "Maximum number of iterations has been exceeded.",
     STUCK: "The optimizer does not move any more, and no tolerance has been reached.",
     NONFINITE: "NaN or infinity was found; x is the best point before.",
     STOPPED: "`callback` raised `StopIteration`.",
@@ -41,22 +42,25 @@ class Limits:
     """The limits at which iterations end."""
 
     maxiter: int
+    maxfev: int | None
     gtol: float
     ftol: float
     stochastic: bool
 
     def __post_init__(self) -> None:
-        try:
-            self.maxiter = operator.index(self.maxiter)
-        except TypeError:
-            raise TypeError(f"maxiter must be a whole number, got {self.maxiter!r}") from None
-        for name in ("maxiter", "gtol", "ftol"):
+        self.maxiter = _whole("maxiter", self.maxiter)
+        if self.maxfev is not None:
+            self.maxfev = _whole("maxfev", self.maxfev)
+        for name in ("gtol", "ftol"):
             check_number(name, getattr(self, name))
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)!r}")
 
-    def ending(self, slope: float, before: float | None, now: float, done: int) -> Ending | None:
-        """How iterations end at a point that `done` of them have led to; None if they go on."""
+    def ending(
+        self, slope: float, before: float | None, now: float, done: int, nfev: int
+    ) -> Ending | None:
+        """How iterations end at a point to which `done` of them and `nfev` evaluations have led;
+        None if they go on."""
         if self.gtol and slope <= self.gtol:
             return CONVERGED, "Optimization terminated successfully: the gradient is within gtol."
         if self.ftol and before is not None:
@@ -66,11 +70,21 @@ class Limits:
                     CONVERGED,
                     "Optimization terminated successfully: the change of fun is within ftol.",
                 )
-        if done < self.maxiter:
+        if done < self.maxiter and (self.maxfev is None or nfev < self.maxfev):
             return None
         if self.stochastic and not (self.gtol or self.ftol):
             return CONVERGED, "All iterations over a stochastic function are done."
-        return ended(MAXITER)
+        return EXCEEDED, MAXITER if done >= self.maxiter else MAXFEV
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}") from None
+    if number < 0:
+        raise ValueError(f"{name} must be >= 0, got {number}")
+    return number
 
 
 class Stepper:
@@ -195,7 +209,8 @@ def run(
     before: float | None = None
     ending: Ending | None = None if last.is_finite() else ended(NONFINITE)
     while ending is None:
-        ending = limits.ending(problem.box.slope(last.x, last.jac), before, last.fun, len(rates))
+        slope = problem.box.slope(last.x, last.jac)
+        ending = limits.ending(slope, before, last.fun, len(rates), problem.nfev)
         if ending is not None:
             break
         rates.append(stepper.lr())

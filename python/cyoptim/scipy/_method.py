@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import inspect
-import warnings
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.optimize import OptimizeResult, OptimizeWarning
+import scipy
+from scipy.optimize import OptimizeResult
 
 from cyoptim import optimizers
 from cyoptim._arrays.doors import check_unmasked, view_parameter
 from cyoptim._groups.options import check_number
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
+from cyoptim._shown import table
+from cyoptim._spelling import close_name
 from cyoptim._types import Array
+from cyoptim._warnings import warn
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.scipy._loop import Limits, Stepper, as_observer, run, show
 from cyoptim.scipy._problem import Box, Problem
 
-OptimizerLike: TypeAlias = str | type[Optimizer] | Callable[[list[Array]], Optimizer]
+OptimizerLike: TypeAlias = str | type[Optimizer] | Optimizer | Callable[[list[Array]], Optimizer]
 SchedulerLike: TypeAlias = str | tuple[str, dict[str, Any]] | Callable[[Optimizer], Any]
+
+# What minimize passes to every method.
+PASSED = ("args", "jac", "hess", "hessp", "bounds", "constraints", "callback")
 
 # A step of LBFGS is one iteration, and minimize decides when to stop.
 LBFGS_OPTIONS = {
@@ -45,10 +52,11 @@ def method(
 
     Parameters
     ----------
-    optimizer : str, type or callable
+    optimizer : str, type, Optimizer or callable
         The name of an optimizer, in any case (``"adam"``); a subclass of
-        :class:`cyoptim.Optimizer`; or a function that takes a list of one array and returns an
-        optimizer of it.
+        :class:`cyoptim.Optimizer`; an optimizer of one group, whose class and options are used,
+        while its parameters and state stay as they are; or a function that takes a list of one
+        array and returns an optimizer of it.
     lr_scheduler : str, (str, dict) or callable, optional
         A learning-rate schedule, stepped once an iteration: the name of a class of
         :mod:`cyoptim.lr_scheduler`, alone or with its arguments, or a function that takes the
@@ -72,10 +80,17 @@ def method(
 
     Notes
     -----
-    These are the ``options`` of ``minimize``:
+    A class or an optimizer is a method itself: ``minimize(fun, x0, method=cyoptim.Adam)`` is
+    ``method=method(cyoptim.Adam)``.
+
+    These are the ``options`` of ``minimize``, besides those of the optimizer, `lr_scheduler` and
+    `clip_norm`, which replace the arguments here. Unknown ones raise TypeError.
 
     maxiter : int
         The largest number of iterations, 10,000 by default. Each is one step of the optimizer.
+    maxfev : int, optional
+        The largest number of evaluations of the function. It is checked after each iteration, so
+        finite differences and line searches may exceed it.
     gtol : float
         Stop when no element of the gradient is larger than this; with bounds, of
         ``x - clip(x - gradient)``. 1e-5 by default, and off for a stochastic function; 0 is off.
@@ -100,8 +115,8 @@ def method(
 
     The result is the point that reached a tolerance, or else the point with the lowest value.
     ``status`` is 0 if a tolerance was reached (or all iterations over a stochastic function
-    without tolerances are done), 1 at `maxiter`, 2 if LBFGS no longer moves, 3 if a value or a
-    gradient was not finite, 99 if the callback raised StopIteration. ``lr`` contains the
+    without tolerances are done), 1 at `maxiter` or `maxfev`, 2 if LBFGS no longer moves, 3 if a
+    value or a gradient was not finite, 99 if the callback raised StopIteration. ``lr`` contains the
     learning rates of all iterations.
 
     The start and every iterate are clipped to the bounds. ``LBFGS``
@@ -124,12 +139,21 @@ def method(
     ... )
     >>> result.success, result.x.round(6)
     (True, array([1., 1.]))
+    >>> import cyoptim
+    >>> result = minimize(
+    ...     rosen, [-1.2, 1.0], jac=rosen_der, method=cyoptim.Adam, options={"lr": 0.05}
+    ... )
+    >>> result.success, result.x.round(3)
+    (True, array([1., 1.]))
     """
+    if isinstance(optimizer, Optimizer):
+        optimizer, given = _class_and_options(optimizer)
+        options = {**given, **options}
     chosen: Any = _factory(optimizer)
     if not callable(chosen) or (isinstance(chosen, type) and not issubclass(chosen, Optimizer)):
         raise TypeError(
-            "optimizer must be a name, a subclass of cyoptim.Optimizer or a function that returns "
-            f"one, got {optimizer!r}"
+            "optimizer must be a name, an optimizer or its class, or a function that returns one, "
+            f"got {optimizer!r}"
         )
     if clip_norm is not None:
         check_number("clip_norm", clip_norm)
@@ -160,6 +184,10 @@ class Method:
         shown += [f"{name}={value!r}" for name, value in self.options.items()]
         return f"cyoptim.scipy.method({', '.join(shown)})"
 
+    def _repr_html_(self) -> str:
+        rows = {"lr_scheduler": self.lr_scheduler, "clip_norm": self.clip_norm, **self.options}
+        return table(f"method of {self._name}", rows)
+
     @property
     def _factory(self) -> Any:
         return _factory(self.optimizer)
@@ -175,15 +203,39 @@ class Method:
             if self.options:
                 raise TypeError(f"options {list(self.options)} are for a name or a class only")
             return
-        known = list(inspect.signature(factory).parameters)[1:]
         for name in self.options:
-            if name not in known:
-                raise TypeError(f"{self._name} has no option {name!r}; it has {', '.join(known)}")
+            if name in OPTIONS:
+                raise TypeError(f"{name} is an option of minimize: options={{{name!r}: ...}}")
+            if name not in self._known():
+                raise _unknown(f"{self._name} has no option", name, self._known())
         if self.options.get("maximize"):
             raise ValueError("maximize=True: minimize the function's negative instead")
         optimizer = self._build(np.zeros((1, 1)))
         if not callable(self.lr_scheduler):
             self._schedule(optimizer)
+
+    def _known(self) -> list[str]:
+        """The options of the optimizer."""
+        factory = self._factory
+        return list(inspect.signature(factory).parameters)[1:] if isinstance(factory, type) else []
+
+    def _with(self, options: dict[str, Any]) -> Method:
+        """The method with options of minimize that are the optimizer's, or arguments here."""
+        known = self._known()
+        for name in options:
+            if name not in (*known, *ARGUMENTS):
+                everything = [*known, *ARGUMENTS, *OPTIONS]
+                raise _unknown("minimize: there is no option", name, everything)
+        own = {name: options[name] for name in options if name in ARGUMENTS}
+        rest = {name: value for name, value in options.items() if name not in ARGUMENTS}
+        if not options:
+            return self
+        return method(
+            self.optimizer,
+            lr_scheduler=own.get("lr_scheduler", self.lr_scheduler),
+            clip_norm=own.get("clip_norm", self.clip_norm),
+            **{**self.options, **rest},
+        )
 
     def _build(self, param: Array) -> Optimizer:
         factory = self._factory
@@ -230,6 +282,7 @@ class Method:
         constraints: Any = (),
         callback: Callable[..., Any] | None = None,
         maxiter: int = 10_000,
+        maxfev: int | None = None,
         gtol: float | None = None,
         ftol: float = 0.0,
         tol: float | None = None,
@@ -238,13 +291,14 @@ class Method:
         shape: tuple[int, ...] | None = None,
         finite_diff: str = "2-point",
         disp: bool = False,
-        **unknown: Any,
+        **options: Any,
     ) -> OptimizeResult:
         """Minimize; :func:`scipy.optimize.minimize` calls it with its own arguments."""
-        _warn_of_unused(self._name, hess, hessp, constraints, unknown)
+        self = self._with(options)
+        _warn_of_unused(self._name, hess, hessp, constraints)
         if gtol is None:
             gtol = tol if tol is not None else 0.0 if stochastic else 1e-5
-        limits = Limits(maxiter, gtol, ftol, stochastic)
+        limits = Limits(maxiter, maxfev, gtol, ftol, stochastic)
         if average is not None:
             check_number("average", average)
             if not 0 < average < 1:
@@ -285,28 +339,55 @@ def _factory(optimizer: OptimizerLike) -> Any:
     return optimizer
 
 
+def _class_and_options(optimizer: Optimizer) -> tuple[type[Optimizer], dict[str, Any]]:
+    """What makes another optimizer like this one, of one group."""
+    groups = optimizer.param_groups
+    if len(groups) != 1:
+        raise ValueError(
+            f"the optimizer has {len(groups)} groups, and x has one: give a function of [array] "
+            "that returns an optimizer"
+        )
+    group, arguments = groups[0], inspect.signature(type(optimizer)).parameters
+    options = {
+        name: group[name]
+        for name, argument in arguments.items()
+        if name in group and name != "params" and group[name] != argument.default
+    }
+    return type(optimizer), options
+
+
+def _unknown(what: str, name: str, known: list[str]) -> TypeError:
+    close = close_name(name, known)
+    hint = f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
+    return TypeError(f"{what} {name!r}; {hint}")
+
+
 def _shown(thing: Any) -> str:
     return getattr(thing, "__name__", None) or repr(thing)
+
+
+# What minimize(options=) takes beside the optimizer's own: arguments of method(), of a call.
+ARGUMENTS = ("lr_scheduler", "clip_norm")
+OPTIONS = tuple(
+    name
+    for name, parameter in inspect.signature(Method.__call__).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in PASSED
+)
 
 
 # --- the arguments of minimize --------------------------------------------------------------------
 
 
-def _warn_of_unused(name: str, hess: Any, hessp: Any, constraints: Any, unknown: Any) -> None:
+def _warn_of_unused(name: str, hess: Any, hessp: Any, constraints: Any) -> None:
     """Warn as SciPy's own methods do."""
-    here = 4  # the caller of minimize, which called the method, which calls this
-    if hess is not None:
-        text = f"Method {name} does not use Hessian information (hess)."
-        warnings.warn(text, RuntimeWarning, stacklevel=here)
-    if hessp is not None:
-        text = f"Method {name} does not use Hessian-vector product information (hessp)."
-        warnings.warn(text, RuntimeWarning, stacklevel=here)
-    if np.any(constraints):
-        text = f"Method {name} cannot handle constraints."
-        warnings.warn(text, RuntimeWarning, stacklevel=here)
-    if unknown:
-        text = f"Unknown solver options: {', '.join(unknown)}"
-        warnings.warn(text, OptimizeWarning, stacklevel=here)
+    found = {
+        "does not use Hessian information (hess).": hess is not None,
+        "does not use Hessian-vector product information (hessp).": hessp is not None,
+        "cannot handle constraints.": np.any(constraints),
+    }
+    for text, given in found.items():
+        if given:
+            warn(f"Method {name} {text}", RuntimeWarning, through=os.path.dirname(scipy.__file__))
 
 
 def _start(x0: Any) -> Array:
