@@ -19,7 +19,7 @@ from tests.support.parametrize import every_card, every_real
 pytest.importorskip("sklearn")
 
 import scipy.sparse
-from sklearn import neural_network
+from sklearn import linear_model, neural_network
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import GridSearchCV
@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
-from cyoptim.sklearn import MLPClassifier, MLPRegressor
+from cyoptim.sklearn import LinearClassifier, LinearRegressor, MLPClassifier, MLPRegressor
 from tests.support.estimators import (
     ALL,
     CLASSES,
@@ -48,9 +48,21 @@ pytestmark = [
 # --- the contract of estimators -------------------------------------------------------------------
 
 
+SPELLINGS = {
+    "MLP": [{"optimizer": "adamw", "warm_start": True}, {"solver": "sgd"}, {"solver": "lbfgs"}],
+    "Linear": [{"learning_rate": "invscaling", "penalty": "l1", "average": True}],
+}
+CHECKED = [
+    pytest.param(cls, params, id=f"{cls.__name__}-{number}")
+    for cls in CLASSES
+    for number, params in enumerate(
+        [{}, ALL, *SPELLINGS["MLP" if cls.__name__.startswith("MLP") else "Linear"]]
+    )
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("params", [{}, ALL], ids=["defaults", "all"])
-@each
+@pytest.mark.parametrize(("cls", "params"), CHECKED)
 def test_check_estimator(cls, params):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -65,14 +77,20 @@ def test_params_are_cloned_and_set(cls):
 
 
 @pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
-def test_what_is_scikit_learns_and_not_its_solvers_is_there(name):
+def test_all_parameters_of_scikit_learn_are_there(name):
     theirs = getattr(neural_network, name)().get_params()
     ours = getattr(sys.modules["cyoptim.sklearn"], name)().get_params()
-    solvers = {"solver", "learning_rate", "power_t", "momentum", "nesterovs_momentum"}
-    solvers |= {"beta_1", "beta_2", "epsilon", "max_fun"}
-    assert theirs.keys() - ours.keys() == solvers
-    shared = (theirs.keys() & ours.keys()) - {"learning_rate_init"}
-    assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
+    assert {key: ours.get(key) for key in theirs} == theirs
+
+
+def test_all_parameters_of_scikit_learns_descent_are_there():
+    for name, kind in (("SGDClassifier", LinearClassifier), ("SGDRegressor", LinearRegressor)):
+        theirs, ours = getattr(linear_model, name)().get_params(), kind().get_params()
+        # Without them an optimizer decides.
+        others = {"learning_rate", "eta0", "power_t", "tol"}
+        shared = theirs.keys() - others
+        assert {key: ours.get(key) for key in shared} == {key: theirs[key] for key in shared}
+        assert others <= ours.keys()
 
 
 @pytest.mark.slow
@@ -442,10 +460,3 @@ def test_partial_fit_cannot_stop_early(cls):
         estimator.partial_fit(X, y)
     for a, b in zip(shown, arrays(estimator), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("name", ["solver", "learning_rate", "momentum", "beta_1", "max_fun"])
-def test_parameters_of_scikit_learns_solvers_say_what_to_write(name):
-    for cls in (MLPClassifier, MLPRegressor):
-        with pytest.raises(TypeError, match=rf"unexpected keyword argument '{name}': write .*="):
-            cls(**{name: 0.5})

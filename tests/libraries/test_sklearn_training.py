@@ -39,7 +39,7 @@ def data(cls: Any, n: int = 60) -> tuple[Any, Any]:
 def small(cls: Any, **params: Any) -> Any:
     usual = {"batch_size": 16, "shuffle": False, "random_state": 0, "learning_rate_init": 0.01}
     if cls.__name__.startswith("MLP"):
-        usual["hidden_layer_sizes"] = (4,)
+        usual |= {"hidden_layer_sizes": (4,), "optimizer": "adamw"}
     return cls(**usual | params)
 
 
@@ -61,10 +61,10 @@ def test_values_of_the_losses() -> None:
         "log_loss": np.log1p(np.exp(-z)),
     }
     for name, expected in margins.items():
-        loss = _losses.classification(name, 1)
+        loss = _losses.classification(name, 1, 0.1)
         assert_allclose(loss(z[:, None], np.ones(5, int))[0], expected)
     scores = np.array([[1.0, 2, 4]])
-    softmax = _losses.classification("log_loss", 3)
+    softmax = _losses.classification("log_loss", 3, 0.1)
     assert_allclose(softmax(scores, np.array([1]))[0], np.log(np.exp(scores).sum()) - 2)
     r = np.array([-2.0, 0.25, 1])
     residuals = {
@@ -322,7 +322,7 @@ def two_tasks(cls: Any) -> tuple[Any, Any, Any]:
 def trainee(cls: Any, **params: Any) -> Any:
     usual = {"learning_rate_init": 0.05, "random_state": 0, "max_iter": 200, "warm_start": True}
     if cls.__name__.startswith("MLP"):
-        usual["hidden_layer_sizes"] = (8,)
+        usual |= {"hidden_layer_sizes": (8,), "optimizer": "adamw"}
     else:
         usual["loss"] = "log_loss" if cls is LinearClassifier else "squared_error"
     return cls(**usual | params)

@@ -34,7 +34,7 @@ def small(cls, **params):
     """An estimator of a few epochs, in several batches each, in the order of the data."""
     usual = {"batch_size": 16, "shuffle": False, "random_state": 0, "learning_rate_init": 0.01}
     if cls in (MLPClassifier, MLPRegressor):
-        usual |= {"hidden_layer_sizes": (4,)}
+        usual |= {"hidden_layer_sizes": (4,), "optimizer": "adamw"}
     return cls(**usual | params)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
 
+from cyoptim.optimizer import Optimizer
 from cyoptim.sklearn import _losses
 from cyoptim.sklearn._compat import validate_data
 from cyoptim.sklearn._linear_base import LinearBase
@@ -128,9 +129,12 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     (10, 64)
     """
 
+    _scikit_rate: ClassVar[str] = "optimal"
+    _scikit_power: ClassVar[float] = 0.5
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **LinearBase._parameter_constraints,
-        "loss": [StrOptions(set(_losses.MARGIN_LOSSES))],
+        "loss": [StrOptions({*_losses.MARGIN_LOSSES, *_losses.RESIDUAL_LOSSES})],
+        "n_jobs": [Integral, None],
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
 
@@ -142,7 +146,24 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         alpha: float = 0.0001,
         l1_ratio: float = 0.15,
         fit_intercept: bool = True,
-        optimizer: str | Callable[..., Any] = "adam",
+        max_iter: int = 1000,
+        tol: float | None = 1e-4,
+        shuffle: bool = True,
+        verbose: bool = False,
+        epsilon: float = 0.1,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        learning_rate: str | None = None,
+        eta0: float | None = None,
+        power_t: float | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        average: bool | int = False,
+        batch_size: int | str = "auto",
+        optimizer: str | Callable[..., Any] | Optimizer | None = None,
         optimizer_params: dict[str, Any] | None = None,
         learning_rate_init: float | None = None,
         lr_scheduler: str | Callable[..., Any] | None = None,
@@ -150,23 +171,29 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         schedule_per: str = "epoch",
         clip_norm: float | None = None,
         weight_averaging: float | None = None,
-        batch_size: int | str = "auto",
-        max_iter: int = 1000,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float | None = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
-        class_weight: dict[Any, float] | str | None = None,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+        self.shuffle = shuffle
+        self.verbose = verbose
+        self.epsilon = epsilon
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.learning_rate = learning_rate
+        self.eta0 = eta0
+        self.power_t = power_t
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.average = average
+        self.batch_size = batch_size
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params
         self.learning_rate_init = learning_rate_init
@@ -175,20 +202,17 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         self.schedule_per = schedule_per
         self.clip_norm = clip_norm
         self.weight_averaging = weight_averaging
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.class_weight = class_weight
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearClassifier:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        coef_init: Any = None,
+        intercept_init: Any = None,
+    ) -> LinearClassifier:
         """Train for at most `max_iter` epochs.
 
         Parameters
@@ -199,13 +223,16 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
             Their classes.
         sample_weight : array of shape (n_samples,), optional
             Their weights; what counts is how they differ.
+        coef_init, intercept_init : array, optional
+            Where to begin, instead of at 0, or at the end of the last `fit` with `warm_start`.
 
         Returns
         -------
         LinearClassifier
             Itself.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        start = coef_init, intercept_init
+        return self._fit(X, y, sample_weight, incremental=False, start=start)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
@@ -236,7 +263,13 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        classes: Any = None,
+        start: tuple[Any, Any] = (None, None),
     ) -> LinearClassifier:
         recipe = self._checked_recipe()
         goes_on = self._goes_on(incremental)
@@ -260,11 +293,12 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         if self.class_weight is not None:
             factors = compute_class_weight(self.class_weight, classes=known, y=y)
             weight = weight * factors[targets].astype(X.dtype)
-        self._train(recipe, X, targets, weight, 1 if len(known) == 2 else len(known), incremental)
+        n_columns = 1 if len(known) == 2 else len(known)
+        self._train(recipe, X, targets, weight, n_columns, incremental, start)
         return self
 
     def _batch_loss(self) -> _losses.Loss:
-        return _losses.classification(self.loss, len(self.intercept_))
+        return _losses.classification(self.loss, len(self.intercept_), self.epsilon)
 
     def _show(self, weights: Array, intercepts: Array) -> None:
         self.coef_, self.intercept_ = weights.T, intercepts
@@ -417,22 +451,37 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
     """
 
     _targets_shape: tuple[int, ...]
+    _scikit_rate: ClassVar[str] = "invscaling"
+    _scikit_power: ClassVar[float] = 0.25
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **LinearBase._parameter_constraints,
         "loss": [StrOptions(set(_losses.RESIDUAL_LOSSES))],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
     }
 
     def __init__(
         self,
         loss: str = "squared_error",
         *,
-        epsilon: float = 0.1,
         penalty: str | None = "l2",
         alpha: float = 0.0001,
         l1_ratio: float = 0.15,
         fit_intercept: bool = True,
-        optimizer: str | Callable[..., Any] = "adam",
+        max_iter: int = 1000,
+        tol: float | None = 1e-4,
+        shuffle: bool = True,
+        verbose: bool = False,
+        epsilon: float = 0.1,
+        random_state: Any = None,
+        learning_rate: str | None = None,
+        eta0: float | None = None,
+        power_t: float | None = None,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        warm_start: bool = False,
+        average: bool | int = False,
+        batch_size: int | str = "auto",
+        optimizer: str | Callable[..., Any] | Optimizer | None = None,
         optimizer_params: dict[str, Any] | None = None,
         learning_rate_init: float | None = None,
         lr_scheduler: str | Callable[..., Any] | None = None,
@@ -440,23 +489,27 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         schedule_per: str = "epoch",
         clip_norm: float | None = None,
         weight_averaging: float | None = None,
-        batch_size: int | str = "auto",
-        max_iter: int = 1000,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float | None = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 5,
     ) -> None:
         self.loss = loss
-        self.epsilon = epsilon
         self.penalty = penalty
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+        self.shuffle = shuffle
+        self.verbose = verbose
+        self.epsilon = epsilon
+        self.random_state = random_state
+        self.learning_rate = learning_rate
+        self.eta0 = eta0
+        self.power_t = power_t
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.average = average
+        self.batch_size = batch_size
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params
         self.learning_rate_init = learning_rate_init
@@ -465,19 +518,17 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         self.schedule_per = schedule_per
         self.clip_norm = clip_norm
         self.weight_averaging = weight_averaging
-        self.batch_size = batch_size
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearRegressor:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        coef_init: Any = None,
+        intercept_init: Any = None,
+    ) -> LinearRegressor:
         """Train for at most `max_iter` epochs.
 
         Parameters
@@ -488,13 +539,16 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
             Their targets.
         sample_weight : array of shape (n_samples,), optional
             Their weights; what counts is how they differ.
+        coef_init, intercept_init : array, optional
+            Where to begin, instead of at 0, or at the end of the last `fit` with `warm_start`.
 
         Returns
         -------
         LinearRegressor
             Itself.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        start = coef_init, intercept_init
+        return self._fit(X, y, sample_weight, incremental=False, start=start)
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearRegressor:
@@ -516,7 +570,14 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> LinearRegressor:
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        incremental: bool,
+        start: tuple[Any, Any] = (None, None),
+    ) -> LinearRegressor:
         recipe = self._checked_recipe()
         goes_on = self._goes_on(incremental)
         X, y = validate_data(
@@ -536,7 +597,7 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
             )
         self._targets_shape = y.shape[1:]
         weight = self._relative(sample_weight, X)
-        self._train(recipe, X, targets, weight, targets.shape[1], incremental)
+        self._train(recipe, X, targets, weight, targets.shape[1], incremental, start)
         return self
 
     def _batch_loss(self) -> _losses.Loss:

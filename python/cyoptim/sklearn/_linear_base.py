@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from warnings import warn
 
 import numpy as np
+import scipy.sparse
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
@@ -15,7 +16,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from cyoptim.sklearn import _losses
+from cyoptim.optimizer import Optimizer
+from cyoptim.sklearn import _descent, _losses
+from cyoptim.sklearn._absolute import AbsoluteStep
 from cyoptim.sklearn._compat import validate_data
 from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
 
@@ -32,11 +35,21 @@ def _check_finite(arrays: list[Array]) -> None:
 class LinearBase(BaseEstimator):  # type: ignore[misc]
     """The base of classifier and regressor: the loop, the penalty, and fitted attributes."""
 
+    # Defaults of scikit-learn's stochastic gradient descent.
+    _scikit_rate: ClassVar[str]
+    _scikit_power: ClassVar[float]
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **CONSTRAINTS,
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
+        "learning_rate": [StrOptions(set(_descent.RATES)), None],
+        "eta0": [Interval(Real, 0, None, closed="neither"), None],
+        "power_t": [Interval(Real, 0, None, closed="left"), None],
+        "average": ["boolean", Interval(Integral, 0, None, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
         "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
         "fit_intercept": ["boolean"],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -50,7 +63,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
     }
 
-    coef_: Array
+    coef_: Any
     intercept_: Array
     _training: Training | None = None
 
@@ -68,8 +81,14 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
 
     # --- arguments --------------------------------------------------------------------------------
 
+    def _recipe(self) -> Recipe:
+        _descent.check_spelling(self)
+        if self.learning_rate is not None:
+            return _descent.recipe_of(self)
+        return Recipe.of_optimizer(self, self.learning_rate_init, default="adam")
+
     def _checked_recipe(self) -> Recipe:
-        recipe = Recipe.of(self)
+        recipe = self._recipe()
         if self._training is None or not self._training.recipe.same_as(recipe):
             recipe.check()
         return recipe
@@ -98,7 +117,14 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     # --- training ---------------------------------------------------------------------------------
 
     def _train(
-        self, recipe: Recipe, X: Any, y: Array, weight: Array, n_columns: int, incremental: bool
+        self,
+        recipe: Recipe,
+        X: Any,
+        y: Array,
+        weight: Array,
+        n_columns: int,
+        incremental: bool,
+        start: tuple[Any, Any] = (None, None),
     ) -> None:
         """Run one epoch, or epochs until the loss or score no longer improves."""
         if incremental and self.early_stopping:
@@ -109,10 +135,13 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
         if not self._goes_on(incremental):
             self._begin(X, n_columns)
+        self._begin_at(*start)
         if not incremental or self.early_stopping != (self.validation_scores_ is not None):
             self._watch()
         names, current = self._named_arrays(n_columns)
-        training = training_of(self._training, recipe, names, current)
+        # scikit-learn's rates begin again in each fit.
+        last = self._training if incremental or self.learning_rate is None else None
+        training = training_of(last, recipe, names, current)
         training.resume(self, current, anew=not incremental)
         self._show(*self._pair(training.arrays))
         self._training = training
@@ -121,7 +150,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             for _ in range(1 if incremental else self.max_iter):
                 self._run_epoch(training, X, y, weight, random_state)
                 self._end_epoch(training, held_out)
-                if self._has_converged():
+                if self._has_converged(training.optimizer):
                     break
             else:
                 if self.tol is not None and not incremental:
@@ -139,6 +168,18 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         self.validation_scores_: list[float] | None = None
         self._watch()
 
+    def _begin_at(self, coef: Any, intercept: Any) -> None:
+        """Begin at these values, those of them that are given."""
+        for name, value in (("coef_", coef), ("intercept_", intercept)):
+            if value is None:
+                continue
+            now = getattr(self, name)
+            if np.size(value) != now.size:
+                raise ValueError(
+                    f"{name[:-1]}_init has shape {np.shape(value)}, expected {now.shape}"
+                )
+            setattr(self, name, np.array(value, now.dtype).reshape(now.shape))
+
     def _watch(self) -> None:
         """Reset losses and scores, as those of other data are not comparable."""
         if not self.early_stopping:
@@ -152,6 +193,8 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
 
     def _named_arrays(self, n_columns: int) -> tuple[list[str], list[Array]]:
         """The arrays to continue from, which the user may have set."""
+        if scipy.sparse.issparse(self.coef_):
+            self.densify()
         coef, intercept = np.asanyarray(self.coef_), np.atleast_1d(self.intercept_)
         expected = (n_columns, self.n_features_in_)
         # A vector is accepted for one column; other shapes of that size may be transposed.
@@ -193,7 +236,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         for batch in gen_batches(n_samples, size):
             rows = batch if order is None else order[batch]
             mean, grads = self._loss_and_grads(training, loss, X[rows], y[rows], weight[rows])
-            training.step(grads)
+            self._step(training, grads, batch.stop - batch.start)
             total += mean * (batch.stop - batch.start)
         self.n_iter_ += 1
         self.t_ += n_samples
@@ -209,24 +252,34 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         values, slopes = loss(safe_sparse_dot(X, weights) + intercepts, y)
         share = weight / X.shape[0]
         slopes *= share[:, None]
-        penalty, penalty_slope = self._penalty(weights)
-        grads = [safe_sparse_dot(X.T, slopes) + penalty_slope]
+        absolute, squared = self._strengths()
+        grads = [safe_sparse_dot(X.T, slopes)]
+        penalty = 0.0
+        if squared:
+            grads[0] += squared * weights
+            penalty += squared / 2 * float(np.vdot(weights, weights))
+        if absolute:
+            penalty += absolute * float(abs(weights).sum())
         if self.fit_intercept:
             grads.append(slopes.sum(axis=0))
         return float(values @ share) + penalty, grads
 
-    def _penalty(self, weights: Array) -> tuple[float, Array | float]:
-        ratio = {"l2": 0.0, "l1": 1.0, "elasticnet": self.l1_ratio, None: 0.0}[self.penalty]
-        if self.penalty is None or self.alpha == 0:
+    def _strengths(self) -> tuple[float, float]:
+        """The factors of the absolute values, and of half the squares, of the weights."""
+        ratio = {"l2": 0.0, "l1": 1.0, "elasticnet": self.l1_ratio}
+        if self.penalty is None:
             return 0.0, 0.0
-        value, slope = 0.0, np.zeros_like(weights)
-        if ratio < 1:
-            value += self.alpha * (1 - ratio) / 2 * float(np.vdot(weights, weights))
-            slope += self.alpha * (1 - ratio) * weights
-        if ratio > 0:
-            value += self.alpha * ratio * float(abs(weights).sum())
-            slope += self.alpha * ratio * np.sign(weights)
-        return value, slope
+        share = float(ratio[self.penalty])
+        return self.alpha * share, self.alpha * (1 - share)
+
+    def _step(self, training: Training, grads: list[Array], n_samples: int) -> None:
+        """Step along the gradients of loss and squares, and the slope of absolute values."""
+        absolute, _ = self._strengths()
+        if not absolute:
+            training.step(grads, n_samples)
+            return
+        step = AbsoluteStep(training.arrays[0], grads[0], absolute)
+        training.step([step.slope, *grads[1:]], n_samples, step.settle)
 
     def _end_epoch(self, training: Training, held_out: Any) -> None:
         """Record whether loss or score has improved, and step the schedule."""
@@ -242,8 +295,13 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             self._to_improve, self._no_improvement_count = worse, 0
         self.lr_curve_.append(training.end_epoch(metric))
 
-    def _has_converged(self) -> bool:
-        return self.tol is not None and self._no_improvement_count >= self.n_iter_no_change
+    def _has_converged(self, optimizer: Optimizer) -> bool:
+        if self.tol is None or self._no_improvement_count < self.n_iter_no_change:
+            return False
+        if self.learning_rate == "adaptive" and _descent.lower_rate(optimizer):
+            self._no_improvement_count = 0
+            return False
+        return True
 
     def _validate(self, training: Training, X: Any, y: Array, weight: Array) -> float:
         """The validation score; keeps the arrays if it is the best."""
@@ -258,6 +316,34 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             self._best = [array.copy() for array in training.result()]
         self.validation_scores_.append(score)
         return score
+
+    # --- coefficients -----------------------------------------------------------------------------
+
+    def sparsify(self) -> Any:
+        """Make ``coef_`` a SciPy CSR matrix, which is small if most coefficients are 0.
+
+        Returns
+        -------
+        LinearClassifier or LinearRegressor
+            Itself.
+        """
+        check_is_fitted(self)
+        if not scipy.sparse.issparse(self.coef_):
+            self.coef_ = scipy.sparse.csr_matrix(np.atleast_2d(self.coef_))
+        return self
+
+    def densify(self) -> Any:
+        """Make ``coef_`` an array again, as a further fit does.
+
+        Returns
+        -------
+        LinearClassifier or LinearRegressor
+            Itself.
+        """
+        check_is_fitted(self)
+        if scipy.sparse.issparse(self.coef_):
+            self._show(self.coef_.toarray().T, self.intercept_)
+        return self
 
     # --- prediction -------------------------------------------------------------------------------
 

@@ -25,6 +25,11 @@ def hinge(z: Array) -> tuple[Array, Array]:
     return lack, -(lack > 0).astype(z.dtype)
 
 
+def perceptron(z: Array) -> tuple[Array, Array]:
+    """max(0, -z); at 0, where training begins, it has a slope."""
+    return np.maximum(-z, 0), -(z <= 0).astype(z.dtype)
+
+
 def squared_hinge(z: Array) -> tuple[Array, Array]:
     """max(0, 1 - z)^2."""
     lack = np.maximum(1 - z, 0)
@@ -44,22 +49,29 @@ def logistic(z: Array) -> tuple[Array, Array]:
 
 MARGIN_LOSSES = {
     "hinge": hinge,
+    "perceptron": perceptron,
     "squared_hinge": squared_hinge,
     "modified_huber": modified_huber,
     "log_loss": logistic,
 }
 
 
-def classification(name: str, n_columns: int) -> Loss:
-    """A loss of classes, with the margins of each class against all others."""
+def classification(name: str, n_columns: int, epsilon: float) -> Loss:
+    """A loss of classes, with the margins of each class against all others.
+
+    A loss of regression takes 1 and -1 as numbers.
+    """
     if name == "log_loss" and n_columns > 1:
         return _softmax
-    of_margins = MARGIN_LOSSES[name]
 
     def loss(scores: Array, targets: Array) -> tuple[Array, Array]:
         signs = np.where(_members(targets, scores.shape[1]), 1, -1).astype(scores.dtype)
-        values, slopes = of_margins(signs * scores)
-        return values.sum(axis=1), signs * slopes
+        if name in RESIDUAL_LOSSES:
+            values, slopes = RESIDUAL_LOSSES[name](scores - signs, epsilon)
+        else:
+            values, slopes = MARGIN_LOSSES[name](signs * scores)
+            slopes = signs * slopes
+        return values.sum(axis=1), slopes
 
     return loss
 

@@ -4,72 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from sklearn import neural_network
 
+from cyoptim.optimizer import Optimizer
+from cyoptim.sklearn import _solvers
+from cyoptim.sklearn._solvers import DEFAULTS
 from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
-
-# Parameters of scikit-learn's solvers; here they belong to the optimizer and its schedule.
-REPLACED = frozenset(
-    {"solver", "learning_rate", "learning_rate_init", "power_t", "momentum", "nesterovs_momentum"}
-    | {"beta_1", "beta_2", "epsilon", "max_fun"}
-)
-
-
-# For messages: what to write instead.
-INSTEAD = {
-    "solver": "optimizer='adam' or 'sgd'; scikit-learn's own estimator has solver='lbfgs'",
-    "learning_rate": "lr_scheduler=, such as 'InverseSqrtLR', or optimizer's learning_rate_init=",
-    "power_t": "lr_scheduler='PolynomialLR' with lr_scheduler_params={'power': ...}",
-    "momentum": "optimizer='sgd' with optimizer_params={'momentum': ...}",
-    "nesterovs_momentum": "optimizer='sgd' with optimizer_params={'nesterov': ...}",
-    "beta_1": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
-    "beta_2": "optimizer='adam' with optimizer_params={'betas': (beta_1, beta_2)}",
-    "epsilon": "optimizer='adam' with optimizer_params={'eps': ...}",
-    "max_fun": "optimizer=; scikit-learn's own estimator has solver='lbfgs'",
-}
-
-
-class _Solver:
-    """The interface of solvers in scikit-learn's training loop."""
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
-
-    def update_params(self, params: Any, grads: Sequence[Array]) -> None:
-        """Step."""
-        self.training.step(grads)
-
-    def iteration_ends(self, time_step: int) -> None:
-        """Do nothing: the schedule was already stepped with the epoch's loss."""
-
-    def trigger_stopping(self, message: str, verbose: Any) -> bool:
-        """Whether to stop when the loss no longer improves."""
-        if verbose:
-            print(f"{message} Stopping.")
-        return True
 
 
 class _Optimized:
-    """scikit-learn's training loop around another optimizer."""
+    """scikit-learn's training loop around another optimizer.
 
-    if not TYPE_CHECKING:  # the signature is that of __init__
-
-        def __new__(cls, *args, **kwargs):
-            for name in kwargs:
-                if name in INSTEAD:
-                    raise TypeError(
-                        f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}: "
-                        f"write {INSTEAD[name]}"
-                    )
-            return super().__new__(cls)
-
-    # scikit-learn asks this name whether there are epochs, and partial_fit.
-    solver = "sgd"
+    With an `optimizer`, a further fit continues its state, the schedule and the average, and is
+    measured by its own data. With a `solver`, all of this is as in scikit-learn.
+    """
 
     _training: Training | None = None
+    solver: str
+    optimizer: str | Callable[..., Any] | Optimizer | None
+    learning_rate_init: float
+    early_stopping: bool
     lr_curve_: list[float | list[float]]
     coefs_: list[Array]
     intercepts_: list[Array]
@@ -79,32 +36,56 @@ class _Optimized:
     best_loss_: float | None
     validation_scores_: list[float] | None
     best_validation_score_: float | None
-    early_stopping: bool
+
+    # A default is told from an equal value by identity, which a pickle would lose.
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {k: value for k, value in state.items() if value is not DEFAULTS.get(k, self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**DEFAULTS, **state})  # type: ignore[misc]
+
+    def _validate_params(self) -> None:
+        _solvers.check_spelling(self)
+        super()._validate_params()  # type: ignore[misc]
+
+    def _recipe(self) -> Recipe:
+        if self.optimizer is None:
+            return _solvers.recipe_of(self)
+        rate = self.learning_rate_init
+        return Recipe.of_optimizer(self, None if rate is DEFAULTS["learning_rate_init"] else rate)
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
-        recipe = Recipe.of(self)
-        if self._training is None or not self._training.recipe.same_as(recipe):
-            recipe.check()
+        if self.optimizer is not None or self.solver != "lbfgs":
+            recipe = self._recipe()
+            if self._training is None or not self._training.recipe.same_as(recipe):
+                recipe.check()
         return super()._fit(*args, **kwargs)  # type: ignore[misc]
 
     def _initialize(self, *args: Any) -> None:
         super()._initialize(*args)  # type: ignore[misc]
         self._training = None
+        self.lr_curve_ = []
+
+    def _fit_lbfgs(self, *args: Any) -> None:
+        self._training = None
+        super()._fit_lbfgs(*args)  # type: ignore[misc]
 
     def _fit_stochastic(self, *args: Any) -> None:
         *_, layer_units, incremental = args
         self._check_layers(layer_units)
-        if not incremental or self.early_stopping != (self.validation_scores_ is not None):
-            self._watch()
+        continues = self.optimizer is not None or incremental
+        current = [*self.coefs_, *self.intercepts_]
         names = [f"coefs_.{i}" for i in range(len(self.coefs_))]
         names += [f"intercepts_.{i}" for i in range(len(self.intercepts_))]
-        current = [*self.coefs_, *self.intercepts_]
-        if self._training is None:
-            self.lr_curve_ = []
-        training = training_of(self._training, Recipe.of(self), names, current)
+        self._begin_curves()
+        if self.optimizer is not None:
+            self._watch(anew=not incremental)
+        last = self._training if continues else None
+        training = training_of(last, self._recipe(), names, current)
         training.resume(self, current, anew=not incremental)
         self._training = training
-        self._optimizer = _Solver(training)
+        self._optimizer = _solvers.Solver(training, self)
         self._show(training.arrays)
         try:
             with self._optimizer_is_given():
@@ -114,7 +95,7 @@ class _Optimized:
             if self.early_stopping and hasattr(self, "_best_coefs"):
                 best = [*self._best_coefs, *self._best_intercepts]
             self._show(training.show(best))
-            if self.loss_curve_ and not self.early_stopping:
+            if self.optimizer is not None and self.loss_curve_ and not self.early_stopping:
                 self.best_loss_ = min(self.loss_curve_)
 
     def _check_layers(self, layer_units: Sequence[int]) -> None:
@@ -127,10 +108,20 @@ class _Optimized:
                 f"hidden_layer_sizes are of {list(layer_units)}; fit without warm_start"
             )
 
-    def _watch(self) -> None:
+    def _begin_curves(self) -> None:
+        """Set what is missing after ``solver="lbfgs"``, or coefficients that the user has set."""
+        self.lr_curve_ = getattr(self, "lr_curve_", [])
+        if not hasattr(self, "loss_curve_"):
+            self.loss_curve_, self.validation_scores_ = [], None
+            self._watch(anew=True)
+
+    def _watch(self, anew: bool) -> None:
         """Reset losses and scores, as those of other data are not comparable."""
         early = self.early_stopping
-        if early != (self.validation_scores_ is not None):
+        if early == (self.validation_scores_ is not None):
+            if not anew:
+                return
+        else:
             self.validation_scores_ = [] if early else None
         self.best_loss_ = None if early else np.inf
         self.best_validation_score_ = -np.inf if early else None
@@ -157,20 +148,16 @@ class _Optimized:
 
     @contextmanager
     def _optimizer_is_given(self) -> Iterator[None]:
-        """Provide our solver: scikit-learn creates only its own, but its loop accepts any."""
-        before = vars(self).get("solver")
-        self.solver = "cyoptim"
+        """Provide our optimizer: scikit-learn creates only its own, but its loop accepts any."""
+        solver, self.solver = self.solver, "cyoptim"
         try:
             yield
         finally:
-            del self.solver
-            if before is not None:
-                self.solver = before
+            self.solver = solver
 
 
 def _constraints(parent: Any) -> dict[str, list[Any]]:
-    kept = {k: v for k, v in parent._parameter_constraints.items() if k not in REPLACED}
-    return {**kept, **CONSTRAINTS}
+    return {**CONSTRAINTS, **parent._parameter_constraints}
 
 
 class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[misc]
@@ -277,47 +264,65 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
         hidden_layer_sizes: Any = (100,),
         activation: str = "relu",
         *,
-        optimizer: str | Callable[..., Any] = "adamw",
-        optimizer_params: dict[str, Any] | None = None,
-        learning_rate_init: float | None = None,
-        lr_scheduler: str | Callable[..., Any] | None = None,
-        lr_scheduler_params: dict[str, Any] | None = None,
-        schedule_per: str = "epoch",
-        clip_norm: float | None = None,
-        weight_averaging: float | None = None,
+        solver: str = DEFAULTS["solver"],
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
+        learning_rate: str = DEFAULTS["learning_rate"],
+        learning_rate_init: float = DEFAULTS["learning_rate_init"],
+        power_t: float = DEFAULTS["power_t"],
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
         verbose: bool = False,
         warm_start: bool = False,
+        momentum: float = DEFAULTS["momentum"],
+        nesterovs_momentum: bool = DEFAULTS["nesterovs_momentum"],
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
+        beta_1: float = DEFAULTS["beta_1"],
+        beta_2: float = DEFAULTS["beta_2"],
+        epsilon: float = DEFAULTS["epsilon"],
         n_iter_no_change: float = 10,
+        max_fun: int = DEFAULTS["max_fun"],
+        optimizer: str | Callable[..., Any] | Optimizer | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_scheduler: str | Callable[..., Any] | None = None,
+        lr_scheduler_params: dict[str, Any] | None = None,
+        schedule_per: str = "epoch",
+        clip_norm: float | None = None,
+        weight_averaging: float | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
-        self.learning_rate_init = learning_rate_init
-        self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_params = lr_scheduler_params
-        self.schedule_per = schedule_per
-        self.clip_norm = clip_norm
-        self.weight_averaging = weight_averaging
+        self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
         self.tol = tol
         self.verbose = verbose
         self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_params = lr_scheduler_params
+        self.schedule_per = schedule_per
+        self.clip_norm = clip_norm
+        self.weight_averaging = weight_averaging
 
 
 class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[misc]
@@ -375,45 +380,63 @@ class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[mis
         hidden_layer_sizes: Any = (100,),
         activation: str = "relu",
         *,
-        optimizer: str | Callable[..., Any] = "adamw",
-        optimizer_params: dict[str, Any] | None = None,
-        learning_rate_init: float | None = None,
-        lr_scheduler: str | Callable[..., Any] | None = None,
-        lr_scheduler_params: dict[str, Any] | None = None,
-        schedule_per: str = "epoch",
-        clip_norm: float | None = None,
-        weight_averaging: float | None = None,
+        solver: str = DEFAULTS["solver"],
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
+        learning_rate: str = DEFAULTS["learning_rate"],
+        learning_rate_init: float = DEFAULTS["learning_rate_init"],
+        power_t: float = DEFAULTS["power_t"],
         max_iter: int = 200,
         shuffle: bool = True,
         random_state: Any = None,
         tol: float = 1e-4,
         verbose: bool = False,
         warm_start: bool = False,
+        momentum: float = DEFAULTS["momentum"],
+        nesterovs_momentum: bool = DEFAULTS["nesterovs_momentum"],
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
+        beta_1: float = DEFAULTS["beta_1"],
+        beta_2: float = DEFAULTS["beta_2"],
+        epsilon: float = DEFAULTS["epsilon"],
         n_iter_no_change: float = 10,
+        max_fun: int = DEFAULTS["max_fun"],
+        optimizer: str | Callable[..., Any] | Optimizer | None = None,
+        optimizer_params: dict[str, Any] | None = None,
+        lr_scheduler: str | Callable[..., Any] | None = None,
+        lr_scheduler_params: dict[str, Any] | None = None,
+        schedule_per: str = "epoch",
+        clip_norm: float | None = None,
+        weight_averaging: float | None = None,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
-        self.learning_rate_init = learning_rate_init
-        self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_params = lr_scheduler_params
-        self.schedule_per = schedule_per
-        self.clip_norm = clip_norm
-        self.weight_averaging = weight_averaging
+        self.solver = solver
         self.alpha = alpha
         self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
         self.max_iter = max_iter
         self.shuffle = shuffle
         self.random_state = random_state
         self.tol = tol
         self.verbose = verbose
         self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.lr_scheduler = lr_scheduler
+        self.lr_scheduler_params = lr_scheduler_params
+        self.schedule_per = schedule_per
+        self.clip_norm = clip_norm
+        self.weight_averaging = weight_averaging

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from numbers import Real
 from typing import Any
 
@@ -18,14 +19,13 @@ from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers._schedule_free import ScheduleFree
 from cyoptim.parameter import Parameter
-from cyoptim.swa_utils import get_ema_multi_avg_fn, move
+from cyoptim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn, move
 
 Array = npt.NDArray[Any]
 
 CONSTRAINTS: dict[str, list[Any]] = {
-    "optimizer": [str, callable],
+    "optimizer": [str, callable, Optimizer, None],
     "optimizer_params": [dict, None],
-    "learning_rate_init": [Interval(Real, 0, None, closed="neither"), None],
     "lr_scheduler": [str, callable, None],
     "lr_scheduler_params": [dict, None],
     "schedule_per": [StrOptions({"epoch", "batch"})],
@@ -35,8 +35,8 @@ CONSTRAINTS: dict[str, list[Any]] = {
 """What scikit-learn checks of the parameters that choose and drive an optimizer."""
 
 UNSUITED = {
-    optimizers.LBFGS: "it evaluates all data several times a step; scikit-learn's own estimators "
-    "have solver='lbfgs'",
+    optimizers.LBFGS: "it evaluates all data several times a step; the perceptrons have "
+    "solver='lbfgs'",
     optimizers.SparseAdam: "it takes sparse gradients alone",
 }
 
@@ -44,6 +44,12 @@ UNSUITED = {
 def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
     """The class of this name; other values unchanged."""
     return class_named(argument, value, known, UNSUITED) if isinstance(value, str) else value
+
+
+def _options_of(optimizer: Optimizer) -> dict[str, Any]:
+    """The options that make another optimizer like this one, without numbers of its state."""
+    known = signature(type(optimizer)).parameters
+    return {name: value for name, value in optimizer.defaults.items() if name in known}
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -67,27 +73,35 @@ class Recipe:
     mode: str  # whether a smaller or a larger metric is better
 
     @classmethod
-    def of(cls, estimator: Any) -> Recipe:
-        """The recipe of an estimator, after a check of the types of its parameters."""
-        options = dict(estimator.optimizer_params or {})
-        if estimator.learning_rate_init is not None:
-            if "lr" in options:
-                raise ValueError(
-                    f"learning_rate_init={estimator.learning_rate_init} and "
-                    f"optimizer_params['lr']={options['lr']}: give one of them"
-                )
-            options["lr"] = estimator.learning_rate_init
+    def of(cls, estimator: Any, make_optimizer: Any, options: dict[str, Any]) -> Recipe:
+        """The recipe of this optimizer and of the estimator's schedule."""
         schedule = dict(estimator.lr_scheduler_params or {})
         if schedule and estimator.lr_scheduler is None:
             raise ValueError(f"lr_scheduler_params={schedule} without an lr_scheduler")
         return cls(
-            _named("optimizer", estimator.optimizer, OPTIMIZERS),
+            make_optimizer,
             options,
             _named("lr_scheduler", estimator.lr_scheduler, SCHEDULERS),
             schedule,
             estimator.schedule_per,
             "max" if estimator.early_stopping else "min",
         )
+
+    @classmethod
+    def of_optimizer(cls, estimator: Any, lr: float | None, default: str = "") -> Recipe:
+        """The recipe of an estimator with an `optimizer`; `lr` is its `learning_rate_init`."""
+        make: Any = default if estimator.optimizer is None else estimator.optimizer
+        options = dict(estimator.optimizer_params or {})
+        if lr is not None:
+            if "lr" in options:
+                raise ValueError(
+                    f"learning_rate_init={lr} and optimizer_params['lr']={options['lr']}: "
+                    "give one of them"
+                )
+            options["lr"] = lr
+        if isinstance(make, Optimizer):
+            make, options = type(make), {**_options_of(make), **options}
+        return cls.of(estimator, _named("optimizer", make, OPTIMIZERS), options)
 
     def same_as(self, other: Recipe) -> bool:
         """Whether both recipes make the same."""
@@ -182,8 +196,10 @@ class Training:
         self.scheduler = recipe.scheduler(self.optimizer)
         self.clip_norm: float | None = None
         self.decay: float | None = None
+        self.average_from = 0  # samples before the mean of all steps begins; 0: there is none
         self.average: list[Array] = []
         self.count = 0  # steps in the average
+        self.samples = 0  # seen since the optimizer began
         self.shown = list(arrays)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -214,13 +230,15 @@ class Training:
         if anew and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler._reset()
         self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
-        if self.decay is not None and isinstance(self.optimizer, ScheduleFree):
+        self.average_from = int(getattr(estimator, "average", 0))
+        if self.decay is None and not self.average_from:
+            self.count = 0
+        elif isinstance(self.optimizer, ScheduleFree):
+            name = "average" if self.average_from else "weight_averaging"
             raise ValueError(
-                f"weight_averaging={self.decay}: {type(self.optimizer).__name__} averages the "
+                f"{name}={getattr(estimator, name)}: {type(self.optimizer).__name__} averages the "
                 "parameters itself"
             )
-        if self.decay is None:
-            self.count = 0
         shapes = [[np.shape(array) for array in arrays] for arrays in (self.shown, current)]
         if shapes[0] != shapes[1]:
             raise ValueError(
@@ -249,8 +267,16 @@ class Training:
                 for param in group["params"]:
                     self.optimizer.state[param].pop("z", None)
 
-    def step(self, grads: Sequence[Array]) -> None:
-        """Step along these gradients, one for each array."""
+    def step(
+        self,
+        grads: Sequence[Array],
+        n_samples: int = 1,
+        settle: Callable[[Array], None] | None = None,
+    ) -> None:
+        """Step along these gradients of some samples, one for each array.
+
+        `settle` corrects the first array after the step.
+        """
         for param, grad in zip(self.params, grads, strict=True):
             # scikit-learn's are float64 where float32 meets sample weights.
             param.grad = grad.astype(param.data.dtype, copy=False)
@@ -260,17 +286,23 @@ class Training:
             self.optimizer.step(max_norm=self.clip_norm)
         for param in self.params:
             param.grad = None
+        # An optimizer that averages has a copy of the array, which would remain.
+        if settle is not None and not isinstance(self.optimizer, ScheduleFree):
+            settle(self.arrays[0])
+        self.samples += n_samples
         if self.decay is not None:
-            self._take_average(self.decay)
+            self._take_average(get_ema_multi_avg_fn(self.decay))
+        elif 0 < self.average_from <= self.samples:
+            self._take_average(get_swa_multi_avg_fn())
         self._last_lr = self.lr
         if self.scheduler is not None and self.recipe.per == "batch":
             self.scheduler.step()
 
-    def _take_average(self, decay: float) -> None:
+    def _take_average(self, move_towards: Any) -> None:
         if self.count == 0:
             self.average = [array.copy() for array in self.arrays]
         else:
-            move(self.average, self.arrays, self.count, None, get_ema_multi_avg_fn(decay))
+            move(self.average, self.arrays, self.count, None, move_towards)
         self.count += 1
 
     def show(self, best: list[Array]) -> list[Array]:

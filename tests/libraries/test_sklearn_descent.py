@@ -1,0 +1,311 @@
+"""cyoptim.sklearn's linear models with scikit-learn's rates, averages and losses: its results."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import cyoptim
+
+pytest.importorskip("sklearn")
+
+from sklearn import linear_model
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, make_blobs
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cyoptim.sklearn import LinearClassifier, LinearRegressor, _losses
+from tests.support.estimators import through_pickle
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+PAIRS = [
+    (linear_model.SGDClassifier, LinearClassifier),
+    (linear_model.SGDRegressor, LinearRegressor),
+]
+both = pytest.mark.parametrize(("theirs", "ours"), PAIRS, ids=["classifier", "regressor"])
+ONE_BY_ONE = {"shuffle": False, "tol": None, "max_iter": 3, "loss": "huber"}
+
+
+def data(cls, n=150):
+    load = load_iris if "Classifier" in cls.__name__ else load_diabetes
+    X, y = load(return_X_y=True)
+    X, y = StandardScaler().fit_transform(X)[::-1][:n], y[::-1][:n]
+    return X, y if "Classifier" in cls.__name__ else (y - y.mean()) / y.std()
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, rtol=1e-9, atol=1e-12)
+
+
+RATES = [
+    {"learning_rate": "constant", "eta0": 0.02},
+    {"learning_rate": "invscaling"},
+    {"learning_rate": "invscaling", "eta0": 0.1, "power_t": 0.4},
+    {"learning_rate": "optimal", "alpha": 0.1},
+    {"learning_rate": "adaptive", "eta0": 0.02},
+    {"learning_rate": "constant", "eta0": 0.02, "average": True},
+    {"learning_rate": "invscaling", "average": 30},
+    {"learning_rate": "constant", "eta0": 0.02, "average": 10**6},  # more than there are
+]
+
+
+@pytest.mark.parametrize("rate", RATES, ids=range(len(RATES)))
+@both
+def test_batches_of_one_are_scikit_learns_descent(theirs, ours, rate):
+    X, y = data(theirs)
+    assert_same(
+        ours(batch_size=1, **ONE_BY_ONE | rate).fit(X, y), theirs(**ONE_BY_ONE | rate).fit(X, y)
+    )
+
+
+@pytest.mark.parametrize("rate", RATES, ids=range(len(RATES)))
+@both
+def test_further_epochs_are_scikit_learns_descent(theirs, ours, rate):
+    X, y = data(theirs)
+    if "average" in rate:
+        # Theirs has other averages of classes that the last samples lack, and after calls that end
+        # before the average begins.
+        if rate["average"] is not True:
+            return
+        y = y if theirs is linear_model.SGDRegressor else np.arange(150) % 2
+    known = {"classes": np.unique(y)} if theirs is linear_model.SGDClassifier else {}
+    models = theirs(**ONE_BY_ONE | rate), ours(batch_size=1, **ONE_BY_ONE | rate)
+    for model in models:
+        for rows in np.split(np.arange(150), 3):
+            model.partial_fit(X[rows], y[rows], **known)
+    assert_same(models[1], models[0])
+
+
+@both
+def test_warm_fits_are_scikit_learns_descent(theirs, ours):
+    X, y = data(theirs)
+    shared = ONE_BY_ONE | {"learning_rate": "invscaling", "warm_start": True}
+    models = theirs(**shared), ours(batch_size=1, **shared)
+    for model in models:
+        model.fit(X, y).fit(X[::2], y[::2])
+    assert_same(models[1], models[0])
+
+
+@both
+def test_adaptive_rates_end_where_scikit_learns_do(theirs, ours):
+    X, y = data(theirs)
+    if theirs is linear_model.SGDClassifier:
+        y = np.minimum(y, 1)  # of three classes theirs ends each on its own
+    shared = {"learning_rate": "adaptive", "eta0": 0.01, "shuffle": False, "loss": "huber"}
+    shared |= {"tol": 10.0, "n_iter_no_change": 2, "max_iter": 100}
+    expected = theirs(**shared).fit(X, y)
+    found = ours(batch_size=1, **shared).fit(X, y)
+    assert found.n_iter_ == expected.n_iter_ < 100
+    assert found.lr_curve_[-1] <= 1e-6
+    assert len(set(found.lr_curve_)) == 7
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("loss", [*_losses.RESIDUAL_LOSSES, "perceptron"])
+def test_losses_of_numbers_classify_as_scikit_learns(loss):
+    X, y = data(LinearClassifier)
+    shared = {"shuffle": False, "tol": None, "max_iter": 4, "learning_rate": "constant"}
+    shared |= {"eta0": 1e-3, "epsilon": 0.3}
+    theirs = linear_model.SGDClassifier(loss, **shared).fit(X, y)
+    ours = LinearClassifier(loss, batch_size=1, **shared).fit(X, y)
+    assert_same(ours, theirs)
+    np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
+
+
+@both
+def test_the_beginning_can_be_given(theirs, ours):
+    X, y = data(theirs)
+    shape = (3, 4) if theirs is linear_model.SGDClassifier else (10,)
+    start = {"coef_init": np.full(shape, 0.5), "intercept_init": np.full(shape[:-1] or (1,), -0.5)}
+    shared = ONE_BY_ONE | {"learning_rate": "constant", "eta0": 1e-3}
+    # Theirs trains the given array itself.
+    expected = theirs(**shared).fit(X, y, **{name: value.copy() for name, value in start.items()})
+    found = ours(batch_size=1, **shared)
+    assert_same(found.fit(X, y, **start), expected)
+    assert_same(found.set_params(warm_start=True).fit(X, y, **start), expected)
+    for name in start:
+        with pytest.raises(ValueError, match=rf"{name} has shape \(7,\), expected"):
+            found.fit(X, y, **{name: np.zeros(7)})
+
+
+def test_the_average_is_the_mean_of_steps_of_any_optimizer():
+    X, y = data(LinearRegressor)
+    step = LinearRegressor(
+        optimizer="adam", batch_size=50, shuffle=False, tol=None, warm_start=True, max_iter=1
+    )
+    seen = []
+    for _ in range(4):
+        step.optimizer_params = None
+        for rows in np.split(np.arange(150), 3):
+            seen.append(step.partial_fit(X[rows], y[rows]).coef_.copy())
+    for start, first in ((True, 0), (1, 0), (101, 2), (150, 2), (301, 6)):
+        model = clone(step).set_params(average=start, max_iter=4).fit(X, y)
+        np.testing.assert_allclose(model.coef_, np.mean(seen[first:], axis=0), rtol=1e-12)
+        model.set_params(average=False).fit(X, y)
+        assert not np.allclose(model.coef_, np.mean(seen[first:], axis=0))
+
+
+@both
+def test_descent_goes_through_pickles_and_clones(theirs, ours):
+    X, y = data(ours)
+    model = ours(learning_rate="invscaling", average=True, penalty="l1", random_state=0, max_iter=3)
+    model.fit(X, y)
+    copy = through_pickle(model)
+    np.testing.assert_array_equal(clone(model).fit(X, y).coef_, model.coef_)
+    np.testing.assert_array_equal(copy.partial_fit(X, y).coef_, model.partial_fit(X, y).coef_)
+    assert len(copy.lr_curve_) == 4
+    assert np.all(np.diff(copy.lr_curve_) < 0)
+
+
+@both
+def test_a_grid_over_rates(theirs, ours):
+    X, y = data(ours)
+    grid = [
+        {"sgd__learning_rate": ["constant", "adaptive", "invscaling"], "sgd__eta0": [0.01, 0.1]},
+        {"sgd__learning_rate": ["optimal"], "sgd__alpha": [0.1]},
+        {"sgd__optimizer": ["adam", cyoptim.Lion]},
+    ]
+    pipeline = make_pipeline(StandardScaler(), ours(max_iter=3, random_state=0))
+    pipeline.steps[1] = ("sgd", pipeline.steps[1][1])
+    search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(X, y)
+    assert len(search.cv_results_["params"]) == 9
+
+
+BAD = [
+    ({"learning_rate": "optimal", "optimizer": "adam"}, "learning_rate='optimal' and optimizer='adam': drop learning_rate=, .* or drop optimizer=$"),
+    ({"learning_rate": "constant", "learning_rate_init": 0.1}, "and learning_rate_init=0.1: drop"),
+    ({"learning_rate": "constant", "lr_scheduler": "steplr", "lr_scheduler_params": {"step_size": 1}}, "or drop lr_scheduler=, lr_scheduler_params=$"),
+    ({"learning_rate": "constant", "optimizer_params": {"momentum": 0.9}}, "and optimizer_params={'momentum': 0.9}"),
+    ({"learning_rate": "optimal", "alpha": 0.0}, "learning_rate='optimal' needs alpha > 0"),
+    ({"learning_rate": "pa1"}, "The 'learning_rate' parameter of"),
+    ({"eta0": 0.1}, "eta0=0.1 without learning_rate=: write learning_rate='(optimal|invscaling)', scikit-learn's default, or 'constant'"),
+    ({"power_t": 0.1, "optimizer": "adam"}, "power_t=0.1 without learning_rate="),
+    ({"eta0": 0.0, "learning_rate": "constant"}, "The 'eta0' parameter"),
+    ({"power_t": -1.0, "learning_rate": "constant"}, "The 'power_t' parameter"),
+    ({"average": True, "weight_averaging": 0.9}, "average=True and weight_averaging=0.9: drop one of them"),
+    ({"average": -1}, "The 'average' parameter"),
+    ({"average": True, "optimizer": "SGDScheduleFree"}, "average=True: SGDScheduleFree averages the parameters itself"),
+    ({"penalty": "elasticnet", "l1_ratio": None}, "penalty='elasticnet' needs an l1_ratio"),
+    ({"epsilon": -1.0}, "The 'epsilon' parameter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("params", "message"), BAD, ids=range(len(BAD)))
+@both
+def test_errors_say_which_to_drop(theirs, ours, params, message):
+    X, y = data(ours)
+    model = ours(**params)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+    model = ours(max_iter=1).fit(X, y).set_params(**params)
+    before = model.coef_.copy()
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+    if "average" not in params:
+        np.testing.assert_array_equal(model.coef_, before)
+
+
+def test_an_l1_ratio_without_its_penalty_may_be_none():
+    X, y = data(LinearRegressor)
+    for penalty in (None, "l1", "l2"):
+        LinearRegressor(penalty=penalty, l1_ratio=None, max_iter=1).fit(X, y)
+
+
+# --- programs of scikit-learn's users -------------------------------------------------------------
+
+
+def hyperplane(classifier, regressor):
+    X, y = make_blobs(n_samples=50, centers=2, random_state=0, cluster_std=0.60)
+    clf = classifier(loss="hinge", alpha=0.01, max_iter=200, random_state=0)
+    return clf.fit(X, y).score(X, y)
+
+
+def three_lines(classifier, regressor):
+    X, y = load_iris(return_X_y=True)
+    X = StandardScaler().fit_transform(X[:, :2])
+    clf = classifier(alpha=0.001, max_iter=100, random_state=0).fit(X, y)
+    assert clf.coef_.shape == (3, 2)
+    assert clf.intercept_.shape == (3,)
+    return clf.score(X, y)
+
+
+def weighted(classifier, regressor):
+    rng = np.random.RandomState(0)
+    X = np.r_[rng.randn(10, 2) + 1, rng.randn(10, 2)]
+    y = [1] * 10 + [-1] * 10
+    weight = 100 * np.abs(rng.randn(20))
+    weight[:10] *= 10
+    clf = classifier(alpha=0.01, max_iter=100, random_state=0)
+    return clf.fit(X, y, sample_weight=weight).score(X, y, sample_weight=weight)
+
+
+def early_stopping(classifier, regressor):
+    X, y = load_breast_cancer(return_X_y=True)
+    clf = classifier(
+        loss="log_loss",
+        early_stopping=True,
+        n_iter_no_change=3,
+        tol=0.0001,
+        validation_fraction=0.2,
+        random_state=0,
+    )
+    X = StandardScaler().fit_transform(X)
+    clf.fit(X, y)
+    assert 3 < clf.n_iter_ < clf.max_iter
+    return clf.score(X, y)
+
+
+def averaged(classifier, regressor):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    clf = classifier(max_iter=110, average=True, n_jobs=2, random_state=0)
+    for _ in range(10):
+        clf.partial_fit(X, y, classes=[0, 1])
+    return clf.score(X, y)
+
+
+def selected(classifier, regressor):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    clf = classifier(loss="log_loss", penalty="l1", alpha=0.02, max_iter=100, random_state=0)
+    assert np.mean(clf.fit(X, y).coef_ == 0) > 0.3
+    return clf.sparsify().score(X, y)
+
+
+def regression(classifier, regressor):
+    X, y = load_diabetes(return_X_y=True)
+    reg = make_pipeline(
+        StandardScaler(),
+        regressor(
+            max_iter=1000,
+            tol=1e-3,
+            penalty="elasticnet",
+            learning_rate="invscaling",
+            eta0=0.01,
+            random_state=0,
+        ),
+    )
+    return reg.fit(X, y).score(X, y)
+
+
+PROGRAMS = [hyperplane, three_lines, weighted, early_stopping, averaged, selected, regression]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_programs_of_its_gallery_do_as_well(program):
+    expected = program(linear_model.SGDClassifier, linear_model.SGDRegressor)
+    # These data are few steps an epoch, for which Adam's own rate is small.
+    classifier = partial(LinearClassifier, learning_rate_init=0.05)
+    assert program(classifier, LinearRegressor) > expected - 0.03
+
+
+def test_the_warning_is_not_given_for_one_epoch():
+    X, y = data(LinearRegressor)
+    with pytest.warns(ConvergenceWarning, match="after max_iter=2 epochs"):
+        LinearRegressor(learning_rate="constant", eta0=1e-4, max_iter=2).fit(X, y)
