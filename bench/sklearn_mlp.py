@@ -61,7 +61,11 @@ def contenders(n_samples: int) -> list[Contender]:
 
     def adamw(rate: float, state: Any, **params: Any) -> Any:
         return cyoptim.sklearn.MLPClassifier(
-            learning_rate_init=rate, random_state=state, **NETWORK, **params
+            optimizer="adamw",
+            learning_rate_init=rate,
+            random_state=state,
+            **NETWORK,
+            **params,
         )
 
     def scheduled(setting: tuple[float, int], state: Any, **params: Any) -> Any:

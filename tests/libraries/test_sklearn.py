@@ -49,7 +49,7 @@ pytestmark = [
 
 
 SPELLINGS = {
-    "MLP": [{"optimizer": "adamw", "warm_start": True}, {"solver": "sgd"}, {"solver": "lbfgs"}],
+    "MLP": [{"optimizer": "adamw"}, {"solver": "sgd", "learning_rate": "adaptive"}],
     "Linear": [{"learning_rate": "invscaling", "penalty": "l1", "average": True}],
 }
 CHECKED = [

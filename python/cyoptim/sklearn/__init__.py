@@ -1,7 +1,8 @@
 """scikit-learn estimators, trained by any optimizer and schedule of this package.
 
-:class:`MLPClassifier` and :class:`MLPRegressor` are scikit-learn's own with another solver.
-:class:`LinearClassifier` and :class:`LinearRegressor` are linear models for mini-batches.
+:class:`MLPClassifier` and :class:`MLPRegressor` are scikit-learn's own with other optimizers:
+change the import. :class:`LinearClassifier` and :class:`LinearRegressor` are linear models on
+batches, with the parameters of ``SGDClassifier`` and ``SGDRegressor``.
 
 >>> from sklearn.datasets import load_iris
 >>> X, y = load_iris(return_X_y=True)

@@ -30,22 +30,65 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
 
     Parameters
     ----------
-    loss : {"hinge", "squared_hinge", "log_loss", "modified_huber"}
-        :math:`L`. For several classes, "log_loss" uses their softmax; the other losses use
-        the margins of each class against the rest.
+    loss : str
+        :math:`L`: "hinge", "squared_hinge", "modified_huber", "log_loss" or "perceptron", or one of
+        :class:`LinearRegressor`, which takes the classes as 1 and -1. For several classes,
+        "log_loss" uses their softmax; the other losses use the margins of each class against the
+        rest.
     penalty : {"l2", "l1", "elasticnet"} or None
-        :math:`P`: half the squared norm, the sum of absolute values, or both. Coefficients become
-        small by "l1", but not exactly zero.
+        :math:`P`: half the squared norm, the sum of absolute values, or both. "l1" makes
+        coefficients exactly zero: each step is a proximal step in the metric of the optimizer.
     alpha : float
         Strength of the penalty.
-    l1_ratio : float
+    l1_ratio : float or None
         Share of "l1" in "elasticnet".
     fit_intercept : bool
         Whether to fit :math:`b`, which has no penalty.
-    optimizer : str, class or callable
+    max_iter : int
+        The largest number of epochs.
+    tol : float or None
+        The least improvement of loss or score that counts; None: run all epochs.
+    shuffle : bool
+        Whether to shuffle the samples before each epoch.
+    verbose : bool
+        Print the loss of each epoch.
+    epsilon : float
+        See :class:`LinearRegressor`.
+    n_jobs : int, optional
+        Accepted as in scikit-learn, without effect: all classes are trained together.
+    random_state : int, RandomState or None
+        For shuffling and the validation split.
+    learning_rate : {"constant", "optimal", "invscaling", "adaptive"}, optional
+        Train by scikit-learn's stochastic gradient descent. In step :math:`t`, its rate is `eta0`;
+        :math:`1 / (\alpha (t_0 + t - 1))`, from :math:`\alpha^{-1/4}` down; `eta0` by
+        :math:`t` to the power of `power_t`; or a fifth of the last rate, whenever
+        `n_iter_no_change` epochs bring no improvement. By default, `optimizer` trains.
+    eta0 : float, optional
+        See `learning_rate`; by default 0.01.
+    power_t : float, optional
+        See `learning_rate`; by default 0.5, for :class:`LinearRegressor` 0.25.
+    early_stopping : bool
+        Hold some samples out, and stop when the score on them no longer improves;
+        ``coef_`` are then the best coefficients. A further `fit` continues from the last ones.
+    validation_fraction : float
+        The share of samples held out.
+    n_iter_no_change : int
+        Stop when loss or score has not improved by `tol` over this number of epochs.
+    class_weight : dict, "balanced" or None
+        Factors of the weights of each class's samples; "balanced": inverse to their numbers.
+    warm_start : bool
+        Whether `fit` continues from the end of the last call, with its coefficients, the
+        optimizer's state, and the schedule; with `learning_rate`, with its coefficients.
+    average : bool or int
+        Predict with the mean of the coefficients after each step, or after each one since this
+        number of samples.
+    batch_size : int or "auto"
+        Samples per step; "auto": 200, or all if they are fewer.
+    optimizer : str, class, callable or Optimizer, optional
         The name of an optimizer of this package in any case, its class, or a function
         ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
-        the pairs ``("coef_", parameter)`` and ``("intercept_", parameter)``.
+        the pairs ``("coef_", parameter)`` and ``("intercept_", parameter)``. An optimizer stands
+        for its class and options. By default Adam.
     optimizer_params : dict, optional
         Options of the optimizer.
     learning_rate_init : float, optional
@@ -63,30 +106,6 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     weight_averaging : float, optional
         The decay of a moving average of the parameters over the steps, which is used to predict
         and for the validation score. It does not affect training.
-    batch_size : int or "auto"
-        Samples per step; "auto": 200, or all if they are fewer.
-    max_iter : int
-        The largest number of epochs.
-    shuffle : bool
-        Whether to shuffle the samples before each epoch.
-    random_state : int, RandomState or None
-        For shuffling and the validation split.
-    tol : float or None
-        The least improvement of loss or score that counts; None: run all epochs.
-    verbose : bool
-        Print the loss of each epoch.
-    warm_start : bool
-        Whether `fit` continues from the end of the last call, with its coefficients, the
-        optimizer's state, and the schedule.
-    early_stopping : bool
-        Hold some samples out, and stop when the score on them no longer improves;
-        ``coef_`` are then the best coefficients. A further `fit` continues from the last ones.
-    validation_fraction : float
-        The share of samples held out.
-    n_iter_no_change : int
-        Stop when loss or score has not improved by `tol` over this number of epochs.
-    class_weight : dict, "balanced" or None
-        Factors of the weights of each class's samples; "balanced": inverse to their numbers.
 
     Attributes
     ----------
@@ -110,7 +129,8 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
     Raises
     ------
     ValueError, TypeError
-        At `fit`, if a parameter has a bad value, before anything is trained.
+        At `fit`, if a parameter has a bad value, or two spellings of one meet, before anything is
+        trained.
 
     Warns
     -----
@@ -410,15 +430,15 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         square.
     epsilon : float
         See `loss`; "squared_error" ignores it.
-    penalty, alpha, l1_ratio, fit_intercept : object
+    penalty, alpha, l1_ratio, fit_intercept, max_iter, tol, shuffle, verbose : object
         See :class:`LinearClassifier`.
-    optimizer, optimizer_params, learning_rate_init : object
+    random_state, learning_rate, eta0, power_t, early_stopping, validation_fraction : object
         See :class:`LinearClassifier`.
-    lr_scheduler, lr_scheduler_params, schedule_per : object
+    n_iter_no_change, warm_start, average, batch_size : object
         See :class:`LinearClassifier`.
-    clip_norm, weight_averaging, batch_size, max_iter, shuffle, random_state : object
+    optimizer, optimizer_params, learning_rate_init, lr_scheduler, lr_scheduler_params : object
         See :class:`LinearClassifier`.
-    tol, verbose, warm_start, early_stopping, validation_fraction, n_iter_no_change : object
+    schedule_per, clip_norm, weight_averaging : object
         See :class:`LinearClassifier`.
 
     Attributes
@@ -435,7 +455,8 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
     Raises
     ------
     ValueError, TypeError
-        At `fit`, if a parameter has a bad value, before anything is trained.
+        At `fit`, if a parameter has a bad value, or two spellings of one meet, before anything is
+        trained.
 
     Warns
     -----

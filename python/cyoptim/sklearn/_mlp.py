@@ -164,8 +164,9 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     """scikit-learn's ``MLPClassifier``, trained by any optimizer and schedule of this package.
 
     The network, its gradients, the training loop and the fitted attributes are scikit-learn's;
-    see `sklearn.neural_network.MLPClassifier`. The step writes into ``coefs_`` and ``intercepts_``.
-    `partial_fit`, and `fit` with `warm_start`, continue the optimizer's state and the schedule.
+    see `sklearn.neural_network.MLPClassifier`. With a `solver`, so are the results, to rounding.
+    The step writes into ``coefs_`` and ``intercepts_``. With an `optimizer`, `partial_fit`, and
+    `fit` with `warm_start`, continue its state and the schedule.
 
     Parameters
     ----------
@@ -173,15 +174,58 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
         Neurons of each hidden layer.
     activation : {"identity", "logistic", "tanh", "relu"}
         Activation of the hidden layers.
-    optimizer : str, class or callable
+    solver : {"lbfgs", "sgd", "adam"}
+        scikit-learn's solver: SciPy's L-BFGS-B, or this package's :class:`cyoptim.SGD` or
+        :class:`cyoptim.Adam` in scikit-learn's form. `optimizer` replaces it.
+    alpha : float
+        Strength of the L2 penalty in the loss. The optimizer may have its own ``weight_decay``
+        in addition, as AdamW by default.
+    batch_size : int or "auto"
+        Samples per step; "auto": 200, or all if they are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"}
+        scikit-learn's schedule of "sgd": `learning_rate_init`; this by a power of the number of
+        samples; or a fifth of the last rate, whenever `n_iter_no_change` epochs bring no
+        improvement.
+    learning_rate_init : float
+        The learning rate of "sgd" and "adam". With an `optimizer`: the option ``"lr"``, by default
+        the optimizer's own.
+    power_t : float
+        The power of "invscaling".
+    max_iter : int
+        The largest number of epochs, or of iterations of "lbfgs".
+    shuffle : bool
+        Whether to shuffle the samples before each epoch.
+    random_state : int, RandomState or None
+        For initial weights, the validation split and shuffling.
+    tol : float
+        The least improvement of loss or score that counts.
+    verbose : bool
+        Print the loss of each epoch.
+    warm_start : bool
+        Whether `fit` continues from the coefficients of the last call; with an `optimizer`, also
+        with its state.
+    momentum, nesterovs_momentum : float and bool
+        Momentum of "sgd", and whether it is Nesterov's.
+    early_stopping : bool
+        Hold some samples out, and stop when the score on them no longer improves. ``coefs_`` are
+        then the best coefficients; with an `optimizer`, a further `fit` continues from the last
+        ones.
+    validation_fraction : float
+        The share of samples held out.
+    beta_1, beta_2, epsilon : float
+        The decay rates of the two averages of "adam", and what it adds to the denominator before
+        the bias correction.
+    n_iter_no_change : int
+        Stop after more than this number of epochs in a row without improvement.
+    max_fun : int
+        The largest number of evaluations of "lbfgs".
+    optimizer : str, class, callable or Optimizer, optional
         The name of an optimizer of this package in any case, its class, or a function
         ``(params, **optimizer_params)`` that returns a :class:`cyoptim.Optimizer` over `params`,
         the ``(name, parameter)`` pairs ``"coefs_.0"``, ..., ``"intercepts_.0"``, ... Parameters
-        that it omits are not trained.
+        that it omits are not trained. An optimizer stands for its class and options.
     optimizer_params : dict, optional
         Options of the optimizer.
-    learning_rate_init : float, optional
-        The option ``"lr"``; by default the optimizer's own.
     lr_scheduler : str, class or callable, optional
         The name or class of a schedule of :mod:`cyoptim.lr_scheduler`, or a function
         ``(optimizer, **lr_scheduler_params)`` that returns one. ``ReduceLROnPlateau`` follows the
@@ -195,30 +239,6 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     weight_averaging : float, optional
         The decay of a moving average of the parameters over the steps, which is used to predict
         and for the validation score; see :mod:`cyoptim.swa_utils`. It does not affect training.
-    alpha : float
-        Strength of the L2 penalty in the loss. The optimizer may have its own ``weight_decay``
-        in addition, as AdamW by default.
-    batch_size : int or "auto"
-        Samples per step; "auto": 200, or all if they are fewer.
-    max_iter : int
-        The largest number of epochs.
-    shuffle : bool
-        Whether to shuffle the samples before each epoch.
-    random_state : int, RandomState or None
-        For initial weights, the validation split and shuffling.
-    tol : float
-        The least improvement of loss or score that counts.
-    verbose : bool
-        Print the loss of each epoch.
-    warm_start : bool
-        Whether `fit` continues from the end of the last call.
-    early_stopping : bool
-        Hold some samples out, and stop when the score on them no longer improves. ``coefs_`` are
-        then the best coefficients; a further `fit` continues from the last ones.
-    validation_fraction : float
-        The share of samples held out.
-    n_iter_no_change : int
-        Stop after more than this number of epochs in a row without improvement.
 
     Attributes
     ----------
@@ -228,12 +248,14 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     Raises
     ------
     ValueError, TypeError
-        At `fit`, if a parameter has a bad value, before anything is trained.
+        At `fit`, if a parameter has a bad value, or two spellings of one meet, before anything is
+        trained.
 
     Notes
     -----
     If a parameter of optimizer or schedule changes between two fits with `warm_start`, a new
-    optimizer begins, with a new schedule and average.
+    optimizer begins, with a new schedule and average. With a `solver` each `fit` begins a new one,
+    as in scikit-learn.
 
     Examples
     --------
@@ -241,6 +263,7 @@ class MLPClassifier(_Optimized, neural_network.MLPClassifier):  # type: ignore[m
     >>> X, y = load_iris(return_X_y=True)
     >>> model = MLPClassifier(
     ...     (16,),
+    ...     optimizer="adamw",
     ...     learning_rate_init=0.01,
     ...     lr_scheduler="CosineAnnealingLR",
     ...     lr_scheduler_params={"T_max": 200},
@@ -335,15 +358,17 @@ class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[mis
     ----------
     loss : {"squared_error", "poisson"}
         The loss; "poisson" with scikit-learn 1.7 or later.
-    hidden_layer_sizes, activation : object
+    hidden_layer_sizes, activation, solver, alpha, batch_size : object
         See :class:`MLPClassifier`.
-    optimizer, optimizer_params, learning_rate_init : object
+    learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol : object
         See :class:`MLPClassifier`.
-    lr_scheduler, lr_scheduler_params, schedule_per : object
+    verbose, warm_start, momentum, nesterovs_momentum, early_stopping : object
         See :class:`MLPClassifier`.
-    clip_norm, weight_averaging, alpha, batch_size, max_iter, shuffle, random_state : object
+    validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun : object
         See :class:`MLPClassifier`.
-    tol, verbose, warm_start, early_stopping, validation_fraction, n_iter_no_change : object
+    optimizer, optimizer_params, lr_scheduler, lr_scheduler_params, schedule_per : object
+        See :class:`MLPClassifier`.
+    clip_norm, weight_averaging : object
         See :class:`MLPClassifier`.
 
     Attributes
@@ -354,7 +379,8 @@ class MLPRegressor(_Optimized, neural_network.MLPRegressor):  # type: ignore[mis
     Raises
     ------
     ValueError, TypeError
-        At `fit`, if a parameter has a bad value, before anything is trained.
+        At `fit`, if a parameter has a bad value, or two spellings of one meet, before anything is
+        trained.
 
     Examples
     --------
