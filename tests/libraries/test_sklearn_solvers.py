@@ -78,7 +78,7 @@ SETTINGS = {
     "sgd, invscaling": SGD | {"learning_rate": "invscaling", "power_t": 0.3},
     "sgd, invscaling without momentum": SGD | {"learning_rate": "invscaling", "momentum": 0},
     "sgd, adaptive": SGD | {"learning_rate": "adaptive", "tol": 0.5, "n_iter_no_change": 1, "max_iter": 60},
-    "sgd, best score": SGD | {"early_stopping": True, "tol": 0.1, "n_iter_no_change": 1},
+    "sgd, best score": SGD | {"early_stopping": True, "n_iter_no_change": 1, "learning_rate_init": 0.02},
     "lbfgs": {"solver": "lbfgs"},
     "ignored by adam": {"learning_rate": "invscaling", "momentum": 0.1, "max_fun": 3},
 }  # fmt: skip
