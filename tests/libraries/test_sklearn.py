@@ -48,16 +48,18 @@ pytestmark = [
 # --- the contract of estimators -------------------------------------------------------------------
 
 
+NETWORKS = ({"optimizer": "adamw"}, {"solver": "sgd", "learning_rate": "adaptive"})
 SPELLINGS = {
-    "MLP": [{"optimizer": "adamw"}, {"solver": "sgd", "learning_rate": "adaptive"}],
-    "Linear": [{"learning_rate": "invscaling", "penalty": "l1", "average": True}],
+    MLPClassifier: NETWORKS,
+    MLPRegressor: NETWORKS,
+    # Small, for a check whose class weights multiply the first step by 1000.
+    LinearClassifier: ({"learning_rate": "constant", "eta0": 1e-5, "penalty": "l1"},),
+    LinearRegressor: ({"learning_rate": "invscaling", "penalty": "l1", "average": True},),
 }
 CHECKED = [
     pytest.param(cls, params, id=f"{cls.__name__}-{number}")
-    for cls in CLASSES
-    for number, params in enumerate(
-        [{}, ALL, *SPELLINGS["MLP" if cls.__name__.startswith("MLP") else "Linear"]]
-    )
+    for cls, spellings in SPELLINGS.items()
+    for number, params in enumerate([{}, ALL, *spellings])
 ]
 
 

@@ -241,8 +241,9 @@ def huber(scores, target):
 def test_the_minimum_of_other_losses_is_scipys():
     data, classes = load_breast_cancer(return_X_y=True)
     data = StandardScaler().fit_transform(data)[:, ::3]
-    shared = {"penalty": "l1", "alpha": 0.02, "optimizer": "adam", "learning_rate_init": 0.05}
-    shared |= {"max_iter": 3000, "batch_size": 1000, "tol": None}
+    shared = {"penalty": "l1", "alpha": 0.02, "optimizer": "sgd", "learning_rate_init": 0.2}
+    shared |= {"max_iter": 3000, "batch_size": 1000, "tol": None, "shuffle": False}
+    shared |= {"optimizer_params": {"momentum": 0.9}}
     cases = [
         (logistic, LinearClassifier("log_loss", **shared), data, classes),
         (huber, LinearRegressor("huber", **shared), X, Y),
