@@ -62,6 +62,23 @@ def columns(
     return f"<table>{''.join(lines)}</table>"
 
 
+def lines_of_groups(name: str, groups: list[dict[str, Any]]) -> str:
+    """The groups of an optimizer and their options, as torch shows them."""
+    shown = []
+    for number, group in enumerate(groups):
+        options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
+        shown.append(f"\nParameter Group {number}\n" + "".join(options))
+    return f"{name} ({''.join(shown)})"
+
+
+def table_of_groups(name: str, groups: list[dict[str, Any]]) -> str:
+    """The same as a table of HTML, with a column for each group."""
+    options = sorted({option for group in groups for option in group} - {"params", "param_names"})
+    rows = [("parameters", [len(group["params"]) for group in groups])]
+    rows += [(option, [group.get(option, "") for group in groups]) for option in options]
+    return columns(name, ["", *(f"group {number}" for number in range(len(groups)))], rows)
+
+
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else in_short(value)
 

@@ -41,7 +41,7 @@ from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required, without_unset
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
-from cyoptim._shown import columns
+from cyoptim._shown import lines_of_groups, table_of_groups
 from cyoptim._state.form import Form, rules_of
 from cyoptim._state.mapping import State
 from cyoptim._step.definition import Definition
@@ -936,16 +936,7 @@ class Optimizer(Definition):
         return new
 
     def __repr__(self) -> str:
-        groups = []
-        for number, group in enumerate(self.param_groups):
-            options = [f"    {key}: {group[key]}\n" for key in sorted(group) if key != "params"]
-            groups.append(f"\nParameter Group {number}\n" + "".join(options))
-        return f"{type(self).__name__} ({''.join(groups)})"
+        return lines_of_groups(type(self).__name__, self.param_groups)
 
     def _repr_html_(self) -> str:
-        groups = self.param_groups
-        names = sorted({name for group in groups for name in group} - {"params", "param_names"})
-        sizes = [len(group["params"]) for group in groups]
-        rows = [("parameters", sizes)]
-        rows += [(name, [group.get(name, "") for group in groups]) for name in names]
-        return columns(type(self).__name__, ["", *map("group {}".format, range(len(groups)))], rows)
+        return table_of_groups(type(self).__name__, self.param_groups)
