@@ -38,7 +38,7 @@ def draw_overview(run: Run, path: Path) -> None:
         for axis, (shapes, cells) in zip(rows[0], timed.items(), strict=True):
             _overview_panel(axis, cells)
             axis.set_title(f"{named(shapes).size} {dtype(run)}", fontsize=10)
-            axis.set_xlabel("microseconds per step, less is better")
+            axis.set_xlabel("microseconds per step, logarithmic axis, less is better")
 
 
 @contextmanager
@@ -49,6 +49,7 @@ def _picture(run: Run, path: Path, panels: int, width: float) -> Iterator[list[A
 
 
 def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
+    """A bar per contender, on a linear axis: a bar twice as long is twice the time."""
     bars = [r for r in results if r.contender != "roof"]
     roof = [r.best for r in results if r.contender == "roof"]
     drawn = axis.bar(
@@ -58,9 +59,12 @@ def _panel(axis: Axes, workload: Workload, results: list[Result]) -> None:
     )
     axis.bar_label(drawn, [duration(r.best) for r in bars], fontsize=7, rotation=90, padding=2)
     if roof:
-        axis.axhline(roof[0] * 1e6, color=CONTENDERS["roof"].color, linestyle="--", label="roof")
+        line = {"color": CONTENDERS["roof"].color, "linestyle": "--", "linewidth": 1}
+        axis.axhline(roof[0] * 1e6, **line, label="roof", zorder=0)
         axis.legend(loc="upper left", fontsize=8)
-    _finish(axis, workload.title.replace(", ", "\n", 1), 0.3)
+    axis.margins(y=0.3)
+    axis.set_title(workload.title.replace(", ", "\n", 1), fontsize=9)
+    axis.tick_params(axis="x", labelrotation=90)
 
 
 def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
@@ -85,12 +89,3 @@ def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
 
 def _microseconds(seconds: float | None) -> float:
     return (seconds or 0) * 1e6
-
-
-def _finish(axis: Axes, title: str, room: float) -> None:
-    """A logarithmic axis, with room for the labels above the bars."""
-    axis.set_yscale("log")
-    low, high = axis.get_ylim()
-    axis.set_ylim(low, high * (high / low) ** room)
-    axis.set_title(title, fontsize=9)
-    axis.tick_params(axis="x", labelrotation=90)

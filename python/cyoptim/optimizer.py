@@ -141,7 +141,8 @@ class Optimizer(Definition):
     param_groups: list[Group]
     defaults: dict[str, Any]
     # For torch.amp.GradScaler.
-    grad_scale, found_inf = ScalerInput(), ScalerInput()
+    grad_scale: ScalerInput = ScalerInput()
+    found_inf: ScalerInput = ScalerInput()
     _step_supports_amp_scaling = ScalesItself()
     _has_scaler_inputs: bool = False
 

@@ -128,7 +128,9 @@ class Loaded(dict[str, Any]):
         skipped: list[Difference],
     ) -> None:
         super().__init__(saved)
-        self.path, self.loaded, self.skipped = path, loaded, skipped
+        self.path: str = path
+        self.loaded: list[str] = loaded
+        self.skipped: list[Difference] = skipped
 
     def __repr__(self) -> str:
         lines = [f"{self.path}: {len(self.loaded)} loaded, {len(self.skipped)} skipped"]

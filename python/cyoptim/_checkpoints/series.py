@@ -70,8 +70,8 @@ class Checkpoints:
         *,
         suffix: Literal[".npz", ".safetensors"] = ".npz",
     ) -> None:
-        self.folder = Path(folder)
-        self.keep = None if keep is None else _whole_number(keep, "keep", least=1)
+        self.folder: Path = Path(folder)
+        self.keep: int | None = None if keep is None else _whole_number(keep, "keep", least=1)
         if suffix not in SUFFIXES:
             raise ValueError(f"suffix must be '.npz' or '.safetensors', found {suffix!r}")
         self.suffix = suffix

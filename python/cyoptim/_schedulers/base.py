@@ -100,7 +100,7 @@ class LRScheduler(_Root):
         check_optimizer(optimizer, self)
         self.optimizer = optimizer
         self.last_epoch: int = number("last_epoch", last_epoch)
-        self.base_lrs = initial_lrs(optimizer, self.last_epoch)
+        self.base_lrs: list[Scalar] = initial_lrs(optimizer, self.last_epoch)
         watch_step(optimizer)
         self._initial_step()
 

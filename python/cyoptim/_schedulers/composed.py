@@ -172,7 +172,7 @@ class SequentialLR(_Composed):
 
     def _rewind(self) -> None:
         super()._rewind()
-        self.last_epoch = -1
+        self.last_epoch: int = -1
 
     def _initial_step(self) -> None:
         self._rewind()
@@ -236,7 +236,7 @@ class ChainedScheduler(_Composed):
             check_optimizer(optimizer, self)
         _check_schedulers(name, schedulers, optimizer)
         self._schedulers = list(schedulers)
-        self.optimizer = self._schedulers[0].optimizer
+        self.optimizer: Optimizer = self._schedulers[0].optimizer
         self._last_lr = group_values(self.optimizer, "lr")
 
     def _first_child(self) -> LRScheduler:

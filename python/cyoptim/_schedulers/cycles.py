@@ -73,7 +73,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         eta_min: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        self.T_0, self.T_mult, self.eta_min = plain(T_0), plain(T_mult), plain(eta_min)
+        self.T_0: int = plain(T_0)
+        self.T_mult: int = plain(T_mult)
+        self.eta_min: float = plain(eta_min)
         if not isinstance(self.T_0, int) or self.T_0 <= 0:
             raise ValueError(f"Expected positive integer T_0, but got {T_0}")
         if not isinstance(self.T_mult, int) or self.T_mult < 1:
@@ -119,7 +121,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         else:
             epoch = epoch or 0
             self._locate(epoch)
-        self.last_epoch = math.floor(epoch)
+        self.last_epoch: int = math.floor(epoch)
         with _enable_get_lr_call(self):
             values = self.get_lr()
         self._set_lrs(values)
@@ -132,7 +134,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
             self.T_i *= self.T_mult
 
     def _locate(self, epoch: float) -> None:
-        self.T_cur, self.T_i = epoch, self.T_0
+        self.T_cur: float = epoch
+        self.T_i: int = self.T_0
         if self.T_mult == 1:
             self.T_cur %= self.T_0
         while self.T_cur >= self.T_i:
@@ -263,19 +266,19 @@ class CyclicLR(_MomentumLR):
         self.optimizer = optimizer
         last_epoch = number("last_epoch", last_epoch)
         base_lrs = per_group("base_lr", optimizer, base_lr)
-        self.max_lrs = per_group("max_lr", optimizer, max_lr)
+        self.max_lrs: list[float] = per_group("max_lr", optimizer, max_lr)
         self._init_sizes(step_size_up, step_size_up if step_size_down is None else step_size_down)
         if mode not in _SCALES and scale_fn is None:
             raise ValueError("mode is invalid and scale_fn is None")
         self.mode = mode
-        self.gamma = number("gamma", gamma)
+        self.gamma: float = number("gamma", gamma)
         self._scale_fn_custom = scale_fn
         self.scale_mode = scale_mode
         self._init_scale_fn()
         self._init_momentum(optimizer, cycle_momentum)
         if cycle_momentum:
-            self.base_momentums = per_group("base_momentum", optimizer, base_momentum)
-            self.max_momentums = per_group("max_momentum", optimizer, max_momentum)
+            self.base_momentums: list[float] = per_group("base_momentum", optimizer, base_momentum)
+            self.max_momentums: list[float] = per_group("max_momentum", optimizer, max_momentum)
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, base_lrs, strict=True):
                 set_value(group, "lr", lr)
@@ -489,7 +492,7 @@ class OneCycleLR(_MomentumLR):
         check_optimizer(optimizer, self)
         self.optimizer = optimizer
         last_epoch = number("last_epoch", last_epoch)
-        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
+        self.total_steps: int = _total_steps(total_steps, epochs, steps_per_epoch)
         pct_start = plain(pct_start)
         if not isinstance(pct_start, float) or pct_start < 0 or pct_start > 1:
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")

@@ -130,7 +130,7 @@ class StepLR(_PowerLR):
         self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
         self.step_size: int = check_positive("step_size", step_size)
-        self.gamma = number("gamma", gamma)
+        self.gamma: float = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -171,8 +171,8 @@ class MultiStepLR(_PowerLR):
         gamma: float = 0.1,
         last_epoch: int = -1,
     ) -> None:
-        self.milestones = Counter(_epochs(milestones))
-        self.gamma = number("gamma", gamma)
+        self.milestones: Counter[float] = Counter(_epochs(milestones))
+        self.gamma: float = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -225,7 +225,7 @@ class ExponentialLR(_PowerLR):
     _marks = frozenset({"gamma"})
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = number("gamma", gamma)
+        self.gamma: float = number("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _decays(self, epoch: int) -> int:
@@ -271,8 +271,8 @@ class ConstantLR(ChainableLR):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        self.factor = number("factor", factor)
-        self.total_iters = number("total_iters", total_iters)
+        self.factor: float = number("factor", factor)
+        self.total_iters: int = number("total_iters", total_iters)
         if self.factor > 1.0 or self.factor < 0:
             raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
         super().__init__(optimizer, last_epoch)
@@ -322,9 +322,9 @@ class LinearLR(ChainableLR):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        self.start_factor = number("start_factor", start_factor)
-        self.end_factor = number("end_factor", end_factor)
-        self.total_iters = number("total_iters", total_iters)
+        self.start_factor: float = number("start_factor", start_factor)
+        self.end_factor: float = number("end_factor", end_factor)
+        self.total_iters: int = number("total_iters", total_iters)
         if self.start_factor > 1.0 or self.start_factor <= 0:
             raise ValueError(
                 "Starting multiplicative factor expected to be greater than 0 and less or "
@@ -376,8 +376,8 @@ class PolynomialLR(ChainableLR):
         power: float = 1.0,
         last_epoch: int = -1,
     ) -> None:
-        self.total_iters = check_positive("total_iters", total_iters)
-        self.power = number("power", power)
+        self.total_iters: int = check_positive("total_iters", total_iters)
+        self.power: float = number("power", power)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:
@@ -430,8 +430,8 @@ class CosineAnnealingLR(ChainableLR):
     def __init__(
         self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
     ) -> None:
-        self.T_max = check_positive("T_max", T_max)
-        self.eta_min = number("eta_min", eta_min)
+        self.T_max: int = check_positive("T_max", T_max)
+        self.eta_min: float = number("eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
     def _closed(self, base: Scalar, epoch: int) -> Scalar:

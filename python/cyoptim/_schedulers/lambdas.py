@@ -58,7 +58,7 @@ class _LambdasLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         check_optimizer(optimizer, self)
-        self.lr_lambdas = _one_per_group(optimizer, lr_lambda)
+        self.lr_lambdas: list[EpochFunction] = _one_per_group(optimizer, lr_lambda)
         super().__init__(optimizer, last_epoch)
 
     def _factors(self) -> list[float]:

@@ -94,9 +94,9 @@ class ReduceLROnPlateau(LRScheduler):
         self.threshold: float = number("threshold", threshold)
         self.threshold_mode = threshold_mode
         self.nan_policy = nan_policy
-        self.mode_worse = math.inf if mode == "min" else -math.inf
+        self.mode_worse: float = math.inf if mode == "min" else -math.inf
         self._init_min_lrs(min_lr)
-        self.last_epoch = 0
+        self.last_epoch: int = 0
         self._last_lr = group_values(optimizer, "lr")
         self._reset()
 
@@ -109,13 +109,15 @@ class ReduceLROnPlateau(LRScheduler):
             min_lr = [self.default_min_lr] * count
         if len(min_lr) != count:
             raise ValueError(f"expected {count} min_lrs, got {len(min_lr)}")
-        self.min_lrs = [number(f"min_lr[{i}]", least) for i, least in enumerate(min_lr)]
+        self.min_lrs: list[float] = [
+            number(f"min_lr[{i}]", least) for i, least in enumerate(min_lr)
+        ]
 
     def _reset(self) -> None:
         """Forget the metrics seen so far."""
-        self.best = self.mode_worse
-        self.cooldown_counter = 0
-        self.num_bad_epochs = 0
+        self.best: float = self.mode_worse
+        self.cooldown_counter: int = 0
+        self.num_bad_epochs: int = 0
 
     @property
     def in_cooldown(self) -> bool:

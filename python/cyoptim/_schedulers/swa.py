@@ -76,7 +76,7 @@ class SWALR(LRScheduler):
                 f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}"
             )
         self._anneal_strategy = anneal_strategy
-        self.anneal_epochs = plain(anneal_epochs)
+        self.anneal_epochs: int = plain(anneal_epochs)
         if not isinstance(self.anneal_epochs, int) or self.anneal_epochs < 0:
             raise ValueError(f"anneal_epochs must be equal or greater than 0, got {anneal_epochs}")
         last_epoch = number("last_epoch", last_epoch)

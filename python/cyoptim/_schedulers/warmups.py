@@ -69,8 +69,8 @@ class WarmupCosineLR(ChainableLR):
         end_factor: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        self.warmup_steps = check_count("warmup_steps", warmup_steps)
-        self.total_steps = check_count("total_steps", total_steps, self.warmup_steps + 1)
+        self.warmup_steps: int = check_count("warmup_steps", warmup_steps)
+        self.total_steps: int = check_count("total_steps", total_steps, self.warmup_steps + 1)
         self.start_factor: float = check_fraction("start_factor", start_factor)
         self.end_factor: float = check_fraction("end_factor", end_factor)
         super().__init__(optimizer, last_epoch)
@@ -159,9 +159,9 @@ class WarmupStableDecayLR(ChainableLR):
         decay: DecayShape = "cosine",
         last_epoch: int = -1,
     ) -> None:
-        self.warmup_steps = check_count("warmup_steps", warmup_steps)
-        self.stable_steps = check_count("stable_steps", stable_steps)
-        self.decay_steps = check_count("decay_steps", decay_steps, 1)
+        self.warmup_steps: int = check_count("warmup_steps", warmup_steps)
+        self.stable_steps: int = check_count("stable_steps", stable_steps)
+        self.decay_steps: int = check_count("decay_steps", decay_steps, 1)
         self.start_factor: float = check_fraction("start_factor", start_factor)
         self.end_factor: float = check_fraction("end_factor", end_factor)
         if decay not in _DECAY_SHAPES:
@@ -228,10 +228,12 @@ class InverseSqrtLR(ChainableLR):
         start_factor: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
-        self.warmup_steps = check_count("warmup_steps", warmup_steps)
+        self.warmup_steps: int = check_count("warmup_steps", warmup_steps)
         default = self.warmup_steps or 10_000
-        self.timescale = check_positive("timescale", default if timescale is None else timescale)
-        self.start_factor = check_fraction("start_factor", start_factor)
+        self.timescale: float = check_positive(
+            "timescale", default if timescale is None else timescale
+        )
+        self.start_factor: float = check_fraction("start_factor", start_factor)
         super().__init__(optimizer, last_epoch)
 
     def _factor(self, epoch: int) -> float:

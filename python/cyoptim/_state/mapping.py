@@ -88,7 +88,7 @@ class State(MutableMapping[Any, Any]):
     """
 
     def __init__(self) -> None:
-        self.watch = Watch()
+        self.watch: Watch = Watch()
         self._entries: dict[Any, tuple[Any, Any]] = {}
         # Pairs of a dict and the entries to add when a step can no longer fail.
         self.staged: list[tuple[dict[Any, Any], dict[Any, Any]]] = []

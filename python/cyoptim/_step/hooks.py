@@ -51,7 +51,7 @@ class RemovableHandle:
     """Removes one hook, by :meth:`remove` or at the end of a ``with`` block."""
 
     def __init__(self, table: HookTable) -> None:
-        self.id = next_number()
+        self.id: int = next_number()
         self._table = weakref.ref(table)
 
     def remove(self) -> None:

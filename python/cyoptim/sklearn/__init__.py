@@ -15,10 +15,10 @@ from __future__ import annotations
 
 try:
     import sklearn as _sklearn  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         'cyoptim.sklearn needs scikit-learn: pip install "cyoptim[sklearn]"'
-    ) from error
+    ) from _error
 
 from cyoptim.sklearn._linear import LinearClassifier, LinearRegressor
 from cyoptim.sklearn._mlp import MLPClassifier, MLPRegressor

@@ -17,10 +17,10 @@ the bases here. The classes are those of :mod:`cyoptim`; your own subclass of
 
 try:
     import torch as _torch  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "cyoptim.torch needs PyTorch: pip install torch, or see https://pytorch.org/get-started"
-    ) from error
+    ) from _error
 
 from cyoptim._libraries import torch_optim as _torch_optim
 from cyoptim.optimizer import Optimizer
