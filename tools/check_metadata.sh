@@ -25,7 +25,7 @@ listed() {
 diff <(promised | sort) <(listed 2> /dev/null | sort) || { echo "these wheels differ from those promised" >&2; exit 1; }
 echo "cibuildwheel: the $(promised | wc -l) wheels that are promised"
 
-zizmor --quiet --offline .github/workflows
+zizmor --quiet --offline .github
 if command -v actionlint > /dev/null; then
   actionlint
 elif command -v npx > /dev/null; then

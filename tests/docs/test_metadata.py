@@ -87,6 +87,9 @@ def test_pages_say_whether_there_is_a_release() -> None:
     for name in ("README.md", "docs/install.md", "docs/quick_start.md"):
         says_not = "not released yet" in (ROOT / name).read_text()
         assert says_not == (released is None), name
+    if released is None:
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+            assert "\n    pip install cyoptim\n" not in page.read_text(), page.name
 
 
 def test_the_citation_is_of_this_version() -> None:

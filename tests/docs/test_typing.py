@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,38 @@ def test_a_users_program_is_checked(program: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def pyright(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    package = Path(cyoptim.__file__).parent
+    searched = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
+    found = {} if "site-packages" in package.parts else {"PYTHONPATH": searched}
+    return subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, **found},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_types_of_public_names_are_complete(tmp_path: Path) -> None:
+    for needed in ("pyright", "torch", "scipy"):  # classes of ours stand on theirs
+        pytest.importorskip(needed)
+    if pyright("--version", folder=tmp_path).returncode:
+        pytest.skip(
+            "pyright does not start: at first it downloads its program, which needs Node.js"
+        )
+    result = pyright(
+        "--verifytypes", "cyoptim", "--ignoreexternal", "--outputjson", folder=tmp_path
+    )
+    symbols = json.loads(result.stdout)["typeCompleteness"]["symbols"]
+    assert len(symbols) > 800
+    unknown = {symbol["name"] for symbol in symbols if not symbol["isTypeKnown"]}
+    # The estimators stand on classes of scikit-learn, which has no types.
+    assert {name for name in unknown if not name.startswith("cyoptim.sklearn.")} == set()
 
 
 def test_constructors_name_their_options() -> None:
