@@ -45,12 +45,12 @@ def assert_same(ours, theirs):
 
 RATES = [
     {"learning_rate": "constant", "eta0": 0.02},
-    {"learning_rate": "invscaling"},
+    {"learning_rate": "invscaling", "eta0": 0.01},
     {"learning_rate": "invscaling", "eta0": 0.1, "power_t": 0.4},
     {"learning_rate": "optimal", "alpha": 0.1},
     {"learning_rate": "adaptive", "eta0": 0.02},
     {"learning_rate": "constant", "eta0": 0.02, "average": True},
-    {"learning_rate": "invscaling", "average": 30},
+    {"learning_rate": "invscaling", "eta0": 0.01, "average": 30},
     {"learning_rate": "constant", "eta0": 0.02, "average": 10**6},  # more than there are
 ]
 
@@ -85,11 +85,21 @@ def test_further_epochs_are_scikit_learns_descent(theirs, ours, rate):
 @both
 def test_warm_fits_are_scikit_learns_descent(theirs, ours):
     X, y = data(theirs)
-    shared = ONE_BY_ONE | {"learning_rate": "invscaling", "warm_start": True}
+    shared = ONE_BY_ONE | {"learning_rate": "invscaling", "eta0": 0.01, "warm_start": True}
     models = theirs(**shared), ours(batch_size=1, **shared)
     for model in models:
         model.fit(X, y).fit(X[::2], y[::2])
     assert_same(models[1], models[0])
+
+
+@both
+def test_the_first_rate_and_the_power_have_scikit_learns_defaults(theirs, ours):
+    X, y = data(ours)
+    model = ours(learning_rate="invscaling", max_iter=2, random_state=0)
+    found = model.fit(X, y).coef_.copy()
+    model.set_params(eta0=0.01, power_t=theirs().power_t)
+    np.testing.assert_array_equal(model.fit(X, y).coef_, found)
+    assert model.lr_curve_[0] == 0.01
 
 
 @both

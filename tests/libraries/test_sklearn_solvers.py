@@ -33,6 +33,8 @@ from tests.support.estimators import arrays, through_pickle
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:lbfgs failed to converge"),
+    # Of options that scikit-learn before 1.8 passes.
+    pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning"),
 ]
 BOTH = pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
 X, Y = load_digits(return_X_y=True)
