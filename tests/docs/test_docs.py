@@ -115,7 +115,10 @@ def anchors(page: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+LINKED = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "bench").rglob("*.md")), *PAGES[1:]]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", FENCED.sub("", page.read_text()))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
