@@ -14,6 +14,7 @@ cdef enum Change:
     ADOPTS = 10     # a plan takes the place of another
     ZEROES = 11     # an array or tensor is filled with zeros
     REPORTS = 12    # a watch is told
+    READS = 13      # an array gets elements from a file
 
 
 cdef class Commit:
@@ -22,13 +23,23 @@ cdef class Commit:
     Each is checked when it is added, so that none can fail; only lack of memory for a few more
     entries of a dict or list could. Values that are replaced live until all changes are made, as
     their end may run other code.
+
+    Reads are the exception, as a disk may fail: they are made first, so that nothing but arrays can
+    then hold something new, and `torn` tells that some do.
+
+    Parameters
+    ----------
+    sources : Sources, optional
+        Arrays that are still in a file, for read().
     """
 
     cdef list changes
     cdef FactoredSteps factored     # one of the changes, or None
+    cdef readonly object sources
+    cdef readonly bint torn
 
-    def __cinit__(self):
-        self.changes = []
+    def __cinit__(self, sources=None):
+        self.changes, self.sources = [], sources
 
     def update(self, target not None, values not None) -> None:
         """Give a dict these entries."""
@@ -69,6 +80,15 @@ cdef class Commit:
                 f"into one of dtype {target.dtype} and shape {(<object>target).shape}"
             )
         self.changes.append((COPIES, target, source, None))
+
+    def read(self, cnp.ndarray target not None, cnp.ndarray source not None) -> bool:
+        """Read the elements of an array that is still in a file into another, at once when the changes
+        are made; False if that cannot be done."""
+        place = None if self.sources is None else self.sources.place(target, source)
+        if place is None:
+            return False
+        self.changes.append((READS, *place))
+        return True
 
     def apply(self, Arrays spans not None, str rule not None, tuple scalars not None) -> None:
         """Run an element-wise rule over arrays, whose values until then must stay."""
@@ -129,6 +149,7 @@ cdef class Commit:
     cdef list make_and_hold(self):
         """Make all changes; return what they have replaced, whose end may run other code."""
         cdef list kept = [self.changes]
+        interrupt = None
         for change, target, value, more in self.changes:
             if ((change == RUNS and not (<Arrays>target).still())
                     or (change == FACTORS and not (<FactoredSteps>target).still())
@@ -139,8 +160,16 @@ cdef class Commit:
             elif change == PUTS:
                 kept.append(dict.get(target, value) if isinstance(target, dict) else target[value])
         for change, target, value, more in self.changes:
-            self._make(change, target, value, more)
+            if change == READS:
+                self.torn = True
+                interrupt = read_surely(target, value, more) or interrupt
+        self.torn = False
+        for change, target, value, more in self.changes:
+            if change != READS:
+                self._make(change, target, value, more)
         self.changes, self.factored = [], None
+        if interrupt is not None:
+            raise interrupt
         return kept
 
     cdef int _make(self, int change, target, value, more) except -1:
@@ -171,6 +200,26 @@ cdef class Commit:
         else:
             (<Plan>target).begin_life(<Plan>value)
         return 0
+
+
+cdef object read_surely(cnp.ndarray target, object file, object begin):
+    """Fill bytes from a file, however often that is interrupted; the last interrupt, or None. These
+    methods of files are in C, where no interrupt comes between."""
+    cdef Py_ssize_t done = 0, size = cnp.PyArray_SIZE(target), count
+    interrupt = None
+    while done < size:
+        try:
+            file.seek(begin + done)
+            count = file.readinto(target[done:])
+        except Exception:
+            raise
+        except BaseException as error:
+            interrupt = error
+            continue
+        if count == 0:
+            raise OSError("the file ends before its elements do")
+        done += count
+    return interrupt
 
 
 cdef int fill_with_zeros(values) except -1:

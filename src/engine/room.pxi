@@ -56,6 +56,12 @@ cdef class Room:
         shape, strides = (<object>view).shape, (<object>view).strides
         return np.ndarray(shape, view.dtype, buffer=lines, strides=strides)
 
+    def filled(self, str name, view, array, dtype=None) -> np.ndarray:
+        """An array like that of zeros(), with the elements of another."""
+        own = self.zeros(name, view, dtype)
+        own[...] = array
+        return own
+
 
 cdef Py_ssize_t room_size(cnp.ndarray view) noexcept:
     return (cnp.PyArray_NBYTES(view) + LINE - 1) // LINE * LINE

@@ -5,6 +5,7 @@
 ``packing``               objects to JSON and named arrays, and back: the same for every format
 ``npz``, ``safetensors``  JSON and named arrays to bytes, and back: one class per format
 ``files``                 bytes to disk: a file is replaced atomically
+``sources``               arrays of large files, read into their places at last
 ``matching``              compares names and arrays of a file with those of the objects
 ``generators``            the state of a random generator, checked before NumPy sees it
 ``restoring``             restores objects from a file, all or nothing

@@ -35,6 +35,7 @@ from cyoptim._checkpoints.packing import (
     read_json,
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, names, short, text
+from cyoptim._checkpoints.sources import Sources
 from cyoptim._types import Array
 
 MOST_UNPACKED = 64 << 20
@@ -135,7 +136,7 @@ class _Archive(Reader):
     """An open zip archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.widened = {}
+        self.widened, self.sources = {}, Sources(file)
         size = file.seek(0, os.SEEK_END)
         self._text_left = size + MOST_UNPACKED_TEXT
         try:
@@ -181,9 +182,10 @@ class _Archive(Reader):
             raise CheckpointError(f"damaged: the member {short(name)} is missing")
         info = self._members[name]
         try:
-            _check_local_header(self._file, info, self._ends[name])
+            begin = _check_local_header(self._file, info, self._ends[name])
             with self._zip.open(info) as member:
-                return self._read_npy(member, info.file_size)
+                stored = info.compress_type == zipfile.ZIP_STORED
+                return self._read_npy(member, info.file_size, begin if stored else None)
         except (MemoryError, OSError, CheckpointError):
             raise
         except Exception as error:
@@ -192,8 +194,9 @@ class _Archive(Reader):
                 f"damaged: the member {short(name)} cannot be read: {reason}"
             ) from error
 
-    def _read_npy(self, member: IO[bytes], size: int) -> Array:
-        """Read into new memory: numpy.load would return views of arrays that it keeps."""
+    def _read_npy(self, member: IO[bytes], size: int, begin: int | None) -> Array:
+        """Read into new memory: numpy.load would return views of arrays that it keeps. If the bytes
+        of a large member `begin` in the file as they are, only check them."""
         text, header = _read_npy_header(member, size)
         self._take_text(header)
         shape, order, dtype = _parse_npy_header(text)
@@ -207,6 +210,11 @@ class _Archive(Reader):
             )
         if not dtype.itemsize:
             return _without_bytes(shape, dtype, order)
+        if begin is not None:
+            view = self.sources.view(begin + header, shape, dtype, order)
+            if view is not None:
+                _read_through(member, view.nbytes)
+                return view
         array: Array = np.empty(shape, dtype, order)
         if array.nbytes:
             target = array.reshape(-1, order=order).view(np.uint8).data
@@ -279,9 +287,8 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> None:
-    """A member's own header must agree with the directory."""
-
+def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> int:
+    """Where a member's bytes begin; its own header must agree with the directory."""
     file.seek(info.header_offset)
     fixed = file.read(30)
     if len(fixed) < 30 or fixed[:4] != b"PK\3\4":
@@ -297,8 +304,10 @@ def _check_local_header(file: IO[bytes], info: zipfile.ZipInfo, limit: int) -> N
         raise CheckpointError(
             f"damaged: the member {short(info.filename)} differs from its entry in the directory"
         )
-    if info.header_offset + 30 + name + extra + info.compress_size > limit:
+    begin: int = info.header_offset + 30 + name + extra
+    if begin + info.compress_size > limit:
         raise CheckpointError(f"damaged: the member {short(info.filename)} overlaps the next one")
+    return begin
 
 
 def _long_sizes(extra: bytes, packed: int, unpacked: int) -> tuple[int, int]:
@@ -326,6 +335,15 @@ def _describe_beginning(file: IO[bytes], error: Exception) -> str:
 
 
 # A member --------------------------------------------------------------------
+
+
+def _read_through(member: IO[bytes], left: int) -> None:
+    """Read what is left of a member without keeping it, for its checksum."""
+    while left:
+        part = len(member.read(min(left, BUFFER_SIZE)))
+        if not part:
+            raise CheckpointError(f"damaged: the member {short(member.name)} is cut short")
+        left -= part
 
 
 def _read_npy_header(member: IO[bytes], size: int) -> tuple[str, int]:

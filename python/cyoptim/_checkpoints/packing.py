@@ -34,6 +34,7 @@ from cyoptim._checkpoints.places import (
     show,
     text,
 )
+from cyoptim._checkpoints.sources import Sources
 from cyoptim._types import Array
 from cyoptim.swa_utils import AveragedModel
 
@@ -52,11 +53,12 @@ class Reader(ABC):
     """An open file of some format."""
 
     structure: Any  # the parsed JSON
+    sources: Sources  # the arrays that are not read yet
     widened: dict[int, str]  # the dtype in the file, by id of an array that is wider in NumPy
 
     @abstractmethod
     def read(self, name: str) -> Array:
-        """A new, writable array."""
+        """A new, writable array, or a view that is in `sources`."""
 
 
 class Format(ABC):
@@ -334,7 +336,7 @@ class Unpacking:
     def __init__(self, reader: Reader) -> None:
         self.nodes: dict[str, Any] = _nodes(reader.structure)
         self.tensors: set[int] = set()  # ids of the arrays that were torch tensors
-        self.widened = reader.widened
+        self.widened, self.sources = reader.widened, reader.sources
         self._read = reader.read
         self._named: set[str] = set()
 

@@ -22,6 +22,7 @@ from cyoptim._checkpoints.matching import (
 )
 from cyoptim._checkpoints.packing import Unpacking, is_plain
 from cyoptim._checkpoints.places import (
+    CheckpointError,
     Place,
     describe,
     has_methods,
@@ -49,8 +50,9 @@ class Restore:
         self.loaded: list[str] = []
         self.differences: list[Difference] = []
         self._path, self._tensors, self._widened = path, archive.tensors, archive.widened
+        self._sources = archive.sources
         self._renaming, self._strict, self._convert = renaming, strict, convert
-        self._commit = Commit()
+        self._commit = Commit(self._sources)
         self._foreign: list[tuple[Place, Any, Any, Any]] = []  # place, object, old and new state
         self._loaded: list[Any] = []  # optimizers, whose hooks wait for the end
 
@@ -64,9 +66,21 @@ class Restore:
         self._fit_objects(objects, saved)
         if self._strict and self.differences:
             raise misfit(self._path, self.differences) from self.differences[0].cause
-        # Loading objects of other libraries may fail; the changes after it cannot.
+        for name in saved:
+            saved[name] = self._sources.settled(saved[name])
+        # Loading objects of other libraries may fail; the changes after it cannot, unless the disk
+        # fails.
         undo: list[Callable[[], None]] = []
-        self._commit.run_after(lambda: self._load_foreign(undo), undo)
+        try:
+            self._commit.run_after(lambda: self._load_foreign(undo), undo)
+        except OSError as error:
+            if not self._commit.torn:
+                raise
+            raise CheckpointError(
+                f"{self._path} was whole, but could not be read a second time: {error}. Arrays "
+                "that it was being read into now have some of its elements and some of their own: "
+                "load a checkpoint into the same objects before you use them"
+            ) from error
 
     # Fitting -----------------------------------------------------------------
 
@@ -155,13 +169,26 @@ class Restore:
             raise ValueError(f"{show(place)} is read-only and cannot be restored in place")
         if is_self_overlapping(elements):
             raise ValueError(f"{show(place)} is a view whose elements overlap in memory")
-        # Convert here, as a warning of an overflow may be turned into an error.
-        saved = saved.astype(elements.dtype, copy=False)
         if is_tensor(target):
-            elements, saved = _tensor_memory(target, saved, place)
-            announce_update([target])
-        self._commit.copy(elements, saved)
+            elements, saved = self._fit_tensor(target, saved, place)
+        if not self._commit.read(elements, saved):
+            # Convert here, as a warning of an overflow may be turned into an error.
+            read = self._sources.read(saved)
+            self._commit.copy(elements, read.astype(elements.dtype, copy=False))
         self.loaded.append(show(place))
+
+    def _fit_tensor(self, target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
+        """The memory of a tensor, and its new elements."""
+        torch = sys.modules["torch"]
+        if target.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
+        physical = target.detach()
+        if physical.is_conj():
+            physical, saved = physical.conj(), self._sources.read(saved).conj()
+        if physical.is_neg():
+            physical, saved = torch._neg_view(physical), -self._sources.read(saved)
+        announce_update([target])
+        return physical.numpy(), saved
 
     def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
         """`target` may be any mapping or record; plain values are restored only in dicts."""
@@ -213,13 +240,18 @@ class Restore:
         if not _prepares(target):
             self._fit_foreign(target, saved, place)
             return
-        commit = Commit()
+        commit, placed = Commit(self._sources), self._sources.placed
+        if _looks_at_arrays(target):
+            saved = self._sources.settled(saved)
         try:
             saved = self._renaming.state(saved, target)
             if isinstance(target, Optimizer):
                 saved = target._before_load(saved)
             target._prepare_load(saved, commit)
+        except (OSError, CheckpointError):  # of the file
+            raise
         except Exception as error:
+            self._sources.displace(placed)
             self._refused(place, error)
             return
         self._commit.add(commit)
@@ -254,7 +286,9 @@ class Restore:
             if elements is not None and not self._fits(elements, item, where, own):
                 continue
             # Values that are not arrays are the module's extra state.
-            merged[key] = item if elements is None else item.astype(elements.dtype, copy=False)
+            if elements is not None:
+                item = self._sources.read(item).astype(elements.dtype, copy=False)
+            merged[key] = item
             self.loaded.append(show(where))
         return merged
 
@@ -266,7 +300,7 @@ class Restore:
             return type(saved)(self._state_for(target, item) for item in saved)
         if not isinstance(saved, np.ndarray):
             return saved
-        copied = saved.copy(order="K")
+        copied = self._sources.given(saved)
         of_torch = (class_of("torch", "nn.Module"), class_of("torch", "optim.Optimizer"))
         needs = isinstance(target, of_torch) and not isinstance(target, Optimizer)
         if not needs and id(saved) not in self._tensors:
@@ -322,6 +356,15 @@ def _is_module(target: object) -> bool:
     return isinstance(target, class_of("torch", "nn.Module"))
 
 
+def _looks_at_arrays(target: Any) -> bool:
+    """Whether code of the user's sees the state before it is the object's."""
+    if not isinstance(target, Optimizer):
+        return False
+    methods = (type(target).__setstate__, type(target)._prepare_load)
+    ours = all(method.__module__.partition(".")[0] == "cyoptim" for method in methods)
+    return bool(target._optimizer_load_state_dict_pre_hooks) or not ours
+
+
 def _prepares(target: Any) -> bool:
     """Whether `_prepare_load` replaces `load_state_dict`: no subclass overrides the latter."""
     for kind in type(target).__mro__:
@@ -330,16 +373,3 @@ def _prepares(target: Any) -> bool:
         if "load_state_dict" in vars(kind):
             return False
     return False
-
-
-def _tensor_memory(target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
-    """The memory of a tensor, and its new elements."""
-    torch = sys.modules["torch"]
-    if target.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
-    physical = target.detach()
-    if physical.is_conj():
-        physical, saved = physical.conj(), saved.conj()
-    if physical.is_neg():
-        physical, saved = torch._neg_view(physical), -saved
-    return physical.numpy(), saved

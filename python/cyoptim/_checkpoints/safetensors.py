@@ -36,6 +36,7 @@ from cyoptim._checkpoints.packing import (
     read_json,
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
+from cyoptim._checkpoints.sources import Sources
 from cyoptim._engine import DTYPES as ENGINE_DTYPES
 from cyoptim._types import Array
 
@@ -157,7 +158,7 @@ class _Tensors(Reader):
     """An open file with a checked header."""
 
     def __init__(self, file: IO[bytes], foreign_name: str) -> None:
-        self.widened = {}
+        self.widened, self.sources = {}, Sources(file)
         self._file = file
         size = file.seek(0, os.SEEK_END)
         header, metadata, self._start = _read_header(file, size)
@@ -199,6 +200,9 @@ class _Tensors(Reader):
         if name not in self._entries:
             raise CheckpointError(f"damaged: the array {short(name)} is missing")
         entry = self._entries[name]
+        view = self._view(entry)
+        if view is not None:
+            return view
         array = self._read_elements(entry)
         if name in self._complex:
             array = array.view(f"<c{2 * array.itemsize}")[..., 0]
@@ -208,6 +212,14 @@ class _Tensors(Reader):
             array = wide.view("f4")
             self.widened[id(array)] = "bfloat16"
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _view(self, entry: _Entry) -> Array | None:
+        if entry.code == "BF16":
+            return None
+        shape, dtype = entry.shape, entry.dtype
+        if entry.name in self._complex:
+            shape, dtype = shape[:-1], np.dtype(f"<c{2 * dtype.itemsize}")
+        return self.sources.view(self._start + entry.begin, shape, dtype)
 
     def _read_elements(self, entry: _Entry) -> Array:
         array: Array = np.empty(entry.shape, entry.dtype)

@@ -152,14 +152,16 @@ def load(
         The objects to restore, under their saved names. Arrays, parameters and tensors must have
         the saved shape and dtype; dicts and torch modules are matched by name, lists
         and tuples item by item; other objects with a ``load_state_dict()`` get the saved state.
-        Nothing changes unless everything fits.
+        Nothing changes unless everything fits. Arrays of a file of 64 MiB or more are read into
+        the memory of the objects, without a copy.
 
     Returns
     -------
     dict
         Everything in the file, restored or not, under the names in the file:
         parameters and tensors as arrays, bfloat16 as float32, optimizers and schedulers as their
-        state dicts. The arrays are new and writable. With ``strict=False`` it is a
+        state dicts. The arrays are writable. In a file of 64 MiB or more those that have been
+        restored are the objects' own arrays; all others are new. With ``strict=False`` it is a
         :class:`~cyoptim.checkpoint.Loaded`, which lists what was ``loaded`` and ``skipped``.
 
     Raises
@@ -168,7 +170,8 @@ def load(
         If the file does not exist.
     CheckpointError
         If the file is not a checkpoint or not a regular file, is damaged, unpacks to far more than
-        its size, or needs a newer version.
+        its size, or needs a newer version. Or if a file of 64 MiB or more was whole when everything
+        was checked, and cannot be read a second time: only then can arrays have changed in part.
     ValueError
         If the file does not contain an object of a given name, or an object does not fit: the
         message lists entries that are missing, unexpected, or of another shape or dtype.
@@ -202,13 +205,14 @@ def load(
     with opened as file:
         with _damage_reported(shown):
             archive = Unpacking(_format(path).open(file, tuple(objects)))
+            archive.sources.path = shown
         absent = [name for name in objects if name not in archive.nodes]
         if absent and strict:
             raise ValueError(f"{shown} has no {absent[0]!r}; it holds {names(archive.nodes)}")
         with _damage_reported(shown):
             saved = archive.objects()
-    restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
-    restore.restore(objects, saved)
+        restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
+        restore.restore(objects, saved)
     if strict:
         return saved
     return Loaded(shown, saved, restore.loaded, restore.differences)

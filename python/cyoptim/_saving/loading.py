@@ -6,9 +6,11 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cyoptim._arrays.doors import view_parameter
 from cyoptim._averages.moving import MovingAverage, continued, loaded_average
-from cyoptim._engine import Commit, Room, Turn
+from cyoptim._engine import Commit, Room, Turn, same_layout_as
 from cyoptim._gradients.sums import Sums, loaded_sums
 from cyoptim._groups.groups import labels_of, parameters_of
 from cyoptim._groups.options import check_group
@@ -26,7 +28,7 @@ def prepare_load(state_dict: StateDict, optimizer: Any, commit: Commit) -> None:
     A twin loads it first, by the class's own ``__setstate__``; the twin's attributes then
     become the optimizer's.
     """
-    new = _loaded(state_dict, optimizer)
+    new = _loaded(state_dict, optimizer, commit)
     twin = _twin_of(optimizer)
     twin._sums = new.sums
     twin._average = continued(twin._average, new.average)
@@ -67,7 +69,7 @@ class _Loaded(NamedTuple):
     sums: Sums
 
 
-def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
+def _loaded(state_dict: StateDict, optimizer: Any, commit: Commit) -> _Loaded:
     """The contents of a state dict for an optimizer; raises for the state of another class."""
     saved, groups = checked_state_dict(state_dict, optimizer)
     saved, groups = from_the_package(saved, groups, optimizer)
@@ -85,7 +87,8 @@ def _loaded(state_dict: StateDict, optimizer: Any) -> _Loaded:
         sums = loaded_sums(saved["accumulated"], keys, params, views, labels)
     if saved.get("averages") is not None:
         average = loaded_average(saved["averages"], keys, params, views, labels)
-    state = _state(form, entries, keys, groups, views, labels, optimizer)
+    room = Room(views) if commit.sources is None else _RoomOfOld(views, optimizer.state, commit)
+    state = _state(form, entries, keys, groups, views, labels, room, optimizer)
     return _Loaded(groups, state, average, sums)
 
 
@@ -104,18 +107,50 @@ def _state(
     groups: list[Group],
     views: list[Array],
     labels: list[str],
+    room: Room,
     optimizer: Any,
 ) -> State:
     params = [(param, group) for group in groups for param in group["params"]]
     places = {key: i for i, key in reversed(list(enumerate(keys)))}
-    room, state = Room(views), State()
+    state = State()
     for key, values in entries.items():
         if key in places:
             i = places[key]
             param, group = params[i]
+            if isinstance(room, _RoomOfOld):
+                room.param = param
             state[param] = form.loaded(param, views[i], values, labels[i], room, group)
             if isinstance(values, dict):
                 check_whole(optimizer, values, views[i].shape, group, labels[i])
         else:  # not of a parameter
             state[key] = copy.deepcopy(values)
     return state
+
+
+class _RoomOfOld(Room):
+    """Memory for state that is still in a file: the present arrays, where they fit.
+
+    Arrays of other sizes, and those that are not in the file as they are needed, are new.
+    """
+
+    param: Any = None  # whose state is loaded
+
+    def __init__(self, views: list[Array], state: State, commit: Commit) -> None:
+        super().__init__(views)
+        self._state, self._commit = state, commit
+
+    def filled(self, name: str, view: Array, array: Array, dtype: Any = None) -> Array:
+        if array not in self._commit.sources:
+            return super().filled(name, view, array, dtype)
+        old: Array | None = self._state.arrays(self.param).get(name)
+        if old is not None and self._fits(old, view, dtype) and self._commit.read(old, array):
+            return old
+        own = self.zeros(name, view, dtype)
+        self._commit.sources.read_into(own, array)
+        return own
+
+    @staticmethod
+    def _fits(old: Array, view: Array, dtype: Any) -> bool:
+        wanted = view if dtype in (None, view.dtype) else np.empty_like(view, dtype, subok=False)
+        plain = type(old) in (np.ndarray, np.memmap) and old.flags.writeable
+        return plain and same_layout_as(old, wanted)

@@ -166,9 +166,7 @@ def _array(name: str, value: Any, entry: Entry, view: Array, what: str, room: Ro
     array = array_like(value, entry.shape, dtype, what)
     if entry.shape != view.shape:
         return array.astype(dtype)
-    own = room.zeros(name, view, dtype)
-    own[...] = array
-    return own
+    return room.filled(name, view, array, dtype)
 
 
 # --- what is known of a class ---------------------------------------------------------------------
