@@ -52,6 +52,7 @@ include "engine/rules.pxi"      # the description of each rule
 include "engine/threads.pxi"    # which kernels run, and on how many threads
 include "engine/arrays.pxi"     # parameters, and properties of arrays
 include "engine/walls.pxi"      # whether memory is shared
+include "engine/files.pxi"      # memory in mapped files
 include "engine/turn.pxi"       # exclusive use of an optimizer
 include "engine/detours.pxi"    # conditions for the slow path
 include "engine/exchange.pxi"   # tensors of other libraries

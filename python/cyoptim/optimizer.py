@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -39,6 +40,7 @@ from cyoptim._groups.groups import (
 )
 from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required, without_unset
+from cyoptim._saving.files import map_state
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._shown import lines_of_groups, table_of_groups
@@ -814,6 +816,45 @@ class Optimizer(Definition):
         block: AbstractContextManager[None] = Averaged(self, self._turn)
         return block
 
+    # --- memory -----------------------------------------------------------------------------------
+
+    def map_state(self, folder: str | os.PathLike[str] | None) -> None:
+        """Keep the state in memory-mapped files, for parameters that are larger than the memory.
+
+        State, averages and accumulated gradients move into files in the folder, and all arrays that
+        the optimizer makes from now on are in files, too, if they have 1 MiB or more. The system
+        reads and writes their pages as they are used. The files have no names: they end with the
+        optimizer, or with the process, even if it is killed.
+
+        Copies by :func:`copy.deepcopy` have files of their own; an unpickled optimizer has its
+        state in ordinary memory. A forked process shares the files, and must call this method
+        before it steps.
+
+        Parameters
+        ----------
+        folder : str, path-like or None
+            A folder on a disk with room for the state. None moves the state into ordinary memory.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not a folder.
+        OSError
+            If the disk has no room. This, and every later call that finds it full, changes nothing.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from cyoptim import Adam
+        >>> w = np.memmap("weights.bin", "float32", "w+", shape=(1000, 1000))
+        >>> optimizer = Adam([w], lr=0.1)
+        >>> optimizer.map_state(".")
+        >>> optimizer.step(grads=[np.ones_like(w)])
+        >>> float(w[0, 0])
+        -0.10000000149011612
+        """
+        self._turn.write("map_state()", map_state, self, folder)
+
     # --- saving and loading -----------------------------------------------------------------------
 
     def state_dict(self) -> StateDict:
@@ -895,7 +936,7 @@ class Optimizer(Definition):
         self._settle_names()
         from cyoptim._saving.loading import prepare_load  # here, as not every program loads
 
-        prepare_load(state_dict, self, commit)
+        self._turn.allocate(prepare_load, state_dict, self, commit)
 
     def __getstate__(self) -> dict[str, Any]:
         self._settle_names()
@@ -934,6 +975,9 @@ class Optimizer(Definition):
     def _copied(self, memo: dict[int, Any]) -> Optimizer:
         new = memo[id(self)] = type(self).__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        new._turn.follow(self._turn)
+        if self._turn.files is not None:  # torch copies the state of tensors into its own memory
+            new.map_state(self._turn.files.folder)
         return new
 
     def __repr__(self) -> str:

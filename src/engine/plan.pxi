@@ -51,10 +51,16 @@ cdef class Plan(Passes):
         self.turn.take(STEPPING, "step()")
         mode = fp_plain()
         try:
+            if self.turn.files is not None:
+                return self.turn._in_files(STEPPING, self.step_in_turn_alone, (optimizer, grads))
             return self._step(optimizer, grads, None, None, False)
         finally:
             fp_unplain(mode)
             self.turn.give()
+
+    def step_in_turn_alone(self, optimizer, list grads) -> bool:
+        """As :meth:`step`, within a turn."""
+        return self._step(optimizer, grads, None, None, False)
 
     def step_in_turn(self, optimizer, list grads, Extras extras, update) -> bool:
         """As :meth:`step`, within a turn. The step stores `extras`, with its results, in the

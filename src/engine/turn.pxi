@@ -7,7 +7,8 @@
 # (c) The function of a turn, and what it calls, cannot take another turn of the same optimizer, except
 #     where it says so: the closure of L-BFGS may look at parameters and reset gradients, what a file is
 #     loaded into may be loaded piece by piece.
-# (d) Turns change hands under their guard. The fields of a turn are those of the thread that has it;
+# (d) While a function has its turn, new arrays come from the optimizer's own allocator, if it has one.
+# (e) Turns change hands under their guard. The fields of a turn are those of the thread that has it;
 #     others look at them under the guard alone.
 
 cdef extern from "Python.h" nogil:
@@ -25,6 +26,10 @@ cdef enum:
     TOUCHING = 2    # gradients or parameters
     WRITING = 3     # state, groups, sums
     STEPPING = 4
+
+
+# A call that chooses where new arrays are, by Turn.move().
+cdef str MOVING = "map_state()"
 
 
 # What comes of asking for a turn.
@@ -66,6 +71,8 @@ cdef class Turn:
     cdef list stepping          # threads that are in a subclass's own step()
     cdef unsigned long long mode        # the caller's floating-point mode
     cdef Walls walls            # the memory that the optimizer uses
+    cdef readonly Files files   # where new arrays are; None: in ordinary memory
+    cdef int files_forks        # when they were given
     cdef object __weakref__
 
     def __cinit__(self):
@@ -216,7 +223,9 @@ cdef class Turn:
         self.allowed = allowed
         self.mode = fp_plain()
         try:
-            return function(*args)
+            if self.files is None or doing == MOVING:
+                return function(*args)
+            return self._in_files(kind, function, args)
         finally:
             fp_restore(self.mode)
             if within:
@@ -224,6 +233,53 @@ cdef class Turn:
                 self._become(outer_kind, outer_allowed, outer)
             else:
                 self.give()
+
+    # --- memory in files -----------------------------------------------------------------------------
+
+    cdef object _in_files(self, int kind, object function, tuple args):
+        """Call a function within a turn, whose new arrays are where the optimizer's are to be."""
+        cdef Files files = self.files
+        cdef object before
+        if files is None:
+            return function(*args)
+        if kind > READING and self.files_forks != FORKS:
+            raise RuntimeError(
+                f"the state is in files of {files.folder}, which this process shares with the one that "
+                "it was forked from: call map_state(folder) here first"
+            )
+        before = use_allocator(files.allocator)
+        try:
+            return function(*args)
+        except MemoryError:
+            files.refuse_to_fill_the_disk()
+            raise
+        finally:
+            use_allocator(before)
+
+    def allocate(self, function, *args):
+        """Call a function within a turn of several optimizers, whose new arrays are this one's."""
+        return self._in_files(WRITING, function, args)
+
+    def move(self, Files files, function, *args):
+        """Call a function within a turn that gives the optimizer new arrays, in files from now on, or if
+        they are None in ordinary memory. If it fails, all stays where it is."""
+        cdef Files old = self.files
+        cdef int forks = self.files_forks
+        cdef object before
+        self.files, self.files_forks = files, FORKS
+        try:
+            before = use_allocator(None)
+            try:
+                return self._in_files(WRITING, function, args)
+            finally:
+                use_allocator(before)
+        except BaseException:
+            self.files, self.files_forks = old, forks
+            raise
+
+    def follow(self, Turn other not None):
+        """Let new arrays be where the other's are."""
+        self.files, self.files_forks = other.files, FORKS
 
     def read(self, str doing, function, *args):
         """Call the function in a turn that reads parameters and state."""
@@ -245,6 +301,7 @@ cdef class Turn:
         """Call a user's function from within a turn, in the caller's floating-point mode; it may
         look at parameters and change gradients."""
         cdef int allowed = self.allowed
+        cdef object before = None if self.files is None else use_allocator(None)
         self.allowed = TOUCHING
         fp_restore(self.mode)
         try:
@@ -252,6 +309,8 @@ cdef class Turn:
         finally:
             self.mode = fp_plain()
             self.allowed = allowed
+            if before is not None:
+                use_allocator(before)
 
     def around(self, function, *args):
         """Call a subclass's own step()."""

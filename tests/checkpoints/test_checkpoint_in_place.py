@@ -128,6 +128,17 @@ def test_of_two_arrays_in_one_memory_the_last_wins(either):
     assert W.tolist() == [1, 3, 3, 1]
 
 
+@pytest.mark.parametrize("present", [5, {"exp_avg": 3}, {"exp_avg": np.zeros(3)}])
+def test_a_present_state_of_any_form_is_replaced(either, present):
+    w = np.zeros(4)
+    first, second = cyoptim.Adam([w]), cyoptim.Adam([w])
+    first.step(grads=[np.ones(4)])
+    cyoptim.save(either, optimizer=first)
+    second.state[w] = present
+    cyoptim.load(either, optimizer=second)
+    assert contents({"o": second}) == contents({"o": first})
+
+
 def test_states_that_share_an_array_are_set_apart(either):
     params = [np.zeros(4), np.zeros(4)]
     first, second = (cyoptim.SGD(params, lr=0.1, momentum=0.9) for _ in range(2))

@@ -87,7 +87,9 @@ def _loaded(state_dict: StateDict, optimizer: Any, commit: Commit) -> _Loaded:
         sums = loaded_sums(saved["accumulated"], keys, params, views, labels)
     if saved.get("averages") is not None:
         average = loaded_average(saved["averages"], keys, params, views, labels)
-    room = Room(views) if commit.sources is None else _RoomOfOld(views, optimizer.state, commit)
+    room = Room(views)
+    if commit.sources is not None:
+        room = _RoomOfOld(views, params, optimizer.state, commit)
     state = _state(form, entries, keys, groups, views, labels, room, optimizer)
     return _Loaded(groups, state, average, sums)
 
@@ -117,8 +119,6 @@ def _state(
         if key in places:
             i = places[key]
             param, group = params[i]
-            if isinstance(room, _RoomOfOld):
-                room.param = param
             state[param] = form.loaded(param, views[i], values, labels[i], room, group)
             if isinstance(values, dict):
                 check_whole(optimizer, values, views[i].shape, group, labels[i])
@@ -133,16 +133,18 @@ class _RoomOfOld(Room):
     Arrays of other sizes, and those that are not in the file as they are needed, are new.
     """
 
-    param: Any = None  # whose state is loaded
-
-    def __init__(self, views: list[Array], state: State, commit: Commit) -> None:
+    def __init__(self, views: list[Array], params: list[Any], state: State, commit: Commit) -> None:
         super().__init__(views)
-        self._state, self._commit = state, commit
+        self._commit = commit
+        self._old: dict[int, dict[str, Any]] = {}
+        for view, param in zip(views, params, strict=True):
+            if isinstance(state.get(param, {}), dict):
+                self._old[id(view)] = state.arrays(param)
 
     def filled(self, name: str, view: Array, array: Array, dtype: Any = None) -> Array:
         if array not in self._commit.sources:
             return super().filled(name, view, array, dtype)
-        old: Array | None = self._state.arrays(self.param).get(name)
+        old: Array | None = self._old.get(id(view), {}).get(name)
         if old is not None and self._fits(old, view, dtype) and self._commit.read(old, array):
             return old
         own = self.zeros(name, view, dtype)

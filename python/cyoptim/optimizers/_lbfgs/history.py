@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._arrays.doors import loaded_array, type_name, view_parameter
+from cyoptim._arrays.doors import is_tensor, loaded_array, type_name, view_parameter
 from cyoptim._engine import Room, TwoLoop, whole_count
 from cyoptim._state.form import Form
 from cyoptim._types import Array, Group
@@ -168,6 +168,17 @@ def restarted(state: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "n_iter": 0}
 
 
+def _copied(value: Any) -> Any:
+    """A copy with arrays instead of tensors: they are where the optimizer's memory is."""
+    if is_tensor(value):
+        return np.array(loaded_array(value, "a vector of the loaded state"))
+    if isinstance(value, dict):
+        return {name: _copied(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return copy.deepcopy(value)
+
+
 class HistoryForm(Form):
     """The state of the whole problem, stored with the first parameter."""
 
@@ -220,5 +231,5 @@ class HistoryForm(Form):
         if values.keys() <= notes.keys():
             return notes
         views = [view_parameter(p, "a parameter")[1] for p in self._params]
-        history = History.of_state(copy.deepcopy(values), FlatArrays(views), label)
+        history = History.of_state(_copied(values), FlatArrays(views), label)
         return {**history.as_state(), **notes}

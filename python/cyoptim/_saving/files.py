@@ -1,0 +1,67 @@
+"""Moves all that an optimizer keeps for its parameters into mapped files, or back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._engine import Commit, Files
+from cyoptim._state.mapping import State
+
+LEAST = 1 << 20  # bytes of an array that gets a file
+
+
+def map_state(optimizer: Any, folder: Any) -> None:
+    """As :meth:`Optimizer.map_state`, in a turn."""
+    files = None if folder is None else Files(_checked(folder), LEAST)
+    optimizer._turn.move(files, _move, optimizer)
+
+
+def _checked(folder: Any) -> str:
+    try:
+        path = os.path.abspath(os.fsdecode(folder))
+    except TypeError:
+        raise TypeError(
+            f"folder must be the path of a folder, or None, got {type_name(folder)}"
+        ) from None
+    if not os.path.isdir(path):
+        missing = "does not exist" if not os.path.exists(path) else "is no folder"
+        raise ValueError(f"folder {path!r} {missing}: make it first, on a disk with enough room")
+    return path
+
+
+def _move(optimizer: Any) -> None:
+    optimizer._settle_names()
+    commit, state, average = Commit(), State(), optimizer._average
+    for param, entries in optimizer.state.items():
+        state[param] = _moved(entries)
+    twin = None
+    if average is not None:
+        average.check_unswapped("call map_state()")
+        twin = average.twin()
+        twin._entries = {k: (param, _moved(mean)) for k, (param, mean) in twin._entries.items()}
+    optimizer._plan_for(optimizer.param_groups, state, twin, commit)
+    if twin is not None:
+        commit.update(vars(average), vars(twin))
+    commit.update(vars(optimizer._sums), {"_arrays": _moved(optimizer._sums._arrays)})
+    commit.set(optimizer, "_state", state)
+    commit.run()
+
+
+def _moved(value: Any) -> Any:
+    """The value with copies of its large arrays, which are where new arrays now are."""
+    if isinstance(value, np.ndarray):
+        return np.array(value, order="K", subok=False) if value.nbytes >= LEAST else value
+    if isinstance(value, Mapping):
+        return {key: _moved(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item) for item in value)
+    if is_tensor(value):
+        from cyoptim._libraries.torch import as_array, as_tensor
+
+        return as_tensor(_moved(as_array(value)))
+    return value
