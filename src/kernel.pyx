@@ -11,18 +11,23 @@
 #     a kernel that was never initialized updates nothing.
 """Optimizers for other Cython modules; see docs/cython.md."""
 
+from cpython.buffer cimport (PyBUF_FULL_RO, PyBuffer_IsContiguous, PyBuffer_Release,
+                             PyObject_GetBuffer)
+from cpython.exc cimport PyErr_SetString
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uintptr_t
 from libc.string cimport memset
 
 from _reduce cimport SUM_SQUARES
 from _codecs cimport FLOAT32, FLOAT64
-from _table cimport (MAX_CARRIED, MAX_SCALARS, REDUCE, UPDATE, Chunk, Clock,
+from _table cimport (MAX_CARRIED, MAX_SCALARS, MAX_STREAMS, REDUCE, UPDATE, Chunk, Clock,
                      Head, Kernels, Row, Table, Tensor, chunk_length)
 
 import importlib
+import sys
 
 import numpy as np
 
@@ -45,6 +50,7 @@ _module = importlib.import_module(f"cyoptim._kernels_{_dispatch.chosen}")
 cdef list TABLE = [rule_named(name) for name in _module.RULES]
 cdef const Kernels *KERNELS = <const Kernels *>PyCapsule_GetPointer(
     _module.kernels(), "cyoptim.kernels")
+cdef str NATIVE = "<" if sys.byteorder == "little" else ">"    # the mark of this machine's byte order
 
 
 cdef class Kernel:
@@ -114,6 +120,51 @@ cdef class Kernel:
         return table(f"Kernel of {type(self.optimizer).__name__}",
                      {"state arrays": state, "step": self.steps, **shown_options(self)})
 
+    @property
+    def address(self):
+        """The kernel for the functions of :func:`c_functions`; valid as long as this object lives."""
+        return <uintptr_t><PyObject *>self
+
+    def begin(self):
+        """Begin a step: the next updates are of this step. Once a step, before its updates."""
+        self.begin_step()
+
+    def update(self, param, grad, /, *state):
+        """Update a parameter in the step that has begun.
+
+        Parameters
+        ----------
+        param, grad, *state : buffers
+            The parameter, its gradient, and a state array for each of `state_names`: memoryviews (typed ones of
+            Cython, too), ``array.array``, ctypes or NumPy arrays, of float32 or float64, all of one
+            shape and contiguous. The gradient may be read-only.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them does not fit, is read-only, or shares memory with another. Then nothing
+            changes.
+
+        Examples
+        --------
+        >>> from array import array
+        >>> import cyoptim
+        >>> from cyoptim.kernel import Kernel
+        >>> kernel, w = Kernel(cyoptim.SGD, lr=0.5), array("d", [1.0, 2.0])
+        >>> kernel.begin()
+        >>> kernel.update(w, array("d", [2.0, 2.0]))
+        >>> w
+        array('d', [0.0, 1.0])
+        """
+        update_buffers(self, (param, grad, *state))
+
+    def new_state(self, param):
+        """The state arrays of a parameter before its first step, in the order of `state_names`."""
+        start = np.asarray(memoryview(param))
+        pairs = start.dtype.kind == "c"     # whose two numbers are elements of their own
+        return [start.copy() if np.isnan(value) else np.full_like(start, complex(value, value) if pairs else value)
+                for value in self.initial_values]
+
     def read_options(self):
         """Take over the options that have been changed in ``optimizer.param_groups[0]``, by a
         scheduler for instance. They count from the next step that begins.
@@ -156,10 +207,10 @@ cdef class Kernel:
         fp_restore(mode)
 
     cdef void update_float32(self, float **arrays, Py_ssize_t size) noexcept nogil:
-        update(own(self), <void **>arrays, FLOAT32, size)
+        run_update(own(self), <void **>arrays, FLOAT32, size)
 
     cdef void update_float64(self, double **arrays, Py_ssize_t size) noexcept nogil:
-        update(own(self), <void **>arrays, FLOAT64, size)
+        run_update(own(self), <void **>arrays, FLOAT64, size)
 
 
 cdef inline Own *own(Kernel kernel) noexcept nogil:
@@ -296,7 +347,7 @@ cdef inline void lay(Call *call, int dtype, Py_ssize_t size) noexcept nogil:
     call.table.bundles = call.bundles
 
 
-cdef inline void update(Own *own, void **arrays, int dtype, Py_ssize_t size) noexcept nogil:
+cdef inline void run_update(Own *own, void **arrays, int dtype, Py_ssize_t size) noexcept nogil:
     cdef Call call
     cdef int k
     if own.streams == 0:
@@ -338,3 +389,7 @@ cdef double sum_squares_float32(const float *array, Py_ssize_t size, double befo
 
 cdef double sum_squares_float64(const double *array, Py_ssize_t size, double before) noexcept nogil:
     return sum_squares(array, FLOAT64, size, before)
+
+
+include "kernel/buffers.pxi"
+include "kernel/interface.pxi"

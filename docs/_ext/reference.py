@@ -39,7 +39,7 @@ TITLES = {
     "cyoptim.sklearn": "scikit-learn",
     "cyoptim.scipy": "SciPy",
     "cyoptim._config": "Threads and build",
-    "cyoptim.kernel": "Kernel, for Cython",
+    "cyoptim.kernel": "Kernel, for compiled code",
 }
 """In the order of the navigation; other modules follow under their names."""
 
@@ -51,7 +51,7 @@ PAGES = {
 }
 # These have a page for each of their classes.
 GALLERIES = {"cyoptim.optimizers": "optimizer", "cyoptim.lr_scheduler": "schedule"}
-UNLISTED = {"cyoptim.kernel": ["Kernel"]}  # a compiled module without __all__
+UNLISTED = {"cyoptim.kernel": ["Kernel", "c_functions"]}  # a compiled module without __all__
 # torch's names, which exist only for programs written for torch.
 UNDOCUMENTED = {"cyoptim.optimizer.ParamsT", "cyoptim.optimizer.required"}
 INHERITED = ("Optimizer", "Parameter", "LRScheduler")  # also what their private bases document

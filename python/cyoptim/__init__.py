@@ -52,6 +52,7 @@ from cyoptim import lr_scheduler, optimizers, swa_utils
 from cyoptim._arrays.trees import named_leaves
 from cyoptim._averages.moving import MovingAverage
 from cyoptim._config import (
+    get_include,
     get_num_threads,
     get_threading_layer,
     set_num_threads,
@@ -105,6 +106,7 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "get_include",
     "get_num_threads",
     "get_threading_layer",
     "get_total_norm",

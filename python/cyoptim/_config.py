@@ -14,6 +14,7 @@ from cyoptim import _cpu, _dispatch, _engine
 from cyoptim._groups.numbers import plain
 
 __all__ = [
+    "get_include",
     "get_num_threads",
     "get_threading_layer",
     "set_num_threads",
@@ -21,6 +22,19 @@ __all__ = [
     "show_config",
     "threads",
 ]
+
+
+def get_include() -> str:
+    """The folder of ``cyoptim.h``, for C and C++ compilers.
+
+    Examples
+    --------
+    >>> import os
+    >>> import cyoptim
+    >>> os.listdir(cyoptim.get_include())
+    ['cyoptim.h']
+    """
+    return os.path.join(os.path.dirname(__file__), "include")
 
 
 def set_num_threads(n: int) -> None:

@@ -40,7 +40,7 @@ from cyoptim._groups.groups import (
 )
 from cyoptim._groups.names import Named, renamed
 from cyoptim._groups.options import check_switch, plain_options, required, without_unset
-from cyoptim._saving.files import map_state
+from cyoptim._saving.files import follow, map_state
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._shown import lines_of_groups, table_of_groups
@@ -826,7 +826,7 @@ class Optimizer(Definition):
         reads and writes their pages as they are used. The files have no names: they end with the
         optimizer, or with the process, even if it is killed.
 
-        Copies by :func:`copy.deepcopy` have files of their own; an unpickled optimizer has its
+        Copies by ``copy.deepcopy`` have files of their own; an unpickled optimizer has its
         state in ordinary memory. A forked process shares the files, and must call this method
         before it steps.
 
@@ -975,9 +975,7 @@ class Optimizer(Definition):
     def _copied(self, memo: dict[int, Any]) -> Optimizer:
         new = memo[id(self)] = type(self).__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        new._turn.follow(self._turn)
-        if self._turn.files is not None:  # torch copies the state of tensors into its own memory
-            new.map_state(self._turn.files.folder)
+        follow(new, self)
         return new
 
     def __repr__(self) -> str:

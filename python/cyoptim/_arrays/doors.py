@@ -55,7 +55,32 @@ def array_of(grad: Any) -> Any:
         return grad
     if hasattr(grad, "__array__"):
         return np.asarray(grad)
-    return np.from_dlpack(grad) if hasattr(grad, "__dlpack__") else grad
+    if hasattr(grad, "__dlpack__"):
+        return np.from_dlpack(grad)
+    return buffer_array(grad, "a gradient")
+
+
+def buffer_array(value: Any, label: str) -> Any:
+    """An array that views the memory of an object with a buffer of floats: an ``array.array``, a
+    memoryview, a ctypes array. All other values are returned unchanged.
+
+    Raises
+    ------
+    TypeError
+        If the buffer has other elements.
+    """
+    if hasattr(value, "__array__") or (is_parameter(value) and not is_buffer(value)):
+        return value
+    try:
+        buffer = memoryview(value)
+    except TypeError:
+        return value
+    if buffer.format in ("B", "b", "c"):
+        raise TypeError(
+            f"{label} is a {type_name(value)} of bytes, which could be numbers of any type: write "
+            "memoryview(x).cast('f') for float32, memoryview(x).cast('d') for float64"
+        )
+    return np.asarray(buffer)
 
 
 def as_written(value: object) -> str:
@@ -133,11 +158,18 @@ def _tensor_array(tensor: Any) -> Array | None:
     return array
 
 
+def is_buffer(value: object) -> bool:
+    """Whether the value is plain memory: numbers in a row, with an address and a type."""
+    kinds = (class_of("array", "array"), class_of("ctypes", "Array"))
+    return isinstance(value, (memoryview, *kinds))
+
+
 def is_parameter(value: object) -> bool:
     """Whether the value can be a parameter."""
     return (
         isinstance(value, (ParameterBase, np.ndarray))
         or is_tensor(value)
+        or is_buffer(value)
         or (hasattr(value, "grad") and isinstance(getattr(value, "data", None), np.ndarray))
     )
 

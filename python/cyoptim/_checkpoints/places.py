@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._arrays.containers import entries_of, is_record
-from cyoptim._arrays.doors import is_distributed, is_tensor, type_name
+from cyoptim._arrays.doors import is_buffer, is_distributed, is_tensor, type_name
 from cyoptim._types import Array
 
 Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
@@ -40,6 +40,8 @@ def memory(value: Any, place: Place) -> Array | None:
     """The elements of an array, parameter or tensor, without a copy; None for anything else."""
     if is_tensor(value):
         return _tensor_memory(value, place)
+    if is_buffer(value):
+        return np.asarray(value)
     # A `grad` distinguishes a parameter from, for instance, a sparse matrix, which has `data`, too.
     data = value.data if hasattr(value, "grad") and hasattr(value, "data") else value
     # No subclass except memmap: a mask or a matrix product would be lost.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cyoptim._arrays.containers import is_record
-from cyoptim._arrays.doors import is_parameter, type_name
+from cyoptim._arrays.doors import buffer_array, is_parameter, type_name
 from cyoptim._engine import Commit
 from cyoptim._groups.groups import check_option_names, check_ordered, members_for
 from cyoptim._groups.names import check_named_alike, check_names, split_names
@@ -72,12 +72,16 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
 
 def _members(params: Any, number: int) -> tuple[list[Any], list[str]]:
     check_ordered(params)
+    params = buffer_array(params, f"'params' of param group {number}")
     if not (isinstance(params, Iterable) or is_parameter(params) or is_record(params)):
         raise TypeError(
             f"'params' of param group {number} is a {type_name(params)}, expected parameters: "
             "write {'params': [parameter, ...]}"
         )
     members, names = split_names(params)
+    members = [
+        buffer_array(member, f"parameter {i} of group {number}") for i, member in enumerate(members)
+    ]
     if not members and isinstance(params, Iterator):
         warn(
             f"'params' of param group {number} is an empty {type_name(params)}: has it been "

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any, cast
 
 from cyoptim._arrays.containers import is_record
-from cyoptim._arrays.doors import is_distributed, is_parameter, type_name
+from cyoptim._arrays.doors import buffer_array, is_distributed, is_parameter, type_name
 from cyoptim._arrays.trees import named_leaves
 from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
@@ -69,6 +69,7 @@ def as_groups(params: ParamsT, optimizer: str) -> list[Any]:
 
     A dict with the key "params" is a group; every other dict holds parameters.
     """
+    params = buffer_array(params, "params")
     if is_parameter(params) or isinstance(params, str) or hasattr(params, "__array__"):
         raise not_iterable(params, optimizer)
     check_ordered(params)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, type_name
 from cyoptim._engine import Commit, Files
-from cyoptim._state.mapping import State
+from cyoptim._state.mapping import State, in_kind
 
 LEAST = 1 << 20  # bytes of an array that gets a file
 
@@ -19,6 +19,13 @@ def map_state(optimizer: Any, folder: Any) -> None:
     """As :meth:`Optimizer.map_state`, in a turn."""
     files = None if folder is None else Files(_checked(folder), LEAST)
     optimizer._turn.move(files, _move, optimizer)
+
+
+def follow(copy: Any, optimizer: Any) -> None:
+    """Let a new copy of an optimizer have its memory where the optimizer has its own."""
+    copy._turn.follow(optimizer._turn)
+    if optimizer._turn.files is not None:  # torch copies the state of tensors into its own memory
+        copy.map_state(optimizer._turn.files.folder)
 
 
 def _checked(folder: Any) -> str:
@@ -38,7 +45,10 @@ def _move(optimizer: Any) -> None:
     optimizer._settle_names()
     commit, state, average = Commit(), State(), optimizer._average
     for param, entries in optimizer.state.items():
-        state[param] = _moved(entries)
+        if isinstance(entries, dict):
+            state[param] = in_kind(param, _moved(optimizer.state.arrays(param)))
+        else:
+            state[param] = entries
     twin = None
     if average is not None:
         average.check_unswapped("call map_state()")
@@ -63,5 +73,6 @@ def _moved(value: Any) -> Any:
     if is_tensor(value):
         from cyoptim._libraries.torch import as_array, as_tensor
 
-        return as_tensor(_moved(as_array(value)))
+        array = as_array(value)
+        return as_tensor(_moved(array)) if isinstance(array, np.ndarray) else value
     return value
