@@ -19,7 +19,7 @@ from sphinx.util import logging
 
 import cyoptim
 import drawings
-from methods import MODES, is_in_modes, methods_section
+from methods import MODES, is_in_modes, methods_section, signature
 from repository_pages import DOCS, write_if_changed
 
 FOLDER = DOCS / "reference"
@@ -242,6 +242,15 @@ def list_references(
     lines[:] = re.sub(r"\s?\[(\d)\]_", r" [\1]", text).split("\n")
 
 
+def arguments_of_class(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, found: str | None, returns: Any
+) -> tuple[str | None, Any] | None:
+    """Show the arguments of ``__init__`` where those of a general ``__new__`` were found."""
+    if what == "class" and found == "(*args, **kwargs)":
+        return signature(thing.__init__), returns
+    return None
+
+
 def leave_out(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool:
     """Omit members that scikit-learn generates: their docstrings refer to its own pages."""
     return skip or bool(re.fullmatch(r"set_\w+_request", name))
@@ -265,6 +274,7 @@ def missing(documented: set[str]) -> list[str]:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-docstring", list_references, priority=600)
+    app.connect("autodoc-process-signature", arguments_of_class)
     app.connect("autodoc-skip-member", leave_out)
     app.connect("env-check-consistency", check_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

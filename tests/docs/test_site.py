@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cyoptim
 from cyoptim import Optimizer, lr_scheduler, optimizers
 from tests.support.cards import Card
 from tests.support.parametrize import every_card
@@ -82,6 +84,17 @@ def test_every_page_lists_all_methods(name: str, extension: Callable[[str], Any]
     }
     assert listed - {"last_step"} == public
     assert all(line.endswith((".", ". ")) for line in lines if line.startswith("   "))
+
+
+@pytest.mark.parametrize("name", [*optimizers.__all__, "swa_utils.AveragedModel"])
+def test_every_class_shows_its_arguments(name: str, extension: Callable[[str], Any]) -> None:
+    pytest.importorskip("sphinx")
+    thing = operator.attrgetter(name)(cyoptim)
+    found = ("class", f"cyoptim.{name}", thing, None, "(*args, **kwargs)", None)
+    shown, _ = extension("reference").arguments_of_class(None, *found)
+    expected = list(inspect.signature(thing.__init__).parameters)[1:]
+    assert re.findall(r"(\w+)(?:=[^()]*?(?:\([^()]*\))?)?(?:, |\)$)", shown) == expected
+    assert ":" not in shown, "types are in the description"
 
 
 def test_a_method_leads_to_where_it_is_documented(extension: Callable[[str], Any]) -> None:
