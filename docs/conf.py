@@ -14,8 +14,11 @@ author = "The cyoptim developers"
 copyright = author
 version = release = cyoptim.__version__
 
+# Runs the notebooks, and contains myst_parser; without it the site has all pages but these.
+has_notebooks = find_spec("myst_nb") is not None
+
 extensions = [
-    "myst_parser",
+    "myst_nb" if has_notebooks else "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
@@ -38,6 +41,10 @@ nitpick_ignore_regex = [
     (r"py:class", r"[a-z][\w ]*"),  # types in words
     (r"py:class", r"\d+"),  # shapes
 ]
+
+nb_execution_mode = "auto"  # those without outputs: none are stored
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120  # seconds
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4

@@ -3,7 +3,8 @@
 - ``{drawing} optimizer NAME``: the path of an optimizer, and its loss
 - ``{drawing} schedule NAME``: the curve of a schedule, below its code
 - ``{drawing} speed PAGE``: the times of the bench; on the index a selection
-- ``{gallery} optimizer`` or ``schedule``: small pictures of all, each a link to its page
+- ``{gallery} optimizer``, ``schedule`` or ``example``: small pictures of all, each a link to its
+  page
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+import example_cards
 import optimizer_paths
 import schedule_curves
 import speed_bars
@@ -228,7 +230,11 @@ DRAWINGS: dict[str, Callable[[str], str]] = {
     "schedule": schedule_drawing,
     "speed": speed_drawing,
 }
-THUMBNAILS = {"optimizer": optimizer_thumbnail, "schedule": schedule_thumbnail}
+THUMBNAILS = {
+    "optimizer": optimizer_thumbnail,
+    "schedule": schedule_thumbnail,
+    "example": example_cards.thumbnail,
+}
 
 
 SCHEDULES = schedule_curves.CODE.keys()
@@ -236,7 +242,7 @@ SCHEDULES = schedule_curves.CODE.keys()
 
 def is_drawn(kind: str, name: str) -> bool:
     """Whether there is code for the drawing; optimizers have their defaults."""
-    return kind == "optimizer" or name in SCHEDULES
+    return kind != "schedule" or name in SCHEDULES
 
 
 class drawing(nodes.General, nodes.Element):
@@ -297,10 +303,11 @@ def visit_gallery(self: Any, node: gallery) -> None:
 
     kind = node["kind"]
     items = []
-    for name, docname in reference.pages_of(kind).items():
+    pages = example_cards.pages() if kind == "example" else reference.pages_of(kind)
+    for name, docname in pages.items():
         if is_drawn(kind, name):
             target = self.builder.get_relative_uri(self.builder.current_docname, docname)
-            shown = re.sub(r"(?<=[a-z])(?=[A-Z])", "<wbr>", name)
+            shown = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=_)", "<wbr>", name)
             items.append(f'<a href="{target}">{THUMBNAILS[kind](name)}<span>{shown}</span></a>')
     self.body.append(f'<div class="gallery">{"".join(items)}</div>\n')
     raise nodes.SkipNode

@@ -1,6 +1,7 @@
 """Makes the navigation from the tables in index.md: a section is a caption, its links are pages.
 
-The examples follow below their page. So index.md stays a page like the others, and a page
+The examples and the notebooks follow below the page of examples, which begins with
+a gallery of them. So index.md stays a page like the others, and a page
 that it does not name fails the build.
 """
 
@@ -12,15 +13,18 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
+import example_cards
 from reference import module_pages
-from repository_pages import COPIES, EXAMPLES
+from repository_pages import COPIES
 
 
 def add_navigation(app: Sphinx, docname: str, content: list[str]) -> None:
     if docname == "index":
         content[0] += navigation(content[0])
     elif docname == "examples":
-        content[0] += _toctree([f"project/examples/{name}" for name in EXAMPLES])
+        title, _, text = content[0].partition("\n")
+        pages = example_cards.pages().values()
+        content[0] = "\n\n".join([title, "```{gallery} example\n```", text, _toctree(pages)])
 
 
 def navigation(index: str) -> str:

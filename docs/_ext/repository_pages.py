@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ COPIES = {
     "bench/README.md": "project/measuring",
 }
 EXAMPLES = [path.stem for path in sorted((ROOT / "examples").glob("*.py"))]
+# As conf.py has it: they are pages where there is a package that runs them.
+NOTEBOOKS = [
+    path.stem for path in sorted((DOCS / "notebooks").glob("*.ipynb")) if find_spec("myst_nb")
+]
 SHOWN = {
     **COPIES,
     **{f"examples/{name}.py": f"project/examples/{name}" for name in EXAMPLES},
+    **{f"docs/notebooks/{name}.ipynb": f"notebooks/{name}" for name in NOTEBOOKS},
     "README.md": "index",
     "python/cyoptim/_schedulers/swa.py": "reference/swa_utils",
 }
@@ -56,7 +62,8 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def adapt_page(app: Sphinx, docname: str, content: list[str]) -> None:
-    if not docname.startswith(("reference/", "project/examples/")):  # made for the site
+    # Made for the site, or with links inside of docs/ alone.
+    if not docname.startswith(("reference/", "project/examples/", "notebooks/")):
         content[0] = with_links_of_the_site(content[0], docname)
 
 
@@ -83,7 +90,8 @@ def _link(piece: re.Match[str], path: str, anchor: str, docname: str) -> str:
     shown = page_of(path, piece["text"])
     if shown is None:
         return piece["text"]
-    page = os.path.relpath(f"{shown}.md", os.path.dirname(docname) or ".")
+    suffix = "ipynb" if shown.startswith("notebooks/") else "md"
+    page = os.path.relpath(f"{shown}.{suffix}", os.path.dirname(docname) or ".")
     return f"[{piece['text']}]({page}{'#' + anchor if anchor and shown != 'index' else ''})"
 
 

@@ -141,6 +141,28 @@ def find_lr(
     References
     ----------
     .. [1] L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+
+    Examples
+    --------
+    A closure over a Parameter, and a function that makes the steps itself:
+
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> w = cyoptim.Parameter(np.array([3.0, -4.0]))
+    >>> optimizer = cyoptim.SGD([w])
+    >>> def closure():
+    ...     w.grad = 2 * w
+    ...     return (w * w).sum()
+    >>> found = find_lr(optimizer, closure, start=1e-4)
+    >>> def train_step():
+    ...     loss = closure()
+    ...     optimizer.step(max_norm=1.0)
+    ...     return loss
+    >>> clipped = find_lr(optimizer, train_step, start=1e-4)
+    >>> found.suggestion < clipped.suggestion
+    True
+    >>> w
+    Parameter([ 3., -4.])
     """
     rates, shares = _checked(optimizer, closure, start, end, steps)
     losses: list[float] = []

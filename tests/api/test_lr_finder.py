@@ -115,6 +115,57 @@ def test_gradients_that_are_filled_in_place_come_back() -> None:
     assert gradient.tolist() == [5.0, 6.0]
 
 
+class Counting(cyoptim.Optimizer):
+    """An optimizer of a user's, with an attribute that its steps replace."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+        self.updates = 0
+
+    def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+        self.updates += 1
+        state["sum"] = state.get("sum", 0) + grad
+        param -= group["lr"] * state["sum"]
+
+
+class Whole(cyoptim.Optimizer):
+    """An optimizer of a user's with a step of its own."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure: Any = None) -> Any:
+        loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["count"] = self.state[p].get("count", 0) + 1
+                p.data -= group["lr"] * p.grad
+        return loss
+
+
+def test_optimizers_of_users() -> None:
+    w = np.array([3.0, -4.0])
+    optimizer = Counting([w])
+    optimizer.step(grads=[2 * w])
+    before = look([w], optimizer)
+    assert find_lr(optimizer, descent(w), 1e-4).suggestion > 0
+    assert look([w], optimizer) == before
+    assert optimizer.updates == 1
+
+    v = Parameter(np.array([3.0, -4.0]))
+    whole = Whole([v])
+
+    def closure() -> float:
+        v.grad = 2 * v.data
+        return float(v.data @ v.data)
+
+    whole.step(closure)
+    values, count = v.data.copy(), whole.state[v]["count"]
+    assert find_lr(whole, lambda: whole.step(closure), 1e-4).suggestion > 0
+    assert v.data.tobytes() == values.tobytes()
+    assert whole.state[v]["count"] == count == 1
+
+
 @needs_torch
 def test_a_torch_loop_with_backward() -> None:
     import torch

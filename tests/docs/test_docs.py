@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator
@@ -128,6 +129,49 @@ def test_links(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+# --- notebooks ------------------------------------------------------------------------------------
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+@pytest.mark.slow
+@every_notebook
+def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    names: dict[str, Any] = {"__name__": "notebook"}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        for number, cell in enumerate(cells(path, "code"), 1):
+            exec(compile("".join(cell["source"]), f"{path.stem}-{number}", "exec"), names)
+    importlib.import_module("matplotlib.pyplot").close("all")
+    assert printed.getvalue()
+    assert names["figure"].axes
+
+
+@every_notebook
+def test_notebooks_are_stored_without_outputs(path: Path) -> None:
+    # The build makes those, so they are never those of an earlier version.
+    code = cells(path, "code")
+    assert code
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+@every_notebook
+def test_links_of_notebooks(path: Path) -> None:
+    text = "".join("".join(cell["source"]) for cell in cells(path, "markdown"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert targets
+    for target in targets:
+        assert (path.parent / target).exists(), target
+    assert f"(notebooks/{path.name})" in (ROOT / "docs" / "examples.md").read_text()
 
 
 def test_every_page_is_in_the_index() -> None:

@@ -86,6 +86,18 @@ def test_every_page_lists_all_methods(name: str, extension: Callable[[str], Any]
     assert all(line.endswith((".", ". ")) for line in lines if line.startswith("   "))
 
 
+def test_every_example_has_a_card(extension: Callable[[str], Any]) -> None:
+    pytest.importorskip("sphinx")
+    pytest.importorskip("PIL")
+    pages = extension("example_cards").pages()
+    files = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert {name for name in pages if name.endswith(".py")} == files
+    cards = {name: extension("example_cards").thumbnail(name) for name in pages}
+    assert cards["train_digits.py"].startswith('<img alt="" src="data:image/png;base64,')
+    assert cards["jax_net.py"] == '<div class="subject">jax</div>'
+    assert all(map(len, cards.values()))
+
+
 @pytest.mark.parametrize("name", [*optimizers.__all__, "swa_utils.AveragedModel"])
 def test_every_class_shows_its_arguments(name: str, extension: Callable[[str], Any]) -> None:
     pytest.importorskip("sphinx")
