@@ -1,6 +1,7 @@
 """Configuration of Sphinx: python -m sphinx -W --keep-going -b html docs build/site."""
 
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import cyoptim
 
 # The extensions, and the cards of the optimizers, which lie in the tests.
 sys.path[:0] = [str(Path(__file__).parent / "_ext"), str(Path(__file__).parents[1])]
+
+pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
 
 project = "cyoptim"
 author = "The cyoptim developers"
@@ -64,6 +67,10 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
+    # Links to view and edit the file of a page.
+    "source_repository": pyproject["project"]["urls"]["Source"],
+    "source_branch": "main",
+    "source_directory": "docs/",
     "light_css_variables": {"color-brand-primary": "#1f63ad", "color-brand-content": "#1f63ad"},
     "dark_css_variables": {"color-brand-primary": "#7db4f0", "color-brand-content": "#7db4f0"},
 }

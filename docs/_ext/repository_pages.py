@@ -84,6 +84,14 @@ def with_links_of_the_site(text: str, docname: str) -> str:
     return PIECE.sub(adapted, text)
 
 
+def leave_out_source(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Show no link to the file of a page that is made: the repository has none."""
+    if pagename.startswith(("reference/", "project/")):
+        context["page_source_suffix"] = ""
+
+
 def _link(piece: re.Match[str], path: str, anchor: str, docname: str) -> str:
     if piece["image"]:
         return _picture(piece["text"], path, docname)
@@ -119,4 +127,5 @@ def _picture(text: str, path: str, docname: str) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", copy_companions)
     app.connect("source-read", adapt_page)
+    app.connect("html-page-context", leave_out_source)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -121,6 +121,19 @@ def test_a_method_leads_to_where_it_is_documented(extension: Callable[[str], Any
 
 
 @pytest.mark.parametrize(
+    ("page", "suffix"),
+    [("speed", ".md"), ("reference/clip", ""), ("project/changelog", ""), ("notebooks/a", ".md")],
+)
+def test_pages_that_are_made_link_to_no_file(
+    page: str, suffix: str, extension: Callable[[str], Any]
+) -> None:
+    pytest.importorskip("sphinx")
+    context = {"page_source_suffix": ".md"}
+    extension("repository_pages").leave_out_source(None, page, "page.html", context, None)
+    assert context == {"page_source_suffix": suffix}
+
+
+@pytest.mark.parametrize(
     ("page", "link", "shown"),
     [
         ("speed", "[b](../bench/README.md#sizes)", "[b](project/measuring.md#sizes)"),
