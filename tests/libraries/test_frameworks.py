@@ -419,7 +419,7 @@ def test_skorch(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_skorch_grid() -> None:
-    from sklearn.model_selection import GridSearchCV
+    GridSearchCV = pytest.importorskip("sklearn.model_selection").GridSearchCV
 
     def train(library: Any) -> Any:
         search = GridSearchCV(

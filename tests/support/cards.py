@@ -16,6 +16,7 @@ from functools import cached_property
 from importlib import import_module
 from math import prod
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 
@@ -246,6 +247,8 @@ class Card:
 
     def torch_class(self, torch: Any) -> Any:
         assert self.torch is not None, f"torch has no {self}"
+        if not hasattr(torch.optim, self.torch):
+            raise SkipTest(f"torch {torch.__version__} has no {self.torch}")
         return self.torch_twin(getattr(torch.optim, self.torch))
 
     def reference_for(self, options: Options, dtype: Any) -> Any:

@@ -36,8 +36,7 @@ def is_tensor(value: object) -> bool:
 
 def is_distributed(value: object) -> bool:
     """Whether the value is a tensor of which each process may have a part: torch's DTensor."""
-    places = "torch.distributed.tensor", "torch.distributed._tensor"  # since torch 2.5, and before
-    return isinstance(value, tuple(class_of(place, "DTensor") for place in places))
+    return isinstance(value, class_of("torch.distributed.tensor", "DTensor"))
 
 
 def class_of(library: str, name: str) -> Any:

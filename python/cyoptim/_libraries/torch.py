@@ -109,7 +109,23 @@ def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Ar
 
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:
     """Notify autograd that the tensors were changed."""
-    torch.autograd.graph.increment_version(tensors)
+    if _COUNTS_SEVERAL:
+        torch.autograd.graph.increment_version(tensors)
+        return
+    for tensor in tensors:
+        torch.autograd.graph.increment_version(tensor)
+
+
+def _counts_several() -> bool:
+    """Whether torch takes several tensors at once, as 2.6 does and 2.3 does not."""
+    try:
+        torch.autograd.graph.increment_version(())
+    except RuntimeError:
+        return False
+    return True
+
+
+_COUNTS_SEVERAL = _counts_several()
 
 
 def as_tensor(value: Any) -> Any:

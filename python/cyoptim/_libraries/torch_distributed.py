@@ -10,13 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from cyoptim._arrays.doors import is_distributed
-
-try:
-    from torch.distributed.tensor import DTensor
-except ImportError:  # before torch 2.5
-    from torch.distributed._tensor import DTensor
 
 
 def local_part(tensor: Any, label: str) -> torch.Tensor:

@@ -90,6 +90,8 @@ class ScheduleFree(Optimizer):
         call = "train()" if trains else "eval()"
         if self._average is not None:
             self._average.check_unswapped(f"call {call}")
+        if all(bool(group["train_mode"]) == trains for group in self.param_groups):
+            return  # trainers call it at every step, and the next is to be quick
         self._refit()
         commit, moved = Commit(), []
         commit.set(self, "_quick", None)  # the slow path asks for the mode first
