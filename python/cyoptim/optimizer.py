@@ -32,10 +32,10 @@ from cyoptim._groups.groups import (
     check_one_group_each,
     check_spelling,
     labels_of,
+    note_shards,
     options_of_others,
     own_group,
     parameters_of,
-    shards_in,
     share_groups,
 )
 from cyoptim._groups.names import Named, renamed
@@ -361,11 +361,7 @@ class Optimizer(Definition):
             plan.set_apart([i for i, (_, view) in enumerate(doors) if self._is_apart(view.shape)])
         for rule, scalars in self._stages:
             plan.precede(rule, scalars)
-        shards = shards_in(groups, labels)
-        for number, shard in shards.items():
-            self._check_element_wise(groups[number], shard)
-        if shards:
-            plan.note_shards(shards)
+        note_shards(plan, groups, labels, self)
         return plan
 
     def _plan_for(

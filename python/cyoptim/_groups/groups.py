@@ -187,7 +187,17 @@ def labels_of(groups: list[Group]) -> list[str]:
     return labels
 
 
-def shards_in(groups: list[Group], labels: list[str]) -> dict[int, str]:
+def note_shards(plan: Any, groups: list[Group], labels: list[str], optimizer: Any) -> None:
+    """Tell a plan of which groups other processes have parts of parameters, and refuse those that
+    an optimizer cannot step by parts."""
+    shards = _shards_in(groups, labels)
+    for number, shard in shards.items():
+        optimizer._check_element_wise(groups[number], shard)
+    if shards:
+        plan.note_shards(shards)
+
+
+def _shards_in(groups: list[Group], labels: list[str]) -> dict[int, str]:
     """For each group that has a parameter of which other processes have parts, which it is, in
     words."""
     shards: dict[int, str] = {}
