@@ -100,5 +100,7 @@ def _give_gradient(param: Any, gradient: Any, values: Array | None) -> None:
 def _array_in(gradient: Any) -> Array | None:
     """The memory of a gradient that may be written in place: steps may fill it with zeros."""
     if is_tensor(gradient):
-        return None if gradient.is_sparse else gradient.detach().numpy()
+        from cyoptim._libraries.torch import as_array
+
+        gradient = as_array(gradient)  # a sparse one stays as it is
     return gradient if isinstance(gradient, np.ndarray) and gradient.flags.writeable else None

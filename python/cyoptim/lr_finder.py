@@ -138,6 +138,9 @@ def find_lr(
     of before, bit for bit, also if `closure` raises. What else it changes is not restored: random
     generators, the place in the data, statistics of batch normalization, schedules.
 
+    In several processes `closure` has to return the same loss in each, such as their mean, as the
+    search would end in some of them alone.
+
     References
     ----------
     .. [1] L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.

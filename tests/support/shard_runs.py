@@ -349,6 +349,38 @@ def accumulated(folder: Path) -> None:
 
 
 @a_run
+def searched_for_a_rate(folder: Path) -> None:
+    import torch
+
+    from cyoptim.lr_finder import find_lr
+
+    model = sharded_network()
+    optimizer = cyoptim.AdamW(model.parameters(), lr=0.01)
+    train(model, optimizer, 3)
+    before = whole(model)
+    gradients = [(p.grad, p.grad.full_tensor()) for p in model.parameters()]
+    averages = [optimizer.state[p]["exp_avg"].full_tensor() for p in model.parameters()]
+    x, y = data(torch.distributed.get_rank())
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = (model(x) - y).square().mean()
+        loss.backward()
+        mean = loss.detach().clone()
+        torch.distributed.all_reduce(mean)
+        return mean / PROCESSES  # the same in each, so that the search ends in each
+
+    found = find_lr(optimizer, closure, 1e-5, 10.0, 30)
+    assert found.losses.min() < found.losses[0]
+    assert torch.equal(whole(model), before)
+    for param, (gradient, values) in zip(model.parameters(), gradients, strict=True):
+        assert param.grad is gradient
+        assert torch.equal(gradient.full_tensor(), values)
+    for param, values in zip(model.parameters(), averages, strict=True):
+        assert torch.equal(optimizer.state[param]["exp_avg"].full_tensor(), values)
+
+
+@a_run
 def saved_and_loaded(folder: Path) -> None:
     """By torch.distributed.checkpoint, which makes the state before it loads."""
     import torch
