@@ -86,15 +86,15 @@ def _gradient_of(param: Any) -> tuple[Any, Any, Array | None]:
 
 
 def _give_gradient(param: Any, gradient: Any, values: Array | None) -> None:
-    array = _array_in(gradient)
+    found = getattr(param, "grad", None)
+    if found is not gradient and not hasattr(param, "null_grad"):
+        param.grad = found = gradient
+    elif gradient is None and found is not None:
+        param.null_grad()
+    # MyGrad's tensors take no other object: the one that they hold now gets the values.
+    array = _array_in(found)
     if array is not None and values is not None:
         np.copyto(array, values)
-    if getattr(param, "grad", None) is gradient:
-        return
-    if gradient is None and hasattr(param, "null_grad"):
-        param.null_grad()
-    else:
-        param.grad = gradient
 
 
 def _array_in(gradient: Any) -> Array | None:

@@ -188,6 +188,24 @@ def test_a_torch_loop_with_backward() -> None:
     assert 1e-2 < found.suggestion < 10
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["no-gradient", "a-gradient"])
+def test_tensors_of_mygrad_whose_gradient_cannot_be_set(given: bool) -> None:
+    mygrad = pytest.importorskip("mygrad")
+    w = mygrad.tensor([3.0, -4.0])
+    optimizer = cyoptim.SGD([w])
+
+    def closure() -> float:
+        loss = (w * w).sum()
+        loss.backward()
+        return float(loss)
+
+    if given:
+        closure()
+    assert find_lr(optimizer, closure, 1e-4).suggestion > 0
+    assert w.data.tolist() == [3.0, -4.0]
+    assert (None if w.grad is None else w.grad.tolist()) == ([6.0, -8.0] if given else None)
+
+
 def test_averages_and_sums_stay() -> None:
     w = np.array([3.0, -4.0])
     optimizer = cyoptim.SGD([("w", w)], lr=0.1)
