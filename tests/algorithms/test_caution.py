@@ -224,6 +224,23 @@ def test_what_is_kept_from_pass_to_pass_changes_nothing(
 
 
 @every_first_form
+def test_gradients_are_clipped_unscaled_and_skipped_before(card: Card, options: Options) -> None:
+    start, grads = trajectory_inputs([(30,), (2, 3)], np.float64, 6, seed=8, missing=0)
+    params, expected = ([array.copy() for array in start] for _ in range(2))
+    one, other = card.cls(params, **options), card.cls(expected, **options)
+    for step in grads:
+        one.step(grads=[8 * g for g in step], max_norm=0.5, grad_scale=8.0)
+        norm = np.sqrt(sum((g**2).sum() for g in step))
+        other.step(grads=[g * (0.5 / (norm + 1e-6)) for g in step])
+    for a, b in zip(params, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    before = [array.copy() for array in params]
+    one.step(grads=[np.full_like(g, np.nan) for g in grads[0]], nonfinite="skip")
+    for a, b in zip(params, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_first_form
 def test_a_parameter_that_joins_late(card: Card, options: Options) -> None:
     start, grads = trajectory_inputs([(30,), (30,)], np.float64, 6, seed=7, missing=0)
     late = [[g[0], None if k < 3 else g[1]] for k, g in enumerate(grads)]
