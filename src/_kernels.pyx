@@ -11,7 +11,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
-from libc.math cimport INFINITY, sqrt
+from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -22,7 +22,8 @@ from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTE
                      MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
                      PANEL_BYTES, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, RESCALED, RESIDUALS,
                      SCALED_SQUARES, START, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Factored,
-                     FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Table, Tensor, Units, product_task)
+                     FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Table, Tensor, Units, product_task,
+                     takes_pass)
 from rules._math cimport descent, greater
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock

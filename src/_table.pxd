@@ -1,6 +1,7 @@
 # The flat tables that a run works on: plain C, shared by the engine (which fills them) and the
 # kernels (which read them). A Table owns nothing; its filler keeps the memory alive.
 
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uint8_t
 
 cdef enum:
@@ -116,6 +117,14 @@ cdef struct Factored:
     bint decays_by_scale
     # What the passes have found.
     double scale, clip, along, gain, size, shrink
+
+# Whether its numbers and state ask for a pass.
+cdef inline bint takes_pass(const Factored *f, int phase) noexcept nogil:
+    if phase == SCALED_SQUARES:
+        return f.threshold < INFINITY
+    if phase == RESIDUALS:
+        return f.residuals[0] != NULL
+    return phase != AGREEMENTS or f.cautious
 
 # A run over such parameters: one pass or what follows it, of the first; or all, of the parameters of a bundle.
 cdef struct FactoredRun:

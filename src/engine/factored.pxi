@@ -49,6 +49,8 @@ cdef class FactoredStep:
                  cnp.ndarray counter not None):
         cdef Factored *f = &self.f
         cdef int k
+        if self.memory != NULL:     # others may know its places
+            raise TypeError("a step is made once")
         self._check(param, cnp.PyArray_SIZE(param), param)
         f.vector = len(squares) == 1
         shape = (1, 1, *(<object>param).shape)
@@ -234,6 +236,8 @@ cdef class FactoredSteps:
         check_dense(grad)
         if PyList_GET_SIZE(step.arrays) == 0 or not same_layout(<cnp.ndarray>step.arrays[0], grad):
             raise ValueError("expected a gradient like the parameter")
+        if step.f.step == 0:
+            raise ValueError("begin the step first")
         if PyList_GET_SIZE(self.steps) == self.capacity:
             capacity = 2 * self.capacity + 8
             memory = PyMem_Realloc(self.parameters, capacity * sizeof(void *))
@@ -304,8 +308,7 @@ cdef void run_by_blocks(Factored **parameter) noexcept nogil:
     cdef int phase
     run.settles, run.parameters, run.bundles = True, parameter, NULL
     for phase in range(FACTORED_PASSES):
-        if ((phase == SCALED_SQUARES and f.threshold == INFINITY) or (phase == RESIDUALS and f.residuals[0] == NULL)
-                or (phase == AGREEMENTS and not f.cautious)):
+        if not takes_pass(f, phase):
             continue
         run_factored(parameter, NULL, phase, (f.blocks + f.bundle - 1) // f.bundle,
                      <double>(f.count * f.rows * f.columns * itemsize(f.dtype) // 4))

@@ -114,14 +114,6 @@ cdef void settle(Factored *f, int phase) noexcept nogil:
         f.size = f.size / greater(total_of(f.sums, f.blocks) / elements, 1e-3)
 
 
-cdef inline bint takes_pass(const Factored *f, int phase) noexcept nogil:
-    if phase == SCALED_SQUARES:
-        return f.threshold < INFINITY
-    if phase == RESIDUALS:
-        return f.residuals[0] != NULL
-    return phase != AGREEMENTS or f.cautious
-
-
 cdef void step_whole(Factored *f) noexcept nogil:
     """All passes, one after the other."""
     cdef Py_ssize_t block

@@ -208,6 +208,10 @@ def test_a_gradient_that_code_of_another_resizes_while_they_are_gathered() -> No
 # --- the engine's own functions ----------------------------------------------------------------------
 
 
+def vector_step() -> _engine.FactoredStep:
+    return _engine.FactoredStep(np.zeros(2), None, (np.zeros(2),), (), np.array(0))
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -228,6 +232,8 @@ def test_a_gradient_that_code_of_another_resizes_while_they_are_gathered() -> No
         lambda: _engine.Commit().factor(
             _engine.FactoredStep.__new__(_engine.FactoredStep), np.zeros(2)
         ),
+        lambda: _engine.Commit().factor(vector_step(), np.zeros(2)),  # which has not begun
+        lambda: vector_step().__init__(np.zeros(3), None, (np.zeros(3),), (), np.array(0)),  # type: ignore[misc]
         lambda: _engine.TwoLoop([None]),
         lambda: _engine.TwoLoop([np.zeros(3)]).run(None, [], [], [], 1.0),
         lambda: _engine.TwoLoop([np.zeros(3)]).run(np.zeros(3), [None], [None], [1.0], 1.0),
