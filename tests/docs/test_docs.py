@@ -19,7 +19,7 @@ import cyoptim
 from cyoptim import _engine
 from tests.optimizers import cards
 from tests.support.cards import TORCH
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, is_left_out
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMPILED = ("cyoptim._kernels", "cyoptim._engine")
@@ -127,7 +127,7 @@ def test_links(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        assert file.exists(), target
+        assert file.exists() or is_left_out(file), target
         assert not anchor or anchor in anchors(file), target
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import cyoptim
-from tests.support.paths import ROOT
+from tests.support import paths
+from tests.support.paths import ROOT, is_left_out
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCE = PROJECT["urls"]["Source"]
-# The files that name the address; a source distribution lacks the last one.
+# The files that name the address.
 NAMED_IN = (
     "README.md",
     "CITATION.cff",
@@ -75,7 +76,7 @@ def test_the_package_shows_where_it_comes_from() -> None:
 @pytest.mark.parametrize("name", NAMED_IN)
 def test_there_is_one_address(name: str) -> None:
     path = ROOT / name
-    if not path.exists():
+    if is_left_out(path):
         pytest.skip("a source distribution lacks it")
     found = re.findall(r"https://[\w.]+/[\w-]+/cyoptim\b(?!\.)", path.read_text())
     assert found
@@ -96,3 +97,17 @@ def test_the_citation_is_of_this_version() -> None:
     text = (ROOT / "CITATION.cff").read_text()
     assert f"version: {cyoptim.__version__}\n" in text
     assert f"license: {PROJECT['license']}\n" in text
+
+
+def test_a_source_distribution_may_lack_only_what_it_leaves_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pictures, runner = ROOT / "bench/results/adam.png", ROOT / ".ci/run"
+    if paths.IS_CHECKOUT:
+        assert not is_left_out(pictures)
+        assert not is_left_out(runner)
+    monkeypatch.setattr(paths, "IS_CHECKOUT", False)
+    assert is_left_out(pictures)
+    assert is_left_out(runner)
+    for name in ("README.md", "bench/results/adam.json", "tests/golden/schedulers.json"):
+        assert not is_left_out(ROOT / name), name

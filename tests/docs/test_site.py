@@ -19,7 +19,7 @@ import cyoptim
 from cyoptim import Optimizer, lr_scheduler, optimizers
 from tests.support.cards import Card
 from tests.support.parametrize import every_card
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, is_left_out
 
 EXTENSIONS = ROOT / "docs" / "_ext"
 SCHEDULES = [
@@ -93,7 +93,8 @@ def test_every_example_has_a_card(extension: Callable[[str], Any]) -> None:
     files = {path.name for path in (ROOT / "examples").glob("*.py")}
     assert {name for name in pages if name.endswith(".py")} == files
     cards = {name: extension("example_cards").thumbnail(name) for name in pages}
-    assert cards["train_digits.py"].startswith('<img alt="" src="data:image/png;base64,')
+    if not is_left_out(ROOT / "docs/pictures/train_digits.png"):
+        assert cards["train_digits.py"].startswith('<img alt="" src="data:image/png;base64,')
     assert cards["jax_net.py"] == '<div class="subject">jax</div>'
     assert all(map(len, cards.values()))
 
