@@ -400,7 +400,7 @@ rule("axpby", AXPBY, axpby[float], axpby[double])
 for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
              "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia"):
     cautious(name)
-for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "signum"):
+for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signum"):
     cautious(name, "penalty", "keep")
 
 

@@ -60,10 +60,11 @@ def test_carried_numbers_keep_all_bits() -> None:
     assert kernel.state["mu_product"] == np.float32(0.1)
 
 
-@pytest.mark.parametrize("option", ["caution", "corrected_weight_decay"])
-def test_options_of_the_package_are_refused(option: str) -> None:
+def test_an_option_of_the_package_is_refused() -> None:
     optimizer = cyoptim.LaProp([np.ones(3)])
     saved = optimizer.state_dict()
-    saved["param_groups"][0][option] = True
-    with pytest.raises(ValueError, match=f"{option}=True is not supported"):
+    saved["param_groups"][0].update(caution=False, corrected_weight_decay=False)
+    optimizer.load_state_dict(saved)
+    saved["param_groups"][0]["corrected_weight_decay"] = True
+    with pytest.raises(ValueError, match="corrected_weight_decay=True is not supported"):
         optimizer.load_state_dict(saved)

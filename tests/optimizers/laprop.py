@@ -59,16 +59,21 @@ def in_double(cls: Any) -> Any:
     return LaProp
 
 
+# Those of timm's class, which has no `maximize`.
+SHARED: tuple[Options, ...] = (
+    {},
+    {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-8},
+    {"lr": 0.01, "weight_decay": 0.1},
+    {"lr": 0.0},
+)
+
 CARD = Card(
     "LaProp",
     LaProp,
     traits=RULE,
     variants=(
-        {},
-        {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-8},
-        {"lr": 0.01, "weight_decay": 0.1},
+        *SHARED,
         {"lr": 0.01, "weight_decay": 0.1, "betas": (0.0, 0.9), "maximize": True},
-        {"lr": 0.0},
     ),
     states=("step", "exp_avg", "exp_avg_sq", "exp_avg_lr_1", "exp_avg_lr_2"),
     state_shapes={"exp_avg_lr_1": (), "exp_avg_lr_2": ()},
@@ -82,6 +87,11 @@ CARD = Card(
         place="timm",
         twin=in_double,
         removed="its second bias correction is in float32",
+        variants=(
+            *SHARED,
+            {"caution": True},
+            {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "caution": True},
+        ),
     ),
     timed=(Timed(3),),
     drawing=Recipe(

@@ -14,8 +14,19 @@ import numpy as np
 from tests.support.cards import CAUTIOUS, Card, Options
 
 EXECUTION = {"foreach", "fused", "capturable", "differentiable"}
-# The options that tell where the decay is.
-SWITCHES = ("decoupled_weight_decay", "decouple", "weight_decouple")
+
+
+def decays_by_the_gradient(card: Card, options: Options) -> bool:
+    """Whether the decay is a part of the gradient: it lives on in the momentum, where the parameter is zero."""
+    ends = []
+    for decay in (options["weight_decay"], 0.0):
+        p, reference = np.ones(1), card.reference(**{**options, "weight_decay": decay})
+        for _ in range(3):
+            reference.step([p], [np.zeros(1)])
+        p[0] = 0
+        reference.step([p], [np.zeros(1)])
+        ends.append(p[0])
+    return bool(ends[0] != ends[1])
 
 
 class Cautious:
@@ -23,12 +34,11 @@ class Cautious:
         options = {**card.options, **options}
         self.caution = options.get("caution", False)
         self.cautious_wd = options.get("cautious_wd", False)
-        apart = card.takes("cautious_wd") or card.takes("no_prox")
-        apart = next((options[name] for name in SWITCHES if name in options), apart)
-        self.sign = -1 if options["maximize"] else 1
-        self.penalty = 0 if apart else self.sign * options["weight_decay"]
         known = {*card.options} - CAUTIOUS - EXECUTION
         options = {name: value for name, value in options.items() if name in known}
+        self.sign = -1 if options["maximize"] else 1
+        within = decays_by_the_gradient(card, options)
+        self.penalty = self.sign * options["weight_decay"] if within else 0
         self.plain, self.from_zero = card.reference(**options), card.reference(**options)
 
     def step(self, params: list[Any], grads: list[Any]) -> None:

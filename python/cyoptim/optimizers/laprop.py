@@ -40,6 +40,9 @@ class LaProp(Optimizer):
         Accepted as in torch, without effect.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make each step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -47,14 +50,14 @@ class LaProp(Optimizer):
     ``exp_avg_lr_1`` (:math:`c_1`) and ``exp_avg_lr_2`` (:math:`c_2`) in float64.
 
     Defaults and options are those of timm's ``LaProp``, which keeps :math:`c_2` in float32 and also
-    has ``caution`` and ``corrected_weight_decay``: they are refused, as the first takes a mean over
-    the parameter before a decay that follows the step, and the second the largest rate of a
-    schedule.
+    has ``corrected_weight_decay``: it is refused, as it takes the largest rate of a schedule.
 
     References
     ----------
     .. [1] L. Ziyin, Z. T. Wang, M. Ueda, "LaProp: Separating Momentum and Adaptivity in Adam",
        2020.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -65,6 +68,7 @@ class LaProp(Optimizer):
     array([ 0.9, -1.9])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "laprop"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
 
@@ -78,6 +82,7 @@ class LaProp(Optimizer):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -86,15 +91,15 @@ class LaProp(Optimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             **execution_switches(foreach=foreach),
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
 
     def _check_loaded_options(self, group: Group) -> None:
         super()._check_loaded_options(group)
-        for name in ("caution", "corrected_weight_decay"):  # timm's, which are not here
-            if group.get(name):
-                raise ValueError(f"{name}={group[name]} is not supported")
+        if group.get("corrected_weight_decay"):  # timm's, which is not here
+            raise ValueError("corrected_weight_decay=True is not supported")
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
