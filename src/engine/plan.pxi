@@ -226,9 +226,7 @@ cdef class Plan(Passes):
         cdef bint steps, together = False
         if self.stirred:
             self._check_still()
-        if self.shards is not None and extras is not None and extras.measure:
-            optimizer._refuse_to_measure(next(iter(self.shards.values())))
-        steps = self._measure(extras)
+        steps = self._measure(optimizer, extras)
         if self.zeroing:
             self._prepare_zeros()
         if steps:
@@ -253,12 +251,14 @@ cdef class Plan(Passes):
             self.pace.skipped = True
         return 0
 
-    cdef bint _measure(self, Extras extras) except -1:
+    cdef bint _measure(self, object optimizer, Extras extras) except -1:
         """Compute the norm, if requested; False if the step must be skipped."""
         cdef double total, norm
         cdef bint wanted = extras is not None and extras.measure
         if not wanted and not (self.looks_ahead and self.asks_norm):
             return True
+        if self.shards is not None:
+            optimizer._refuse_to_measure(next(iter(self.shards.values())))
         total = self.sum_squares()
         norm = sqrt(total)
         if extras is not None:

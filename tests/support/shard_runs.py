@@ -257,6 +257,8 @@ def custom_updates(folder: Path) -> None:
 
 @a_run
 def norms(folder: Path) -> None:
+    import torch
+
     w = spread(np.ones((3, 2)))
     w.grad = spread(np.ones((3, 2))).detach()
     adan = cyoptim.Adan([w], lr=0.1)
@@ -267,6 +269,12 @@ def norms(folder: Path) -> None:
     whose = "parameter 0 of group 0 is a part of a DTensor (Shard(dim=0) over 2 processes)"
     advice = "torch.nn.utils.clip_grad_norm_(parameters, max_norm)"
     refused(adan.step, TypeError, whose)
+    v = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    v.grad = torch.ones_like(v)  # its group is clipped by the norm of both
+    groups = [{"params": [w], "max_grad_norm": 0.0}, {"params": [v], "max_grad_norm": 1.0}]
+    refused(cyoptim.Adan(groups).step, TypeError, whose, "max_grad_norm", advice)
+    assert (v == 1).all()
+    refused(lambda: cyoptim.AdamW([w], caution=True), TypeError, whose)
     for arguments in ({"max_norm": 1.0}, {"nonfinite": "skip"}, {"nonfinite": "raise"}):
         refused(lambda: optimizer.step(**arguments), TypeError, whose, advice)  # noqa: B023
     refused(lambda: cyoptim.clip_grad_norm_([w], 1.0), TypeError, "torch.nn.utils clips DTensors")
@@ -285,8 +293,10 @@ def norms(folder: Path) -> None:
 
 @a_run
 def values_of_others(folder: Path) -> None:
-    """A gradient of a parameter that is no DTensor, states of wholes, and files."""
+    """Gradients of a parameter that is no DTensor or has another shape or mesh, states of wholes, and files."""
     import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
     w, v = torch.nn.Parameter(torch.ones(4)), spread(np.ones(4, "f4"))
     optimizer = cyoptim.AdamW([w])
@@ -304,6 +314,16 @@ def values_of_others(folder: Path) -> None:
         TypeError,
         "loaded state 'exp_avg' of parameter 0 of group 0 is a DTensor, and its parameter is none",
     )
+    u = spread(np.ones(3, "f4"))  # of which the first process has as many elements as of v
+    before = v.full_tensor().detach().clone()
+    refused(lambda: other.step(grads=[u.detach()]), ValueError, "gradient of parameter 0", "shape")
+    state = other.state_dict()
+    state["state"][0]["exp_avg"] = u.detach()
+    refused(lambda: other.load_state_dict(state), ValueError, "'exp_avg' of parameter 0", "shape")
+    two = init_device_mesh("cpu", (1, PROCESSES))
+    grad = distribute_tensor(torch.ones(4), two, [Replicate(), Shard(0)])
+    refused(lambda: other.step(grads=[grad]), ValueError, "gradient of parameter 0", "full_tensor")
+    assert torch.equal(v.full_tensor(), before)
     for objects in ({"v": v}, {"optimizer": other}):
         name = str(folder / f"{torch.distributed.get_rank()}.npz")
         refused(lambda: cyoptim.save(name, **objects), TypeError, "torch.distributed.checkpoint")  # noqa: B023

@@ -40,12 +40,20 @@ def part_for(value: Any, param: Any, label: str) -> torch.Tensor:
     if value.device_mesh != param.device_mesh:
         raise ValueError(
             f"{label} is a DTensor on {value.device_mesh}, expected that of its parameter, "
-            f"{param.device_mesh}"
+            f"{param.device_mesh}: write distribute_tensor(x.full_tensor(), param.device_mesh, "
+            "param.placements)"
         )
     if value.placements != param.placements:
         with torch.no_grad():
             value = value.redistribute(param.device_mesh, param.placements)
-    return local_part(value, label)
+    part = local_part(value, label)
+    if part.shape == param._local_tensor.shape and value.shape != param.shape:
+        # The other processes have parts that do not fit: none may step.
+        raise ValueError(
+            f"{label} is a DTensor of shape {tuple(value.shape)}, expected {tuple(param.shape)}, "
+            "that of its parameter"
+        )
+    return part
 
 
 def distributed_as(param: Any, value: Any) -> Any:

@@ -151,9 +151,9 @@ class Definition(Hooked):
 
     def _refuse_to_measure(self, shard: str) -> None:
         raise TypeError(
-            f"{shard}: max_norm and nonfinite need the norm of all gradients. Call "
-            "torch.nn.utils.clip_grad_norm_(parameters, max_norm) before step(): it adds up over "
-            "the processes"
+            f"{shard}: max_norm, max_grad_norm and nonfinite need the norm of all gradients. "
+            "Leave them out, and call torch.nn.utils.clip_grad_norm_(parameters, max_norm) before "
+            "step(): it adds up over the processes"
         )
 
     def _takes_spans(self, group: Group, label: str) -> bool:
