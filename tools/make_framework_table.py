@@ -69,6 +69,9 @@ def known_rows(text: str) -> dict[str, tuple[str, ...]]:
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    missing = [p.reference for p in PAIRS.values() if p.reference and not p.has_reference()]
+    if missing:  # without them an optimizer would be compared with itself
+        sys.exit(f"install the packages of {', '.join(missing)}, which the columns compare with")
     text = PAGE.read_text()
     known = known_rows(text)
     with tempfile.TemporaryDirectory() as folder:
