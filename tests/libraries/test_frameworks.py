@@ -377,15 +377,6 @@ def test_transformers_schedules() -> None:
 
 def skorch_regressor(library: Any, kind: str) -> Any:
     skorch = pytest.importorskip("skorch")
-
-    class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network()
-
-        def forward(self, x: Any) -> Any:
-            return self.network(x)
-
     more: dict[str, Any] = {}
     if kind == "options":
         more["optimizer__weight_decay"] = 0.1
@@ -394,7 +385,7 @@ def skorch_regressor(library: Any, kind: str) -> Any:
         policy = library.lr_scheduler.StepLR
         more["callbacks"] = [skorch.callbacks.LRScheduler(policy=policy, step_size=1)]
     return skorch.NeuralNetRegressor(
-        Module, optimizer=library.AdamW, lr=0.05, max_epochs=4, verbose=0, train_split=None, **more
+        network, optimizer=library.AdamW, lr=0.05, max_epochs=4, verbose=0, train_split=None, **more
     )
 
 

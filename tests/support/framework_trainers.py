@@ -308,15 +308,6 @@ def in_transformers(task: Task) -> Any:
 )
 def in_skorch(task: Task) -> Any:
     import skorch
-    import torch
-
-    class Module(torch.nn.Module):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network()
-
-        def forward(self, x: Any) -> Any:
-            return self.network(x)
 
     class Modes(skorch.callbacks.Callback):  # type: ignore[misc, name-defined]
         def on_batch_begin(
@@ -339,7 +330,7 @@ def in_skorch(task: Task) -> Any:
         if task.grouped:
             more["optimizer__param_groups"] = [("*weight", OF_WEIGHTS), ("*bias", OF_BIASES)]
         return skorch.NeuralNetRegressor(
-            Module,
+            network,
             optimizer=(lambda params, lr: task.cls(params)) if task.grouped else task.cls,
             max_epochs=epochs,
             batch_size=BATCH,
