@@ -445,6 +445,36 @@ def saved_and_loaded(folder: Path) -> None:
 
 
 @a_run
+def averages_saved_and_loaded(folder: Path) -> None:
+    """As the page on frameworks says: torch's functions leave them out."""
+    import torch
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model = sharded_network()
+    optimizer = cyoptim.AdamW(model.parameters(), lr=0.05)
+    average = optimizer.ema(0.5)
+    train(model, optimizer, 3)
+    weights, state = get_state_dict(model, optimizer)
+    assert state.keys() == {"state", "param_groups"}
+    checkpoint.save({"averages": optimizer.state_dict()["averages"]}, checkpoint_id=folder)
+    again = sharded_network()
+    other = cyoptim.AdamW(again.parameters(), lr=0.05)
+    set_state_dict(again, other, model_state_dict=weights, optim_state_dict=state)
+    found = other.ema(0.9)
+    state = other.state_dict()
+    loaded = {"averages": state["averages"]}
+    checkpoint.load(loaded, checkpoint_id=folder)
+    other.load_state_dict({**state, **loaded})
+    train(model, optimizer, 2)
+    train(again, other, 2)
+    assert (found.decay, found.steps) == (average.decay, average.steps)
+    assert torch.equal(whole(again), whole(model))
+    for mine, theirs in zip(found, average, strict=True):
+        assert torch.equal(mine.full_tensor(), theirs.full_tensor())
+
+
+@a_run
 def averages_of_models(folder: Path) -> None:
     import torch
 
