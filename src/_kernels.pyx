@@ -24,7 +24,7 @@ from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTE
                      SCALED_SQUARES, START, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Factored,
                      FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Table, Tensor, Units, product_task,
                      takes_pass)
-from rules._math cimport descent, greater
+from rules._math cimport along, descent, greater, scale_of_share
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
 from rules.adafactor cimport (add_residuals, add_squares_each, clip_of, column_factors, confident_update,
@@ -50,7 +50,8 @@ from rules.dadapt_adam cimport DAdaptAdam, dadapt_adam, dadapt_adam_clock, dadap
 from rules.dadapt_lion cimport DAdaptLion, dadapt_lion, dadapt_lion_clock, dadapt_lion_finish, dadapt_lion_measure
 from rules.dadapt_sgd cimport DAdaptSGD, dadapt_sgd, dadapt_sgd_clock, dadapt_sgd_finish, dadapt_sgd_measure
 from rules.grams cimport Grams, grams, grams_clock
-from rules.lamb cimport Lamb, lamb, lamb_clock, lamb_finish, lamb_measure
+from rules.lamb cimport (Lamb, lamb, lamb_caution, lamb_caution_finish, lamb_caution_measure, lamb_clock, lamb_finish,
+                         lamb_measure)
 from rules.laprop cimport LaProp, laprop, laprop_clock
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
@@ -296,6 +297,8 @@ rule("sparse_adam", SPARSE_ADAM, sparse_adam[float], sparse_adam[double], sparse
 rule("lion", LION, lion[float], lion[double], NULL, ("exp_avg",))
 rule("lamb", LAMB, lamb[float], lamb[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
 passes("lamb", PER_TENSOR, 2, lamb_measure[float], lamb_measure[double], lamb_finish)
+rule("lamb_caution", LAMB, lamb_caution[float], lamb_caution[double], lamb_clock, ("exp_avg", "exp_avg_sq"))
+passes("lamb_caution", PER_TENSOR, 4, lamb_caution_measure[float], lamb_caution_measure[double], lamb_caution_finish)
 rule("ademamix", ADEMAMIX, ademamix[float], ademamix[double], ademamix_clock,
      ("exp_avg_fast", "exp_avg_slow", "exp_avg_sq"))
 rule("lars", LARS, lars[float], lars[double], lars_clock)

@@ -148,6 +148,24 @@ cdef inline void add_values(const floating *x, double *lanes, Py_ssize_t n) noex
         lanes[k] = lane[k]
 
 
+# The products of two arrays.
+cdef inline void add_dot(const floating *x, const floating *y, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double lane[LANES]
+    cdef Py_ssize_t j, i, blocks = n // LANES
+    cdef int k
+    for k in range(LANES):
+        lane[k] = lanes[k]
+    for j in range(blocks):
+        i = j * LANES
+        for k in range(LANES):
+            lane[k] = lane[k] + <double>x[i + k] * <double>y[i + k]
+    i = blocks * LANES
+    for k in range(<int>(n - i)):
+        lane[k] = lane[k] + <double>x[i + k] * <double>y[i + k]
+    for k in range(LANES):
+        lanes[k] = lane[k]
+
+
 # Of three arrays x^2, y^2, xy and xz, each in lanes of its own.
 cdef inline void add_products(const floating *x, const floating *y, const floating *z, double *lanes,
                               Py_ssize_t n) noexcept nogil:

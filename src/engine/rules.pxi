@@ -230,7 +230,7 @@ cdef class Rule:
         if source == CONSTANT:
             return self.constants[self.scalars[k]]
         if source == SWITCH:
-            return bool(group.get("cautious_wd"))
+            return bool(group.get("cautious_wd")) and self._is_decoupled(group)
         if source == NUMBER and self.scalars[k] not in group:     # before the first step
             return self.start_of(self.scalars[k], group)
         if source == OPTION or source == NUMBER:
@@ -262,13 +262,15 @@ cdef class Rule:
     @property
     def is_cautious(self) -> bool:
         """Whether it is the cautious form of another rule."""
-        return "caution_rule" in self.constants
+        return self.name.endswith(("_caution", "_cautious_wd"))
 
-    def form_for(self, dict group not None):
-        """The form of the rule that the group's options ask for: a cautious one, or the rule itself."""
-        if group.get("cautious_wd") and not self._is_decoupled(group):
+    def form_for(self, dict group not None, tuple known not None):
+        """The form of the rule that the known ones of the group's options ask for: a cautious one, or the rule itself."""
+        cdef bint caution = "caution" in known and bool(group.get("caution"))
+        cdef bint cautious_wd = "cautious_wd" in known and bool(group.get("cautious_wd"))
+        if cautious_wd and not self._is_decoupled(group):
             raise ValueError("cautious_wd=True requires decoupled weight decay")
-        suffix = "_caution" if group.get("caution") else "_cautious_wd" if group.get("cautious_wd") else ""
+        suffix = "_caution" if caution else "_cautious_wd" if cautious_wd else ""
         if self.name + suffix not in RULE_BY_NAME:
             raise ValueError(f"{suffix[1:]}=True requires a momentum")
         return rule_named(self.name + suffix)
@@ -321,7 +323,8 @@ cpdef Rule rule_of(optimizer, dict group):
     name = optimizer._rule_of(group)
     if name is None:
         return None
-    return rule_named(name).form_for(group) if optimizer._cautious_options else rule_named(name)
+    known = optimizer._cautious_options
+    return rule_named(name).form_for(group, known) if known else rule_named(name)
 
 
 cdef Rule rule_apart(optimizer, dict group):

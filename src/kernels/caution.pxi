@@ -7,8 +7,7 @@
 # (a) Elements of u whose sign is not that of d become zero; the others are divided by their share of the tensor. So
 #     the rule runs twice: to count them, on copies of the state, and to move them. For a unit that is kept it runs
 #     once: the state moves while they are counted, and -u goes from pass to pass.
-# (b) Signs are compared, as products of small numbers could underflow.
-# (c) Counts are whole numbers: their sum is the same in any order.
+# (b) Counts are whole numbers: their sum is the same in any order.
 
 cdef struct Caution:                # the first scalars of a cautious rule
     double sign
@@ -19,9 +18,6 @@ cdef struct Caution:                # the first scalars of a cautious rule
 cdef enum:
     WITHIN = 6                      # the first scalar of the rule within: its sign, which is 1
     MAX_STATES = MAX_STREAMS - 2
-
-# The least share by which a step is divided, as in timm and in the authors' C-AdamW.
-cdef double LEAST_SHARE = 1e-3
 
 
 cdef int cautious(str name, str l2="l2", str shrink="shrink") except -1:
@@ -68,8 +64,7 @@ cdef void caution_clock(double *scalars, int64_t step, double *carried) noexcept
 
 
 cdef void caution_finish(double *scalars, const double *sums, double *numbers, Py_ssize_t size) noexcept nogil:
-    cdef double share = sums[0] / size
-    (<Caution *>scalars).scale = 1 / (share if share > LEAST_SHARE else LEAST_SHARE)
+    (<Caution *>scalars).scale = scale_of_share(sums[0], size)
 
 
 cdef inline floating *gradient(floating **s, const double *scalars, floating *room, Py_ssize_t start,
@@ -104,13 +99,6 @@ cdef inline void run_within(floating **s, const double *scalars, floating *d, fl
             within[k] = states + PIECE * (k - 2)
             memcpy(within[k], s[k] + start, n * sizeof(floating))
     call(within, rule, scalars + WITHIN, NULL, n)
-
-
-# Below 0 where the step follows the gradient: d and -u have opposite signs.
-cdef inline floating along(floating d, floating u) noexcept nogil:
-    cdef floating low = d if d < u else u
-    cdef floating high = u if d < u else d
-    return low if high > 0 else 0
 
 
 # Whether the step goes away from zero: -u and p have the same sign.

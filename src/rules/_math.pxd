@@ -124,6 +124,21 @@ cdef inline double spread_of(double gain) noexcept nogil:
     return 1 / sqrt(gain) if gain > 0 else 1
 
 
+# Below 0 where a step follows the gradient: d and the change of the parameter have opposite signs. Signs are compared,
+# as products of small numbers could underflow.
+cdef inline floating along(floating d, floating change) noexcept nogil:
+    cdef floating low = d if d < change else change
+    cdef floating high = change if d < change else d
+    return low if high > 0 else 0
+
+
+# What makes a step longer of which so many elements are made; by a share of 1e-3 at least, as in timm and in the authors'
+# C-AdamW.
+cdef inline double scale_of_share(double count, Py_ssize_t size) noexcept nogil:
+    cdef double share = count / size
+    return 1 / (share if share > 1e-3 else 1e-3)
+
+
 # The gradient, upwards or downwards, with the gradient of an L2 penalty.
 #
 # `decay`, whether l2 is not 0, guards l2 * p because 0 * inf is NaN: a parameter that is infinite must

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import cyoptim
 from cyoptim import _dispatch
 from tests.optimizers import cards, label, variants
+from tests.support import cautious
 from tests.support.bits import digest, digests_on_threads, use_isa
 from tests.support.cards import ELEMENT_WISE, SAME_BITS, Card, Options
 from tests.support.doors import trajectory_inputs
@@ -35,7 +36,7 @@ BLOCKS = [(3, 5000), (2000, 7), (200, 129), (6, 5, 3, 3)]
 def all_digests() -> dict[str, str]:
     """Of every variant, in both dtypes, under the present kernels and threads."""
     found = {}
-    for card, options in variants(SAME_BITS):
+    for card, options in [*variants(SAME_BITS), *cautious.FORMS]:
         shapes = card.shapes(SIZES if ELEMENT_WISE(card) else [*SIZES, *BLOCKS])
         for dtype in REALS:
             start, grads = trajectory_inputs(shapes, dtype, 3, seed=7)

@@ -133,12 +133,13 @@ def test_numbers_of_a_group_that_code_of_another_number_moves() -> None:
     "make",
     [
         lambda params: cyoptim.Adam(params, caution=True),
+        lambda params: cyoptim.Lamb(params, caution=True),
         cyoptim.NovoGrad,
         cyoptim.StableAdamW,
         cyoptim.Prodigy,
         lambda params: cyoptim.Lars(params, momentum=0.9, weight_decay=0.1),
     ],
-    ids=["caution", "NovoGrad", "StableAdamW", "Prodigy", "Lars"],
+    ids=["caution", "Lamb-caution", "NovoGrad", "StableAdamW", "Prodigy", "Lars"],
 )
 def test_a_resumed_norm_has_the_same_bits(make: Any, dtype: Any, size: int) -> None:
     # The norm is a sum over chunks, which the rule decides.

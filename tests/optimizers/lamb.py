@@ -9,6 +9,7 @@ from tests.support.cards import (
     KERNEL,
     RULE,
     Card,
+    Options,
     Recipe,
     Source,
     Timed,
@@ -20,7 +21,7 @@ class Lamb:
     def __init__(
         self, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01,
         grad_averaging=True, max_grad_norm=1.0, trust_clip=False, always_adapt=False,
-        decoupled_decay=False, maximize=False,
+        decoupled_decay=False, maximize=False, caution=False,
     ):  # fmt: skip
         self.__dict__.update(locals())
         self.t, self.m, self.v = {}, {}, {}
@@ -41,6 +42,9 @@ class Lamb:
             if self.bias_correction:
                 m, v = m / (1 - beta1**t), v / (1 - beta2**t)
             u = m / (np.sqrt(v) + self.eps)
+            if self.caution:
+                follows = np.sign(u) * np.sign(g) > 0
+                u = np.where(follows, u, 0.0) / max(np.mean(follows), 1e-3)
             if self.decoupled_decay:
                 p[...] = p - self.lr * self.weight_decay * p
             else:
@@ -51,16 +55,21 @@ class Lamb:
             p[...] = p - self.lr * (min(ratio, 1.0) if self.trust_clip else ratio) * u
 
 
+# Those of timm's class, which has no `maximize`.
+SHARED: tuple[Options, ...] = (
+    {},
+    {"lr": 0.01, "max_grad_norm": None},  # the paper's
+    {"lr": 0.01, "max_grad_norm": None, "always_adapt": True, "weight_decay": 0.0},  # optax's
+    {"lr": 0.01, "decoupled_decay": True, "grad_averaging": False, "bias_correction": False},
+)
+
 CARD = Card(
     "Lamb",
     Lamb,
     traits=RULE - {ELEMENT_WISE, KERNEL} | {JOINED},
     variants=(
-        {},
-        {"lr": 0.01, "max_grad_norm": None},  # the paper's
-        {"lr": 0.01, "max_grad_norm": None, "always_adapt": True, "weight_decay": 0.0},  # optax's
+        *SHARED,
         {"lr": 0.01, "betas": (0.8, 0.95), "trust_clip": True, "maximize": True},
-        {"lr": 0.01, "decoupled_decay": True, "grad_averaging": False, "bias_correction": False},
     ),
     states=("step", "exp_avg", "exp_avg_sq"),
     kept={"exp_avg": "m", "exp_avg_sq": "v"},
@@ -69,7 +78,18 @@ CARD = Card(
         *EPS,
         ({"max_grad_norm": 0.0}, ValueError, "Invalid max_grad_norm value: 0.0 (expected > 0)"),
     ),
-    source=Source("timm.optim.Lamb", "1.0.31", counts_together=True),
+    source=Source(
+        "timm.optim.Lamb",
+        "1.0.31",
+        counts_together=True,
+        variants=(
+            *SHARED,
+            {"lr": 0.01, "weight_decay": 0.1, "caution": True},
+            {"lr": 0.01, "betas": (0.8, 0.95), "trust_clip": True, "caution": True},
+            {"lr": 0.01, "decoupled_decay": True, "weight_decay": 0.1, "caution": True},
+            {"lr": 0.01, "max_grad_norm": None, "weight_decay": 0.0, "caution": True},
+        ),
+    ),
     timed=(Timed(3, passes=11), Timed(3, {"max_grad_norm": None}, "-unclipped", passes=10)),
     drawing=Recipe(
         "cyoptim.Lamb([p], lr=0.03)",

@@ -92,15 +92,14 @@ def test_a_parameters_own_count_goes_before_its_groups() -> None:
     assert optimizer.state[w]["step"] == 3
 
 
-@pytest.mark.parametrize("option", ["caution", "corrected_weight_decay"])
-def test_options_that_are_not_here_are_refused(option: str) -> None:
+def test_an_option_that_is_not_here_is_refused() -> None:
     optimizer, w = stepped(1)
     saved = copy.deepcopy(optimizer.state_dict())
-    saved["param_groups"][0][option] = False
+    saved["param_groups"][0].update(caution=False, corrected_weight_decay=False)
     optimizer.load_state_dict(saved)
-    saved["param_groups"][0][option] = True
+    saved["param_groups"][0]["corrected_weight_decay"] = True
     before = w.copy()
-    with pytest.raises(ValueError, match=f"param group 0: {option}=True is not supported"):
+    with pytest.raises(ValueError, match="group 0: corrected_weight_decay=True is not supported"):
         optimizer.load_state_dict(saved)
     np.testing.assert_array_equal(w, before)
 

@@ -11,9 +11,32 @@ from typing import Any
 
 import numpy as np
 
+from tests.optimizers import cards
 from tests.support.cards import CAUTIOUS, Card, Options
 
 EXECUTION = {"foreach", "fused", "capturable", "differentiable"}
+
+
+def has_caution(card: Card) -> bool:
+    """Whether its groups have the options, only where they are set."""
+    return bool(card.cls._cautious_options)
+
+
+def forms(card: Card) -> list[Options]:
+    """The cautious forms of an optimizer, with every option that goes with them."""
+    found = []
+    for variant in card.variants:
+        options = {**card.options, **variant}
+        if options.get("momentum", 1) == 0:
+            continue
+        found.append({**variant, "caution": True})
+        if options.get("decoupled_weight_decay", card.takes("cautious_wd")):
+            found.append({**variant, "weight_decay": 0.1, "cautious_wd": True})
+            found.append({**variant, "weight_decay": 0.1, "caution": True, "cautious_wd": True})
+    return found
+
+
+FORMS = [(card, options) for card in cards(has_caution) for options in forms(card)]
 
 
 def decays_by_the_gradient(card: Card, options: Options) -> bool:

@@ -51,20 +51,26 @@ class Lamb(Optimizer):
         :math:`\lambda\theta` to the step.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make Adam's step, before :math:`\lambda\theta` is added and its length is taken, only in the
+        elements in which it follows the gradient, and there by the inverse of their share of the
+        parameter larger [2]_.
 
     Notes
     -----
     State: ``step``, ``exp_avg`` (:math:`m`), ``exp_avg_sq`` (:math:`v`). A state dict has the step
     count in the groups, too, where timm keeps it; here a parameter's age is its own.
 
-    Defaults and options are those of timm's ``Lamb``, which also has ``caution`` and
-    ``corrected_weight_decay``. The paper does not clip
-    (``max_grad_norm=None``); optax always takes the ratio, too (``always_adapt=True``).
+    Defaults and options are those of timm's ``Lamb``, which also has ``corrected_weight_decay``.
+    The paper does not clip (``max_grad_norm=None``); optax always takes the ratio, too
+    (``always_adapt=True``).
 
     References
     ----------
     .. [1] Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
        ICLR 2020.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -75,6 +81,7 @@ class Lamb(Optimizer):
     array([ 2.6464, -3.6464])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "lamb"
     _exchanges_group_steps: ClassVar[bool] = True
 
@@ -93,6 +100,7 @@ class Lamb(Optimizer):
         *,
         decoupled_decay: bool = False,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -106,15 +114,15 @@ class Lamb(Optimizer):
             "always_adapt": always_adapt,
             "decoupled_decay": decoupled_decay,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
 
     def _check_loaded_options(self, group: Group) -> None:
         super()._check_loaded_options(group)
-        for name in ("caution", "corrected_weight_decay"):  # timm's, which are not here
-            if group.get(name):
-                raise ValueError(f"{name}={group[name]} is not supported")
+        if group.get("corrected_weight_decay"):  # timm's, which is not here
+            raise ValueError("corrected_weight_decay=True is not supported")
 
     def _check_options(self, group: Group) -> None:
         check_moments(group)
