@@ -1,10 +1,12 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T")
 
 RULES: dict[str, Rule]
 
@@ -58,6 +60,7 @@ DTYPES: dict[str, Dtype]
 
 def rule_of(optimizer: Any, group: dict[str, Any]) -> Rule | None: ...
 def bind(module: ModuleType) -> None: ...
+def call_and_end(function: Callable[[], T], end: Callable[[], None]) -> T: ...
 def clip_coefficient(max_norm: float, norm: float) -> float: ...
 def compiler() -> str: ...
 def in_order(value: Any) -> npt.NDArray[Any]: ...

@@ -1,78 +1,105 @@
-"""Steps on trial: a block may do anything to an optimizer, which is afterwards as it was before."""
+"""Steps on trial: a function may do anything to an optimizer, which is afterwards as before."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from cyoptim._arrays.doors import announce_update, is_tensor
-from cyoptim._engine import Commit
+from cyoptim._arrays.doors import announce_update, arrays_of, is_tensor
+from cyoptim._engine import Commit, call_and_end
 from cyoptim._gradients.sums import Sums
 from cyoptim._groups.groups import parameters_of
 from cyoptim._types import Array
 from cyoptim.optimizer import Optimizer
 
+T = TypeVar("T")
+
 
 class _Before(NamedTuple):
-    """What a trial changes: attributes by name, contents as copies."""
+    """What a trial changes: attributes by name, contents as views and copies."""
 
     attributes: dict[str, Any]
     has_stepped: bool
-    values: list[Array]
+    values: list[tuple[Array, Array]]
+    memory: list[tuple[Any, Any]]
     gradients: list[tuple[Any, Any, Array | None]]
 
 
-@contextmanager
-def on_trial(optimizer: Optimizer, doing: str) -> Iterator[None]:
-    """Undo, at the end of a block, all changes of parameters, gradients, groups and state.
+def on_trial(optimizer: Optimizer, doing: str, function: Callable[..., T], *args: Any) -> T:
+    """Call a function, and then undo all changes of parameters, gradients, groups and state.
 
-    Inside it the optimizer works on copies of its groups, state and averages, so the originals
+    Meanwhile the optimizer works on copies of its groups, state and averages, so the originals
     stay the same objects with the same bits. Parameters and gradients are changed, and copied back.
     """
-    before = optimizer._turn.write(doing, _begin, optimizer, doing)
-    try:
-        yield
-    finally:
-        optimizer._turn.write(f"the end of {doing}", _end, optimizer, before)
+    before: list[_Before] = []
+
+    def run() -> T:
+        optimizer._turn.write(doing, _begin, optimizer, doing, before)
+        return function(*args)
+
+    def end() -> None:
+        for record in before:
+            optimizer._turn.write(f"the end of {doing}", _end, optimizer, record)
+
+    return call_and_end(run, end)
 
 
-def _begin(optimizer: Optimizer, doing: str) -> _Before:
+def _begin(optimizer: Optimizer, doing: str, before: list[_Before]) -> None:
     if optimizer._average is not None:
         optimizer._average.check_unswapped(f"call {doing}")
     optimizer._settle_names()
     optimizer._refit()
     params = list(parameters_of(optimizer.param_groups))
-    before = _Before(
+    own = copy.deepcopy(optimizer.__getstate__(), {id(param): param for param in params})
+    record = _Before(
         dict(vars(optimizer)),
         optimizer._opt_called,
-        [array.copy(order="K") for array in optimizer._plan.arrays()],
+        # Views, as the function may make the arrays read-only or give them another shape.
+        [(array.view(), array.copy(order="K")) for array in optimizer._plan.arrays()],
+        [(param, param.data) for param in params if not isinstance(param, np.ndarray)],
         [_gradient_of(param) for param in params],
     )
-    own = copy.deepcopy(optimizer.__getstate__(), {id(param): param for param in params})
-    optimizer.__setstate__({**own, "_sums": Sums()})  # those that wait would join the first step
-    return before
+    before.append(record)  # first, as an interrupt may come after the next call
+    # Without the sums: those that wait would join the first step.
+    optimizer.__setstate__({**own, "_sums": Sums(), "_is_new": optimizer._is_new})
 
 
 def _end(optimizer: Optimizer, before: _Before) -> None:
-    attributes = before.attributes
-    kept = {"_turn": optimizer._turn, "_plan": optimizer._plan}
+    # The plan of before comes back: a new one could fail, over parameters that have been replaced.
+    plan, attributes = before.attributes["_plan"], {**before.attributes, "_quick": None}
     commit = Commit()
-    commit.become(vars(optimizer), {**attributes, **kept})
-    groups, average = attributes["param_groups"], attributes.get("_average")
-    optimizer._plan_for(groups, attributes["_state"], average, commit)
+    commit.become(vars(optimizer), attributes)
+    commit.adopt(plan, optimizer._plan)
+    for view, values in before.values:
+        commit.copy(view, values)
     commit.run()
     optimizer._opt_called = before.has_stepped
-    for array, values in zip(optimizer._plan.arrays(), before.values, strict=True):
-        np.copyto(array, values)
+    for param, data in before.memory:
+        _give_memory(param, data)
     for record in before.gradients:
         _give_gradient(*record)
-    tensors = [param for param in parameters_of(groups) if is_tensor(param)]
+    tensors = [param for param in parameters_of(attributes["param_groups"]) if is_tensor(param)]
     if tensors:
         announce_update(tensors)
+
+
+def _give_memory(param: Any, data: Any) -> None:
+    """Put back what holds a parameter's memory, if it has been replaced."""
+    found = param.data
+    # That of a tensor is another object each time.
+    if not (_are_one(found, data) if is_tensor(param) else found is data):
+        param.data = data
+
+
+def _are_one(tensor: Any, other: Any) -> bool:
+    places = [
+        (array.ctypes.data, array.shape, array.strides, array.dtype)
+        for array in arrays_of([tensor, other])
+    ]
+    return len(places) == 2 and places[0] == places[1]
 
 
 # --- gradients ------------------------------------------------------------------------------------

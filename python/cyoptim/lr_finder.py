@@ -168,12 +168,20 @@ def find_lr(
     Parameter([ 3., -4.])
     """
     rates, shares = _checked(optimizer, closure, start, end, steps)
+    losses = on_trial(optimizer, "find_lr()", _search, optimizer, closure, rates, shares)
+    return _curve(rates[: len(losses)], np.array(losses, float))
+
+
+def _search(
+    optimizer: Optimizer,
+    closure: Callable[[], Any],
+    rates: NDArray[np.float64],
+    shares: list[float],
+) -> list[float]:
+    """Train with these rates; the losses before the steps."""
     losses: list[float] = []
     made: list[bool] = []
-    with (
-        on_trial(optimizer, "find_lr()"),
-        optimizer.register_step_post_hook(lambda *_: made.append(True)),
-    ):
+    with optimizer.register_step_post_hook(lambda *_: made.append(True)):
         for rate in rates:
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = float(rate * share)
@@ -190,7 +198,7 @@ def find_lr(
             losses.append(loss)
             if not made:
                 optimizer.step(grads=grads)
-    return _curve(rates[: len(losses)], np.array(losses, float))
+    return losses
 
 
 def _limit(losses: list[float]) -> float:

@@ -245,16 +245,31 @@ cdef int check_dicts(target, values) except -1:
     return 0
 
 
-cdef int call_surely(object function) except -1:
-    """Call a function, again if it is interrupted; the interrupt is told no further."""
+cdef object call_surely(object function):
+    """Call a function, again if it is interrupted; the last interrupt, or None."""
+    interrupt = None
     while True:
         try:
             function()
-            return 0
+            return interrupt
         except Exception:
             raise
-        except BaseException:
-            continue
+        except BaseException as error:
+            interrupt = error
+
+
+def call_and_end(function, end):
+    """Call a function, and then another, however the first ends and however often the second is
+    interrupted."""
+    try:
+        result = function()
+    except BaseException:
+        call_surely(end)
+        raise
+    interrupt = call_surely(end)
+    if interrupt is not None:
+        raise interrupt
+    return result
 
 
 cdef int become(target, values) except -1:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import cyoptim
-from cyoptim import Parameter
+from cyoptim import Parameter, _trial
 from cyoptim.lr_finder import find_lr
 from tests.support.cards import CLOSURE, MODES, SPARSE, Card
 from tests.support.doors import Door
@@ -33,7 +33,7 @@ def look(params: list[Any], optimizer: Any, door: Door = ARRAYS) -> Any:
         for entries in (optimizer.state.get(p, {}) for p in params)
     ]
     groups = [(id(g), {k: (id(v), repr(v)) for k, v in g.items()}) for g in optimizer.param_groups]
-    attributes = {k: id(v) for k, v in vars(optimizer).items() if k not in ("_plan", "_named")}
+    attributes = {k: id(v) for k, v in vars(optimizer).items()}
     attributes.pop("_quick", None)  # which path the next step takes
     values = [door.read(p).tobytes() for p in params]
     return values, state, groups, attributes, optimizer._opt_called
@@ -245,6 +245,104 @@ def test_a_closure_that_raises_leaves_no_trace(error: type[BaseException]) -> No
         find_lr(optimizer, closure, 1e-3, 1.0)
     assert look([w], optimizer) == before
     assert not optimizer._optimizer_step_post_hooks
+
+
+def as_float32(p: Any) -> None:
+    p.data = p.data.astype(np.float32)
+
+
+def as_integers(p: Any) -> None:
+    p.data = p.data.astype(int)
+
+
+def longer(p: Any) -> None:
+    p.data = np.ones(3)
+
+
+def read_only(p: Any) -> None:
+    p.data.flags.writeable = False
+
+
+CHANGES = {
+    "float32": as_float32,
+    "integers": as_integers,
+    "longer": longer,
+    "read-only": read_only,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_closure_that_makes_parameters_useless_leaves_no_trace(change: str) -> None:
+    params = [Parameter(np.array([3.0, -4.0])), Parameter(np.array([1.0, 2.0]))]
+    optimizer = cyoptim.Adam(params, lr=0.1)
+    calls: list[int] = []
+
+    def closure() -> float:
+        for p in params:
+            p.grad = np.array([1.0, -1.0])
+        calls.append(1)
+        if len(calls) == 3:
+            CHANGES[change](params[0])
+        return float(params[1] @ params[1])
+
+    closure()
+    optimizer.step()
+    arrays, before = [p.data for p in params], look(params, optimizer)
+    with pytest.raises((TypeError, ValueError), match="of group 0"):
+        find_lr(optimizer, closure, 1e-3, 1.0)
+    assert all(p.data is array for p, array in zip(params, arrays, strict=True))
+    assert look(params, optimizer) == before
+    arrays[0].flags.writeable = True
+    closure()
+    optimizer.step()
+
+
+@every_door
+def test_a_closure_may_replace_the_memory_of_parameters(door: Door) -> None:
+    if door.name == "array":
+        pytest.skip("an array is its own memory")
+    array = np.array([3.0, -4.0])
+    w = door.wrap(array)
+    optimizer = cyoptim.SGD([w], lr=0.1)
+    descend = bowl([w], [np.zeros(2)], door)
+
+    def step() -> Any:
+        loss = optimizer.step(descend)
+        w.data = w.data.clip(-3.5, 3.5)
+        return loss
+
+    find_lr(optimizer, step, 1e-4, 0.1)
+    assert array.tolist() == door.read(w).tolist() == [3.0, -4.0]
+    optimizer.step(descend)
+    assert array.tolist() == door.read(w).tolist() != [3.0, -4.0]
+
+
+def test_an_interrupt_at_the_end_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = np.array([3.0, -4.0])
+    optimizer = cyoptim.Adam([w], lr=0.1)
+    before, ends = look([w], optimizer), []
+    end = _trial._end
+
+    def interrupted(*args: Any) -> None:
+        ends.append(1)
+        if len(ends) < 3:
+            raise KeyboardInterrupt
+        end(*args)
+
+    monkeypatch.setattr(_trial, "_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        find_lr(optimizer, descent(w), 1e-3, 1.0)
+    assert len(ends) == 3
+    assert look([w], optimizer) == before
+
+
+def test_a_search_without_gradients_warns() -> None:
+    w = Parameter(np.array([3.0, -4.0]))
+    optimizer = cyoptim.SGD([w])
+    for _ in range(2):  # the search leaves it as new as it was
+        with pytest.warns(UserWarning, match="no parameter has a gradient") as seen:
+            find_lr(optimizer, lambda: float(w @ w))
+        assert len(seen) == 1
 
 
 # --- what is tried --------------------------------------------------------------------------------
