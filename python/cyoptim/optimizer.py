@@ -455,6 +455,11 @@ class Optimizer(Definition):
         FloatingPointError
             If a gradient is not finite and `nonfinite` is "raise". Then nothing changes.
 
+        Warns
+        -----
+        UserWarning
+            If it is the first step, and no Parameter has a gradient.
+
         Examples
         --------
         >>> import numpy as np
@@ -605,6 +610,9 @@ class Optimizer(Definition):
             self._sums.give(extras)
         if grads is not None:
             self._refit()  # first, as it updates names
+        elif self._is_new and not hasattr(self, "_watched_step"):
+            # Where a schedule follows the steps, programs make them without gradients on purpose.
+            warn_if_forgotten(self.param_groups)
         aligned = None if grads is None else align(grads, self.param_groups)
         if self._differentiable:
             check_unrecorded(self.param_groups)
@@ -619,10 +627,7 @@ class Optimizer(Definition):
             self._extras = extras
             raise
         self._set_quick()
-        # Where a schedule follows the steps, programs make them without gradients on purpose.
-        first, self._is_new = self._is_new, False
-        if first and not (given or averaged or hasattr(self, "_watched_step")):
-            warn_if_forgotten(self.param_groups)
+        self._is_new = False
 
     def _has_hooks(self) -> bool:
         return bool(self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or detours())

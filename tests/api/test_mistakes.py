@@ -166,6 +166,7 @@ MISTAKES: dict[str, Row] = {
     "gradients: a function": (lambda: sgd().step(grads=lambda: [w()]), TypeError, "grads must be a list of gradients or a dict from parameter names, or nested as the parameters are, got function: write grads=[...]"),
     "gradients: forgotten, of an array": (lambda: sgd().step(), ValueError, "parameter 0 of group 0 is a plain array and has no gradient of its own: call step(grads=...), let the closure return (loss, grads), or wrap it in cyoptim.Parameter"),
     "gradients: forgotten, of a Parameter": (lambda: sgd([p()]).step(), UserWarning, "no parameter has a gradient, so this first step changes nothing: set parameter.grad before step(), or write step(grads=[...])"),
+    "gradients: forgotten in a closure": (lambda: sgd([p()]).step(lambda: 1.0), UserWarning, "no parameter has a gradient, so this first step changes nothing: set parameter.grad before step(), or write step(grads=[...])"),
     "gradients: names without names": (lambda: sgd().step(grads={"w": w()}), ValueError, "grads is a dict, but the parameters have no names: construct the optimizer from the dict itself, or from (name, parameter) pairs"),
     "gradients: an unknown name": (lambda: sgd({"w": w()}).step(grads={"v": w()}), ValueError, "grads has an entry 'v', but the parameters are w; leave it out, or take the names of these"),
     "gradients: too flat": (lambda: sgd({"a": {"w": w()}}).step(grads={"a": w()}), ValueError, "grads at 'a' is a numpy.ndarray, expected those of a.w"),
@@ -261,6 +262,21 @@ NEXT = re.compile(
     r"there are|it holds|consider|options are those|in order|construct)\b",
     re.IGNORECASE,
 )
+
+
+def test_a_warning_that_is_an_error_comes_before_any_change() -> None:
+    parameter = p()
+    optimizer = cyoptim.SGD([parameter])
+    average = optimizer.ema()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(UserWarning, match="no parameter has a gradient"):
+                optimizer.step()
+        assert (average.steps, optimizer._opt_called) == (0, False)
+        parameter.grad = w()
+        optimizer.step()
+    assert average.steps == 1
 
 
 @pytest.mark.parametrize("name", MISTAKES)

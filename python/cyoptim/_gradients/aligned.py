@@ -107,7 +107,7 @@ def _places(names: tuple[Any, ...]) -> Places:
 
 
 def warn_if_forgotten(groups: list[Group]) -> None:
-    """Warn after a first step in which no Parameter had a gradient. Over tensors, as in torch,
+    """Warn before a first step in which no Parameter has a gradient. Over tensors, as in torch,
     there is no warning."""
     params = [param for group in groups for param in group["params"]]
     if params and all(isinstance(p, ParameterBase) and p.grad is None for p in params):
