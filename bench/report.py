@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -61,6 +62,11 @@ class Run:
         for each in kept[1:]:
             if each != kept[0]:
                 raise ValueError(f"runs of one command differ in {_differing(kept[0], each)}")
+        if len(commands := {run.command or "adam" for run in runs}) > 1:
+            raise ValueError(f"join runs of one command, not of {' and '.join(sorted(commands))}")
+        seen = Counter((result.workload, result.contender) for run in runs for result in run.results)
+        if twice := [" ".join(timed) for timed, count in seen.items() if count > 1]:
+            raise ValueError(f"these are in several of the runs, leave out all but one: {twice}")
         load = max((each["load before"] or 0 for each in facts), default=None)
         parts = f"{_shared([each['command'] for each in facts])}, in {len(runs)} parts"
         joined = facts[0] | ({"command": parts, "load before": load} if len(runs) > 1 else {})

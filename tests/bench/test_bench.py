@@ -504,3 +504,8 @@ def test_parts_of_a_command_are_joined():
     parts[1].environment["threads"] = 4
     with pytest.raises(ValueError, match=r"differ in threads \(2, 4\)"):
         report.Run.joined(parts)
+    parts[1].environment |= {"threads": 2, "command": "python -m bench sizes --threads 2"}
+    with pytest.raises(ValueError, match="not of optimizers and sizes"):
+        report.Run.joined(parts)
+    with pytest.raises(ValueError, match=r"leave out all but one: \['1x100 cyoptim'\]"):
+        report.Run.joined([parts[0], parts[0]])
