@@ -69,6 +69,32 @@ def leaves(tree: Any) -> list[Any]:
     return [leaf for _, leaf in cyoptim.named_leaves(tree)]
 
 
+def around(inner: Any) -> Any:
+    inner.b = [{"up": inner}]
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("tree", "place"),
+    [
+        (around(Dense(ones(2))), "Dense at 'b.0.up'"),
+        ({"net": around(Dense(ones(2)))}, "Dense at 'net.b.0.up'"),
+    ],
+)
+def test_a_tree_that_contains_itself(tree: Any, place: str) -> None:
+    for use in (leaves, cyoptim.SGD, cyoptim.param_groups, AveragedModel):
+        with pytest.raises(ValueError, match=f"the tree contains itself: the .*{place} is also"):
+            use(tree)
+
+
+def test_a_container_may_be_in_two_places() -> None:
+    shared = [ones(2)]
+    assert [name for name, _ in cyoptim.named_leaves({"a": shared, "b": [shared]})] == [
+        "a.0",
+        "b.0.0",
+    ]
+
+
 def halves(tree: Any) -> Any:
     """A tree of the same classes with arrays of 0.5."""
     copy = AveragedModel(tree).module

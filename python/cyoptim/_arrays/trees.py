@@ -38,7 +38,8 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     Raises
     ------
     ValueError
-        If two leaves have the same name, as in ``{"a": {"b": x}, "a.b": y}``.
+        If two leaves have the same name, as in ``{"a": {"b": x}, "a.b": y}``, or a container is
+        inside of itself.
 
     Examples
     --------
@@ -59,17 +60,22 @@ def named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     ['out.W', 'out.b']
     """
     seen: set[str] = set()
-    for name, leaf in _walk(tree, ""):
+    for name, leaf in _walk(tree, "", ()):
         if name in seen:
             raise ValueError(f"two leaves of the tree have the name {name!r}")
         seen.add(name)
         yield name, leaf
 
 
-def _walk(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _walk(tree: Any, path: str, around: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     if is_branch(tree):
+        if any(branch is tree for branch in around):
+            raise ValueError(
+                f"the tree contains itself: the {type_name(tree)} at {path!r} is also around it; "
+                'write None there, or mark the field of a dataclass by metadata={"static": True}'
+            )
         for key, value in entries_of(tree):
-            yield from _walk(value, joined(path, key))
+            yield from _walk(value, joined(path, key), (*around, tree))
     elif tree is not None:
         yield path, tree
 
