@@ -45,6 +45,7 @@ cdef struct Own:
     Row options             # as they were read
     Row step                # the scalars of the step that has begun, and what the rule remembers
     int streams             # arrays of an update: parameter, gradient, state; 0 before there is a rule
+    bint begun              # whether `step` is that of a step; before, an update changes nothing
 
 _module = importlib.import_module(f"cyoptim._kernels_{_dispatch.chosen}")
 cdef list TABLE = [rule_named(name) for name in _module.RULES]
@@ -144,6 +145,8 @@ cdef class Kernel:
         TypeError, ValueError
             If one of them does not fit, is read-only, or shares memory with another. Then nothing
             changes.
+        RuntimeError
+            If no step has begun.
 
         Examples
         --------
@@ -196,6 +199,7 @@ cdef class Kernel:
         cdef Row *row = &own(self).step
         cdef Clock clock
         cdef unsigned long long mode = fp_plain()
+        own(self).begun = True
         row.rule = own(self).options.rule
         row.scalars = own(self).options.scalars
         if self.steps < INT64_MAX:

@@ -23,6 +23,8 @@ cdef object update_buffers(Kernel kernel, tuple objects):
         for label, value in zip(labels, objects):
             take_buffer(&buffers, label, value)
         dtype = check_buffers(&buffers, labels)
+        if not own(kernel).begun:
+            raise RuntimeError("no step has begun: call kernel.begin() before the updates of each step")
         size = buffers.views[0].len // (sizeof(float) if dtype == FLOAT32 else sizeof(double))
         for k in range(buffers.count):
             arrays[k] = buffers.views[k].buf

@@ -136,6 +136,16 @@ def test_what_does_not_fit_is_refused(buffers: list[Any], error: Any, message: s
     assert after == before
 
 
+def test_an_update_before_the_first_step_is_refused() -> None:
+    kernel, w = Kernel(cyoptim.SGD), array("d", [1.0])
+    with pytest.raises(RuntimeError, match=r"no step has begun: call kernel\.begin\(\)"):
+        kernel.update(w, array("d", [1.0]))
+    kernel.state = {"step": 5}
+    with pytest.raises(RuntimeError, match="no step has begun"):
+        kernel.update(w, array("d", [1.0]))
+    assert w[0] == 1
+
+
 def test_no_buffer_stays_taken() -> None:
     kernel, w, g = Kernel(cyoptim.SGD), array("d", [1.0]), array("d", [1.0, 2.0])
     kernel.begin()
