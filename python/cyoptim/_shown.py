@@ -50,15 +50,20 @@ def columns(
     title: str, heads: Iterable[object], rows: Iterable[tuple[object, Iterable[Any]]]
 ) -> str:
     """Rows of values under heads as a table of HTML; the first rows if there are many."""
+    from html import escape  # here, as few programs show anything in a notebook
+
+    def row(tag: str, cells: Iterable[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
     every = list(rows)
-    lines = [f"<caption><b>{title}</b></caption>"]
+    lines = [f"<caption><b>{escape(title)}</b></caption>"]
     names = [str(head) for head in heads]
     if any(names):
-        lines.append(_row("th", names))
+        lines.append(row("th", names))
     for name, values in every[:MOST_ROWS]:
-        lines.append(_row("td", [str(name), *map(_cell, values)]))
+        lines.append(row("td", [str(name), *map(_cell, values)]))
     if len(every) > MOST_ROWS:
-        lines.append(_row("td", [f"... and {len(every) - MOST_ROWS} more"]))
+        lines.append(row("td", [f"... and {len(every) - MOST_ROWS} more"]))
     return f"<table>{''.join(lines)}</table>"
 
 
@@ -81,9 +86,3 @@ def table_of_groups(name: str, groups: list[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else in_short(value)
-
-
-def _row(tag: str, cells: Iterable[str]) -> str:
-    from html import escape  # here, as few programs show anything in a notebook
-
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

@@ -155,6 +155,18 @@ def test_a_method_is_shown() -> None:
     html = cyoptim.scipy.method("adam", lr=0.5)._repr_html_()
     assert "method of Adam" in html
     assert "<td>lr</td><td>0.5</td>" in html
+    assert "method of &lt;lambda&gt;" in cyoptim.scipy.method(lambda p: None)._repr_html_()
+
+
+def test_a_state_of_lists_is_shown() -> None:
+    w = np.ones(2)
+    made = cyoptim.LBFGS([w], max_iter=3)
+    made.step(lambda: (float(w @ w), [2 * w]))
+    count = len(made.state[w]["old_dirs"])
+    assert count > 0
+    assert f"old_dirs=list of {count}, " in repr(made.state)
+    made.state[w]["none"] = None
+    assert "none=None" in repr(made.state)
 
 
 def test_large_tables_are_cut() -> None:

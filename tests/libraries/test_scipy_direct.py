@@ -53,6 +53,25 @@ def test_an_optimizer_is_a_method() -> None:
     equal(run(cyoptim.LBFGS([w], history_size=3)), run(method("lbfgs", history_size=3)))
 
 
+MASK = np.ones(2)
+
+
+class Masked(cyoptim.Optimizer):
+    def __init__(self, params: Any, lr: float = 0.1, mask: Any = MASK, most: Any = None) -> None:
+        super().__init__(params, {"lr": lr, "mask": mask, "most": most})
+
+    def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+        param -= np.clip(group["lr"] * group["mask"] * grad, None, group["most"])
+
+
+def test_options_may_be_arrays() -> None:
+    mask, most = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    chosen = method(Masked([np.ones(2)], lr=2**-10, mask=mask, most=most))
+    assert chosen.options == {"lr": 2**-10, "mask": mask, "most": most}
+    assert method(Masked([np.ones(2)])).options == {}
+    assert run(chosen).x[1] == START[1]
+
+
 def test_options_take_the_place_of_arguments() -> None:
     chosen = method("sgd", lr=0.25, clip_norm=1.0)
     scheduler = ("StepLR", {"step_size": 2, "gamma": 0.5})

@@ -70,9 +70,12 @@ def in_kind(param: Any, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_short(value: Any) -> str:
-    """A parameter by its type and shape, an array by its shape, a number as it is."""
-    if isinstance(value, (str, int, float)):
+    """A parameter by its type and shape, an array by its shape, a list by its length; a number as
+    it is."""
+    if value is None or isinstance(value, (str, int, float)):
         return repr(value)
+    if isinstance(value, (list, tuple, dict)):
+        return f"{type(value).__name__} of {len(value)}"
     array = value if hasattr(value, "shape") else getattr(value, "data", None)
     shape = tuple(getattr(array, "shape", ()))
     if not shape and hasattr(value, "item"):

@@ -351,7 +351,9 @@ def _class_and_options(optimizer: Optimizer) -> tuple[type[Optimizer], dict[str,
     options = {
         name: group[name]
         for name, argument in arguments.items()
-        if name in group and name != "params" and group[name] != argument.default
+        if name in group
+        and name != "params"
+        and not np.array_equal(group[name], argument.default)  # either may be an array
     }
     return type(optimizer), options
 
