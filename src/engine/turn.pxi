@@ -260,19 +260,20 @@ cdef class Turn:
         """Call a function within a turn of several optimizers, whose new arrays are this one's."""
         return self._in_files(WRITING, function, args)
 
-    def move(self, Files files, function, *args):
-        """Call a function within a turn that gives the optimizer new arrays, in files from now on, or if
-        they are None in ordinary memory. If it fails, all stays where it is."""
+    def move(self, Files files, function, *args) -> None:
+        """Call a function within a turn whose Commit gives the optimizer new arrays, in files from now
+        on, or if they are None in ordinary memory. If it fails, all stays where it is."""
         cdef Files old = self.files
         cdef int forks = self.files_forks
-        cdef object before
+        cdef object before, commit
         self.files, self.files_forks = files, FORKS
         try:
             before = use_allocator(None)
             try:
-                return self._in_files(WRITING, function, args)
+                commit = self._in_files(WRITING, function, args)
             finally:
                 use_allocator(before)
+            (<Commit?>commit).make()    # here, where no interrupt comes after it
         except BaseException:
             self.files, self.files_forks = old, forks
             raise

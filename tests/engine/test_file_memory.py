@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,41 @@ def test_state_that_an_update_in_python_makes(small, tmp_path):
     optimizer.map_state(tmp_path)
     optimizer.step(grads=[np.ones(4)])
     assert is_in_a_file(optimizer.state[w]["sum"])
+
+
+def test_values_in_the_state_keep_their_kind(small, tmp_path):
+    w, masked = np.zeros(4), np.ma.array(np.zeros(4), mask=[True, False, True, False])
+    optimizer = OwnUpdate([w])
+    nested = defaultdict(list, past=[np.ones(4)], more=OrderedDict(m=np.ones(4)))
+    optimizer.state[w].update(masked=masked, nested=nested)
+    optimizer.map_state(tmp_path)
+    state = optimizer.state[w]
+    assert state["masked"] is masked
+    assert state["nested"] is not nested
+    assert state["nested"].default_factory is list
+    assert type(state["nested"]["more"]) is OrderedDict
+    assert all(map(is_in_a_file, arrays_in(state["nested"])))
+
+
+def test_an_interrupt_after_the_move_undoes_no_part_of_it(small, tmp_path):
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        if frame.f_code.co_name == "_move" and event == "return":
+            raise KeyboardInterrupt
+        return interrupt
+
+    w = np.zeros(4)
+    optimizer = cyoptim.Adam([w])
+    optimizer.step(grads=[np.ones(4)])
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            optimizer.map_state(tmp_path)
+    finally:
+        sys.settrace(before)
+    assert not any(map(is_in_a_file, kept_by(optimizer)))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert not any(map(is_in_a_file, kept_by(optimizer)))
 
 
 @every_door

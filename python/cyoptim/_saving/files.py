@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ def map_state(optimizer: Any, folder: Any) -> None:
     optimizer._turn.move(files, _move, optimizer)
 
 
-def follow(copy: Any, optimizer: Any) -> None:
+def follow(twin: Any, optimizer: Any) -> None:
     """Let a new copy of an optimizer have its memory where the optimizer has its own."""
-    copy._turn.follow(optimizer._turn)
-    if optimizer._turn.files is not None:  # torch copies the state of tensors into its own memory
-        copy.map_state(optimizer._turn.files.folder)
+    files = optimizer._turn.files
+    twin._turn.follow(optimizer._turn)
+    if files is not None and any(map(is_tensor, twin.state)):  # torch copies into its own memory
+        twin.map_state(files.folder)
 
 
 def _checked(folder: Any) -> str:
@@ -41,12 +42,12 @@ def _checked(folder: Any) -> str:
     return path
 
 
-def _move(optimizer: Any) -> None:
+def _move(optimizer: Any) -> Commit:
     optimizer._settle_names()
     commit, state, average = Commit(), State(), optimizer._average
     for param, entries in optimizer.state.items():
         if isinstance(entries, dict):
-            state[param] = in_kind(param, _moved(optimizer.state.arrays(param)))
+            state[param] = in_kind(param, _moved(dict(optimizer.state.arrays(param))))
         else:
             state[param] = entries
     twin = None
@@ -59,15 +60,18 @@ def _move(optimizer: Any) -> None:
         commit.update(vars(average), vars(twin))
     commit.update(vars(optimizer._sums), {"_arrays": _moved(optimizer._sums._arrays)})
     commit.set(optimizer, "_state", state)
-    commit.run()
+    return commit
 
 
 def _moved(value: Any) -> Any:
-    """The value with copies of its large arrays, which are where new arrays now are."""
-    if isinstance(value, np.ndarray):
+    """The value with copies of its large arrays, which are where new arrays now are. Dicts keep
+    their kind; masked arrays, and other subclasses of arrays, stay as they are."""
+    if type(value) in (np.ndarray, np.memmap):
         return np.array(value, order="K", subok=False) if value.nbytes >= LEAST else value
-    if isinstance(value, Mapping):
-        return {key: _moved(item) for key, item in value.items()}
+    if isinstance(value, dict):
+        moved = copy.copy(value)
+        moved.update({key: _moved(item) for key, item in value.items()})
+        return moved
     if type(value) in (list, tuple):
         return type(value)(_moved(item) for item in value)
     if is_tensor(value):
