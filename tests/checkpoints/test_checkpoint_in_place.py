@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import subprocess
 import sys
+import textwrap
 import tracemalloc
 from typing import Any
 
@@ -16,6 +18,7 @@ from cyoptim._checkpoints import sources
 from cyoptim._engine import Commit
 from tests.support.cards import Card
 from tests.support.parametrize import every_card
+from tests.support.paths import ROOT
 from tests.support.runs import PARAMETERS, advance
 from tests.support.saved_objects import Average, Prepared, Scheduler, contents, same
 
@@ -324,6 +327,97 @@ def test_a_file_that_is_cut_before_all_of_it_is_read(either):
         assert not w.any()
         assert not V.any()
         cyoptim.save(either, w=w + 1, V=V + 1, shears=Scheduler(3))
+
+
+class OwnUpdate(cyoptim.Optimizer):
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 1.0})
+
+    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Any) -> None:
+        state.setdefault("past", [np.zeros_like(param)])[0][...] += grad
+
+
+def average(w: Any) -> Any:
+    averaged = cyoptim.swa_utils.AveragedModel([w])
+    averaged.update_parameters([w])
+    return averaged
+
+
+def stepped(optimizer: Any, w: Any) -> Any:
+    for _ in range(2):
+        optimizer.step(lambda: (float(w.sum()), [np.cos(w)]))
+    return optimizer
+
+
+def with_average(w: Any) -> Any:
+    optimizer = cyoptim.SGD([w], lr=0.1)
+    optimizer.ema(0.9)
+    return optimizer
+
+
+def with_sums(w: Any) -> Any:
+    optimizer = cyoptim.SGD([w], lr=0.1)
+    optimizer.accumulate([np.ones_like(w)])
+    return optimizer
+
+
+def with_notes(w: Any) -> Any:
+    optimizer = cyoptim.SGD([w], lr=0.1)
+    optimizer.state[w]["note"] = np.ones_like(w)
+    optimizer.state["all"] = {"note": np.ones_like(w)}
+    return optimizer
+
+
+READERS = {
+    "update": lambda w: stepped(OwnUpdate([w]), w),
+    "LBFGS": lambda w: stepped(cyoptim.LBFGS([w], lr=0.1), w),
+    "Adafactor": lambda w: stepped(cyoptim.Adafactor([w]), w),
+    "ema": with_average,
+    "sums": with_sums,
+    "notes": with_notes,
+    "AveragedModel": average,
+    "others": lambda w: Average(w),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", READERS)
+def test_whoever_reads_its_state_itself_hears_of_a_cut(either, reader):
+    """In a process of its own, which a look at a view would end."""
+    program = f"""
+        import os, sys
+        from pathlib import Path
+        import numpy as np, cyoptim
+        from cyoptim._checkpoints import sources
+        from tests.checkpoints.test_checkpoint_in_place import READERS
+        from tests.support.saved_objects import Prepared, Scheduler
+
+        sources.LEAST_FILE, sources.LEAST_ARRAY = 0, 1 << 13
+        path = Path(sys.argv[1])
+
+        class Shears(Prepared):
+            def _prepare_load(self, state, commit):
+                os.truncate(path, 8192)
+
+        def made():
+            return READERS[{reader!r}](np.zeros((100_000, 4)))
+
+        cyoptim.save(path, shears=Scheduler(3), reader=made())
+        try:
+            cyoptim.load(path, strict=False, shears=Shears(0), reader=made())
+        except cyoptim.CheckpointError as error:
+            assert "damaged: cut short" in str(error), error
+        else:
+            raise AssertionError("loaded")
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(either)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_small_file_changes_all_or_nothing_whatever_happens_to_it(either, monkeypatch):

@@ -241,8 +241,7 @@ class Restore:
             self._fit_foreign(target, saved, place)
             return
         commit, placed = Commit(self._sources), self._sources.placed
-        if _looks_at_arrays(target):
-            saved = self._sources.settled(saved)
+        saved = self._settled_for(target, saved)
         try:
             saved = self._renaming.state(saved, target)
             if isinstance(target, Optimizer):
@@ -259,6 +258,15 @@ class Restore:
         if isinstance(target, Optimizer):
             self._loaded.append(target)
 
+    def _settled_for(self, target: Any, saved: Any) -> Any:
+        """A state in which only an optimizer's state of its parameters has views, which it reads
+        into place: where others look at a view of a file that was cut, the process ends."""
+        if _looks_at_arrays(target) or not isinstance(saved, dict):
+            return self._sources.settled(saved)
+        for name in saved.keys() - {"state"}:
+            saved[name] = self._sources.settled(saved[name])
+        return saved
+
     def _fit_foreign(self, target: Any, saved: Any, place: Place) -> None:
         state = target.state_dict()
         of_module = _is_module(target) and isinstance(state, dict) and isinstance(saved, dict)
@@ -268,6 +276,8 @@ class Restore:
             else:
                 saved = _by_name(self._renaming.state(saved, target), target)
             new = self._state_for(target, saved)
+        except CheckpointError:  # of the file
+            raise
         except (TypeError, ValueError, AttributeError, KeyError) as error:
             self._refused(place, error)
             return
@@ -357,9 +367,10 @@ def _is_module(target: object) -> bool:
 
 
 def _looks_at_arrays(target: Any) -> bool:
-    """Whether code of the user's sees the state before it is the object's."""
+    """Whether code of the user's, or of an object that reads no views, sees the state before it is
+    the object's."""
     if not isinstance(target, Optimizer):
-        return False
+        return True
     methods = (type(target).__setstate__, type(target)._prepare_load)
     ours = all(method.__module__.partition(".")[0] == "cyoptim" for method in methods)
     return bool(target._optimizer_load_state_dict_pre_hooks) or not ours

@@ -123,7 +123,7 @@ def _state(
             if isinstance(values, dict):
                 check_whole(optimizer, values, views[i].shape, group, labels[i])
         else:  # not of a parameter
-            state[key] = copy.deepcopy(values)
+            state[key] = copy.deepcopy(room.read(values))
     return state
 
 
@@ -150,6 +150,9 @@ class _RoomOfOld(Room):
         own = self.zeros(name, view, dtype)
         self._commit.sources.read_into(own, array)
         return own
+
+    def read(self, value: Any) -> Any:
+        return self._commit.sources.settled(value)
 
     @staticmethod
     def _fits(old: Array, view: Array, dtype: Any) -> bool:

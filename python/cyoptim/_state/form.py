@@ -94,7 +94,7 @@ class Form:
         """A copy of one parameter's loaded state, as the optimizer keeps it in this group."""
         if not isinstance(values, dict):
             if self._is_free:
-                return as_it_is(param, values)
+                return as_it_is(param, room.read(values))
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
         entries = {
             name: self._loaded_entry(name, param, view, value, label, room, group)
@@ -113,6 +113,8 @@ class Form:
         group: Group | None,
     ) -> Any:
         entry = self.entry(name, view, group)
+        if entry.kind is not Kind.ARRAY or entry.shape != view.shape:  # which the room fills
+            value = room.read(value)
         if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
             return as_it_is(param, value, name)
         what = f"loaded state {name!r} of {label}"

@@ -306,6 +306,8 @@ class LBFGS(Optimizer):
         return HistoryForm(self)
 
     def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
+        if commit.sources is not None:  # none of its vectors is read in place
+            state_dict = commit.sources.settled(state_dict)
         super()._prepare_load(state_dict, commit)
         commit.set(self, "_ordered", None)
 
