@@ -145,11 +145,9 @@ cdef class FactoredStep:
         f.threshold, f.sign, f.rate, f.keep, f.cautious = o.threshold, o.sign, o.rate, o.keep, o.cautious
         f.rest, f.decay, f.decays_by_scale = o.rest, o.decay, o.decays_by_scale
 
-    cdef bint is_of(self, object param, object state) except -1:
-        """Whether it was made of these arrays, and they are where they were."""
+    cdef bint is_of(self, object state) except -1:
+        """Whether the arrays that are not the parameter are these entries of its state."""
         cdef Py_ssize_t k
-        if not self.are_still() or not is_same(<cnp.ndarray>self.arrays[0], param):
-            return False
         for k in range(1, PyList_GET_SIZE(self.arrays)):
             if not is_same(<cnp.ndarray>self.arrays[k], state.get(self.names[k - 1])):
                 return False
@@ -166,9 +164,11 @@ cdef class KeptSteps:
     """Steps of small parameters, which the next step finds again where nothing has changed."""
 
     cdef dict steps             # by the parameter's number: its group's form, and the step
+    cdef Watch watch            # of the state of which they are
+    cdef int64_t seen           # the changes that it had told when all steps were kept, or NEVER
 
     def __cinit__(self):
-        self.steps = {}
+        self.steps, self.seen = {}, NEVER
 
     def keep(self, Py_ssize_t number, form, FactoredStep step not None, tuple names not None) -> None:
         """Keep a step, whose arrays after the parameter have these names in the state."""
@@ -183,6 +183,11 @@ cdef class KeptSteps:
         cdef int64_t t
         cdef list left = []
         cdef tuple pair
+        cdef Watch watch = optimizer.state.watch
+        cdef int64_t looked = shared_read(&watch.changes)
+        cdef bint changed = looked != self.seen or watch is not self.watch
+        cdef Py_ssize_t found_again = 0
+        self.watch, self.seen = watch, NEVER
         if PyDict_Size(self.steps) > PyList_GET_SIZE(params):       # some have gone
             self.steps.clear()
         forms = {id(group): optimizer._state_form(group) for group in optimizer.param_groups}
@@ -192,7 +197,8 @@ cdef class KeptSteps:
                 left.append((number, array, grad))
                 continue
             step = pair[1]
-            if not step.is_of(array, optimizer.state.arrays(params[number])):
+            if not (step.are_still() and is_same(<cnp.ndarray>step.arrays[0], array)
+                    and (not changed or step.is_of(optimizer.state.arrays(params[number])))):
                 del self.steps[number]
                 left.append((number, array, grad))
                 continue
@@ -208,6 +214,9 @@ cdef class KeptSteps:
                 step.begin(t, optimizer._all_numbers(group, t, array.dtype))
                 last = step
             commit.factor(step, grad)
+            found_again += 1
+        if not changed or found_again == PyDict_Size(self.steps):
+            self.seen = looked
         return left
 
 

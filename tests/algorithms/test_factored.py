@@ -200,6 +200,17 @@ def test_steps_that_are_kept_see_every_change(name: str, change: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_change_is_seen_by_a_parameter_that_gets_its_gradient_later(name: str) -> None:
+    one, other, a, b = twins(name)
+    step_both(one, other, a, b, 0)
+    for optimizer, params in ((a, one), (b, other)):
+        replace_state(optimizer, params)
+        optimizer.step(grads=[None, *(np.ones_like(p) for p in params[1:])])
+    for seed in range(1, 3):
+        step_both(one, other, a, b, seed)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_steps_that_are_kept_follow_their_parameters(name: str) -> None:
     one, other, a, b = twins(name)
     step_both(one, other, a, b, 0)
