@@ -194,7 +194,7 @@ BAD = [
     ({"learning_rate": "constant", "optimizer_params": {"momentum": 0.9}}, "and optimizer_params={'momentum': 0.9}"),
     ({"learning_rate": "optimal", "alpha": 0.0}, "learning_rate='optimal' needs alpha > 0"),
     ({"learning_rate": "pa1"}, "The 'learning_rate' parameter of"),
-    ({"eta0": 0.1}, "eta0=0.1 without learning_rate=: write learning_rate='(optimal|invscaling)', scikit-learn's default, or 'constant'"),
+    ({"eta0": 0.1}, "eta0=0.1 without learning_rate=: write .*; scikit-learn's default is '(optimal|invscaling)'. For an optimizer, write"),
     ({"power_t": 0.1, "optimizer": "adam"}, "power_t=0.1 without learning_rate="),
     ({"eta0": 0.0, "learning_rate": "constant"}, "The 'eta0' parameter"),
     ({"power_t": -1.0, "learning_rate": "constant"}, "The 'power_t' parameter"),
@@ -219,6 +219,13 @@ def test_errors_say_which_to_drop(theirs, ours, params, message):
         model.fit(X, y)
     if "average" not in params:
         np.testing.assert_array_equal(model.coef_, before)
+
+
+def test_an_optimizer_is_short_in_messages():
+    X, y = data(LinearRegressor)
+    model = LinearRegressor(learning_rate="constant", optimizer=cyoptim.SGD([np.zeros(1)], lr=1))
+    with pytest.raises(ValueError, match=r"and optimizer=SGD\(\.\.\.\): drop"):
+        model.fit(X, y)
 
 
 def test_an_l1_ratio_without_its_penalty_may_be_none():

@@ -380,6 +380,7 @@ BAD = [
     ({"solver": "newton"}, "The 'solver' parameter of"),
     ({"solver": None}, "The 'solver' parameter of"),
     ({"solver": "lbfgs", "clip_norm": 1.0, "lr_scheduler": "steplr"}, "solver='lbfgs' and lr_scheduler='steplr', clip_norm=1.0"),
+    ({"solver": "lbfgs", "lr_scheduler_params": {"gamma": 0.1}}, "solver='lbfgs' and lr_scheduler_params={'gamma': 0.1}"),
     ({"solver": "lbfgs", "weight_averaging": 0.5}, "takes no steps on batches; drop weight_averaging="),
     ({"solver": "sgd", "learning_rate": "adaptive", "lr_scheduler": "steplr"}, "learning_rate='adaptive', lr_scheduler='steplr': drop one"),
     ({"lr_scheduler_params": {"gamma": 0.1}}, "without an lr_scheduler"),

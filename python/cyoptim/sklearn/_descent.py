@@ -8,7 +8,7 @@ from typing import Any
 
 from cyoptim import optimizers
 from cyoptim.lr_scheduler import LambdaLR
-from cyoptim.sklearn._training import Recipe
+from cyoptim.sklearn._training import Recipe, is_set, spelt
 
 RATES = frozenset({"constant", "optimal", "invscaling", "adaptive"})
 
@@ -56,14 +56,11 @@ def check_spelling(estimator: Any) -> None:
     if estimator.learning_rate is None:
         _check_no_rate(estimator)
         return
-    values = {name: getattr(estimator, name) for name in REPLACED}
-    strange = {name: value for name, value in values.items() if value is not None and value != {}}
-    if strange:
-        found = ", ".join(f"{name}={value!r}" for name, value in strange.items())
+    if strange := [name for name in REPLACED if is_set(getattr(estimator, name))]:
         raise ValueError(
-            f"learning_rate={estimator.learning_rate!r} and {found}: drop learning_rate=, which is "
-            "scikit-learn's stochastic gradient descent from eta0=, or drop "
-            f"{', '.join(name + '=' for name in strange)}"
+            f"learning_rate={estimator.learning_rate!r} and {spelt(estimator, strange)}: drop "
+            "learning_rate=, which is scikit-learn's stochastic gradient descent from eta0=, or "
+            f"drop {', '.join(name + '=' for name in strange)}"
         )
     if estimator.learning_rate == "optimal" and estimator.alpha == 0:
         raise ValueError("learning_rate='optimal' needs alpha > 0, from which it computes the rate")
@@ -72,11 +69,11 @@ def check_spelling(estimator: Any) -> None:
 def _check_no_rate(estimator: Any) -> None:
     for name in ("eta0", "power_t"):
         if (value := getattr(estimator, name)) is not None:
-            default = estimator._scikit_rate
             raise ValueError(
-                f"{name}={value!r} without learning_rate=: write learning_rate={default!r}, "
-                "scikit-learn's default, or 'constant', 'invscaling' or 'adaptive'; or "
-                "learning_rate_init= and lr_scheduler= for an optimizer"
+                f"{name}={value!r} without learning_rate=: write learning_rate='adaptive', "
+                "'constant', 'invscaling' or 'optimal' as well; scikit-learn's default is "
+                f"{estimator._scikit_rate!r}. For an optimizer, write learning_rate_init= and "
+                f"lr_scheduler= instead of {name}="
             )
 
 

@@ -46,7 +46,7 @@ class _Optimized:
         super().__setstate__({**DEFAULTS, **state})  # type: ignore[misc]
 
     def _validate_params(self) -> None:
-        _solvers.check_spelling(self)
+        _solvers.check_name(self.solver)
         super()._validate_params()  # type: ignore[misc]
 
     def _recipe(self) -> Recipe:
@@ -56,6 +56,7 @@ class _Optimized:
         return Recipe.of_optimizer(self, None if rate is DEFAULTS["learning_rate_init"] else rate)
 
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
+        _solvers.check_spelling(self)
         if self.optimizer is not None or self.solver != "lbfgs":
             recipe = self._recipe()
             if self._training is None or not self._training.recipe.same_as(recipe):

@@ -11,7 +11,7 @@ import numpy as np
 from cyoptim import optimizers
 from cyoptim._names import OPTIMIZERS
 from cyoptim.optimizer import Optimizer
-from cyoptim.sklearn._training import Recipe, Training
+from cyoptim.sklearn._training import Recipe, Training, is_set, spelt
 
 
 def _unique(value: Any) -> Any:
@@ -52,7 +52,7 @@ INSTEAD = {
 }
 
 # What a solver that evaluates all samples at once, over and over, has no use for.
-STOCHASTIC = ("lr_scheduler", "clip_norm", "weight_averaging")
+STOCHASTIC = ("lr_scheduler", "lr_scheduler_params", "clip_norm", "weight_averaging")
 
 
 def given(estimator: Any) -> list[str]:
@@ -60,20 +60,19 @@ def given(estimator: Any) -> list[str]:
     return [name for name, value in DEFAULTS.items() if getattr(estimator, name) is not value]
 
 
-def _spelt(estimator: Any, names: list[str]) -> str:
-    return ", ".join(f"{name}={getattr(estimator, name)!r}" for name in names)
+def check_name(solver: Any) -> None:
+    """Raise for the name of an optimizer that is not scikit-learn's."""
+    if not isinstance(solver, str) or solver in ("lbfgs", "sgd", "adam"):
+        return
+    if solver.lower() in map(str.lower, OPTIMIZERS):
+        raise ValueError(
+            f"solver={solver!r}: scikit-learn's solvers are 'lbfgs', 'sgd' and 'adam'; write "
+            f"optimizer={solver!r}"
+        )
 
 
 def check_spelling(estimator: Any) -> None:
-    """Raise for parameters of both spellings, and for names of the other one."""
-    solver = estimator.solver
-    if isinstance(solver, str) and solver not in ("lbfgs", "sgd", "adam"):
-        if solver.lower() in map(str.lower, OPTIMIZERS):
-            raise ValueError(
-                f"solver={solver!r}: scikit-learn's solvers are 'lbfgs', 'sgd' and 'adam'; write "
-                f"optimizer={solver!r}"
-            )
-        return
+    """Raise for parameters of both spellings."""
     if estimator.optimizer is None:
         _check_solver_alone(estimator)
     else:
@@ -84,9 +83,9 @@ def _check_optimizer_alone(estimator: Any) -> None:
     """With an optimizer, of the solvers' parameters only the learning rate has a meaning."""
     if not (strange := [name for name in given(estimator) if name != "learning_rate_init"]):
         return
-    message = f"optimizer={estimator.optimizer!r} and {_spelt(estimator, strange)}: drop optimizer="
+    found = f"{spelt(estimator, ['optimizer'])} and {spelt(estimator, strange)}"
     instead = [f"{INSTEAD[name]} for {name}=" for name in strange if name in INSTEAD]
-    message += f", or drop {', '.join(name + '=' for name in strange)}"
+    message = f"{found}: drop optimizer=, or drop {', '.join(name + '=' for name in strange)}"
     raise ValueError(message + (f" and write {', '.join(instead)}" if instead else ""))
 
 
@@ -98,16 +97,14 @@ def _check_solver_alone(estimator: Any) -> None:
             f"optimizer={solver!r} as well, or drop optimizer_params= and write scikit-learn's "
             "momentum=, beta_1= and others"
         )
-    strange = [name for name in STOCHASTIC if getattr(estimator, name) is not None]
+    strange = [name for name in STOCHASTIC if is_set(getattr(estimator, name))]
     if solver == "lbfgs" and strange:
         raise ValueError(
-            f"solver='lbfgs' and {_spelt(estimator, strange)}: it takes no steps on batches; drop "
+            f"solver='lbfgs' and {spelt(estimator, strange)}: it takes no steps on batches; drop "
             f"{', '.join(name + '=' for name in strange)}, or take another solver"
         )
     if solver == "sgd" and scheduler is not None and "learning_rate" in given(estimator):
-        raise ValueError(
-            f"{_spelt(estimator, ['learning_rate', 'lr_scheduler'])}: drop one of them"
-        )
+        raise ValueError(f"{spelt(estimator, ['learning_rate', 'lr_scheduler'])}: drop one of them")
 
 
 def recipe_of(estimator: Any) -> Recipe:

@@ -46,6 +46,21 @@ def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
     return class_named(argument, value, known, UNSUITED) if isinstance(value, str) else value
 
 
+def is_set(value: Any) -> bool:
+    """Whether a parameter whose default is None has another value; no options are none."""
+    return value is not None and value != {}
+
+
+def spelt(estimator: Any, names: Sequence[str]) -> str:
+    """Parameters as they are written, for messages."""
+    values = [getattr(estimator, name) for name in names]
+    texts = [
+        f"{type(value).__name__}(...)" if isinstance(value, Optimizer) else repr(value)
+        for value in values
+    ]
+    return ", ".join(f"{name}={text}" for name, text in zip(names, texts, strict=True))
+
+
 def _options_of(optimizer: Optimizer) -> dict[str, Any]:
     """The options that make another optimizer like this one, without numbers of its state."""
     known = signature(type(optimizer)).parameters
