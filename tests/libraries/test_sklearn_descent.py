@@ -217,7 +217,27 @@ def test_errors_say_which_to_drop(theirs, ours, params, message):
     before = model.coef_.copy()
     with pytest.raises(ValueError, match=message):
         model.fit(X, y)
-    if "average" not in params:
+    np.testing.assert_array_equal(model.coef_, before)
+
+
+@both
+def test_parameters_are_checked_in_further_partial_fits(theirs, ours):
+    X, y = data(ours)
+    known = {"classes": np.unique(y)} if ours is LinearClassifier else {}
+    bad = [
+        ({"learning_rate": "Constant"}, "The 'learning_rate' parameter of"),
+        ({"learning_rate": "optimal", "alpha": -1.0}, "The 'alpha' parameter of"),
+        ({"average": -1}, "The 'average' parameter of"),
+        ({"learning_rate": "invscaling", "power_t": -1.0}, "The 'power_t' parameter of"),
+        ({"schedule_per": "step"}, "The 'schedule_per' parameter of"),
+        ({"eta0": 0.1}, "eta0=0.1 without learning_rate="),
+    ]
+    for params, message in bad:
+        rate = "constant" if "learning_rate" in params else None
+        model = ours(learning_rate=rate).partial_fit(X, y, **known).set_params(**params)
+        before = model.coef_.copy()
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X, y)
         np.testing.assert_array_equal(model.coef_, before)
 
 

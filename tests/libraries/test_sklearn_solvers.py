@@ -400,6 +400,48 @@ def test_errors_say_which_to_drop(name, params, message):
         getattr(cyoptim.sklearn, name)().set_params(**params).fit(X, Y)
 
 
+FURTHER = [
+    ({"optimizer": "lion"}, {"momentum": 0.5}, "optimizer='lion' and momentum=0.5: drop"),
+    ({"optimizer": "lion"}, {"solver": "sgd"}, "optimizer='lion' and solver='sgd': drop"),
+    ({}, {"optimizer_params": {"eps": 1}}, "without an optimizer: write optimizer='adam'"),
+    ({}, {"schedule_per": "step"}, "The 'schedule_per' parameter of"),
+    ({"solver": "sgd"}, {"learning_rate": "cosine"}, "The 'learning_rate' parameter of"),
+    ({"optimizer": "lion"}, {"weight_averaging": 7.0}, "The 'weight_averaging' parameter of"),
+]
+
+
+@pytest.mark.parametrize(("params", "then", "message"), FURTHER, ids=range(len(FURTHER)))
+@BOTH
+def test_parameters_are_checked_in_further_partial_fits(name, params, then, message):
+    known = {"classes": np.arange(10)} if name == "MLPClassifier" else {}
+    model = getattr(cyoptim.sklearn, name)(hidden_layer_sizes=(4,), **params)
+    model.partial_fit(X, Y, **known).set_params(**then)
+    before = [array.copy() for array in arrays(model)]
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X, Y)
+    for a, b in zip(arrays(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_given_parameter_can_be_taken_back():
+    X, y = load_iris(return_X_y=True)
+    model = MLPClassifier((2,), solver="sgd", learning_rate_init=0.5, max_iter=1)
+    fresh = MLPClassifier()
+    model.set_params(solver=fresh.solver, learning_rate_init=fresh.learning_rate_init)
+    assert model.set_params(optimizer="adagrad").fit(X, y).lr_curve_ == [0.01]
+
+
+@BOTH
+def test_an_average_of_an_average_leaves_a_trained_network_as_it_was(name):
+    model = getattr(cyoptim.sklearn, name)(hidden_layer_sizes=(4,), max_iter=1).fit(X, Y)
+    before = [array.copy() for array in arrays(model)]
+    model.set_params(optimizer="SGDScheduleFree", weight_averaging=0.9)
+    with pytest.raises(ValueError, match=r"weight_averaging=0\.9: SGDScheduleFree averages the"):
+        model.fit(X, Y)
+    for a, b in zip(arrays(model), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_every_parameter_of_its_solvers_is_refused_beside_an_optimizer():
     for name, value in _solvers.DEFAULTS.items():
         other = pickle.loads(pickle.dumps(value)) if value is not True else False

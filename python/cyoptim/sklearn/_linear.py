@@ -19,7 +19,7 @@ from cyoptim.optimizer import Optimizer
 from cyoptim.sklearn import _losses
 from cyoptim.sklearn._compat import validate_data
 from cyoptim.sklearn._linear_base import LinearBase
-from cyoptim.sklearn._training import Array
+from cyoptim.sklearn._training import Array, checked_recipe
 
 
 class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
@@ -291,7 +291,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         classes: Any = None,
         start: tuple[Any, Any] = (None, None),
     ) -> LinearClassifier:
-        recipe = self._checked_recipe()
+        recipe = checked_recipe(self, self._training)
         goes_on = self._goes_on(incremental)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=not goes_on
@@ -599,7 +599,7 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
         incremental: bool,
         start: tuple[Any, Any] = (None, None),
     ) -> LinearRegressor:
-        recipe = self._checked_recipe()
+        recipe = checked_recipe(self, self._training)
         goes_on = self._goes_on(incremental)
         X, y = validate_data(
             self,

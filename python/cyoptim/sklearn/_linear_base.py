@@ -87,12 +87,6 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             return _descent.recipe_of(self)
         return Recipe.of_optimizer(self, self.learning_rate_init, default="adam")
 
-    def _checked_recipe(self) -> Recipe:
-        recipe = self._recipe()
-        if self._training is None or not self._training.recipe.same_as(recipe):
-            recipe.check()
-        return recipe
-
     def _goes_on(self, incremental: bool) -> bool:
         goes_on = hasattr(self, "coef_") and (incremental or self.warm_start)
         if goes_on and not hasattr(self, "n_features_in_"):

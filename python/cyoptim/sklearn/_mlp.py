@@ -12,7 +12,14 @@ from sklearn import neural_network
 from cyoptim.optimizer import Optimizer
 from cyoptim.sklearn import _solvers
 from cyoptim.sklearn._solvers import DEFAULTS
-from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
+from cyoptim.sklearn._training import (
+    CONSTRAINTS,
+    Array,
+    Recipe,
+    Training,
+    checked_recipe,
+    training_of,
+)
 
 
 class _Optimized:
@@ -58,9 +65,7 @@ class _Optimized:
     def _fit(self, *args: Any, **kwargs: Any) -> Any:
         _solvers.check_spelling(self)
         if self.optimizer is not None or self.solver != "lbfgs":
-            recipe = self._recipe()
-            if self._training is None or not self._training.recipe.same_as(recipe):
-                recipe.check()
+            checked_recipe(self, self._training)
         return super()._fit(*args, **kwargs)  # type: ignore[misc]
 
     def _initialize(self, *args: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from numbers import Real
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -177,6 +178,40 @@ class Recipe:
             )
 
 
+def checked_recipe(estimator: Any, last: Training | None) -> Recipe:
+    """The recipe of an estimator; raises for bad parameters, before training begins."""
+    # scikit-learn checks the parameters in the first partial_fit only.
+    if last is None or not last.has_checked(estimator):
+        estimator._validate_params()
+    recipe: Recipe = estimator._recipe()
+    if last is None or not last.recipe.same_as(recipe):
+        recipe.check()
+    if isinstance(recipe.make_optimizer, type):
+        _check_average(estimator, recipe.make_optimizer)
+    return recipe
+
+
+def _parameters_of(estimator: Any) -> list[Any]:
+    """The values of the parameters; get_params() would read the signature each time."""
+    return [getattr(estimator, name, None) for name in estimator._parameter_constraints]
+
+
+def _check_average(estimator: Any, kind: type) -> None:
+    name = "average" if getattr(estimator, "average", False) else "weight_averaging"
+    if issubclass(kind, ScheduleFree) and getattr(estimator, name) is not None:
+        raise ValueError(
+            f"{spelt(estimator, [name])}: {kind.__name__} averages the parameters itself; "
+            f"drop {name}="
+        )
+
+
+def check_real(name: str, array: Any) -> None:
+    """Raise for coefficients of the user that are no real numbers."""
+    check_unmasked(array, name)
+    if (dtype := np.asarray(array).dtype).kind not in "fiub":
+        raise TypeError(f"{name} has dtype {dtype}, expected real numbers")
+
+
 class TrainedArray(Parameter):
     """A Parameter that can be trained after joblib has mapped its file into memory, read-only."""
 
@@ -216,6 +251,7 @@ class Training:
         self.count = 0  # steps in the average
         self.samples = 0  # seen since the optimizer began
         self.shown = list(arrays)
+        self.checked: list[Any] = []  # the estimator's parameters in the last fit
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -237,6 +273,11 @@ class Training:
         lrs = [float("nan" if lr is None else lr) for lr in found]  # some compute it themselves
         return lrs if len(lrs) > 1 else lrs[0]
 
+    def has_checked(self, estimator: Any) -> bool:
+        """Whether all parameters are the same objects as in the last fit."""
+        now = _parameters_of(estimator)
+        return len(now) == len(self.checked) and all(map(is_, now, self.checked))
+
     def resume(self, estimator: Any, current: Sequence[Array], anew: bool) -> None:
         """Begin a fit: apply the estimator's settings, and values that the user has assigned.
 
@@ -244,16 +285,12 @@ class Training:
         """
         if anew and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler._reset()
+        self.checked = _parameters_of(estimator)
         self.clip_norm, self.decay = estimator.clip_norm, estimator.weight_averaging
         self.average_from = int(getattr(estimator, "average", 0))
+        _check_average(estimator, type(self.optimizer))
         if self.decay is None and not self.average_from:
             self.count = 0
-        elif isinstance(self.optimizer, ScheduleFree):
-            name = "average" if self.average_from else "weight_averaging"
-            raise ValueError(
-                f"{name}={getattr(estimator, name)}: {type(self.optimizer).__name__} averages the "
-                "parameters itself"
-            )
         shapes = [[np.shape(array) for array in arrays] for arrays in (self.shown, current)]
         if shapes[0] != shapes[1]:
             raise ValueError(
