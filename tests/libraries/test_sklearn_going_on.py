@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 
 import joblib
 
-from cyoptim.sklearn import LinearClassifier, LinearRegressor, MLPRegressor
+from cyoptim.sklearn import LinearClassifier, LinearRegressor, MLPClassifier, MLPRegressor
 from tests.support.estimators import (
     ALL,
     CLASSES,
@@ -151,6 +151,40 @@ def test_values_put_in_place_of_the_coefficients_are_taken(cls):
             estimator.coef_, estimator.intercept_ = new
         estimator.fit(X, y)
     assert plain.loss_curve_[-1] == averaged.loss_curve_[-1]
+
+
+BEGUN_ANEW = [
+    (MLPClassifier, {"optimizer": None}),
+    (MLPRegressor, {"optimizer": None, "solver": "sgd"}),
+    (LinearClassifier, {"learning_rate": "constant", "learning_rate_init": None}),
+    (LinearRegressor, {"learning_rate": "adaptive", "learning_rate_init": None}),
+]
+begun_anew = pytest.mark.parametrize(("cls", "plan"), BEGUN_ANEW, ids=range(len(BEGUN_ANEW)))
+
+
+@begun_anew
+def test_an_optimizer_that_begins_anew_trains_no_array_of_the_user(cls, plan):
+    X, y = data(cls)
+    model = small(cls, max_iter=2, warm_start=True, **plan).fit(X, y)
+    for dtype in (np.float64, np.float32, int):
+        if hasattr(model, "coefs_"):
+            model.coefs_ = values = [np.ones(coef.shape, dtype) for coef in model.coefs_]
+        else:
+            model.coef_ = np.ones(model.coef_.shape, dtype)
+            values = [model.coef_]
+        model.fit(X, y)
+        for value, shown in zip(values, arrays(model), strict=False):
+            assert shown.dtype == (np.float32 if dtype is np.float32 else np.float64)
+            assert not np.array_equal(shown, np.ones(shown.shape))
+            np.testing.assert_array_equal(value, 1)
+
+
+@begun_anew
+def test_an_optimizer_begins_anew_after_a_mapped_file(cls, plan, tmp_path):
+    X, y = data(cls)
+    whole = small(cls, max_iter=2, warm_start=True, **plan).fit(X, y)
+    copy = through_mapped_file(whole, tmp_path)
+    assert_same(copy.fit(X, y), whole.fit(X, y))
 
 
 def test_replaced_by_other_shapes():

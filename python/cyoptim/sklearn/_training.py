@@ -223,6 +223,12 @@ def _trained(array: Array) -> TrainedArray:
     return TrainedArray(_writable(array))
 
 
+def _own(array: Array) -> Array:
+    """A copy that can be trained; the user may have set the array, or mapped it into memory."""
+    single = np.asarray(array).dtype == np.float32
+    return np.array(array, np.float32 if single else np.float64)
+
+
 def _writable(array: Array) -> Array:
     return array if array.flags.writeable else np.array(array)
 
@@ -297,13 +303,6 @@ class Training:
                 f"cannot go on: there are arrays of shapes {shapes[1]}, expected {shapes[0]}; "
                 "another model needs a fit without warm_start"
             )
-        for array in current:
-            check_unmasked(array, "an array of coefficients")
-            if np.asarray(array).dtype.kind not in "fiub":
-                raise TypeError(
-                    f"cannot go on: coefficients of dtype {np.asarray(array).dtype}, expected real "
-                    "numbers"
-                )
         pairs = list(zip(current, self.shown, strict=True))
         if not all(now is shown or np.array_equal(now, shown) for now, shown in pairs):
             for array, now in zip(self.arrays, current, strict=True):
@@ -383,9 +382,11 @@ class Training:
 def training_of(
     last: Training | None, recipe: Recipe, names: Sequence[str], arrays: Sequence[Array]
 ) -> Training:
-    """The last training or its successor; if there is none, a new one of `arrays`."""
+    """The last training or its successor; if there is none, a new one of copies of `arrays`."""
+    for name, array in zip(names, arrays, strict=True):
+        check_real(f"cannot go on: {name}", array)
     if last is None:
-        return Training(recipe, names, arrays)
+        return Training(recipe, names, [_own(array) for array in arrays])
     if last.recipe.same_as(recipe):
         return last
     arrays = last.result() if isinstance(last.optimizer, ScheduleFree) else last.arrays
