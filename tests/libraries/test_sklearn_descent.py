@@ -144,6 +144,48 @@ def test_the_beginning_can_be_given(theirs, ours):
             found.fit(X, y, **{name: np.zeros(7)})
 
 
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_beginning_of_another_form_changes_nothing(warm_start):
+    X, y = data(LinearClassifier)
+    model = LinearClassifier(max_iter=1, warm_start=warm_start, random_state=0).fit(X, y)
+    before = model.coef_.copy()
+    bad = [
+        (np.ones((4, 3)), ValueError, r"coef_init has shape \(4, 3\), expected \(3, 4\)"),
+        (np.ones(12), ValueError, r"coef_init has shape \(12,\), expected \(3, 4\)"),
+        (np.ones((3, 4)) * 1j, TypeError, "coef_init has dtype complex128, expected real numbers"),
+        (np.ma.ones((3, 4)), TypeError, "coef_init is a masked array"),
+        ([["1"] * 4] * 3, TypeError, "coef_init has dtype <U1, expected real numbers"),
+    ]
+    for start, error, message in bad:
+        with pytest.raises(error, match=message):
+            model.fit(X, y, coef_init=start)
+    with pytest.raises(ValueError, match="intercept_init has shape"):
+        model.fit(X, y, coef_init=np.ones((3, 4)), intercept_init=np.ones((1, 3)))
+    np.testing.assert_array_equal(model.coef_, before)
+
+
+@both
+def test_no_intercept_has_no_beginning(theirs, ours):
+    X, y = data(ours)
+    model = ours(max_iter=1, fit_intercept=False)
+    size = 1 if ours is LinearRegressor else 3
+    model.fit(X, y, intercept_init=np.zeros(size))
+    with pytest.raises(ValueError, match=r"intercept_init=.* and fit_intercept=False: drop one"):
+        model.fit(X, y, intercept_init=np.ones(size))
+
+
+def test_a_vector_is_a_beginning_of_one_column():
+    X, y = data(LinearClassifier)
+    model = LinearClassifier(max_iter=1, shuffle=False)
+    found = [
+        model.fit(X, y > 1, coef_init=start, intercept_init=1.0).coef_.copy()
+        for start in (np.full(4, 0.5), np.full((1, 4), 0.5), [0.5] * 4)
+    ]
+    assert found[0].shape == (1, 4)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
 def test_the_average_is_the_mean_of_steps_of_any_optimizer():
     X, y = data(LinearRegressor)
     step = LinearRegressor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any, ClassVar
 from warnings import warn
@@ -20,7 +21,14 @@ from cyoptim.optimizer import Optimizer
 from cyoptim.sklearn import _descent, _losses
 from cyoptim.sklearn._absolute import AbsoluteStep
 from cyoptim.sklearn._compat import validate_data
-from cyoptim.sklearn._training import CONSTRAINTS, Array, Recipe, Training, training_of
+from cyoptim.sklearn._training import (
+    CONSTRAINTS,
+    Array,
+    Recipe,
+    Training,
+    check_real,
+    training_of,
+)
 
 NOT_CONVERGED = "the loss or score still improves after max_iter={} epochs; tol=None runs them all"
 
@@ -127,9 +135,11 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         held_out = None
         if self.early_stopping:
             X, y, weight, *held_out = self._hold_out(X, y, weight, random_state)
+        starts = self._starts(X, n_columns, *start)
         if not self._goes_on(incremental):
             self._begin(X, n_columns)
-        self._begin_at(*start)
+        for name, value in starts.items():
+            setattr(self, name, value)
         if not incremental or self.early_stopping != (self.validation_scores_ is not None):
             self._watch()
         names, current = self._named_arrays(n_columns)
@@ -162,17 +172,27 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
         self.validation_scores_: list[float] | None = None
         self._watch()
 
-    def _begin_at(self, coef: Any, intercept: Any) -> None:
-        """Begin at these values, those of them that are given."""
-        for name, value in (("coef_", coef), ("intercept_", intercept)):
+    def _starts(self, X: Any, n_columns: int, coef: Any, intercept: Any) -> dict[str, Array]:
+        """The attributes to begin at, those of them that are given."""
+        starts = {}
+        for name, shape, value in (
+            ("coef_", (n_columns, X.shape[1]), coef),
+            ("intercept_", (n_columns,), intercept),
+        ):
             if value is None:
                 continue
-            now = getattr(self, name)
-            if np.size(value) != now.size:
-                raise ValueError(
-                    f"{name[:-1]}_init has shape {np.shape(value)}, expected {now.shape}"
-                )
-            setattr(self, name, np.array(value, now.dtype).reshape(now.shape))
+            check_real(f"{name}init", value)
+            # Of one column, a vector or a number will do.
+            fits = n_columns == 1 and np.size(value) == math.prod(shape)
+            if not fits and np.shape(value) != shape:
+                raise ValueError(f"{name}init has shape {np.shape(value)}, expected {shape}")
+            starts[name] = np.array(value, X.dtype).reshape(shape)
+        if not self.fit_intercept and "intercept_" in starts and starts["intercept_"].any():
+            raise ValueError(
+                f"intercept_init={intercept!r} and fit_intercept=False: drop one of them; without "
+                "fit_intercept the intercept is 0"
+            )
+        return starts
 
     def _watch(self) -> None:
         """Reset losses and scores, as those of other data are not comparable."""
