@@ -306,7 +306,10 @@ def test_coefficients_can_be_sparse():
         shape, expected = model.coef_.shape, model.predict(X)
         assert model.sparsify().sparsify() is model
         assert scipy.sparse.issparse(model.coef_)
-        np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12)
+        for form in (np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_array):
+            found = model.predict(form(X))
+            assert (type(found), found.shape) == (np.ndarray, expected.shape)
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
         assert model.densify().densify().coef_.shape == shape
         np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12)
         twin = model.sparsify().fit(X, target).coef_

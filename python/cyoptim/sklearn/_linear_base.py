@@ -364,7 +364,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     def _scores(self, X: Any) -> Array:
         """The scores, of shape (n, k)."""
         n_columns = len(self.intercept_)
-        scores: Array = safe_sparse_dot(X, self.coef_.reshape(n_columns, -1).T)
+        scores: Array = safe_sparse_dot(X, self.coef_.reshape(n_columns, -1).T, dense_output=True)
         return scores + self.intercept_
 
     def _checked(self, X: Any) -> Any:
