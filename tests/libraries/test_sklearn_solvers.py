@@ -127,10 +127,11 @@ def test_float32_is_scikit_learns(solver):
 
 def test_a_rate_that_vanishes_leaves_the_network_finite():
     for dtype in REALS:
-        _, ours = pair("MLPClassifier", **SGD, learning_rate="invscaling", power_t=60)
-        ours.fit(X.astype(dtype), Y)
-        assert all(np.isfinite(array).all() for array in arrays(ours))
-        assert ours._optimizer.learning_rate < 1e-100
+        for power in (60, 1000, 1000.0):
+            _, ours = pair("MLPClassifier", **SGD, learning_rate="invscaling", power_t=power)
+            ours.fit(X.astype(dtype), Y)
+            assert all(np.isfinite(array).all() for array in arrays(ours))
+            assert ours._optimizer.learning_rate < 1e-100
 
 
 def test_a_network_of_several_outputs_and_weights_is_scikit_learns():

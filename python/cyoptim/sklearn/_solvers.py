@@ -154,7 +154,7 @@ class Solver:
         self.training = training
         scheduled = estimator.optimizer is None and estimator.solver == "sgd"
         self.schedule = estimator.learning_rate if scheduled else "constant"
-        self.first_rate, self.power = estimator.learning_rate_init, estimator.power_t
+        self.first_rate, self.power = estimator.learning_rate_init, float(estimator.power_t)
 
     @property
     def learning_rate(self) -> float | list[float]:
@@ -168,7 +168,7 @@ class Solver:
     def iteration_ends(self, time_step: int) -> None:
         """Scale the rate by the number of samples; other schedules have seen the epoch's loss."""
         if self.schedule == "invscaling":
-            set_rate(self.training.optimizer, self.first_rate / (time_step + 1) ** self.power)
+            set_rate(self.training.optimizer, self.first_rate * (time_step + 1) ** -self.power)
 
     def trigger_stopping(self, message: str, verbose: Any) -> bool:
         """Whether to stop when the loss no longer improves: "adaptive" first lowers the rate."""
