@@ -348,11 +348,11 @@ def test_an_instance_stands_for_its_class_and_options(card):
     instance = card.cls([("w", np.zeros((2, 2)))])
     shared = {"hidden_layer_sizes": (3,), "max_iter": 2, "random_state": 0}
     by_name = MLPClassifier(optimizer=card.name, **shared).fit(X, y)
-    for model in (MLPClassifier(optimizer=instance, **shared),):
-        for again in (model, clone(model)):
-            again.fit(X, y)
-            for a, b in zip(arrays(again), arrays(by_name), strict=True):
-                np.testing.assert_array_equal(a, b)
+    model = MLPClassifier(optimizer=instance, **shared)
+    for again in (model, clone(model)):
+        again.fit(X, y)
+        for a, b in zip(arrays(again), arrays(by_name), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_options_of_an_instance_count():
