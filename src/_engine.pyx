@@ -40,7 +40,7 @@ from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, 
 from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTORED_PASSES, FACTORED_WHOLE, FLATTENED,
                      KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
                      MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, REDUCE, RESCALED, SHORT_CHUNK,
-                     STEPPED, STEPPED_BY_SEGMENTS, UPDATE, Chunk, Clock, Directed, Factored, FactoredRun, Group, Head,
+                     STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun, Group, Head,
                      Kernels, Pass, Product, Row, Stage, Table, Tensor, Units, chunk_length, product_task_count,
                      takes_pass)
 

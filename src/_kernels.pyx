@@ -21,7 +21,7 @@ from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, 
 from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, MAX_CARRIED,
                      MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
                      PANEL_BYTES, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, RESCALED, RESIDUALS,
-                     SCALED_SQUARES, START, STEPPED, UPDATE, WORK, Chunk, Clock, Combine, Directed, Factored,
+                     SCALED_SQUARES, START, STEPPED, UPDATE, UPDATE_AGAIN, WORK, Chunk, Clock, Combine, Directed, Factored,
                      FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Table, Tensor, Units, product_task,
                      takes_pass)
 from rules._math cimport along, descent, greater, scale_of_share
@@ -55,8 +55,9 @@ from rules.lamb cimport (Lamb, lamb, lamb_caution, lamb_caution_finish, lamb_cau
 from rules.laprop cimport LaProp, laprop, laprop_clock
 from rules.lars cimport Lars, lars, lars_clock, lars_finish, lars_measure, lars_momentum, lars_nesterov
 from rules.lion cimport Lion, lion
-from rules.mars cimport (Mars, MarsVector, mars_adamw, mars_adamw_amsgrad, mars_clock, mars_finish, mars_lion,
-                         mars_measure, mars_vector_clock)
+from rules.mars cimport (Mars, MarsVector, mars_adamw, mars_adamw_amsgrad, mars_adamw_amsgrad_caution,
+                         mars_adamw_caution, mars_clock, mars_count, mars_count_finish, mars_finish, mars_lion,
+                         mars_lion_caution, mars_measure, mars_vector_clock)
 from rules.muon cimport muon_direction, muon_step
 from rules.nadam cimport Nadam, nadam, nadam_clock
 from rules.novograd cimport (NovoGrad, novograd, novograd_amsgrad_finish, novograd_finish,
@@ -89,19 +90,20 @@ ctypedef void (*Measure64)(double **, const double *, double *, Py_ssize_t) noex
 
 cdef enum:
     MAX_RULES = 256
+    AGAIN = MAX_RULES               # added to the number of a rule: its second pass that measures
 
 # By the number of the rule.
 cdef Rule32 RULES32[MAX_RULES]
 cdef Rule64 RULES64[MAX_RULES]
-cdef Measure32 MEASURES32[MAX_RULES]    # NULL: it does not measure
-cdef Measure64 MEASURES64[MAX_RULES]
-cdef Finish FINISHES[MAX_RULES]
+cdef Measure32 MEASURES32[2 * MAX_RULES]    # NULL: it does not measure
+cdef Measure64 MEASURES64[2 * MAX_RULES]
+cdef Finish FINISHES[2 * MAX_RULES]
 cdef Combine COMBINES[MAX_RULES]        # NULL: each unit by itself
 cdef int SCOPES[MAX_RULES]
-cdef int SUMS[MAX_RULES]             # how many it takes
+cdef int SUMS[2 * MAX_RULES]         # how many it takes
 cdef bint REPEATS[MAX_RULES]         # where nothing is kept, it computes all again, also the state
 cdef int STREAMS[MAX_RULES]
-cdef int SLICES[MAX_RULES]           # a bit for each stream that is a slice
+cdef int SLICES[2 * MAX_RULES]       # a bit for each stream that is a slice
 cdef Clock CLOCKS[MAX_RULES]
 
 # The description of each rule, by name; see Rule in engine/rules.pxi.
@@ -165,6 +167,23 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     SUMS[number] = sums
     about.update(scope=scope, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
+    return 0
+
+
+cdef int passes_again(str name, int sums, Measure32 measure32, Measure64 measure64, Finish finish) except -1:
+    """Let the rule of this name measure a second time, by the scalars of the first finish, which the second completes.
+
+    Its unit is a tensor, and has no numbers; neither pass that measures changes the state.
+    """
+    about = RULES[name]
+    cdef int number = about["number"]
+    if about["scope"] != PER_TENSOR or about["numbers"] or sums > MAX_SUMS:
+        raise ValueError(f"rule {name} cannot measure twice")
+    MEASURES32[number + AGAIN] = measure32
+    MEASURES64[number + AGAIN] = measure64
+    FINISHES[number + AGAIN] = finish
+    SUMS[number + AGAIN] = sums
+    about.update(computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
 
 
@@ -362,9 +381,16 @@ rule("mars_adamw", MARS, mars_adamw[float], mars_adamw[double], mars_clock,
 rule("mars_adamw_amsgrad", MARS, mars_adamw_amsgrad[float], mars_adamw_amsgrad[double], mars_clock,
      ("exp_avg", "exp_avg_sq", "last_grad", "max_exp_avg_sq"))
 rule("mars_lion", MARS, mars_lion[float], mars_lion[double], mars_clock, ("exp_avg", "exp_avg_sq", "last_grad"))
-passes("mars_adamw", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
-passes("mars_adamw_amsgrad", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
-passes("mars_lion", PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
+rule("mars_adamw_caution", MARS, mars_adamw_caution[float], mars_adamw_caution[double], mars_clock,
+     ("exp_avg", "exp_avg_sq", "last_grad"))
+rule("mars_adamw_amsgrad_caution", MARS, mars_adamw_amsgrad_caution[float], mars_adamw_amsgrad_caution[double],
+     mars_clock, ("exp_avg", "exp_avg_sq", "last_grad", "max_exp_avg_sq"))
+rule("mars_lion_caution", MARS, mars_lion_caution[float], mars_lion_caution[double], mars_clock,
+     ("exp_avg", "exp_avg_sq", "last_grad"))
+for name in ("mars_adamw", "mars_adamw_amsgrad", "mars_lion"):
+    for form in (name, name + "_caution"):
+        passes(form, PER_TENSOR, 1, mars_measure[float], mars_measure[double], mars_finish)
+    passes_again(name + "_caution", 1, mars_count[float], mars_count[double], mars_count_finish)
 rule("mars_vector", MARS_VECTOR, adam[float], adam[double], mars_vector_clock,
      ("exp_avg", "exp_avg_sq", "last_grad"))
 rule("mars_vector_amsgrad", MARS_VECTOR, adam_amsgrad[float], adam_amsgrad[double], mars_vector_clock,
@@ -401,7 +427,7 @@ rule("squares", SQUARES_OF, squares[float], squares[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
 for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
-             "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia"):
+             "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia", "mars_vector", "mars_vector_amsgrad"):
     cautious(name)
 for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signum"):
     cautious(name, "penalty", "keep")
@@ -419,6 +445,9 @@ cdef void run_other(const Table *table, Py_ssize_t bundle) noexcept nogil:
     if table.phase == APPLY:
         for c in range(first, last):
             apply_chunk(table, c)
+    elif table.phase == UPDATE_AGAIN:
+        for c in range(first, last):
+            measure_chunk_again(table, c)
     elif table.phase == NORM:
         for c in range(first, last):
             table.partials[c] = norm_chunk(table, &table.chunks[c])

@@ -195,6 +195,7 @@ cdef enum Pass:
     DIRECTIONS          # of a Directed, of a FactoredRun by blocks and by parameters: for the choice of threads
     FACTORED_BLOCKS
     FACTORED_WHOLE
+    UPDATE_AGAIN        # between UPDATE and APPLY: the second pass of rules that measure twice, over larger units
 
 # Consecutive chunks are bundled so that a bundle is about CHUNK elements of work however small
 # the tensors are: bundle b holds chunks [bundles[b], bundles[b + 1]).
@@ -235,9 +236,9 @@ ctypedef bint (*Combine)(double *scalars, const double *sums, Py_ssize_t units, 
 cdef struct Kernels:
     BundleFunction run      # does a bundle's part of the table's pass
     void (*begin)(Table *table) noexcept nogil      # advances the numbers of groups whose rule does not measure
-    # Finishes the units that are larger than a chunk, of the bundles [first, last) that a run has measured;
-    # whether there are any, whose rules are then to be applied.
-    bint (*finish)(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+    # Finishes the units that are larger than a chunk, of the bundles [first, last) that a run has measured; the pass
+    # that is to follow, or UPDATE: none.
+    int (*finish)(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     Clock *clocks           # per rule; NULL where no scalar depends on the step
     BundleFunction multiply     # a task of a Product
     BundleFunction direct       # a block of a Directed

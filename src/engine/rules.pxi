@@ -320,17 +320,19 @@ cdef double as_double(str name, value) except? -1:
 
 cpdef Rule rule_of(optimizer, dict group):
     """The rule that steps a group, in the form that its options ask for; None: it has none."""
-    name = optimizer._rule_of(group)
+    return form_of(optimizer, optimizer._rule_of(group), group)
+
+
+cpdef Rule rule_apart(optimizer, dict group):
+    """The rule of the parameters of a group that are set apart; None: they have none."""
+    return form_of(optimizer, optimizer._rule_apart(group), group)
+
+
+cdef Rule form_of(optimizer, name, dict group):
     if name is None:
         return None
     known = optimizer._cautious_options
     return rule_named(name).form_for(group, known) if known else rule_named(name)
-
-
-cdef Rule rule_apart(optimizer, dict group):
-    """The rule of the parameters of a group that are set apart; None: they have none."""
-    name = optimizer._rule_apart(group)
-    return None if name is None else rule_named(name)
 
 
 cpdef Rule rule_named(name):

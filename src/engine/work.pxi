@@ -138,7 +138,7 @@ cdef class Work:
                                    * (last - first) / max(self.n_bundles, 1))
         # To ask how many threads there are takes longer than a small step.
         cdef int most = available_threads() if run_takes_all or nanoseconds > CHOICE_LEAST else 1
-        if phase == APPLY:
+        if phase == APPLY or phase == UPDATE_AGAIN:
             # On the threads that have measured: they have the data in their caches.
             run_tasks(KERNELS.run, &self.table, first, last, self.updaters)
         else:
@@ -161,9 +161,14 @@ cdef class Work:
     @cython.final
     cdef void update(self, Py_ssize_t first, Py_ssize_t last) noexcept:
         """Run the rules, all their passes."""
+        cdef int phase
         self.run_pass(UPDATE, first, last)
-        if self.table.units != NULL and KERNELS.finish(&self.table, first, last):
-            self.run_pass(APPLY, first, last)
+        if self.table.units == NULL:
+            return
+        phase = KERNELS.finish(&self.table, first, last)
+        while phase != UPDATE:
+            self.run_pass(<Pass>phase, first, last)
+            phase = KERNELS.finish(&self.table, first, last)
 
     cdef double reduce(self, int reduction, double order) except? -1:
         """Combine all elements of stream 0 of all tensors: chunk by chunk, in their order."""

@@ -3,7 +3,8 @@
 # A rule that measures has three parts: it measures, which adds up sums over a unit and may change the state; it
 # finishes, which turns the sums into scalars; it applies. A unit within a chunk goes through all three while it
 # is in the cache. Larger ones are measured by one run and updated by the next. Where the rule combines the units of a
-# tensor, all of them are measured before any is finished.
+# tensor, all of them are measured before any is finished. A rule may measure and finish twice: the second time under
+# its number + AGAIN, by the scalars of the first.
 
 cdef inline void *at(const Table *table, Py_ssize_t t, int k, Py_ssize_t start) noexcept nogil:
     """The address of an element of a stream."""
@@ -214,13 +215,17 @@ cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const doub
             run_straight(table, t, rule, scalars, lanes, <double *>work, start, stop)
 
 
-cdef inline void measure_span(const Table *table, Py_ssize_t t, const Row *row, double *sums, void *work,
-                              bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef inline bint measures_again(int rule) noexcept nogil:
+    return MEASURES32[rule + AGAIN] != NULL
+
+
+cdef inline void measure_span(const Table *table, Py_ssize_t t, int rule, const double *scalars, double *sums,
+                              void *work, bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """The sums of a rule over a span."""
     cdef double lanes[MAX_SUMS * LANES]
-    cdef int k, count = SUMS[row.rule]
+    cdef int k, count = SUMS[rule]
     memset(lanes, 0, count * LANES * sizeof(double))
-    run_span(table, t, row.rule, row.scalars, lanes, work, kept, start, stop)
+    run_span(table, t, rule, scalars, lanes, work, kept, start, stop)
     for k in range(count):
         sums[k] = fold_sums(lanes + LANES * k)
 
@@ -259,7 +264,8 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
     cdef bint kept = work != NULL
     cdef void *room = work if kept or REPEATS[row.rule] else <void *>here
     if SCOPES[row.rule] > PER_TENSOR or units.size > CHUNK:
-        measure_span(table, chunk.tensor, row, table.partials + MAX_SUMS * c, room, kept, start, chunk.stop)
+        measure_span(table, chunk.tensor, row.rule, row.scalars, table.partials + MAX_SUMS * c, room, kept, start,
+                     chunk.stop)
         return
     if COMBINES[row.rule] != NULL:
         update_combined(table, chunk, row, here)
@@ -268,8 +274,11 @@ cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcep
         kept, work, room = True, here, here
     while start < chunk.stop:
         stop = start + units.size
-        measure_span(table, chunk.tensor, row, sums, room, kept, start, stop)
+        measure_span(table, chunk.tensor, row.rule, row.scalars, sums, room, kept, start, stop)
         finish_unit(units, row, start // units.size, sums, scalars)
+        if measures_again(row.rule):
+            measure_span(table, chunk.tensor, row.rule + AGAIN, scalars, sums, room, kept, start, stop)
+            FINISHES[row.rule + AGAIN](scalars, sums, NULL, units.size)
         run_span(table, chunk.tensor, row.rule, scalars, NULL, work, kept, start, stop)
         start = stop
 
@@ -284,7 +293,7 @@ cdef void update_combined(const Table *table, const Chunk *chunk, const Row *row
     if whole and size <= KEPT:
         work = <char *>here
     while start < chunk.stop:
-        measure_span(table, chunk.tensor, row, units.sums + MAX_SUMS * (start // units.size),
+        measure_span(table, chunk.tensor, row.rule, row.scalars, units.sums + MAX_SUMS * (start // units.size),
                      work + (start - chunk.start) * width if work != NULL else <char *>here, work != NULL,
                      start, start + units.size)
         start += units.size
@@ -345,6 +354,23 @@ cdef inline bint awaits_more(const Table *table, const Chunk *chunk) noexcept no
     return SCOPES[table.rows[row].rule] > PER_TENSOR or table.units[chunk.tensor].size > CHUNK
 
 
+cdef inline void measure_chunk_again(const Table *table, Py_ssize_t c) noexcept nogil:
+    cdef const Chunk *chunk = &table.chunks[c]
+    cdef const Units *units
+    cdef const Row *row
+    cdef double here[PIECE]
+    cdef void *work
+    if not awaits_more(table, chunk):
+        return
+    row = &table.rows[table.tensors[chunk.tensor].row]
+    if not measures_again(row.rule):
+        return
+    units = &table.units[chunk.tensor]
+    work = work_of(table, chunk)
+    measure_span(table, chunk.tensor, row.rule + AGAIN, units.scalars, table.partials + MAX_SUMS * c,
+                 work if work != NULL else <void *>here, work != NULL, chunk.start, chunk.stop)
+
+
 cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     cdef const Chunk *chunk = &table.chunks[c]
     cdef const Units *units
@@ -364,15 +390,19 @@ cdef inline void apply_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
              chunk.start, chunk.stop)
 
 
-cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    cdef unsigned long long mode = fp_flush()
-    cdef bint found = False
+cdef int finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef unsigned long long mode
+    cdef bint again = table.phase == UPDATE_AGAIN
+    cdef int following = UPDATE
     cdef double sums[MAX_SUMS]
     cdef const Chunk *chunk
     cdef Units *units
     cdef Row *row
     cdef Py_ssize_t c, size
     cdef int k
+    if table.phase == APPLY:
+        return UPDATE
+    mode = fp_flush()
     for c in range(table.n_groups):
         memset(table.groups[c].sums, 0, sizeof(sums))
         table.groups[c].size = 0
@@ -380,8 +410,13 @@ cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
         chunk = &table.chunks[c]
         if not awaits_more(table, chunk):
             continue
-        found = True
         row = &table.rows[table.tensors[chunk.tensor].row]
+        if measures_again(row.rule) and not again:
+            following = UPDATE_AGAIN
+        elif following == UPDATE:
+            following = APPLY
+        if again and not measures_again(row.rule):
+            continue
         if SCOPES[row.rule] > PER_TENSOR:
             table.groups[row.group].size += chunk.stop - chunk.start
             for k in range(MAX_SUMS):
@@ -397,13 +432,15 @@ cdef bint finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil
             continue
         for k in range(MAX_SUMS):
             sums[k] = (0 if chunk.start % size == 0 else sums[k]) + table.partials[MAX_SUMS * c + k]
-        if chunk.stop % size == 0:
+        if chunk.stop % size == 0 and again:
+            FINISHES[row.rule + AGAIN](units.scalars, sums, NULL, size)
+        elif chunk.stop % size == 0:
             finish_unit(units, row, chunk.start // size, sums,
                         units.scalars + MAX_SCALARS * (chunk.start // size))
-    if found:
+    if following != UPDATE and not again:
         finish_groups(table, True)
     fp_restore(mode)
-    return found
+    return following
 
 
 cdef inline void gather_unit(Units *units, const Chunk *chunk, const double *partials) noexcept nogil:

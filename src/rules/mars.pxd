@@ -3,18 +3,22 @@
 # The gradient c = d + gamma beta1 / (1 - beta1) (d - last), clipped to norm 1, where `last` is the gradient of the step
 # before. Two passes: the first adds up the squares of c; the second makes the step, and computes c again, as
 # to store it would move more bytes. Parameters that are no matrices may have AdamW's rule with options of their own.
+#
+# With caution (Liang et al. 2024) there is a pass between them, which counts the elements whose average m will follow the
+# gradient d: where it does depends on how c is clipped.
 from cython cimport floating
 from libc.math cimport pow, sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from _reduce cimport add_squares
-from _table cimport BLOCK
-from rules._math cimport direction, greater, least_eps, root, spread_of
+from _table cimport BLOCK, PIECE
+from rules._math cimport along, direction, greater, least_eps, root, scale_of_share, spread_of
 
 
 cdef struct Mars:
     double sign, shrink, beta1, beta2, eps, lr, gamma
     double size, unbias, gain1, gain2, spread, correction   # by the clock
     double clip                                             # by the finish
+    double scale                                            # by that of the second count
 
 
 # First all of Adam's, whose update it has. Adam's clock would write to them through a pointer to another struct, which
@@ -52,6 +56,7 @@ cdef inline void mars_finish(double *scalars, const double *sums, double *number
                              Py_ssize_t size) noexcept nogil:
     cdef Mars *h = <Mars *>scalars
     h.clip = 1 / sqrt(sums[0]) if sums[0] > 1 else 1
+    h.scale = 1
 
 
 cdef inline void mars_measure(floating **s, const double *scalars, double *lanes,
@@ -73,8 +78,38 @@ cdef inline void mars_measure(floating **s, const double *scalars, double *lanes
         start += count
 
 
+cdef inline void mars_count(floating **s, const double *scalars, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef const Mars *h = <const Mars *>scalars
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *last = s[4]
+    cdef floating sign = <floating>h.sign, correction = <floating>h.correction, clip = <floating>h.clip
+    cdef floating beta1 = <floating>h.beta1, gain1 = <floating>h.gain1
+    cdef floating d, c
+    cdef int32_t count
+    cdef Py_ssize_t start = 0, stop, i
+    while start < n:
+        stop = min(start + PIECE, n)
+        count = 0
+        for i in range(start, stop):
+            d = sign * g[i]
+            c = clip * (d + correction * (d - last[i]))
+            count += along(d, -(beta1 * m[i] + gain1 * c)) < 0
+        lanes[0] += count
+        start = stop
+
+
+cdef inline void mars_count_finish(double *scalars, const double *sums, double *numbers,
+                                   Py_ssize_t size) noexcept nogil:
+    (<Mars *>scalars).scale = scale_of_share(sums[0], size)
+
+
+cdef inline floating _cautious(floating u, floating d, floating m, floating scale) noexcept nogil:
+    return scale * (u if along(d, -m) < 0 else 0 * u)       # NaN stays
+
+
 cdef inline void _mars_adamw(floating **s, const double *scalars, Py_ssize_t n,
-                             bint amsgrad) noexcept nogil:
+                             bint amsgrad, bint caution) noexcept nogil:
     cdef const Mars *h = <const Mars *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
@@ -86,9 +121,9 @@ cdef inline void _mars_adamw(floating **s, const double *scalars, Py_ssize_t n,
     cdef floating correction = <floating>h.correction, clip = <floating>h.clip
     cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
     cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
-    cdef floating size = <floating>h.size, unbias = <floating>h.unbias
+    cdef floating size = <floating>h.size, unbias = <floating>h.unbias, scale = <floating>h.scale
     cdef floating eps = least_eps(<floating>h.eps, h.spread)
-    cdef floating d, c, first, second
+    cdef floating d, c, u, first, second
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
@@ -101,18 +136,29 @@ cdef inline void _mars_adamw(floating **s, const double *scalars, Py_ssize_t n,
         if amsgrad:
             second = greater(second, top[i])
             top[i] = second
-        p[i] = shrink * p[i] - size * (first / (root(second) * unbias + eps))
+        u = first / (root(second) * unbias + eps)
+        if caution:
+            u = _cautious(u, d, first, scale)
+        p[i] = shrink * p[i] - size * u
 
 
 cdef inline void mars_adamw(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _mars_adamw(s, scalars, n, False)
+    _mars_adamw(s, scalars, n, False, False)
 
 
 cdef inline void mars_adamw_amsgrad(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _mars_adamw(s, scalars, n, True)
+    _mars_adamw(s, scalars, n, True, False)
 
 
-cdef inline void mars_lion(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+cdef inline void mars_adamw_caution(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    _mars_adamw(s, scalars, n, False, True)
+
+
+cdef inline void mars_adamw_amsgrad_caution(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    _mars_adamw(s, scalars, n, True, True)
+
+
+cdef inline void _mars_lion(floating **s, const double *scalars, Py_ssize_t n, bint caution) noexcept nogil:
     cdef const Mars *h = <const Mars *>scalars
     cdef floating *p = s[0]
     cdef floating *g = s[1]
@@ -120,12 +166,23 @@ cdef inline void mars_lion(floating **s, const double *scalars, Py_ssize_t n) no
     cdef floating *last = s[4]      # s[3] is not used
     cdef floating sign = <floating>h.sign, shrink = <floating>h.shrink, lr = <floating>h.lr
     cdef floating correction = <floating>h.correction, clip = <floating>h.clip
-    cdef floating beta1 = <floating>h.beta1, gain1 = <floating>h.gain1
-    cdef floating d, c
+    cdef floating beta1 = <floating>h.beta1, gain1 = <floating>h.gain1, scale = <floating>h.scale
+    cdef floating d, c, u
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
         c = clip * (d + correction * (d - last[i]))
         last[i] = d
         m[i] = beta1 * m[i] + gain1 * c
-        p[i] = shrink * p[i] - lr * direction(m[i])
+        u = direction(m[i])
+        if caution:
+            u = _cautious(u, d, m[i], scale)
+        p[i] = shrink * p[i] - lr * u
+
+
+cdef inline void mars_lion(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    _mars_lion(s, scalars, n, False)
+
+
+cdef inline void mars_lion_caution(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
+    _mars_lion(s, scalars, n, True)

@@ -22,6 +22,7 @@ from tests.support.parametrize import every_card, every_numpy_door, every_real
 SHAPES: list[tuple[int, ...]] = [(3, 4), (), (0,), (1,), (17, 33), (70, 60)]
 
 
+WITHOUT_DECAY = {"weight_decay": 0.0, "weight_decay_1d": 0.0}
 every_form = pytest.mark.parametrize(
     ("card", "options"), FORMS, ids=[f"{card}-{label(options)}" for card, options in FORMS]
 )
@@ -79,7 +80,7 @@ def test_steps_that_all_agree_are_those_without_caution(card: Card, dtype: Any, 
 
 @every_card(has_caution)
 def test_steps_that_all_disagree_move_nothing(card: Card) -> None:
-    w, options = np.full(50, 2.0), {"lr": 0.1, **card.only(momentum=0.9, weight_decay=0.0)}
+    w, options = np.full(50, 2.0), {"lr": 0.1, **card.only(momentum=0.9, **WITHOUT_DECAY)}
     optimizer = card.cls([w], **options, caution=True)
     for _ in range(8):
         optimizer.step(grads=[np.ones(50)])
@@ -159,7 +160,7 @@ def test_nonfinite_gradients_stay_in_their_element(
 def test_gradients_of_zero_move_nothing(card: Card, options: Options) -> None:
     for dtype in (np.float32, np.float64):
         w = np.ones(10, dtype)
-        optimizer = card.cls([w], **{**options, "weight_decay": 0.0})
+        optimizer = card.cls([w], **{**options, **card.only(**WITHOUT_DECAY)})
         for _ in range(3):
             optimizer.step(grads=[np.zeros(10, dtype)])
         np.testing.assert_array_equal(w, 1)

@@ -43,14 +43,16 @@ def test_gradients_in_one_buffer_are_as_those_of_their_own(kind: str) -> None:
     assert not np.array_equal(plain, fresh)
 
 
+@pytest.mark.parametrize("caution", [False, True])
 @pytest.mark.parametrize("amsgrad", [False, True])
-def test_what_is_no_matrix_is_stepped_by_adamw(amsgrad: bool) -> None:
+def test_what_is_no_matrix_is_stepped_by_adamw(amsgrad: bool, caution: bool) -> None:
+    options = {"lr": 3e-3, "amsgrad": amsgrad, "caution": caution}
     mixed, alone = drawn(0), drawn(0)
-    stepped(cyoptim.MARS(mixed, lr=3e-3, amsgrad=amsgrad))
+    stepped(cyoptim.MARS(mixed, **options))
     matrices = [p for p in alone if p.ndim == 2]
     others = [p for p in alone if p.ndim != 2]
-    mars = cyoptim.MARS(matrices, lr=3e-3, amsgrad=amsgrad)
-    adamw = cyoptim.AdamW(others, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1, amsgrad=amsgrad)
+    mars = cyoptim.MARS(matrices, **options)
+    adamw = cyoptim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.1, **options)
     for step in range(5):
         grads = drawn(step + 1)
         mars.step(grads=[g for g in grads if g.ndim == 2])

@@ -1,5 +1,9 @@
 """MARS: algorithms 2 (AdamW) and 3 (Lion) of Yuan et al. (2024), with the authors' options."""
 
+import inspect
+import sys
+from unittest import mock
+
 import numpy as np
 
 from tests.support.bad_options import EPS, MOMENTS, NAN
@@ -20,7 +24,7 @@ class MARS:
     def __init__(
         self, lr=3e-3, betas=(0.95, 0.99), eps=1e-8, weight_decay=0.0, amsgrad=False, gamma=0.025,
         mars_type="mars-adamw", optimize_1d=False, lr_1d=3e-3, betas_1d=(0.9, 0.95),
-        weight_decay_1d=0.1, maximize=False,
+        weight_decay_1d=0.1, maximize=False, caution=False,
     ):  # fmt: skip
         self.__dict__.update(locals())
         self.factor = lr_1d / lr if lr else 1.0
@@ -38,24 +42,28 @@ class MARS:
                 c = g + self.gamma * beta1 / (1 - beta1) * (g - last)
                 c = c / max(1.0, np.sqrt(np.sum(c * c)))
                 self.last[i] = g.copy()
-                self.move(i, p, c, self.lr, self.betas, self.weight_decay, self.mars_type)
+                self.move(i, p, g, c, self.lr, self.betas, self.weight_decay, self.mars_type)
             else:
                 self.last[i] = np.zeros_like(p)
                 lr = self.lr * self.factor
-                self.move(i, p, g, lr, self.betas_1d, self.weight_decay_1d, "mars-adamw")
+                self.move(i, p, g, g, lr, self.betas_1d, self.weight_decay_1d, "mars-adamw")
 
-    def move(self, i, p, c, lr, betas, decay, kind):
+    def move(self, i, p, g, c, lr, betas, decay, kind):
         (beta1, beta2), t, zeros = betas, self.t[i], np.zeros_like(p)
         m = self.m[i] = beta1 * self.m.get(i, zeros) + (1 - beta1) * c
         if kind == "mars-lion":
             self.v[i] = zeros
-            p[...] = p - lr * (np.sign(m) + decay * p)
+            p[...] = p - lr * (self.cautious(np.sign(m), g) + decay * p)
             return
         v = self.v[i] = beta2 * self.v.get(i, zeros) + (1 - beta2) * c**2
         if self.amsgrad:
             v = self.top[i] = np.maximum(self.top.get(i, zeros), v)
         u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + self.eps)
-        p[...] = p - lr * (u + decay * p)
+        p[...] = p - lr * (self.cautious(u, g) + decay * p)
+
+    def cautious(self, u, g):
+        follows = np.sign(u) * np.sign(g) > 0
+        return np.where(follows, u, 0.0) / max(np.mean(follows), 1e-3) if self.caution else u
 
 
 def with_copies(cls):
@@ -73,6 +81,30 @@ def with_copies(cls):
             return loss
 
     return MARS
+
+
+def from_zero(cls):
+    """timm's class, whose first step is not along the gradient itself: the gradient before it is 0."""
+    module = sys.modules[cls.__module__]
+    inner = module._mars_single_tensor_step
+    names = [*inspect.signature(inner).parameters]
+
+    class Count(int):
+        def __eq__(self, other):
+            return False
+
+        __hash__ = int.__hash__
+
+    def stepped(*args, **kwargs):
+        args = [Count(a) if name == "step" else a for name, a in zip(names, args, strict=False)]
+        return inner(*args, **kwargs)
+
+    class Mars(cls):
+        def step(self, closure=None):
+            with mock.patch.object(module, inner.__name__, stepped):
+                return super().step(closure)
+
+    return Mars
 
 
 CARD = Card(
@@ -117,6 +149,26 @@ CARD = Card(
         twin=with_copies,
         removed="it copies the gradient, and skips steps without any",
     ),
+    more_sources={
+        "timm": Source(
+            "timm.optim.Mars",
+            "1.0.31",
+            twin=from_zero,
+            removed="a first step along the gradient itself",
+            variants=(
+                {"betas": (0.9, 0.99), "optimize_1d": True},
+                {"betas": (0.9, 0.99), "optimize_1d": True, "caution": True},
+                {
+                    "lr": 0.01,
+                    "betas": (0.8, 0.9),
+                    "weight_decay": 0.1,
+                    "gamma": 0.1,
+                    "optimize_1d": True,
+                    "caution": True,
+                },
+            ),
+        ),
+    },
     timed=(Timed(4, {"optimize_1d": True}, passes=11),),
     drawing=Recipe(
         "cyoptim.MARS([p], lr=0.02)",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
-from cyoptim._engine import Commit, Plan, rule_named, rule_of
+from cyoptim._engine import Commit, Plan, rule_apart, rule_of
 from cyoptim._step.hooks import Hooked
 from cyoptim._types import Group, StateDict
 
@@ -125,11 +125,11 @@ class Definition(Hooked):
     def _is_element_wise(self, group: Group) -> bool:
         """Whether an element's update depends on no other element, so that a process can step its
         part of a parameter alone."""
-        rule, apart = rule_of(self, group), self._rule_apart(group)
+        rule, apart = rule_of(self, group), rule_apart(self, group)
         if rule is None or apart is None:
             # A step() of the user's own consists of torch's operations on distributed tensors.
             return self._steps_itself
-        return rule.is_element_wise(group) and rule_named(apart).is_element_wise(group)
+        return rule.is_element_wise(group) and apart.is_element_wise(group)
 
     def _check_element_wise(self, group: Group, shard: str) -> None:
         """Refuse to step a part of a parameter by a rule that needs the whole."""

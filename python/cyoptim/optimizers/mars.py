@@ -66,6 +66,9 @@ class MARS(Optimizer):
         Their :math:`\lambda`.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make the step only in the elements in which it follows the gradient :math:`\pm g_t`, and
+        there by the inverse of their share of the parameter larger [2]_.
 
     Notes
     -----
@@ -85,6 +88,8 @@ class MARS(Optimizer):
     ----------
     .. [1] H. Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large
        Models", ICML 2025.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -95,6 +100,7 @@ class MARS(Optimizer):
     array([[ 2.9, -3.9]])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rules: ClassVar[tuple[str, ...]] = (
         "mars_adamw",
         "mars_adamw_amsgrad",
@@ -130,6 +136,7 @@ class MARS(Optimizer):
         weight_decay_1d: float = 0.1,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -146,6 +153,7 @@ class MARS(Optimizer):
             "betas_1d": betas_1d,
             "weight_decay_1d": weight_decay_1d,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         defaults["base_lr"] = as_float(lr)
