@@ -23,6 +23,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.weakref cimport PyWeakref_NewRef
 from libc.math cimport INFINITY, NAN, fabs, isfinite, pow, sqrt
+from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy, memset
@@ -39,10 +40,10 @@ from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, 
                       combine)
 from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTORED_PASSES, FACTORED_WHOLE, FLATTENED,
                      KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
-                     MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, REDUCE, RESCALED, SHORT_CHUNK,
-                     STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun, Group, Head,
-                     Kernels, Pass, Product, Row, Stage, Table, Tensor, Units, chunk_length, product_task_count,
-                     takes_pass)
+                     MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, PIECE, REDUCE, RESCALED, SHORT_CHUNK,
+                     STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun,
+                     Group, Head, Kernels, Pass, Product, Row, Stage, Table, Tensor, Units, chunk_length,
+                     product_task_count, takes_pass)
 
 cnp.import_array()
 
@@ -63,6 +64,7 @@ include "engine/work.pxi"       # tables, and passes over lists of arrays
 include "engine/first_touch.pxi"    # what new state begins with
 include "engine/factored.pxi"   # the steps of Adafactor's family
 include "engine/muon.pxi"       # Muon's step
+include "engine/codecs.pxi"     # arrays that are stored in another type than the arithmetic's
 include "engine/two_loop.pxi"   # the passes of L-BFGS over its history
 include "engine/sparse.pxi"     # the update of a parameter whose gradient is sparse
 include "engine/extras.pxi"     # the arguments of a step besides gradients, and its results

@@ -12,7 +12,8 @@ from cpython.pycapsule cimport PyCapsule_New
 from cython cimport floating
 
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _codecs cimport FLOAT32, decode, encode, stored_size
@@ -82,6 +83,12 @@ from rules.stable_adamw cimport (StableAdamW, stable_adamw, stable_adamw_clock, 
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
     void fp_restore(unsigned long long mode)
+
+cdef extern from "codecs.h" nogil:
+    void codecs_begin()
+    void codec_decode(int code, const void *stored, const void *partner, float *out, ptrdiff_t first, ptrdiff_t n)
+    void codec_encode(int code, const float *values, void *stored, void *partner, uint64_t key, ptrdiff_t first,
+                      ptrdiff_t n)
 
 ctypedef void (*Rule32)(float **, const double *, Py_ssize_t) noexcept nogil
 ctypedef void (*Rule64)(double **, const double *, Py_ssize_t) noexcept nogil
@@ -483,6 +490,12 @@ KERNELS.clocks = CLOCKS
 KERNELS.multiply = multiply
 KERNELS.direct = direct
 KERNELS.factor = factor
+KERNELS.decode = codec_decode
+KERNELS.encode = codec_encode
+
+cdef unsigned long long mode = fp_flush()   # for its rounding
+codecs_begin()
+fp_restore(mode)
 
 
 def kernels():

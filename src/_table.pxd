@@ -2,7 +2,8 @@
 # kernels (which read them). A Table owns nothing; its filler keeps the memory alive.
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, uint8_t
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 cdef enum:
     MAX_STREAMS = 6     # parameter, gradient, and up to four state arrays
@@ -232,6 +233,12 @@ ctypedef void (*Finish)(double *scalars, const double *sums, double *numbers, Py
 # begins; whether any unit's scalars will differ from these.
 ctypedef bint (*Combine)(double *scalars, const double *sums, Py_ssize_t units, Py_ssize_t size) noexcept nogil
 
+# How elements are stored: codec_decode and codec_encode of codecs.h.
+ctypedef void (*Decode)(int code, const void *stored, const void *partner, float *out, ptrdiff_t first,
+                        ptrdiff_t n) noexcept nogil
+ctypedef void (*Encode)(int code, const float *values, void *stored, void *partner, uint64_t key, ptrdiff_t first,
+                        ptrdiff_t n) noexcept nogil
+
 # The interface of a kernel module, which the engine gets in a capsule.
 cdef struct Kernels:
     BundleFunction run      # does a bundle's part of the table's pass
@@ -243,3 +250,5 @@ cdef struct Kernels:
     BundleFunction multiply     # a task of a Product
     BundleFunction direct       # a block of a Directed
     BundleFunction factor       # a bundle of a FactoredRun
+    Decode decode
+    Encode encode

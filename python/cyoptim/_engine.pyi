@@ -77,6 +77,19 @@ def make_number(
     dtype: Any = None,
     shape: tuple[int, ...] = (),
 ) -> npt.NDArray[Any]: ...
+CODECS: dict[str, int]
+
+def decode_array(
+    stored: npt.NDArray[Any], partner: npt.NDArray[Any] | None, codec: str
+) -> npt.NDArray[np.float32]: ...
+def encode_array(
+    values: npt.NDArray[np.float32],
+    stored: npt.NDArray[Any],
+    partner: npt.NDArray[Any] | None,
+    codec: str,
+    key: int = 0,
+    piece: int = 512,
+) -> None: ...
 def detour_by_flag(namespace: dict[str, Any], name: str) -> None: ...
 def detour_by_hooks(table: dict[Any, Any]) -> None: ...
 def detours() -> bool: ...
