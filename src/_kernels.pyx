@@ -40,8 +40,10 @@ from rules.adamax cimport Adamax, adamax, adamax_clock
 from rules.adan cimport Adan, adan, adan_clock
 from rules.ademamix cimport (Ademamix, SimAdemamix, ademamix, ademamix_clock, sim_ademamix,
                              sim_ademamix_clock)
-from rules.adamp cimport (AdamP, Sgdp, adamp, adamp_clock, adamp_combine, adamp_finish, adamp_measure,
-                          sgdp, sgdp_clock, sgdp_combine, sgdp_finish, sgdp_measure)
+from rules.adamp cimport (AdamP, Sgdp, adamp, adamp_caution, adamp_caution_combine, adamp_caution_finish, adamp_clock,
+                          adamp_combine, adamp_combine_again, adamp_count, adamp_finish, adamp_measure, sgdp,
+                          sgdp_caution, sgdp_caution_combine, sgdp_caution_finish, sgdp_clock, sgdp_combine,
+                          sgdp_combine_again, sgdp_count, sgdp_finish, sgdp_measure)
 from rules.adopt cimport Adopt, adopt, adopt_clock
 from rules.asgd cimport Asgd, asgd, asgd_clock
 from rules.average cimport Average, average, copy
@@ -105,7 +107,7 @@ cdef Rule64 RULES64[MAX_RULES]
 cdef Measure32 MEASURES32[2 * MAX_RULES]    # NULL: it does not measure
 cdef Measure64 MEASURES64[2 * MAX_RULES]
 cdef Finish FINISHES[2 * MAX_RULES]
-cdef Combine COMBINES[MAX_RULES]        # NULL: each unit by itself
+cdef Combine COMBINES[2 * MAX_RULES]    # NULL: each unit by itself
 cdef int SCOPES[MAX_RULES]
 cdef int SUMS[2 * MAX_RULES]         # how many it takes
 cdef bint REPEATS[MAX_RULES]         # where nothing is kept, it computes all again, also the state
@@ -177,20 +179,25 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     return 0
 
 
-cdef int passes_again(str name, int sums, Measure32 measure32, Measure64 measure64, Finish finish) except -1:
+cdef int passes_again(str name, int sums, Measure32 measure32, Measure64 measure64, Finish finish,
+                      Combine combine=NULL) except -1:
     """Let the rule of this name measure a second time, by the scalars of the first finish, which the second completes.
 
-    Its unit is a tensor, and has no numbers; neither pass that measures changes the state.
+    Its unit is a tensor, and has no numbers. Or it combines: then the second combine does, from sums that follow the
+    first ones, and rows are finished before the second pass and again before the last, by all sums.
     """
     about = RULES[name]
     cdef int number = about["number"]
-    if about["scope"] != PER_TENSOR or about["numbers"] or sums > MAX_SUMS:
+    if (about["numbers"] or about["scope"] != (PER_TENSOR if combine == NULL else PER_ROW)
+            or about["combines"] != (combine != NULL) or SUMS[number] + sums > MAX_SUMS):
         raise ValueError(f"rule {name} cannot measure twice")
     MEASURES32[number + AGAIN] = measure32
     MEASURES64[number + AGAIN] = measure64
     FINISHES[number + AGAIN] = finish
+    COMBINES[number + AGAIN] = combine
     SUMS[number + AGAIN] = sums
-    about.update(computed=about["computed"] | finished_by(finish, list(about["scalars"])))
+    if finish != NULL:
+        about.update(computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
 
 
@@ -373,6 +380,16 @@ rule("adamp", ADAMP, adamp[float], adamp[double], adamp_clock, ("exp_avg", "exp_
 passes("adamp", PER_ROW, 4, adamp_measure[float], adamp_measure[double], adamp_finish, (), adamp_combine)
 rule("sgdp", SGDP, sgdp[float], sgdp[double], sgdp_clock, ("momentum",))
 passes("sgdp", PER_ROW, 4, sgdp_measure[float], sgdp_measure[double], sgdp_finish, (), sgdp_combine)
+rule("adamp_vector", ADAMP, adamp[float], adamp[double], adamp_clock, ("exp_avg", "exp_avg_sq"))
+rule("adamp_caution", ADAMP, adamp_caution[float], adamp_caution[double], adamp_clock, ("exp_avg", "exp_avg_sq"))
+passes("adamp_caution", PER_ROW, 4, adamp_measure[float], adamp_measure[double], adamp_caution_finish, (),
+       adamp_caution_combine)
+passes_again("adamp_caution", 2, adamp_count[float], adamp_count[double], NULL, adamp_combine_again)
+rule("sgdp_vector", SGDP, sgdp[float], sgdp[double], sgdp_clock, ("momentum",))
+rule("sgdp_caution", SGDP, sgdp_caution[float], sgdp_caution[double], sgdp_clock, ("momentum",))
+passes("sgdp_caution", PER_ROW, 4, sgdp_measure[float], sgdp_measure[double], sgdp_caution_finish, (),
+       sgdp_caution_combine)
+passes_again("sgdp_caution", 2, sgdp_count[float], sgdp_count[double], NULL, sgdp_combine_again)
 rule("sim_ademamix", SIM_ADEMAMIX, sim_ademamix[float], sim_ademamix[double], sim_ademamix_clock,
      ("exp_avg", "exp_avg_sq"))
 rule("adopt", ADOPT, adopt[float], adopt[double], adopt_clock, ("exp_avg", "exp_avg_sq"))
@@ -436,7 +453,7 @@ rule("axpby", AXPBY, axpby[float], axpby[double])
 for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
              "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia", "mars_vector", "mars_vector_amsgrad"):
     cautious(name)
-for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signum"):
+for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signum", "adamp_vector", "sgdp_vector"):
     cautious(name, "penalty", "keep")
 
 

@@ -10,7 +10,7 @@ cdef enum:
     MAX_SCALARS = 32
     MAX_CARRIED = 2
     MAX_NUMBERS = 6
-    MAX_SUMS = 4
+    MAX_SUMS = 6
     MAX_STAGES = 4
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
     SHORT_CHUNK = 4096  # elements of a chunk of a tensor of few, which threads could not share well otherwise:

@@ -469,7 +469,7 @@ cdef class States(Rows):
 
 
 cdef double *doubles(Py_ssize_t count) except NULL:
-    cdef double *room = <double *>PyMem_Malloc(max(count, 1) * sizeof(double))
+    cdef double *room = <double *>PyMem_Calloc(max(count, 1), sizeof(double))
     if not room:
         raise MemoryError
     return room

@@ -299,6 +299,9 @@ cdef void update_combined(const Table *table, const Chunk *chunk, const Row *row
         start += units.size
     if whole:
         combine_units(units, row, size)
+        if measures_again(row.rule):
+            measure_combined(table, chunk, row, work, here)
+            combine_again(units, row, size)
         apply_combined(table, chunk, row, work)
 
 
@@ -307,19 +310,45 @@ cdef inline void combine_units(Units *units, const Row *row, Py_ssize_t size) no
     units.differ = COMBINES[row.rule](units.scalars, units.sums, size // units.size, units.size)
 
 
+cdef inline void combine_again(Units *units, const Row *row, Py_ssize_t size) noexcept nogil:
+    units.differ = COMBINES[row.rule + AGAIN](units.scalars, units.sums, size // units.size, units.size)
+
+
+cdef inline void take_scalars(const Units *units, const Row *row, Py_ssize_t unit, double *scalars) noexcept nogil:
+    """The scalars of a unit of those that have been combined."""
+    cdef double numbers[MAX_NUMBERS]
+    memcpy(scalars, units.scalars, sizeof(row.scalars))
+    if units.differ:
+        FINISHES[row.rule](scalars, units.sums + MAX_SUMS * unit, numbers, units.size)
+
+
+cdef void measure_combined(const Table *table, const Chunk *chunk, const Row *row, char *work,
+                           double *here) noexcept nogil:
+    """The second pass that measures, over the units of a chunk."""
+    cdef const Units *units = &table.units[chunk.tensor]
+    cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
+    cdef double scalars[MAX_SCALARS]
+    cdef Py_ssize_t start = chunk.start, unit
+    while start < chunk.stop:
+        unit = start // units.size
+        take_scalars(units, row, unit, scalars)
+        measure_span(table, chunk.tensor, row.rule + AGAIN, scalars, units.sums + MAX_SUMS * unit + SUMS[row.rule],
+                     work + (start - chunk.start) * width if work != NULL else <char *>here, work != NULL,
+                     start, start + units.size)
+        start += units.size
+
+
 cdef void apply_combined(const Table *table, const Chunk *chunk, const Row *row, char *work) noexcept nogil:
     """The last pass over a chunk of a tensor whose units have been combined."""
     cdef const Units *units = &table.units[chunk.tensor]
     cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
     cdef double scalars[MAX_SCALARS]
-    cdef double numbers[MAX_NUMBERS]
     cdef Py_ssize_t start = chunk.start, stop = chunk.stop, unit
     while start < chunk.stop:
-        memcpy(scalars, units.scalars, sizeof(scalars))
+        unit = start // units.size
+        take_scalars(units, row, unit, scalars)
         if units.differ:
-            unit = start // units.size
             stop = min((unit + 1) * units.size, chunk.stop)
-            FINISHES[row.rule](scalars, units.sums + MAX_SUMS * unit, numbers, units.size)
         run_span(table, chunk.tensor, row.rule, scalars, NULL,
                  work + (start - chunk.start) * width if work != NULL else NULL, work != NULL, start, stop)
         start = stop
@@ -359,6 +388,7 @@ cdef inline void measure_chunk_again(const Table *table, Py_ssize_t c) noexcept 
     cdef const Units *units
     cdef const Row *row
     cdef double here[PIECE]
+    cdef double scalars[MAX_SCALARS]
     cdef void *work
     if not awaits_more(table, chunk):
         return
@@ -367,7 +397,14 @@ cdef inline void measure_chunk_again(const Table *table, Py_ssize_t c) noexcept 
         return
     units = &table.units[chunk.tensor]
     work = work_of(table, chunk)
-    measure_span(table, chunk.tensor, row.rule + AGAIN, units.scalars, table.partials + MAX_SUMS * c,
+    if COMBINES[row.rule] == NULL:
+        memcpy(scalars, units.scalars, sizeof(scalars))
+    elif units.size > CHUNK:
+        take_scalars(units, row, chunk.start // units.size, scalars)
+    else:
+        measure_combined(table, chunk, row, <char *>work, here)
+        return
+    measure_span(table, chunk.tensor, row.rule + AGAIN, scalars, table.partials + MAX_SUMS * c,
                  work if work != NULL else <void *>here, work != NULL, chunk.start, chunk.stop)
 
 
@@ -426,8 +463,11 @@ cdef int finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
         size = units.size
         if COMBINES[row.rule] != NULL:
             if size > CHUNK:
-                gather_unit(units, chunk, table.partials + MAX_SUMS * c)
-            if chunk.stop == table.tensors[chunk.tensor].size:
+                gather_unit(units, chunk, table.partials + MAX_SUMS * c, SUMS[row.rule] if again else 0,
+                            SUMS[row.rule + AGAIN] if again else SUMS[row.rule])
+            if chunk.stop == table.tensors[chunk.tensor].size and again:
+                combine_again(units, row, chunk.stop)
+            elif chunk.stop == table.tensors[chunk.tensor].size:
                 combine_units(units, row, chunk.stop)
             continue
         for k in range(MAX_SUMS):
@@ -443,11 +483,12 @@ cdef int finish(Table *table, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     return following
 
 
-cdef inline void gather_unit(Units *units, const Chunk *chunk, const double *partials) noexcept nogil:
-    """Add the sums of a chunk to those of the unit that it is a part of."""
-    cdef double *sums = units.sums + MAX_SUMS * (chunk.start // units.size)
+cdef inline void gather_unit(Units *units, const Chunk *chunk, const double *partials, int first,
+                             int count) noexcept nogil:
+    """Add the sums of a chunk to those of the unit that it is a part of, from the first of the pass on."""
+    cdef double *sums = units.sums + MAX_SUMS * (chunk.start // units.size) + first
     cdef int k
-    for k in range(MAX_SUMS):
+    for k in range(count):
         sums[k] = (0 if chunk.start % units.size == 0 else sums[k]) + partials[k]
 
 

@@ -132,6 +132,11 @@ cdef inline floating along(floating d, floating change) noexcept nogil:
     return low if high > 0 else 0
 
 
+# A step where it follows the gradient, else 0; NaN stays.
+cdef inline floating followed(floating d, floating u) noexcept nogil:
+    return u if along(d, -u) < 0 else 0 * u
+
+
 # What makes a step longer of which so many elements are made; by a share of 1e-3 at least, as in timm and in the authors'
 # C-AdamW.
 cdef inline double scale_of_share(double count, Py_ssize_t size) noexcept nogil:

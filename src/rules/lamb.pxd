@@ -11,7 +11,7 @@ from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t
 from _reduce cimport add_dot, add_squares
 from _table cimport LANES, PIECE, WORK
-from rules._math cimport along, least_eps, magnitude, root, scale_of_share, spread_of
+from rules._math cimport followed, least_eps, magnitude, root, scale_of_share, spread_of
 
 
 cdef struct Lamb:
@@ -70,10 +70,6 @@ cdef inline floating _lamb_step(floating p, floating m, floating v, floating unb
     return u
 
 
-cdef inline floating _followed(floating d, floating u) noexcept nogil:
-    return u if along(d, -u) < 0 else 0 * u     # NaN stays
-
-
 cdef inline void _measure(floating **s, const double *scalars, double *lanes, Py_ssize_t n,
                           bint caution) noexcept nogil:
     cdef const Lamb *h = <const Lamb *>scalars
@@ -105,7 +101,7 @@ cdef inline void _measure(floating **s, const double *scalars, double *lanes, Py
                 x = keep * x
                 p[i] = x
             step = _lamb_step(x, m[i], v[i], unbias1, unbias2, eps, penalty)
-            u[i] = _followed(d, step) if caution else step
+            u[i] = followed(d, step) if caution else step
         add_squares(p + start, lanes, stop - start)
         add_squares(u + start, lanes + LANES, stop - start)
         if caution:
@@ -145,7 +141,7 @@ cdef inline void lamb_caution(floating **s, const double *scalars, Py_ssize_t n)
         if kept != NULL:
             u = scale * kept[i]
         else:
-            u = scale * _followed(sign * g[i], _lamb_step(p[i], m[i], v[i], unbias1, unbias2, eps, <floating>0))
+            u = scale * followed(sign * g[i], _lamb_step(p[i], m[i], v[i], unbias1, unbias2, eps, <floating>0))
         if adds:
             u = u + penalty * p[i]
         p[i] = p[i] - size * u

@@ -11,7 +11,7 @@ from libc.math cimport pow, sqrt
 from libc.stdint cimport int32_t, int64_t
 from _reduce cimport add_squares
 from _table cimport BLOCK, PIECE
-from rules._math cimport along, direction, greater, least_eps, root, scale_of_share, spread_of
+from rules._math cimport along, direction, followed, greater, least_eps, root, scale_of_share, spread_of
 
 
 cdef struct Mars:
@@ -104,10 +104,6 @@ cdef inline void mars_count_finish(double *scalars, const double *sums, double *
     (<Mars *>scalars).scale = scale_of_share(sums[0], size)
 
 
-cdef inline floating _cautious(floating u, floating d, floating m, floating scale) noexcept nogil:
-    return scale * (u if along(d, -m) < 0 else 0 * u)       # NaN stays
-
-
 cdef inline void _mars_adamw(floating **s, const double *scalars, Py_ssize_t n,
                              bint amsgrad, bint caution) noexcept nogil:
     cdef const Mars *h = <const Mars *>scalars
@@ -138,7 +134,7 @@ cdef inline void _mars_adamw(floating **s, const double *scalars, Py_ssize_t n,
             top[i] = second
         u = first / (root(second) * unbias + eps)
         if caution:
-            u = _cautious(u, d, first, scale)
+            u = scale * followed(d, u)
         p[i] = shrink * p[i] - size * u
 
 
@@ -176,7 +172,7 @@ cdef inline void _mars_lion(floating **s, const double *scalars, Py_ssize_t n, b
         m[i] = beta1 * m[i] + gain1 * c
         u = direction(m[i])
         if caution:
-            u = _cautious(u, d, m[i], scale)
+            u = scale * followed(d, u)
         p[i] = shrink * p[i] - lr * u
 
 

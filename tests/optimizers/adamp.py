@@ -18,8 +18,14 @@ from tests.support.cards import (
 )
 
 
-def projected(p, g, u, delta, eps):
-    """The step without its part along the parameter, and whether there was one to be taken out."""
+def followed(u, g):
+    follows = np.sign(u) * np.sign(g) > 0
+    return np.where(follows, u, 0.0) / max(np.mean(follows), 1e-3)
+
+
+def projected(p, g, u, delta, eps, caution=False):
+    """The step without its part along the parameter, and whether there was one to be taken out; and the cautious step,
+    with timm's projections of the gradient and of what is left."""
     for shape in ((len(p), -1), (1, -1)) if p.ndim > 1 else ():
         rows, grads, steps = (x.reshape(shape) for x in (p, g, u))
         length = np.sqrt(np.sum(rows * rows, axis=1, keepdims=True))
@@ -30,15 +36,20 @@ def projected(p, g, u, delta, eps):
         cosine = np.abs(np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths != 0))
         if cosine.max() < delta / np.sqrt(rows.shape[1]):
             unit = np.divide(rows, length + eps, out=np.zeros_like(rows), where=length + eps != 0)
-            along = np.sum(unit * steps, axis=1, keepdims=True)
-            return (steps - unit * along).reshape(p.shape), True
-    return u, False
+
+            def across(x, unit=unit):
+                return x - unit * np.sum(unit * x, axis=1, keepdims=True)
+
+            plain = across(steps)
+            step = across(followed(plain, across(grads))) if caution else plain
+            return plain.reshape(p.shape), True, step.reshape(p.shape)
+    return u, False, followed(u, g) if caution else u
 
 
 class AdamP:
     def __init__(
         self, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, delta=0.1, wd_ratio=0.1,
-        nesterov=False, maximize=False,
+        nesterov=False, maximize=False, caution=False,
     ):  # fmt: skip
         self.__dict__.update(locals())
         self.t, self.m, self.v = {}, {}, {}
@@ -55,7 +66,7 @@ class AdamP:
             v = self.v[i] = beta2 * self.v.get(i, zeros) + (1 - beta2) * g**2
             m = beta1 * m + (1 - beta1) * g if self.nesterov else m
             u = m / (np.sqrt(v / (1 - beta2**t)) + self.eps)
-            u, is_projected = projected(p, g, u, self.delta, self.eps)
+            _, is_projected, u = projected(p, g, u, self.delta, self.eps, self.caution)
             ratio = self.wd_ratio if is_projected else 1
             p[...] = (1 - self.lr * self.weight_decay * ratio) * p - self.lr / (1 - beta1**t) * u
 
@@ -94,6 +105,17 @@ CARD = Card(
     ),
     draw=drawn,
     source=Source("adamp.AdamP", "0.3.0"),
+    more_sources={
+        "timm": Source(
+            "timm.optim.AdamP",
+            "1.0.31",
+            variants=(
+                {"caution": True},
+                {"lr": 0.01, "delta": 10.0, "weight_decay": 0.1, "caution": True},
+                {"lr": 0.01, "delta": 0.8, "betas": (0.8, 0.95), "nesterov": True, "caution": True},
+            ),
+        ),
+    },
     timed=(Timed(3), Timed(3, suffix="-matrices", passes=11, matrices=True)),
     drawing=Recipe(
         "cyoptim.AdamP([p], lr=0.1)",

@@ -21,7 +21,7 @@ from tests.support.cards import (
 class SGDP:
     def __init__(
         self, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, eps=1e-8,
-        delta=0.1, wd_ratio=0.1, maximize=False,
+        delta=0.1, wd_ratio=0.1, maximize=False, caution=False,
     ):  # fmt: skip
         self.__dict__.update(locals())
         self.b = {}
@@ -34,9 +34,9 @@ class SGDP:
             old = self.b.get(i, np.zeros_like(p))
             b = self.b[i] = self.momentum * old + (1 - self.dampening) * g
             u = g + self.momentum * b if self.nesterov else b
-            u, is_projected = projected(p, g, u, self.delta, self.eps)
+            plain, is_projected, u = projected(p, g, u, self.delta, self.eps, self.caution)
             if not self.nesterov:
-                self.b[i] = u
+                self.b[i] = plain
             ratio = self.wd_ratio if is_projected else 1
             decay = self.lr * self.weight_decay * ratio / (1 - self.momentum)
             p[...] = (1 - decay) * p - self.lr * u
@@ -84,6 +84,25 @@ CARD = Card(
     ),
     draw=drawn,
     source=Source("adamp.SGDP", "0.3.0"),
+    more_sources={
+        # In Nesterov's form, as in others timm's buffer is not projected.
+        "timm": Source(
+            "timm.optim.SGDP",
+            "1.0.31",
+            variants=(
+                {"lr": 0.01, "momentum": 0.9, "nesterov": True, "caution": True},
+                {
+                    "lr": 0.01,
+                    "momentum": 0.9,
+                    "delta": 10.0,
+                    "weight_decay": 0.1,
+                    "nesterov": True,
+                    "caution": True,
+                },
+                {"lr": 0.01, "momentum": 0.8, "delta": 0.8, "nesterov": True, "caution": True},
+            ),
+        ),
+    },
     timed=(
         Timed(2, {"momentum": 0.9}),
         Timed(2, {"momentum": 0.9}, "-matrices", passes=8, matrices=True),

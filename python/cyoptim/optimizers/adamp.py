@@ -48,6 +48,10 @@ class AdamP(Optimizer):
         Use :math:`\beta_1 m_t + (1 - \beta_1) d_t` in the place of :math:`m_t` in :math:`u_t`.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make the step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_. Where the step is projected, the
+        gradient is, too; and then once more the step.
 
     Notes
     -----
@@ -59,6 +63,8 @@ class AdamP(Optimizer):
     ----------
     .. [1] B. Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on
        Scale-invariant Weights", ICLR 2021.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -70,6 +76,7 @@ class AdamP(Optimizer):
            [ 1.   , -0.1  ]])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "adamp"
     _step_type: ClassVar[type | None] = int
     _takes_complex: ClassVar[bool] = False
@@ -86,6 +93,7 @@ class AdamP(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -96,6 +104,7 @@ class AdamP(Optimizer):
             "wd_ratio": wd_ratio,
             "nesterov": nesterov,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
@@ -104,3 +113,10 @@ class AdamP(Optimizer):
         check_moments(group)
         check_nonnegative("delta", group["delta"])
         check_nonnegative("wd_ratio", group["wd_ratio"])
+
+    def _is_apart(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) < 2
+
+    def _rule_apart(self, group: Group) -> str:
+        # Without caution, the rule itself steps what has no rows.
+        return "adamp_vector" if group.get("caution") else "adamp"

@@ -47,18 +47,24 @@ class SGDP(Optimizer):
         it.
     maximize : bool
         Follow the gradient upwards.
+    caution : bool
+        Make the step only in the elements in which it follows the gradient, and there by the
+        inverse of their share of the parameter larger [2]_. Where the step is projected, the
+        gradient is, too; and then once more the step.
 
     Notes
     -----
     State: ``momentum`` (:math:`b`).
 
     As in the authors' code, the projection changes the buffer :math:`b` itself, except in
-    Nesterov's form; the paper projects the step alone.
+    Nesterov's form; the paper projects the step alone. Caution does not change the buffer.
 
     References
     ----------
     .. [1] B. Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on
        Scale-invariant Weights", ICLR 2021.
+    .. [2] K. Liang et al., "Cautious Optimizers: Improving Training with One Line of Code", 2024,
+       arXiv:2411.16085.
 
     Examples
     --------
@@ -70,6 +76,7 @@ class SGDP(Optimizer):
            [ 1. , -0.1]])
     """
 
+    _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
     _rule: ClassVar[str | None] = "sgdp"
     _counts_steps: ClassVar[bool] = False
     _takes_complex: ClassVar[bool] = False
@@ -87,6 +94,7 @@ class SGDP(Optimizer):
         wd_ratio: float = 0.1,
         *,
         maximize: bool = False,
+        caution: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -98,6 +106,7 @@ class SGDP(Optimizer):
             "delta": delta,
             "wd_ratio": wd_ratio,
             "maximize": maximize,
+            "caution": caution,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)
@@ -112,3 +121,15 @@ class SGDP(Optimizer):
         check_nonnegative("epsilon", group["eps"])
         check_nonnegative("delta", group["delta"])
         check_nonnegative("wd_ratio", group["wd_ratio"])
+
+    def _rule_of(self, group: Group) -> str:
+        if group.get("caution") and group["momentum"] == 0:
+            raise ValueError("caution=True requires a momentum")
+        return "sgdp"
+
+    def _is_apart(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) < 2
+
+    def _rule_apart(self, group: Group) -> str:
+        # Without caution, the rule itself steps what has no rows.
+        return "sgdp_vector" if group.get("caution") else "sgdp"
