@@ -64,7 +64,8 @@ class Run:
                 raise ValueError(f"runs of one command differ in {_differing(kept[0], each)}")
         if len(commands := {run.command or "adam" for run in runs}) > 1:
             raise ValueError(f"join runs of one command, not of {' and '.join(sorted(commands))}")
-        seen = Counter((result.workload, result.contender) for run in runs for result in run.results)
+        results = (result for run in runs for result in run.results)
+        seen = Counter((result.workload, result.contender) for result in results)
         if twice := [" ".join(timed) for timed, count in seen.items() if count > 1]:
             raise ValueError(f"these are in several of the runs, leave out all but one: {twice}")
         load = max((each["load before"] or 0 for each in facts), default=None)

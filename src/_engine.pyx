@@ -35,14 +35,16 @@ from operator import index
 
 import numpy as np
 
-from _codecs cimport FLOAT32, FLOAT64, stored_size
+from _codecs cimport (BFLOAT16, BFLOAT16_MASTER, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, DYNAMIC8, DYNAMIC8_POSITIVE,
+                      FLOAT16, FLOAT16_MASTER, FLOAT16_STOCHASTIC, FLOAT32, FLOAT64, FLOAT8, FLOAT8_POSITIVE,
+                      MOST_DECODED, SCALED_TOGETHER, arithmetic_size, codec_has_scales, codec_is_stochastic, is_lossy, mixed, stored_size)
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
 from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTORED_PASSES, FACTORED_WHOLE, FLATTENED,
                      KEPT, KEPT_TOGETHER, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
                      MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, PIECE, REDUCE, RESCALED, SHORT_CHUNK,
                      STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun,
-                     Group, Head, Kernels, Pass, Product, Row, Stage, Table, Tensor, Units, chunk_length,
+                     Group, Head, Kernels, Pass, Product, Row, Stage, Storage, Table, Tensor, Units, chunk_length,
                      product_task_count, takes_pass)
 
 cnp.import_array()
@@ -60,6 +62,8 @@ include "engine/exchange.pxi"   # tensors of other libraries
 include "engine/options.pxi"    # the options of a group, and rows of scalars
 include "engine/numbers.pxi"    # step counts and single numbers of a state
 include "engine/room.pxi"       # placement of new state
+include "engine/codecs.pxi"     # arrays to and from fewer bits
+include "engine/storage.pxi"    # how a state is stored
 include "engine/work.pxi"       # tables, and passes over lists of arrays
 include "engine/first_touch.pxi"    # what new state begins with
 include "engine/factored.pxi"   # the steps of Adafactor's family

@@ -34,6 +34,13 @@ cdef struct Tensor:
     int dtype                   # of the arithmetic: see _codecs.pxd
     int row                     # the scalars of this step; -1: no gradient, skip
 
+# How the streams of a tensor are stored.
+cdef struct Storage:
+    uint8_t codes[MAX_STREAMS]      # a codec each: see _codecs.pxd
+    uint8_t type                    # of the parameter's elements; the gradient's unless it has its own
+    void *partners[MAX_STREAMS]     # what a codec keeps beside the elements
+    uint64_t *key                   # of what is rounded by random bits; NULL: nothing is
+
 # The units of a tensor: the elements that a rule takes sums over.
 cdef struct Units:
     Py_ssize_t size                 # elements of a unit; all of a tensor's are as large
@@ -207,7 +214,7 @@ cdef struct Table:
     Chunk *chunks
     Py_ssize_t *bundles
     Units *units                # per tensor, where a rule measures; else NULL
-    uint8_t *codecs             # MAX_STREAMS a tensor: the types in which streams are stored; NULL: all in their tensor's
+    Storage *storage            # per tensor; NULL: all streams are stored in the type of their tensor's arithmetic
     double *partials            # the sums of a pass, MAX_SUMS per chunk
     int reduction               # which, and of which order, for a run that reduces
     double order

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-enum { DL_CPU = 1, DL_FLOAT = 2, DL_COMPLEX = 5, DL_MAJOR = 1 };
+enum { DL_CPU = 1, DL_FLOAT = 2, DL_BFLOAT = 4, DL_COMPLEX = 5, DL_MAJOR = 1 };
 
 typedef struct {
     void *data;

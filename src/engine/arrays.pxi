@@ -248,6 +248,23 @@ cdef inline bint has_kernels(cnp.ndarray a) noexcept:
     return stored_as(a) != NULL and cnp.PyArray_ISBEHAVED_RO(a)
 
 
+cdef bint same_places(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """As same_layout, of arrays whose elements may be of any type and size."""
+    cdef int ndim = cnp.PyArray_NDIM(a), k
+    if ndim != cnp.PyArray_NDIM(b) or not cnp.PyArray_ISBEHAVED_RO(b):
+        return False
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) != cnp.PyArray_DIM(b, k):
+            return False
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b):
+        return True
+    for k in range(ndim):
+        if cnp.PyArray_DIM(a, k) > 1 and (cnp.PyArray_STRIDE(a, k) * cnp.PyArray_ITEMSIZE(b)
+                                         != cnp.PyArray_STRIDE(b, k) * cnp.PyArray_ITEMSIZE(a)):
+            return False
+    return True
+
+
 cdef inline int check_dense(cnp.ndarray a) except -1:
     """Refuse an array whose elements a kernel cannot read one after the other."""
     if a is None or not has_kernels(a) or not (
@@ -260,7 +277,7 @@ cdef int refuse_array(a) except -1:
     if a is None:
         raise TypeError("expected an array, got None")
     raise ValueError(
-        f"expected an aligned array of float32 or float64, or complex of these, without gaps, got "
+        f"expected an aligned array of {supported_dtypes()}, without gaps, got "
         f"dtype {a.dtype.str}, shape {a.shape} and strides {a.strides}"
     )
 

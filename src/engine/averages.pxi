@@ -85,7 +85,7 @@ cdef class Followed(States):
         cdef Py_ssize_t i
         cdef dict last = {self.slots[i].first: i for i in range(self.n_tensors)}
         for i in range(self.n_tensors):
-            if not self.is_state(i, means[i], self.views[i].dtype):
+            if not self.is_state(i, means[i], arithmetic_dtype(self.views[i])):
                 raise ValueError(f"the average of {self.labels[i]} is not laid out as its state")
         self.followers = <void **>PyMem_Calloc(max(self.n_tensors, 1), sizeof(void *))
         if not self.followers:
@@ -125,11 +125,13 @@ cdef class Followed(States):
         cdef Py_ssize_t i
         cdef cnp.ndarray view, mean
         for i, copy in spare:
-            if copy is not None:
+            if copy is not None and self._type_of(i) <= FLOAT64:
                 cnp.PyArray_CopyInto(<cnp.ndarray>copy, <cnp.ndarray>self.views[i])
         for i, copy in spare:
             view, mean = self.views[i], self.means[i]
-            if self.pace.steps == 0:    # no average has been taken yet
+            if self._type_of(i) > FLOAT64:
+                self._swap_narrow(view, mean, copy)
+            elif self.pace.steps == 0:  # no average has been taken yet
                 cnp.PyArray_CopyInto(mean, view)
             elif self.slots[i].direct:
                 swap_memory(<char *>cnp.PyArray_DATA(view), <char *>cnp.PyArray_DATA(mean),
@@ -140,11 +142,33 @@ cdef class Followed(States):
         self.pace.swapped = not self.pace.swapped
         return 0
 
+    cdef int _swap_narrow(self, cnp.ndarray view, cnp.ndarray mean, list spare) except -1:
+        """As swap, of a parameter of fewer bits than its average: it has the rounded average, and the average its
+        values, until both get back from `spare` what they were. All arrays have been made before."""
+        kept, dense = spare
+        if not self.pace.swapped:
+            cnp.PyArray_CopyInto(<cnp.ndarray>kept, mean)
+            cnp.PyArray_CopyInto(<cnp.ndarray>dense, view)
+            decode_into(<cnp.ndarray>dense, mean)
+            if self.pace.steps:
+                encode_from(<cnp.ndarray>kept, <cnp.ndarray>dense)
+                cnp.PyArray_CopyInto(view, <cnp.ndarray>dense)
+        else:
+            encode_from(mean, <cnp.ndarray>dense)
+            cnp.PyArray_CopyInto(view, <cnp.ndarray>dense)
+            cnp.PyArray_CopyInto(mean, <cnp.ndarray>kept)
+        return 0
+
     cdef list spare_arrays(self):
-        """The slots of all parameters, and for each that is not dense an array to swap it by."""
+        """The slots of all parameters, and for each what it is swapped by: an array if it is not dense; if it has
+        fewer bits than its average, one like that and one in the layout of its state."""
         cdef Py_ssize_t i
-        return [(i, None if self.slots[i].direct else self.empty_like(self.views[i], None))
-                for i in range(self.n_tensors) if self.slots[i].first == i]
+        return [(i, self._spare_of(i)) for i in range(self.n_tensors) if self.slots[i].first == i]
+
+    cdef object _spare_of(self, Py_ssize_t i):
+        if self._type_of(i) > FLOAT64:
+            return [self.means[i].copy("K"), self.empty_like(self.views[i], None)]
+        return None if self.slots[i].direct else self.empty_like(self.views[i], None)
 
     cdef list tensors(self):
         """The parameters that are another library's tensors."""

@@ -4,6 +4,7 @@ cdef extern from "dlpack_exchange.h" nogil:
     enum:
         DL_CPU
         DL_FLOAT
+        DL_BFLOAT
         DL_COMPLEX
         DL_MAJOR
     ctypedef struct BorrowedTensor:
@@ -102,8 +103,9 @@ cdef dict formats_in(object library):
     """DLPack's code and bits of the dtypes that a library has by NumPy's names."""
     cdef dict formats = {}
     for row in DTYPES.values():
-        formats[getattr(library, row.numpy.name)] = STORED[row.code].kind, 8 * row.numpy.itemsize
-        formats[getattr(library, row.complex.name)] = DL_COMPLEX, 8 * row.complex.itemsize
+        formats[getattr(library, row.name)] = STORED[<int>row._row].kind, 8 * row.size
+        if row.complex is not None:
+            formats[getattr(library, row.complex.name)] = DL_COMPLEX, 8 * row.complex.itemsize
     return formats
 
 

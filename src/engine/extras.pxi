@@ -66,9 +66,15 @@ cdef class Extras:
         return 0
 
 
-cdef bint all_finite(const void *data, Py_ssize_t n, int dtype) noexcept nogil:
+cdef bint all_finite(const void *data, Py_ssize_t n, int code) noexcept nogil:
     cdef Py_ssize_t i
-    if dtype == FLOAT32:
+    cdef uint16_t most              # the exponent of what is not finite
+    if code > FLOAT64:
+        most = 0x7F80 if code == BFLOAT16 else 0x7C00
+        for i in range(n):
+            if (<const uint16_t *>data)[i] & most == most:
+                return False
+    elif code == FLOAT32:
         for i in range(n):
             if not isfinite((<const float *>data)[i]):
                 return False

@@ -57,7 +57,7 @@ cdef class FactoredStep:
         f.columns = cnp.PyArray_SIZE(param) if f.vector else shape[len(shape) - 1]
         f.rows = 1 if f.vector else shape[len(shape) - 2]
         f.count = cnp.PyArray_SIZE(param) // (f.rows * f.columns)
-        f.dtype, f.param = dtype_code(param), cnp.PyArray_DATA(param)
+        f.dtype, f.param = computed_code(param), cnp.PyArray_DATA(param)
         if moment is not None:
             self._check(moment, cnp.PyArray_SIZE(param), param)
             f.moment = cnp.PyArray_DATA(moment)

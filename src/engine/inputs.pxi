@@ -38,7 +38,7 @@ cdef class Inputs(Work):
     turn : Turn
         Whose turn it is: every method but :meth:`step` is called within one.
     by_rows : bool
-        Whether a rule may take sums over rows, or keep slices, which need C order.
+        Whether a rule may take sums over rows, or keep slices, or a state is stored in fewer bits: they need C order.
     """
 
     cdef Slot *slots
@@ -111,7 +111,7 @@ cdef class Inputs(Work):
                 self.in_place = self.in_place and slot.direct and slot.door != TENSOR
                 self.table.tensors[i].streams[0] = cnp.PyArray_DATA(view)
                 self.table.tensors[i].size = count_reals(view)
-                self.table.tensors[i].dtype = dtype_code(view)
+                self.take_type(i, view)
                 i += 1
 
     # --- whether the plan still fits -------------------------------------------------------------
@@ -220,12 +220,14 @@ cdef class Inputs(Work):
         if (cnp.PyArray_CheckExact(grad) and slot.direct
                 and same_layout(view, <cnp.ndarray>grad)):
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+            self._note_gradient(i, self._type_of(i))
         elif (slot.door == TENSOR and slot.direct and not cnp.PyArray_Check(grad)
                 # To find out by the table that a tensor is sparse takes torch 0.8 ms.
                 and not (slot.sparse and is_sparse(grad))
                 and self.exchange.borrow(grad, OF_GRADIENT, &borrowed) and fits(view, &borrowed)
                 and not is_lazy(view, grad, slot.direct)):
             tensor.streams[1] = <char *>borrowed.data + borrowed.byte_offset
+            self._note_gradient(i, self._type_of(i))
         else:
             if not cnp.PyArray_Check(grad):
                 self.stirred = True
@@ -238,10 +240,11 @@ cdef class Inputs(Work):
             else:
                 grad = self._gradient_array(i, grad)
             tensor.streams[1] = cnp.PyArray_DATA(<cnp.ndarray>grad)
+            self._note_gradient(i, dtype_code(<cnp.ndarray>grad))
         if self.only_sparse:
             optimizer._refuse_dense(self.labels[i])
         low = <uintptr_t>tensor.streams[1]
-        if (not self._clear_of_parameters(slot, low, low + cnp.PyArray_NBYTES(view))
+        if (not self._clear_of_parameters(slot, low, low + self.bytes_of(i, 1))
                 and (tensor.streams[1] != slot.trace.address or self.repeats)):
             # The gradient is (part of) a parameter or state that this same run changes: read it
             # first.
@@ -258,6 +261,25 @@ cdef class Inputs(Work):
         tensor.row = 0
         return 0
 
+    cdef inline int _type_of(self, Py_ssize_t i) noexcept:
+        """The type of a parameter's elements."""
+        return self.table.tensors[i].dtype if self.table.storage == NULL else self.table.storage[i].type
+
+    cdef int _note_gradient(self, Py_ssize_t i, int code) except -1:
+        """Note the type of a gradient's elements."""
+        if self.table.storage != NULL or code != self.table.tensors[i].dtype:
+            self.store_as(i, 1, code)
+        return 0
+
+    cdef bint _takes_type(self, Py_ssize_t i, cnp.ndarray grad) except -1:
+        """Whether a gradient is of its parameter's type, or of another that is as exact in the arithmetic."""
+        cdef cnp.ndarray view = <cnp.ndarray>PyList_GET_ITEM(self.views, i)
+        if cnp.PyArray_TYPE(grad) == cnp.PyArray_TYPE(view):
+            return True
+        if cnp.PyArray_ISCOMPLEX(view) or not is_dtype(grad.dtype) or cnp.PyArray_ISCOMPLEX(grad):
+            return False
+        return self.table.tensors[i].dtype == FLOAT32 == arithmetic_code(dtype_code(grad))
+
     cdef bint _take_sparse(self, Py_ssize_t i, object grad, object optimizer) except -1:
         """Take a sparse gradient as it is; False if it is needed as an array."""
         from cyoptim._arrays.sparse import spans
@@ -267,6 +289,8 @@ cdef class Inputs(Work):
         cdef Rule rule = rule_of(optimizer, group)
         if rule is not None and rule.is_cautious:
             optimizer._refuse_with_caution(f"sparse gradients (that of {self.labels[i]} is sparse)")
+        if self._type_of(i) > FLOAT64 or has_storage(group):
+            optimizer._refuse_sparse_bits(self.labels[i])
         if (not optimizer._takes_spans(group, self.labels[i])
                 or self.whole):
             return False
@@ -291,10 +315,11 @@ cdef class Inputs(Work):
         cdef cnp.ndarray array = self._as_array(i, grad)
         if self.slots[i].direct and same_layout(view, array):
             return array
-        if (cnp.PyArray_TYPE(array) != cnp.PyArray_TYPE(view)
-                or not cnp.PyArray_SAMESHAPE(array, view)):
+        if not self._takes_type(i, array) or not cnp.PyArray_SAMESHAPE(array, view):
             from cyoptim._arrays.doors import misfit_of_gradient
             raise misfit_of_gradient(f"gradient of {self.labels[i]}", array, view)
+        if self.slots[i].direct and same_places(view, array):
+            return array
         return self._dense_copy(view, array)
 
     cdef object _as_array(self, Py_ssize_t i, object grad):
@@ -322,7 +347,10 @@ cdef class Inputs(Work):
 
     cdef object _dense_copy(self, cnp.ndarray view, object source):
         # In the layout that the parameter's state has.
-        copy = self.empty_like(view, None)
+        dtype = None
+        if cnp.PyArray_Check(source) and cnp.PyArray_TYPE(<cnp.ndarray>source) != cnp.PyArray_TYPE(view):
+            dtype = source.dtype.newbyteorder("=")
+        copy = self.empty_like(view, dtype)
         copy[...] = source
         return copy
 
@@ -401,7 +429,9 @@ cdef class Inputs(Work):
                 or (self.zeroing and not array_is_writable(grad))):
             return False
         low = <uintptr_t>array_data(grad)
-        if low < slot.gap.low or low + tensor.size * itemsize(tensor.dtype) > slot.gap.high:
+        if self.table.storage != NULL:
+            self.table.storage[i].codes[1] = self.table.storage[i].type
+        if low < slot.gap.low or low + self.bytes_of(i, 1) > slot.gap.high:
             return False
         tensor.streams[1] = <void *>low
         tensor.row = 0
@@ -434,7 +464,7 @@ cdef class Inputs(Work):
                 continue
             low = <uintptr_t>tensor.streams[1]
             if (tensor.streams[1] != self.slots[i].trace.address and not self._clear_of_parameters(
-                    &self.slots[i], low, low + tensor.size * itemsize(tensor.dtype))):
+                    &self.slots[i], low, low + self.bytes_of(i, 1))):
                 self._copy_held(i, k)
             k += 1
         return 0
@@ -469,7 +499,7 @@ cdef class Inputs(Work):
                      or self._is_as_it_was(i, PyList_GET_ITEM(self.views, i)))
             if tensor.row >= 0 and not (spanned is not None and i in spanned):
                 if still and cnp.PyArray_Check(<object>self.held[k]):
-                    still = self._holds(<cnp.ndarray>self.held[k], tensor)
+                    still = self._holds(<cnp.ndarray>self.held[k], i)
                 k += 1
             if not still:
                 raise RuntimeError(
@@ -478,9 +508,9 @@ cdef class Inputs(Work):
                 )
         return 0
 
-    cdef inline bint _holds(self, cnp.ndarray grad, const Tensor *tensor) noexcept:
-        return (cnp.PyArray_DATA(grad) == tensor.streams[1]
-                and cnp.PyArray_NBYTES(grad) == tensor.size * itemsize(tensor.dtype))
+    cdef inline bint _holds(self, cnp.ndarray grad, Py_ssize_t i) noexcept:
+        return (cnp.PyArray_DATA(grad) == self.table.tensors[i].streams[1]
+                and cnp.PyArray_NBYTES(grad) == self.bytes_of(i, 1))
 
     cdef list _held_arrays(self):
         """The gradients taken, each with its parameter's number."""

@@ -91,7 +91,7 @@ cdef class MuonStep:
         self.iterations = <int>len(triples)
         self.safety, self.least, self.added = divisor
         self.n, self.m = min(matrix.rows, matrix.columns), max(matrix.rows, matrix.columns)
-        matrix.dtype = dtype_code(self.param)
+        matrix.dtype = computed_code(self.param)
         matrix.momentum, matrix.nesterov, matrix.sign = momentum, nesterov, sign
         matrix.shrink, matrix.cautious, self.size = shrink, cautious, size
         self.variance = None

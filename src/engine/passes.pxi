@@ -57,15 +57,29 @@ cdef class Passes(Followed):
         return 0
 
     cdef bint _hands_on(self, Py_ssize_t i) except -1:
-        """Whether the passes over a tensor hand on more than there is room for on the stack."""
+        """Whether the passes over a tensor hand on more than there is room for on the stack.
+
+        Not where numbers are rounded as they are stored: what is handed on has not been, and whether there is room
+        for it, other tensors decide.
+        """
         cdef Rule rule = self.rule_of_slot(i)
+        if self._is_rounded(i):
+            return False
         if rule is not None and rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) > 1:
             return self.table.tensors[i].size > KEPT
         return self.table.units[i].size > KEPT
 
+    cdef bint _is_rounded(self, Py_ssize_t i) noexcept:
+        cdef int k
+        if self.table.storage != NULL:
+            for k in range(MAX_STREAMS):
+                if k != 1 and is_lossy(self.table.storage[i].codes[k]):
+                    return True
+        return False
+
     cdef Py_ssize_t _lines_of_work(self, Py_ssize_t i) noexcept:
         cdef const Tensor *tensor = &self.table.tensors[i]
-        return tensor.size * itemsize(tensor.dtype) // LINE + 1
+        return tensor.size * arithmetic_size(tensor.dtype) // LINE + 1
 
     cdef double sum_squares(self) except? -1:
         """The sum of squares of all gradients."""
@@ -148,6 +162,6 @@ cdef class Passes(Followed):
             tensor = &self.table.tensors[i]
             if tensor.row >= 0 and tensor.size:
                 self.ranges[n].low = <uintptr_t>tensor.streams[1]
-                self.ranges[n].high = self.ranges[n].low + tensor.size * itemsize(tensor.dtype)
+                self.ranges[n].high = self.ranges[n].low + self.bytes_of(i, 1)
                 n += 1
         return any_overlap(self.ranges, n)

@@ -31,7 +31,9 @@ cdef class Plan(Passes):
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None,
                  list rules not None):
-        by_rows = any([(<Rule?>rule).scope == PER_ROW or (<Rule>rule).slices for rule in rules])
+        # Blocks that share a scale or random bits are those of C order, whatever the memory's.
+        by_rows = (any([(<Rule?>rule).scope == PER_ROW or (<Rule>rule).slices for rule in rules])
+                   or any([has_storage(group) for group in groups]) or any([is_sixteen(view) for _, view in doors]))
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn, by_rows)
         self.begin_rows(counts_steps, watch, rules)
         self.streams = 2 + max([len((<Rule>rule).states) for rule in rules], default=0)
@@ -288,7 +290,7 @@ cdef class Plan(Passes):
             if i in values:
                 finite = np.isfinite(values[i]).all()
             else:
-                finite = all_finite(tensor.streams[1], tensor.size, tensor.dtype)
+                finite = all_finite(tensor.streams[1], tensor.size, self.code_of(i, 1))
             if not finite:
                 extras.nonfinite.append(i)
         return 0
@@ -313,7 +315,7 @@ cdef class Plan(Passes):
         for i in range(self.n_tensors):
             tensor = &self.table.tensors[i]
             if not done and tensor.row >= 0 and not (spanned is not None and i in spanned):
-                memset(tensor.streams[1], 0, tensor.size * itemsize(tensor.dtype))
+                memset(tensor.streams[1], 0, self.bytes_of(i, 1))
         for values in self.zeros:
             fill_with_zeros(values)
         return 0

@@ -25,6 +25,7 @@ cdef class Rows(Inputs):
 
     cdef Carried *carried
     cdef list states            # per slot: the state arrays whose addresses are bound
+    cdef list stored_by         # per group: the options that say how its state is stored
     cdef list known_options     # per group: the option values its template was made of, or None
     cdef Row *templates         # per section: the scalars before the clock
     cdef dict counters          # per slot: a step count whose form in the state is another
@@ -63,6 +64,7 @@ cdef class Rows(Inputs):
         self.seen = NEVER
         self.states = [None] * self.n_tensors
         self.known_options = [None] * len(self.groups)
+        self.stored_by = [storage_options(group) for group in self.groups]
         self.templates = <Row *>PyMem_Calloc(max(2 * len(self.groups), 1), sizeof(Row))
         if not self.templates:
             raise MemoryError
@@ -103,6 +105,10 @@ cdef class Rows(Inputs):
             # They are true, whatever they say.
             if has_text_or_nan(options) and (optimizer._is_native() or optimizer._prepares_update):
                 check_switches(options, optimizer)
+            if storage_options(options) != self.stored_by[group]:
+                raise ValueError(
+                    "how its state is stored (state_dtype, master, rounding, seed) has changed: make a new optimizer "
+                    "with these options, and load the state_dict() of this one")
             rule = rule_of(optimizer, options)
             if rule is not None and rule.slices:
                 self._note_form(rule, group, options, rule.slice)
@@ -341,6 +347,7 @@ cdef class Rows(Inputs):
                 rule = self.table.rows[row].rule
             tensor[i].row = row
             if rule < 0:
+                self._check_updatable(i)
                 self.updates += 1
             else:
                 self.natives += 1
@@ -352,6 +359,14 @@ cdef class Rows(Inputs):
             self._add_idle_groups(optimizer)
         self.table.n_rows = self.n_rows
         return unbound
+
+    cdef int _check_updatable(self, Py_ssize_t i) except -1:
+        """Refuse to hand parameters of few bits to a step that computes in their type."""
+        if self._type_of(i) > FLOAT64:
+            raise TypeError(
+                f"{self.labels[i]} has dtype {self.views[i].dtype}, which steps by native rules take, such as AdamW's, "
+                "and this group has none: train in float32, or give it another optimizer")
+        return 0
 
     cdef int _add_idle_groups(self, object optimizer) except -1:
         """Give a row to groups without a gradient whose rule counts this step all the same."""
@@ -412,18 +427,22 @@ cdef class Rows(Inputs):
         cdef Py_ssize_t i
         if self.aged:
             return
-        self.aged = not self.counts_steps
+        self.aged = not (self.counts_steps or self.table.storage != NULL)
         for i in range(self.n_tensors):
             if self.table.tensors[i].row < 0:
                 self.aged = False
-            elif self.slots[i].rule < 0:
-                continue
-            elif self.counts_steps:
-                self.slots[i].step[0] = min(self.slots[i].step[0], MOST_STEPS - 1) + 1
-                if self.carries:
-                    self._store_carried(i)
-            else:
-                self.slots[self.slots[i].first].age = 1
+            elif self.slots[i].rule >= 0:
+                self._count_one(i)
+
+    cdef inline void _count_one(self, Py_ssize_t i) noexcept:
+        if self.counts_steps:
+            self.slots[i].step[0] = min(self.slots[i].step[0], MOST_STEPS - 1) + 1
+            if self.carries:
+                self._store_carried(i)
+        else:
+            self.slots[self.slots[i].first].age = 1
+        if self.table.storage != NULL and self.table.storage[i].key != NULL:
+            self.table.storage[i].key[0] = next_key(self.table.storage[i].key[0])
 
     cdef void _store_carried(self, Py_ssize_t i) noexcept:
         cdef const Row *row = &self.table.rows[self.table.tensors[i].row]

@@ -30,7 +30,7 @@ cdef class SparseUpdate(Work):
         self.slot = slot
         for k in range(count):
             self.table.tensors[k].size = reals * length[k]
-            self.table.tensors[k].dtype = dtype_code(values)
+            self.take_type(k, values)
         self.cut([range(count)])
         self.new_row()
 

@@ -123,6 +123,8 @@ cdef class States(Rows):
                 new["step"] = make_counter(state.get("step"), self.labels[i], room)
         for name in rule.carried + rule.unit_numbers:
             self._prepare_number(i, rule, name, state, new, room)
+        if self._is_stored_apart(i):
+            self._prepare_companions(i, rule, state, new)
         fresh = [name for name in rule.states if self._prepare_array(i, rule, name, state, new, room)]
         if rule.states and not self.counts_steps:
             slot.age = 0 if fresh else 1
@@ -140,16 +142,68 @@ cdef class States(Rows):
                 value, f"state {name!r} of {self.labels[i]}", name, room, rule.dtype_of(name, None), shape)
         return 0
 
+    cdef bint _is_stored_apart(self, Py_ssize_t i) except -1:
+        """Whether codecs may have to do with a parameter's state."""
+        return self._type_of(i) > FLOAT64 or has_storage(self.groups[self.slots[i].group])
+
+    cdef object _dtype_of(self, Py_ssize_t i, Rule rule, str name):
+        """The dtype of an array of a parameter's state."""
+        if self._is_stored_apart(i):
+            return stored_dtype_of(rule, name, self.views[i], self.groups[self.slots[i].group])
+        return rule.dtype_of(name, self.views[i].dtype)
+
+    cdef int _prepare_companions(self, Py_ssize_t i, Rule rule, object state, dict new) except -1:
+        """Prepare what codecs keep beside elements. A remainder and a master begin with zeros, as those of a
+        parameter that someone else has written; scales come with their codes."""
+        view, group = self.views[i], self.groups[self.slots[i].group]
+        for name, (shape, dtype) in companions(rule, view, group).items():
+            value = state.get(name)
+            if is_number(value, dtype, shape):
+                continue
+            if name.endswith(SCALE_SUFFIX):
+                if state.get(name[:-len(SCALE_SUFFIX)]) is None:
+                    new[name] = np.zeros(shape, dtype)
+                continue
+            if value is not None:
+                self.check_unmasked(i, value)
+                if not cnp.PyArray_Check(value) or value.shape != shape or value.dtype.kind != dtype.kind:
+                    raise ValueError(
+                        f"state {name!r} of {self.labels[i]} is no array of shape {shape} and dtype {dtype}")
+                new[name] = np.array(value, dtype, order="C")
+            elif name == ROUNDING_KEY:
+                new[name] = np.array(first_key(group, self.slots[i].first), dtype)
+            else:
+                new[name] = np.zeros(shape, dtype)
+        return 0
+
+    cdef int _begin_coded(self, Py_ssize_t i, Rule rule, str name, dict new, object value) except -1:
+        """Write what a new array begins with that is stored in another type than the parameter: a number, or None
+        for a copy of the parameter."""
+        view, group = self.views[i], self.groups[self.slots[i].group]
+        cdef int code = state_codec(rule, name, view, group)
+        if value == 0:
+            return 0
+        if value is None:
+            values = np.ascontiguousarray(widened(view, None, name, self.labels[i]))
+        else:
+            values = np.full(view.shape, value, np.float32)
+        if code <= FLOAT64:
+            new[name][...] = values
+        else:
+            encode_array(values.astype(np.float32, copy=False), new[name], new.get(name + SCALE_SUFFIX),
+                         CODEC_NAMES[code])
+        return 0
+
     cdef bint _prepare_array(self, Py_ssize_t i, Rule rule, str name, object state, dict new,
                              Room room) except -1:
         """Prepare a state array; whether it is new."""
-        dtype = rule.dtype_of(name, self.views[i].dtype)
+        dtype = self._dtype_of(i, rule, name)
         value = state.get(name)
         if name in rule.slices:
             return self._prepare_slice(i, rule, name, value, new, room)
         if value is not None:
-            if not self.is_state(i, value, dtype):
-                new[name] = self._state_array(i, name, value, dtype)
+            if not self.is_state(i, value, dtype) or not self._has_scale(i, rule, name, state):
+                new[name] = self._state_array(i, rule, name, value, dtype, state, new)
             return False
         if self.by_rows and not self.slots[i].direct:
             new[name] = np.zeros((<object>self.views[i]).shape, dtype)
@@ -160,48 +214,59 @@ cdef class States(Rows):
                 and same_layout(new[name], self.views[i])):
             if value != 0:
                 self.fills.append((i, 2 + rule.states.index(name), value))
+        elif self._is_stored_apart(i):
+            self._begin_coded(i, rule, name, new, value)
         elif value is None:
             new[name][...] = self.views[i]
         else:
             fill(new[name], value)
         return True
 
+    cdef bint _has_scale(self, Py_ssize_t i, Rule rule, str name, object state) except -1:
+        """Whether a state array has its scales beside it, if its codec has such."""
+        if not self._is_stored_apart(i):
+            return True
+        about = companions(rule, self.views[i], self.groups[self.slots[i].group]).get(name + SCALE_SUFFIX)
+        return about is None or is_number(state.get(name + SCALE_SUFFIX), about[1], about[0])
+
     cdef bint _prepare_slice(self, Py_ssize_t i, Rule rule, str name, object value, dict new, Room room) except -1:
         """As _prepare_array, of an array that is flat, with every n-th element."""
         view, group = self.views[i], self.groups[self.slots[i].group]
+        dtype = arithmetic_dtype(view)
         n = rule.slice_of(group)
         if n != 1 and cnp.PyArray_ISCOMPLEX(<cnp.ndarray>view):
             raise ValueError(f"{rule.slice} is {n}, expected 1 as {self.labels[i]} is complex")
         shape = rule.shape_of(name, view.shape, group)
         if value is not None:
             self.check_unmasked(i, value)
-            if not is_number(value, view.dtype, shape):
-                new[name] = self._flat_array(i, name, value, shape)
+            if not is_number(value, dtype, shape):
+                new[name] = self._flat_array(i, name, value, shape, dtype)
             return False
-        if n == 1 and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>view):
+        if n == 1 and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>view) and dtype is view.dtype:
             new[name] = room.zeros(name, view).reshape(-1)
         else:
-            new[name] = np.zeros(shape, view.dtype)
+            new[name] = np.zeros(shape, dtype)
         if not rule.copies_param(name):
             fill(new[name], float(rule.start_of(name, group)))
+        elif dtype is not view.dtype:
+            new[name][...] = np.ravel(widened(view, None, name, self.labels[i]))[::n]
         elif n == 1 and cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and self.slots[i].direct:
             self.fills.append((i, 2 + rule.states.index(name), None))
         else:
             new[name][...] = np.ravel(view)[::n]
         return True
 
-    cdef object _flat_array(self, Py_ssize_t i, str name, object value, tuple shape):
+    cdef object _flat_array(self, Py_ssize_t i, str name, object value, tuple shape, object dtype):
         """A slice in a form that the kernel can use; one zero may stand for all."""
-        view = self.views[i]
         if not cnp.PyArray_Check(value):
             from cyoptim._arrays.doors import foreign_array
             value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
-        if value.dtype.kind != view.dtype.kind or (value.shape != shape and not (value.shape == () and value == 0)):
+        if value.dtype.kind != dtype.kind or (value.shape != shape and not (value.shape == () and value == 0)):
             raise ValueError(
                 f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
-                f"{value.dtype}, expected {shape} and {view.dtype}"
+                f"{value.dtype}, expected {shape} and {dtype}"
             )
-        copy = np.empty(shape, view.dtype)
+        copy = np.empty(shape, dtype)
         copy[...] = value
         return copy
 
@@ -221,11 +286,19 @@ cdef class States(Rows):
             view = self.empty_like(view, dtype)
         return same_layout(view, <cnp.ndarray>value)
 
-    cdef object _state_array(self, Py_ssize_t i, str name, object value, object dtype):
+    cdef object _state_array(self, Py_ssize_t i, Rule rule, str name, object value, object dtype, object state,
+                             dict new):
         view = self.views[i]
         if not cnp.PyArray_Check(value):
             from cyoptim._arrays.doors import foreign_array
             value = foreign_array(value, f"state {name!r} of {self.labels[i]}")
+        if self._is_stored_apart(i):
+            code = state_codec(rule, name, view, self.groups[self.slots[i].group])
+            copy, scales = recoded(value, state.get(name + SCALE_SUFFIX), name, dtype, code, view,
+                                   f"state {name!r} of {self.labels[i]}")
+            if scales is not None:
+                new[name + SCALE_SUFFIX] = scales
+            return copy
         if value.shape != view.shape or value.dtype.kind != view.dtype.kind:
             raise ValueError(
                 f"state {name!r} of {self.labels[i]} has shape {value.shape} and dtype "
@@ -239,6 +312,7 @@ cdef class States(Rows):
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
         cdef Py_ssize_t k = 2, m = 0
         cdef list kept = []
+        cdef bint coded = self._is_stored_apart(i)
         memset(&self.carried[i], 0, sizeof(Carried))    # of another rule
         m = 0
         if self.counts_steps:
@@ -260,8 +334,10 @@ cdef class States(Rows):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             self.table.tensors[i].streams[k] = cnp.PyArray_DATA(<cnp.ndarray>array)
-            self._note_type(i, k, array)
+            self.store_as(i, k, dtype_code(array) if not coded else FLOAT32)
             k += 1
+        if coded:
+            self._take_codecs(i, rule, state, kept)
         if rule.measures:
             self._take_units(i, rule, state, kept)
         elif self.table.units != NULL:
@@ -274,23 +350,30 @@ cdef class States(Rows):
         """Whether the kernel can use an array of the state as it is."""
         view = self.views[i]
         if name in rule.slices:
-            return is_number(array, view.dtype, rule.shape_of(name, view.shape, self.groups[self.slots[i].group]))
-        return self.is_state(i, array, rule.dtype_of(name, view.dtype))
+            return is_number(array, arithmetic_dtype(view), rule.shape_of(name, view.shape, self.groups[self.slots[i].group]))
+        return self.is_state(i, array, self._dtype_of(i, rule, name))
 
-    cdef int _note_type(self, Py_ssize_t i, Py_ssize_t k, cnp.ndarray array) except -1:
-        """Note in which type a stream is stored."""
-        cdef int code = dtype_code(array), arithmetic = self.table.tensors[i].dtype
-        cdef Py_ssize_t t, m
-        if self.table.codecs == NULL:
-            if code == arithmetic:
-                return 0
-            self.table.codecs = <uint8_t *>PyMem_Malloc(self.n_tensors * MAX_STREAMS)
-            if not self.table.codecs:
-                raise MemoryError
-            for t in range(self.n_tensors):
-                for m in range(MAX_STREAMS):
-                    self.table.codecs[MAX_STREAMS * t + m] = self.table.tensors[t].dtype
-        self.table.codecs[MAX_STREAMS * i + k] = code
+    cdef int _take_codecs(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
+        """Bind how the parameter and the arrays of its state are stored, and what is kept beside them."""
+        cdef Py_ssize_t k = 2
+        cdef int code
+        view, group = self.views[i], self.groups[self.slots[i].group]
+        cdef dict beside = {}
+        for name, (shape, dtype) in companions(rule, view, group).items():
+            array = state.get(name)
+            if not is_number(array, dtype, shape):
+                self.refuse_moved_state()   # by other code that was called
+            kept.append(array)
+            beside[name] = array
+        self.make_storage()
+        code = param_codec(view, group)
+        self.store_as(i, 0, code, partner_of(beside.get(REMAINDER, beside.get(MASTER))))
+        for name in rule.states:
+            self.store_as(i, k, state_codec(rule, name, view, group), partner_of(beside.get(name + SCALE_SUFFIX)))
+            k += 1
+        self.table.storage[i].key = <uint64_t *>partner_of(beside.get(ROUNDING_KEY))
+        if self.table.units != NULL:
+            self.recut = True       # what is handed on may be another: see _hands_on
         return 0
 
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
@@ -466,6 +549,11 @@ cdef class States(Rows):
             self.slots[i].age = 0
             memset(&self.carried[i], 0, sizeof(Carried))
         return 0
+
+
+cdef void *partner_of(object array) noexcept:
+    """The memory of what a codec keeps beside elements; NULL: nothing."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
 
 
 cdef double *doubles(Py_ssize_t count) except NULL:

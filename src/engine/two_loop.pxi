@@ -16,7 +16,7 @@ cdef class TwoLoop(Work):
             raise ValueError("the vector is read-only")
         self.table.tensors[0].streams[0] = cnp.PyArray_DATA(self.vector)
         self.table.tensors[0].size = cnp.PyArray_SIZE(self.vector)
-        self.table.tensors[0].dtype = dtype_code(self.vector)
+        self.table.tensors[0].dtype = computed_code(self.vector)
         self.cut([range(1)])
 
     cdef int _bind(self, int stream, cnp.ndarray other) except -1:

@@ -36,7 +36,7 @@ cdef class Work:
         PyMem_Free(self.table.chunks)
         PyMem_Free(self.table.bundles)
         PyMem_Free(self.table.units)
-        PyMem_Free(self.table.codecs)
+        PyMem_Free(self.table.storage)
         PyMem_Free(self.table.partials)
 
     cdef int cut(self, list waves) except -1:
@@ -51,7 +51,7 @@ cdef class Work:
             for t in wave:
                 size = self.table.tensors[t].size
                 self.total += size
-                self.words += size * itemsize(self.table.tensors[t].dtype) // sizeof(float)
+                self.words += size * arithmetic_size(self.table.tensors[t].dtype) // sizeof(float)
                 start = 0
                 while start < size:
                     start = self._end_of_chunk(t, start)
@@ -102,6 +102,55 @@ cdef class Work:
             return start + unit
         end = (start // unit + 1) * unit
         return min(start + length, end)
+
+    # --- storage -----------------------------------------------------------------------------------
+
+    cdef int take_type(self, Py_ssize_t t, cnp.ndarray a) except -1:
+        """Let an array be the parameter of a tensor: note its type."""
+        cdef int code = dtype_code(a)
+        self.table.tensors[t].dtype = arithmetic_code(code)
+        if code > FLOAT64:
+            self.make_storage()
+        if self.table.storage != NULL:
+            self._plain_storage(t)
+            self.table.storage[t].codes[0] = self.table.storage[t].codes[1] = self.table.storage[t].type = code
+        return 0
+
+    cdef void _plain_storage(self, Py_ssize_t t) noexcept:
+        cdef int k
+        for k in range(MAX_STREAMS):
+            self.table.storage[t].codes[k] = self.table.tensors[t].dtype
+        self.table.storage[t].type = self.table.tensors[t].dtype
+
+    cdef int make_storage(self) except -1:
+        """Have a table of how streams are stored: until told otherwise, in the type of their arithmetic."""
+        cdef Py_ssize_t t
+        if self.table.storage != NULL:
+            return 0
+        self.table.storage = <Storage *>PyMem_Calloc(max(self.n_tensors, 1), sizeof(Storage))
+        if not self.table.storage:
+            raise MemoryError
+        for t in range(self.n_tensors):
+            self._plain_storage(t)
+        return 0
+
+    cdef int store_as(self, Py_ssize_t t, Py_ssize_t k, int code, void *partner=NULL) except -1:
+        """Note how a stream is stored."""
+        if self.table.storage == NULL:
+            if code == self.table.tensors[t].dtype:
+                return 0
+            self.make_storage()
+        self.table.storage[t].codes[k] = code
+        self.table.storage[t].partners[k] = partner
+        return 0
+
+    cdef inline int code_of(self, Py_ssize_t t, int k) noexcept:
+        """How a stream is stored."""
+        return self.table.tensors[t].dtype if self.table.storage == NULL else self.table.storage[t].codes[k]
+
+    cdef inline Py_ssize_t bytes_of(self, Py_ssize_t t, int k) noexcept:
+        """Of a stream in memory."""
+        return self.table.tensors[t].size * stored_size(self.code_of(t, k))
 
     cdef double *make_partials(self, Py_ssize_t count) except NULL:
         """Memory for the sums of a pass."""
@@ -201,8 +250,8 @@ cdef frozenset ONE_STREAM = frozenset(["scale", "clamp"])
 cdef class Arrays(Work):
     """Arrays to be reduced or changed together: what clipping and averaging work on.
 
-    `arrays` are aligned, native float32 or float64 arrays, or complex ones of these, each dense;
-    `others`, where a rule reads a second stream, are arrays of the same layouts.
+    `arrays` are aligned, native arrays of a type in the table, or complex ones, each dense; `others`, where a
+    rule reads a second stream, are arrays of the same layouts, whose type may be another of the same arithmetic.
     """
 
     cdef list arrays
@@ -220,15 +269,17 @@ cdef class Arrays(Work):
             check_dense(a)
             self.table.tensors[k].streams[0] = cnp.PyArray_DATA(a)
             self.table.tensors[k].size = count_reals(a)
-            self.table.tensors[k].dtype = dtype_code(a)
+            self.take_type(k, a)
             if others is not None:
                 self._take_other(k, a, self.others[k])
         self.cut([range(self.n_tensors)])
 
     cdef int _take_other(self, Py_ssize_t k, cnp.ndarray a, cnp.ndarray other) except -1:
-        if other is None or not same_layout(a, other):
+        if (other is None or not same_places(a, other) or cnp.PyArray_ISCOMPLEX(a) != cnp.PyArray_ISCOMPLEX(other)
+                or arithmetic_code(dtype_code(other)) != self.table.tensors[k].dtype):
             raise ValueError(f"arrays {k} differ in dtype, shape or layout")
         self.table.tensors[k].streams[1] = cnp.PyArray_DATA(other)
+        self.store_as(k, 1, dtype_code(other))
         return 0
 
     def norm(self, double order) -> float:
@@ -282,9 +333,8 @@ cdef class Arrays(Work):
         return True
 
     cdef inline bint _is_still(self, cnp.ndarray a, Py_ssize_t k, int stream) noexcept:
-        cdef const Tensor *tensor = &self.table.tensors[k]
-        return (cnp.PyArray_DATA(a) == tensor.streams[stream]
-                and cnp.PyArray_NBYTES(a) == tensor.size * itemsize(tensor.dtype))
+        return (cnp.PyArray_DATA(a) == self.table.tensors[k].streams[stream]
+                and cnp.PyArray_NBYTES(a) == self.bytes_of(k, stream))
 
     cdef void go(self) noexcept:
         """Run the rule that was prepared over every array."""

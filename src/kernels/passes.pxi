@@ -20,19 +20,35 @@ cdef inline floating *stream(const Table *table, Py_ssize_t t, int rule, int k, 
 
 
 cdef inline int code_of(const Table *table, Py_ssize_t t, int k) noexcept nogil:
-    if table.codecs == NULL:
+    if table.storage == NULL:
         return table.tensors[t].dtype
-    return table.codecs[MAX_STREAMS * t + k]
+    return table.storage[t].codes[k]
 
 
 cdef inline bint is_coded(const Table *table, Py_ssize_t t) noexcept nogil:
     cdef int k
-    if table.codecs == NULL:
+    if table.storage == NULL:
         return False
     for k in range(MAX_STREAMS):
-        if table.codecs[MAX_STREAMS * t + k] != table.tensors[t].dtype:
+        if table.storage[t].codes[k] != table.tensors[t].dtype:
             return True
     return False
+
+
+cdef inline void read(const Table *table, Py_ssize_t t, int k, floating *out, Py_ssize_t start,
+                      Py_ssize_t n) noexcept nogil:
+    """Decode elements of a stream."""
+    decode(table.tensors[t].streams[k], code_of(table, t, k), table.storage[t].partners[k], out, start, n)
+
+
+cdef inline void write(const Table *table, Py_ssize_t t, int k, const floating *values, Py_ssize_t start,
+                       Py_ssize_t n) noexcept nogil:
+    """Encode elements of a stream. Each has random bits of its own."""
+    cdef const Storage *storage = &table.storage[t]
+    cdef uint64_t key = 0
+    if storage.key != NULL:
+        key = mixed(storage.key[0] ^ <uint64_t>k)
+    encode(values, table.tensors[t].streams[k], storage.codes[k], storage.partners[k], key, start, n)
 
 
 cdef inline void call(floating **s, int rule, const double *scalars, double *lanes,
@@ -96,16 +112,31 @@ cdef inline void load(const Table *table, Py_ssize_t t, int rule, int count, flo
             s[k] = stream(table, t, rule, k, start, scratch)
         else:
             s[k] = scratch + PIECE * k
-            decode(at(table, t, k, start), code_of(table, t, k), s[k], n)
+            read(table, t, k, s[k], start, n)
 
 
-cdef inline void store(const Table *table, Py_ssize_t t, int count, floating **s,
+cdef inline void store(const Table *table, Py_ssize_t t, int rule, int count, floating **s,
                        Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    """Encode what was decoded; gradients are never written."""
-    cdef int k
+    """Encode what was decoded; gradients are never written.
+
+    Of a rule with several passes, each may leave some streams as they are. They keep their bytes: the scale of a
+    block that is encoded again may be another.
+    """
+    cdef int k, code
     for k in range(count):
-        if k != 1 and code_of(table, t, k) != table.tensors[t].dtype:
-            encode(s[k], at(table, t, k, start), code_of(table, t, k), n)
+        code = code_of(table, t, k)
+        if k == 1 or code == table.tensors[t].dtype:
+            continue
+        if MEASURES32[rule] == NULL or not is_lossy(code) or not is_as_stored(table, t, k, s[k], start, n):
+            write(table, t, k, s[k], start, n)
+
+
+cdef inline bint is_as_stored(const Table *table, Py_ssize_t t, int k, const floating *values, Py_ssize_t start,
+                              Py_ssize_t n) noexcept nogil:
+    """Whether the elements are those that a stream has."""
+    cdef floating stored[PIECE]
+    read(table, t, k, stored, start, n)
+    return memcmp(stored, values, n * sizeof(floating)) == 0
 
 
 cdef inline void run_before(const Table *table, floating **s, floating *scratch,
@@ -114,8 +145,9 @@ cdef inline void run_before(const Table *table, floating **s, floating *scratch,
     cdef int k
     if table.before == 0:
         return
-    memcpy(scratch + PIECE, s[1], n * sizeof(floating))
-    s[1] = scratch + PIECE
+    if s[1] != scratch + PIECE:     # where a gradient that is decoded already is
+        memcpy(scratch + PIECE, s[1], n * sizeof(floating))
+        s[1] = scratch + PIECE
     for k in range(table.before):
         call(&s[1], table.stages[k].rule, table.stages[k].scalars, NULL, n)
 
@@ -135,7 +167,7 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
         if rule >= 0:
             run_before(table, s, scratch, n)
             call(s, rule, scalars, lanes, n)
-            store(table, t, count, s, start, n)
+            store(table, t, rule, count, s, start, n)
         if lanes == NULL:
             if rule >= 0 and table.zero:
                 memset(at(table, t, 1, start), 0, n * stored_size(code_of(table, t, 1)))
@@ -205,7 +237,7 @@ cdef inline void run_span(const Table *table, Py_ssize_t t, int rule, const doub
 
     `work` has room for all elements where it is kept, else for a piece.
     """
-    if (table.before or table.codecs != NULL or (work != NULL and not kept)
+    if (table.before or table.storage != NULL or (work != NULL and not kept)
             or (table.after and (rule < 0 or stop - start > PIECE))):
         BY_PIECES(table, t, rule, scalars, lanes, work, kept, start, stop)
     elif rule >= 0:
@@ -249,7 +281,7 @@ cdef inline void *work_of(const Table *table, const Chunk *chunk) noexcept nogil
     cdef void *work = table.units[chunk.tensor].work
     if work == NULL:
         return NULL
-    return <char *>work + chunk.start * stored_size(table.tensors[chunk.tensor].dtype)
+    return <char *>work + chunk.start * arithmetic_size(table.tensors[chunk.tensor].dtype)
 
 
 cdef void update_units(const Table *table, Py_ssize_t c, const Row *row) noexcept nogil:
@@ -287,7 +319,7 @@ cdef void update_combined(const Table *table, const Chunk *chunk, const Row *row
     """All passes over a tensor whose units are combined, if it is a single chunk; else the one that measures."""
     cdef Units *units = &table.units[chunk.tensor]
     cdef Py_ssize_t size = table.tensors[chunk.tensor].size, start = chunk.start
-    cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
+    cdef Py_ssize_t width = arithmetic_size(table.tensors[chunk.tensor].dtype)
     cdef bint whole = chunk.stop - chunk.start == size
     cdef char *work = <char *>work_of(table, chunk)
     if whole and size <= KEPT:
@@ -341,7 +373,7 @@ cdef void measure_combined(const Table *table, const Chunk *chunk, const Row *ro
 cdef void apply_combined(const Table *table, const Chunk *chunk, const Row *row, char *work) noexcept nogil:
     """The last pass over a chunk of a tensor whose units have been combined."""
     cdef const Units *units = &table.units[chunk.tensor]
-    cdef Py_ssize_t width = stored_size(table.tensors[chunk.tensor].dtype)
+    cdef Py_ssize_t width = arithmetic_size(table.tensors[chunk.tensor].dtype)
     cdef double scalars[MAX_SCALARS]
     cdef Py_ssize_t start = chunk.start, stop = chunk.stop, unit
     while start < chunk.stop:

@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import DTYPES, ParameterBase, is_self_overlapping, memory_bounds
+from cyoptim._engine import (
+    ParameterBase,
+    is_dtype,
+    is_self_overlapping,
+    memory_bounds,
+    supported_dtypes,
+    widened,
+)
 from cyoptim._spelling import close_name
 from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
-
-_CHARS = frozenset(d.char for row in DTYPES.values() for d in (row.numpy, row.complex))
 
 
 class UnsupportedError(TypeError, RuntimeError):
@@ -221,10 +226,10 @@ def _parameter_hint(param: Any) -> str:
 def check_array(array: Array, label: str) -> None:
     """Refuse a masked array, and every dtype but those of the kernels, in this machine's order."""
     check_unmasked(array, label)
-    if array.dtype.char not in _CHARS:
+    if not is_dtype(array.dtype):
         raise TypeError(
-            f"{label} has dtype {array.dtype}, expected {' or '.join(DTYPES)}, or complex of "
-            "these: write .astype(np.float32)"
+            f"{label} has dtype {array.dtype}, expected {supported_dtypes()}: write "
+            ".astype(np.float32)"
         )
     if not array.dtype.isnative:
         raise TypeError(
@@ -257,7 +262,7 @@ def _as_converted(what: str, found: np.dtype[Any], expected: np.dtype[Any]) -> s
     if found.kind == "c" and expected.kind == "f":
         return f"write {what}.real, or make the parameter complex"
     text = f"write np.asarray({what}, np.{expected})"
-    return f"{text}, or make the parameter {found}" if found.char in _CHARS else text
+    return f"{text}, or make the parameter {found}" if is_dtype(found) else text
 
 
 def foreign_array(value: Any, label: str) -> Array:
@@ -292,7 +297,9 @@ def loaded_array(value: Any, label: str) -> Array:
     """A loaded value as an array; a torch tensor may have any dtype, layout and device."""
     if isinstance(value, np.ndarray):
         check_unmasked(value, label)
-        return np.asarray(value)
+        array = np.asarray(value)
+        is_beyond_numpy = array.dtype.kind not in "biufc" and is_dtype(array.dtype)
+        return widened(array) if is_beyond_numpy else array
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
     from cyoptim._libraries.torch import loaded_array

@@ -190,7 +190,7 @@ def _is_native(tensor: Any) -> bool:
     """Whether the kernels can move a tensor; torch moves the others."""
     import torch
 
-    dtypes = [getattr(torch, name) for name in DTYPES]
+    dtypes = [getattr(torch, row.name) for row in DTYPES.values() if row.arithmetic == row.name]
     return tensor.device.type == "cpu" and tensor.dtype in dtypes and not is_distributed(tensor)
 
 

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from cyoptim._arrays.doors import loaded_array, own_part, type_name
-from cyoptim._engine import Commit, Pace, Plan, Room, same_layout_as, whole_count
+from cyoptim._engine import (
+    Commit,
+    Pace,
+    Plan,
+    Room,
+    in_arithmetic,
+    same_layout_as,
+    whole_count,
+    widened,
+)
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import as_float, check_number, check_switch
 from cyoptim._shown import call, table
@@ -123,17 +132,18 @@ class MovingAverage:
         commit.update(vars(self), {"_names": numbers, "_entries": entries})
 
     def _mean_of(self, param: Any, view: Array, label: str, room: Room) -> Array:
-        _, mean = self._entries.get(id(param), (None, view))
-        if mean.shape != view.shape or mean.dtype != view.dtype:
+        _, mean = self._entries.get(id(param), (None, None))
+        known, mean = mean is not None, widened(view) if mean is None else mean
+        wanted = in_arithmetic(view)
+        if mean.shape != view.shape or mean.dtype != wanted.dtype:
             raise ValueError(
                 f"the average of {label} has shape {mean.shape} and dtype {mean.dtype}, expected "
-                f"{view.shape} and {view.dtype}"
+                f"{view.shape} and {wanted.dtype}"
             )
-        wanted = np.empty_like(view, subok=False)
         # An average from a memory-mapped file may be read-only.
-        if mean is not view and mean.flags.writeable and same_layout_as(wanted, mean):
+        if known and mean.flags.writeable and same_layout_as(wanted, mean):
             return mean
-        new = room.zeros(NAME, view)
+        new = room.zeros(NAME, view) if wanted.dtype == view.dtype else wanted
         new[...] = mean
         return new
 
@@ -215,10 +225,10 @@ def loaded_average(
             raise ValueError(f"the state dict has averages, but none of {label}")
         value, what = saved["values"][key], f"loaded average of {label}"
         array = loaded_array(own_part(value, param, what), what)
-        if array.dtype.kind not in ("f", view.dtype.kind):
-            raise TypeError(f"{what} has dtype {array.dtype}, expected {view.dtype}")
-        mean = np.empty_like(view, subok=False)
-        mean[...] = array_like(array, view.shape, view.dtype, what)
+        mean = in_arithmetic(view)
+        if array.dtype.kind not in ("f", mean.dtype.kind):
+            raise TypeError(f"{what} has dtype {array.dtype}, expected {mean.dtype}")
+        mean[...] = array_like(array, view.shape, mean.dtype, what)
         entries.append((param, mean))
     return _rebuilt(saved["decay"], bool(saved["warmup"]), steps, entries)
 

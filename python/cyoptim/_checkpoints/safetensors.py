@@ -51,6 +51,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{
         dtype.safetensors: dtype.numpy.newbyteorder("<")
         for dtype in reversed(ENGINE_DTYPES.values())
+        if dtype.is_numpys
     },
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # the upper half of a float32
@@ -65,8 +66,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_COMPLEXES = tuple(dtype.complex for dtype in ENGINE_DTYPES.values())
-_OF_PAIRS = frozenset(dtype.safetensors for dtype in ENGINE_DTYPES.values())
+_COMPLEXES = tuple(dtype.complex for dtype in ENGINE_DTYPES.values() if dtype.complex is not None)
+_OF_PAIRS = frozenset(d.safetensors for d in ENGINE_DTYPES.values() if d.complex is not None)
 # Some readers do not support complex numbers.
 WRITTEN = {dtype: code for code, dtype in DTYPES.items() if code not in ("BF16", "C64")}
 

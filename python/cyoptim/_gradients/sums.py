@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
-import numpy as np
-
 from cyoptim._arrays.doors import own_part
-from cyoptim._engine import Arrays, Extras, add_up, same_layout_as, whole_count
+from cyoptim._engine import (
+    Arrays,
+    Extras,
+    add_up,
+    in_arithmetic,
+    same_layout_as,
+    whole_count,
+    widened,
+)
 from cyoptim._state.exchange import array_like
 from cyoptim._state.mapping import in_kind
 from cyoptim._types import Array
@@ -55,7 +61,7 @@ class Sums:
                     sums[i] = _in_place_of(sums[i], array, i)
             elif grad is not None:
                 sums[i] = _room(sums[i], array)
-        new = [(sums[i], g) for i, g in enumerate(grads) if g is not None and not used[i]]
+        new = [(sums[i], widened(g)) for i, g in enumerate(grads) if g is not None and not used[i]]
         again = [i for i, grad in enumerate(grads) if grad is not None and used[i]]
         spans = Arrays([sums[i] for i in again], [grads[i] for i in again])
         now = [u or grad is not None for u, grad in zip(used, grads, strict=True)]
@@ -167,10 +173,9 @@ def loaded_sums(
     for key, param, view, label in zip(keys, params, views, labels, strict=True):
         value = waiting[key].pop(0) if waiting.get(key) else None
         if value is not None:
-            array = np.empty_like(view, subok=False)
-            what = f"loaded sum of {label}"
+            array, what = in_arithmetic(view), f"loaded sum of {label}"
             value = own_part(value, param, what)
-            array[...] = array_like(value, view.shape, view.dtype, what)
+            array[...] = array_like(value, view.shape, array.dtype, what)
             pairs.append((param, array))
     return _rebuilt(calls, pairs)
 
@@ -186,13 +191,13 @@ def _rebuilt(count: int, pairs: list[tuple[Any, Array]]) -> Sums:
 
 def _room(room: Any, array: Any) -> Any:
     """An array with the layout of the parameter's state: `room`, if it fits."""
-    new = np.empty_like(array, subok=False)
+    new = in_arithmetic(array)
     return room if room is not None and same_layout_as(room, new) else new
 
 
 def _in_place_of(total: Any, array: Any, i: int) -> Any:
     """A sum in use, in the layout of the parameter's state."""
-    new = np.empty_like(array, subok=False)
+    new = in_arithmetic(array)
     if same_layout_as(total, new):
         return total
     if total.shape != new.shape or total.dtype != new.dtype:

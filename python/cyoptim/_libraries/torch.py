@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cyoptim._arrays.doors import is_distributed, type_name
-from cyoptim._engine import DTYPES
+from cyoptim._engine import DTYPES, dtype_beyond_numpy, name_of_dtype, supported_dtypes
 from cyoptim._libraries import torch_optim
 from cyoptim._types import Array
 
@@ -47,11 +47,10 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         )
     if tensor.dtype not in _DTYPES:
         raise TypeError(
-            f"{label} has dtype {tensor.dtype}, expected {' or '.join(DTYPES)}, or complex of "
-            "these: write .float()"
+            f"{label} has dtype {tensor.dtype}, expected {supported_dtypes()}: write .float()"
         )
     try:
-        array: Array = tensor.detach().resolve_conj().resolve_neg().numpy()
+        array: Array = _numpy_of(tensor.detach().resolve_conj().resolve_neg())
     except RuntimeError as error:
         raise TypeError(
             f"{label} is a {type_name(tensor)}, whose memory torch does not show ({error}): "
@@ -68,7 +67,7 @@ def loaded_array(tensor: torch.Tensor, label: str) -> Array:
     if tensor.layout is not torch.strided:
         tensor = tensor.detach().to_dense()
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if tensor.is_floating_point() and tensor.dtype not in (*_DTYPES, torch.float16):
+    if tensor.is_floating_point() and tensor.dtype not in _NUMPYS:
         tensor = tensor.to(torch.float32)
     array: Array = tensor.numpy()
     return array
@@ -91,7 +90,36 @@ def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
     return copy.deepcopy(value)
 
 
-_DTYPES = tuple(getattr(torch, d.name) for row in DTYPES.values() for d in (row.numpy, row.complex))
+_DTYPES = tuple(
+    getattr(torch, name)
+    for row in DTYPES.values()
+    for name in (row.name, row.complex and row.complex.name)
+    if name
+)
+
+# What NumPy lacks, and the integers as which its memory is passed on.
+_BITS = {torch.bfloat16: torch.int16, torch.float8_e4m3fn: torch.uint8}
+_NUMPYS = (torch.float16, torch.float32, torch.float64)
+_BEYOND_NUMPY = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
+
+
+def _numpy_of(tensor: torch.Tensor) -> Array:
+    """An array that shares a CPU tensor's memory."""
+    bits = _BITS.get(tensor.dtype)
+    if bits is None:
+        array: Array = tensor.numpy()
+        return array
+    array = tensor.view(bits).numpy().view(dtype_beyond_numpy(str(tensor.dtype)[len("torch.") :]))
+    return array
+
+
+def _tensor_of(array: Array) -> torch.Tensor:
+    """A tensor that shares an array's memory."""
+    dtype = _BEYOND_NUMPY.get(name_of_dtype(array.dtype))
+    if dtype is None:
+        return torch.from_numpy(array)
+    integers = np.dtype(f"i{array.itemsize}" if array.itemsize > 1 else "u1")
+    return torch.from_numpy(array.view(integers)).view(dtype)
 
 
 def is_sparse_tensor(tensor: torch.Tensor) -> bool:
@@ -130,7 +158,7 @@ _COUNTS_SEVERAL = _counts_several()
 
 def as_tensor(value: Any) -> Any:
     """A tensor that shares the array's memory; other values unchanged."""
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return _tensor_of(value) if isinstance(value, np.ndarray) else value
 
 
 def as_array(value: Any) -> Any:
@@ -140,7 +168,7 @@ def as_array(value: Any) -> Any:
     if is_distributed(value):
         value = value._local_tensor
     try:
-        return value.detach().numpy()
+        return _numpy_of(value.detach())
     except (TypeError, RuntimeError):  # of a dtype that NumPy lacks
         return value
 

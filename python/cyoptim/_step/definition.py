@@ -168,6 +168,12 @@ class Definition(Hooked):
         reason = self._no_sparse or f"{type(self).__name__} does not support sparse gradients"
         raise UnsupportedError(f"{reason} (that of {label} is sparse)")
 
+    def _refuse_sparse_bits(self, label: str) -> None:
+        raise UnsupportedError(
+            f"the gradient of {label} is sparse, and its state is stored in fewer bits: give a "
+            "dense gradient, or a float32 parameter in a group without state_dtype"
+        )
+
     def _refuse_complex(self) -> None:
         raise UnsupportedError(f"{type(self).__name__} does not support complex parameters")
 
