@@ -184,7 +184,7 @@ cdef class States(Rows):
         if value == 0:
             return 0
         if value is None:
-            values = np.ascontiguousarray(widened(view, None, name, self.labels[i]))
+            values = np.asarray(widened(view, None, name, self.labels[i]), order="C")
         else:
             values = np.full(view.shape, value, np.float32)
         if code <= FLOAT64:

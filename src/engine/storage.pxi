@@ -98,6 +98,11 @@ cpdef int state_codec(Rule rule, str name, view, dict group) except -1:
     return STORAGE_TYPES[asked][1] if is_stochastic(group) else code
 
 
+cdef inline Py_ssize_t blocks_of(Py_ssize_t size) noexcept nogil:
+    """How many scales so many elements have."""
+    return (size + SCALED_TOGETHER - 1) // SCALED_TOGETHER
+
+
 cdef bint can_be_scaled(Rule rule, view, dict group) except -1:
     """Whether blocks that share a scale are whole in every pass, and the tensor large enough to be worth it."""
     cdef Py_ssize_t size = cnp.PyArray_SIZE(<cnp.ndarray>view), count
@@ -133,7 +138,7 @@ def companions(Rule rule not None, view not None, dict group) -> dict:
         code = state_codec(rule, name, view, group)
         random = random or codec_is_stochastic(code)
         if codec_has_scales(code):
-            found[name + SCALE_SUFFIX] = (-(-size // SCALED_TOGETHER),), FLOAT32_DTYPE
+            found[name + SCALE_SUFFIX] = (blocks_of(size),), FLOAT32_DTYPE
     if random:
         found[ROUNDING_KEY] = (), np.dtype(np.int64)
     return found
@@ -166,11 +171,11 @@ cdef object recoded(object value, object scale, str name, object dtype, int code
     if wide.shape != view.shape:
         raise ValueError(f"{what} has shape {wide.shape}, expected {view.shape}")
     stored = np.empty(view.shape, dtype)
-    scales = np.zeros(-(-view.size // SCALED_TOGETHER), np.float32) if codec_has_scales(code) else None
+    scales = np.zeros(blocks_of(view.size), np.float32) if codec_has_scales(code) else None
     if code <= FLOAT64:
         stored[...] = wide
     else:
-        encode_array(np.ascontiguousarray(wide, np.float32), stored, scales, CODEC_NAMES[code])
+        encode_array(np.asarray(wide, np.float32, order="C"), stored, scales, CODEC_NAMES[code])
     return stored, scales
 
 
@@ -183,14 +188,14 @@ def widened(value, scale=None, str name="", what="the array") -> np.ndarray:
         code = DYNAMIC8 if value.dtype == np.uint8 else FLOAT8
         if name in NONNEGATIVE:
             code = DYNAMIC8_POSITIVE if code == DYNAMIC8 else FLOAT8_POSITIVE
-        scale = None if scale is None else np.ascontiguousarray(scale, np.float32)
-        if scale is None or scale.size != -(-value.size // SCALED_TOGETHER):
+        scale = None if scale is None else np.asarray(scale, np.float32, order="C")
+        if scale is None or scale.size != blocks_of(value.size):
             raise ValueError(f"{what} has 8 bits, and {name + SCALE_SUFFIX!r} no scale for each 256 elements of it")
-        return decode_array(np.ascontiguousarray(value), scale, CODEC_NAMES[code])
+        return decode_array(np.asarray(value, order="C"), scale, CODEC_NAMES[code])
     if not is_dtype(value.dtype):
         raise TypeError(f"{what} has dtype {value.dtype}, expected numbers that can be converted")
     code = dtype_code(<cnp.ndarray>value)
-    return value if code <= FLOAT64 else decode_array(np.ascontiguousarray(value), None, CODEC_NAMES[code])
+    return value if code <= FLOAT64 else decode_array(np.asarray(value, order="C"), None, CODEC_NAMES[code])
 
 
 cdef int decode_into(cnp.ndarray stored, cnp.ndarray out) except -1:
