@@ -24,6 +24,8 @@ cdef extern from "codecs.h" nogil:
         FLOAT8_POSITIVE "CODEC_FLOAT8_POSITIVE"
         DYNAMIC8 "CODEC_DYNAMIC8"
         DYNAMIC8_POSITIVE "CODEC_DYNAMIC8_POSITIVE"
+        FLOAT16_POSITIVE "CODEC_FLOAT16_POSITIVE"
+        FLOAT16_POSITIVE_STOCHASTIC "CODEC_FLOAT16_POSITIVE_STOCHASTIC"
         SCALED_TOGETHER "CODEC_BLOCK"       # elements that share a scale
     Py_ssize_t codec_size(int code)
     bint codec_is_stochastic(int code)

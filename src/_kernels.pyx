@@ -13,18 +13,18 @@ from cython cimport floating
 
 from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 
 from _codecs cimport FLOAT32, arithmetic_size, decode, encode, is_lossy, mixed, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, combine, dot_span,
                       fold_sums, reduce_span)
-from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, MAX_CARRIED,
-                     MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
+from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, LINE,
+                     MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
                      PANEL_BYTES, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, RESCALED, RESIDUALS,
-                     SCALED_SQUARES, START, STEPPED, UPDATE, UPDATE_AGAIN, WORK, Chunk, Clock, Combine, Directed, Factored,
-                     FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Storage, Table, Tensor, Units, product_task,
-                     takes_pass)
+                     SCALED_SQUARES, START, STEPPED, UPDATE, UPDATE_AGAIN, WORK, Chunk, Clock, Combine, Directed,
+                     Factored, FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Storage, Table, Tensor, Units,
+                     product_task, takes_pass)
 from rules._math cimport along, descent, greater, scale_of_share
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock

@@ -15,6 +15,7 @@ cdef enum:
     CHUNK = 16384       # elements: chunk boundaries are fixed, so results cannot depend on threads
     SHORT_CHUNK = 4096  # elements of a chunk of a tensor of few, which threads could not share well otherwise:
     FEW_ELEMENTS = 262144       # up to so many
+    LINE = 64           # bytes of a line of the cache
     PIECE = 512         # elements that pass through all stages while they are in the cache: the best of 128 to 16384
     KEPT = 4096         # elements of a unit whose passes hand on what they have computed, on the stack
     KEPT_TOGETHER = 1048576     # elements of all larger ones that hand it on, in memory of the plan's: the bytes

@@ -25,28 +25,30 @@ enum {
     CODEC_FLOAT8_POSITIVE = 10,    /* the same, and what is above 0 does not become 0 */
     CODEC_DYNAMIC8 = 11,           /* codes of the signed dynamic map of bitsandbytes; partner: the scales */
     CODEC_DYNAMIC8_POSITIVE = 12,  /* of the unsigned one, and what is above 0 does not become 0 */
-    CODECS = 13,
+    CODEC_FLOAT16_POSITIVE = 13,            /* as without the word, and what is above 0 does not become 0 */
+    CODEC_FLOAT16_POSITIVE_STOCHASTIC = 14,
+    CODECS = 15,
     CODEC_BLOCK = 256              /* elements that have a scale, or a sequence of random bits */
 };
 
 /* Bytes of a stored element. */
 static inline ptrdiff_t codec_size(int code) {
-    static const unsigned char sizes[CODECS] = {4, 8, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1};
+    static const unsigned char sizes[CODECS] = {4, 8, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2};
     return sizes[code];
 }
 
 /* Bytes of an element of the partner; 0: it has none. */
 static inline ptrdiff_t codec_partner_size(int code) {
-    static const unsigned char sizes[CODECS] = {0, 0, 0, 0, 2, 4, 0, 0, 4, 4, 4, 4, 4};
+    static const unsigned char sizes[CODECS] = {0, 0, 0, 0, 2, 4, 0, 0, 4, 4, 4, 4, 4, 0, 0};
     return sizes[code];
 }
 
 /* Whether the partner has an element for each block, not for each element. */
-static inline int codec_has_scales(int code) { return code >= CODEC_FLOAT8; }
+static inline int codec_has_scales(int code) { return code >= CODEC_FLOAT8 && code <= CODEC_DYNAMIC8_POSITIVE; }
 
 /* Whether the key matters. */
 static inline int codec_is_stochastic(int code) {
-    return code == CODEC_BFLOAT16_STOCHASTIC || code == CODEC_FLOAT16_STOCHASTIC;
+    return code == CODEC_BFLOAT16_STOCHASTIC || code == CODEC_FLOAT16_STOCHASTIC || code == CODEC_FLOAT16_POSITIVE_STOCHASTIC;
 }
 
 #include "codecs/bits.h"
@@ -73,7 +75,9 @@ static inline void codec_decode(int code, const void *stored, const void *partne
     case CODEC_BFLOAT16_SPLIT: decode_split(words, (const int16_t *)partner + first, out, n); break;
     case CODEC_BFLOAT16_MASTER: decode_bfloat16_master(words, others, out, n); break;
     case CODEC_FLOAT16:
-    case CODEC_FLOAT16_STOCHASTIC: decode_float16(words, out, n); break;
+    case CODEC_FLOAT16_STOCHASTIC:
+    case CODEC_FLOAT16_POSITIVE:
+    case CODEC_FLOAT16_POSITIVE_STOCHASTIC: decode_float16(words, out, n); break;
     case CODEC_FLOAT16_MASTER: decode_float16_master(words, others, out, n); break;
     case CODEC_FLOAT8:
     case CODEC_FLOAT8_POSITIVE: decode_float8(codes, others, out, n); break;
@@ -99,6 +103,14 @@ static inline void codec_encode(int code, const float *values, void *stored, voi
         break;
     case CODEC_FLOAT16: encode_float16(values, words, n); break;
     case CODEC_FLOAT16_STOCHASTIC: encode_float16_stochastic(values, words, key, first, n); break;
+    case CODEC_FLOAT16_POSITIVE:
+        encode_float16(values, words, n);
+        keep_positive(values, words, n);
+        break;
+    case CODEC_FLOAT16_POSITIVE_STOCHASTIC:
+        encode_float16_stochastic(values, words, key, first, n);
+        keep_positive(values, words, n);
+        break;
     case CODEC_FLOAT16_MASTER:
         encode_float16(values, words, n);
         memcpy(others, values, n * sizeof(float));

@@ -59,7 +59,7 @@ class Dtype:
 
 DTYPES: dict[str, Dtype]
 STORAGE_OPTIONS: tuple[str, ...]
-STORAGE_TYPES: dict[str, tuple[int, int, int]]
+STORAGE_TYPES: dict[str, tuple[tuple[int, int], tuple[int, int]]]
 NONNEGATIVE: frozenset[str]
 
 def arithmetic_dtype(a: npt.NDArray[Any]) -> np.dtype[Any]: ...
@@ -100,6 +100,7 @@ def make_number(
     dtype: Any = None,
     shape: tuple[int, ...] = (),
 ) -> npt.NDArray[Any]: ...
+
 CODECS: dict[str, int]
 
 def decode_array(

@@ -122,6 +122,11 @@ static inline void encode_float16_stochastic(const float *values, uint16_t *stor
     }
 }
 
+/* The least number above 0 in the place of 0 for what is above it: a step divides by the root of it. */
+static inline void keep_positive(const float *__restrict values, uint16_t *__restrict stored, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) stored[i] = (uint16_t)(stored[i] | (values[i] > 0 && stored[i] == 0));
+}
+
 static inline void decode_float16_master(const uint16_t *__restrict stored, const float *__restrict master,
                                          float *__restrict out, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++)

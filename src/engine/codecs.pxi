@@ -18,6 +18,8 @@ cdef extern from "codecs.h" nogil:
         CODEC_FLOAT8_POSITIVE
         CODEC_DYNAMIC8
         CODEC_DYNAMIC8_POSITIVE
+        CODEC_FLOAT16_POSITIVE
+        CODEC_FLOAT16_POSITIVE_STOCHASTIC
         CODEC_BLOCK
     ptrdiff_t codec_size(int code)
     ptrdiff_t codec_partner_size(int code)
@@ -38,6 +40,8 @@ CODECS = {
     "float8_positive": CODEC_FLOAT8_POSITIVE,
     "dynamic8": CODEC_DYNAMIC8,
     "dynamic8_positive": CODEC_DYNAMIC8_POSITIVE,
+    "float16_positive": CODEC_FLOAT16_POSITIVE,
+    "float16_positive_stochastic": CODEC_FLOAT16_POSITIVE_STOCHASTIC,
 }
 
 

@@ -1,7 +1,6 @@
 # Where new state is put.
 
 cdef enum:
-    LINE = 64               # bytes of a line of the cache, which each array begins
     ROOM_MOST = 65536       # bytes of an array that is worth a place beside others
     ROOM_NUMBER = 8         # bytes for a number without axes
 

@@ -16,14 +16,15 @@ cdef Py_ssize_t LEAST_SCALED = 4096     # elements of a tensor whose state is wo
 
 STORAGE_OPTIONS = ("state_dtype", "master", "rounding", "seed")
 
-# By the name of a type: its codec, that which rounds by random bits, and that of numbers that are not negative.
+# By the name of a type: its codec and the one that rounds by random bits, of numbers of any sign, and of those that are
+# not negative. bfloat16 has the range of float32: what is flushed to 0 there is 0 in a step, too.
 STORAGE_TYPES = {
-    "float32": (FLOAT32, FLOAT32, FLOAT32),
-    "float64": (FLOAT64, FLOAT64, FLOAT64),
-    "bfloat16": (BFLOAT16, BFLOAT16_STOCHASTIC, BFLOAT16),
-    "float16": (FLOAT16, FLOAT16_STOCHASTIC, FLOAT16),
-    "float8_e4m3fn": (FLOAT8, FLOAT8, FLOAT8_POSITIVE),
-    "dynamic8": (DYNAMIC8, DYNAMIC8, DYNAMIC8_POSITIVE),
+    "float32": ((FLOAT32, FLOAT32), (FLOAT32, FLOAT32)),
+    "float64": ((FLOAT64, FLOAT64), (FLOAT64, FLOAT64)),
+    "bfloat16": ((BFLOAT16, BFLOAT16_STOCHASTIC), (BFLOAT16, BFLOAT16_STOCHASTIC)),
+    "float16": ((FLOAT16, FLOAT16_STOCHASTIC), (FLOAT16_POSITIVE, FLOAT16_POSITIVE_STOCHASTIC)),
+    "float8_e4m3fn": ((FLOAT8, FLOAT8), (FLOAT8_POSITIVE, FLOAT8_POSITIVE)),
+    "dynamic8": ((DYNAMIC8, DYNAMIC8), (DYNAMIC8_POSITIVE, DYNAMIC8_POSITIVE)),
 }
 
 cdef dict CODEC_NAMES = {code: name for name, code in CODECS.items()}
@@ -40,11 +41,11 @@ cdef object dtype_of_codec(int code):
         return FLOAT32_DTYPE if code == FLOAT32 else FLOAT64_NUMBER
     if code in (BFLOAT16, BFLOAT16_STOCHASTIC, BFLOAT16_SPLIT, BFLOAT16_MASTER):
         return DTYPES["bfloat16"].numpy
-    if code in (FLOAT16, FLOAT16_STOCHASTIC, FLOAT16_MASTER):
-        return DTYPES["float16"].numpy
     if code in (DYNAMIC8, DYNAMIC8_POSITIVE):
         return np.dtype(np.uint8)
-    return dtype_beyond_numpy("float8_e4m3fn")
+    if code in (FLOAT8, FLOAT8_POSITIVE):
+        return dtype_beyond_numpy("float8_e4m3fn")
+    return DTYPES["float16"].numpy
 
 
 cdef inline bint is_sixteen(object view):
@@ -90,12 +91,8 @@ cpdef int state_codec(Rule rule, str name, view, dict group) except -1:
         return DTYPES[rule.types[name]].code
     if asked is None or name in rule.slices or cnp.PyArray_ISCOMPLEX(<cnp.ndarray>view):
         return own
-    code = STORAGE_TYPES[asked][0]
-    if codec_has_scales(code) and not can_be_scaled(rule, view, group):
-        return own
-    if name in NONNEGATIVE and codec_has_scales(code):
-        return STORAGE_TYPES[asked][2]
-    return STORAGE_TYPES[asked][1] if is_stochastic(group) else code
+    code = STORAGE_TYPES[asked][name in NONNEGATIVE][is_stochastic(group)]
+    return own if codec_has_scales(code) and not can_be_scaled(rule, view, group) else code
 
 
 cdef inline Py_ssize_t blocks_of(Py_ssize_t size) noexcept nogil:

@@ -156,7 +156,9 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
                             double *lanes, floating *work, bint kept, Py_ssize_t start,
                             Py_ssize_t stop) noexcept nogil:
     """As run_straight, with codecs and stages; without a rule, the stages that follow the parameter."""
-    cdef floating scratch[MAX_STREAMS * PIECE]
+    cdef floating room[(MAX_STREAMS + 1) * PIECE]
+    # No vector of a piece lies in two lines of the cache.
+    cdef floating *scratch = <floating *>((<uintptr_t>room + LINE - 1) // LINE * LINE)
     cdef floating *s[START + 1]
     cdef int count = 1 if rule < 0 else STREAMS[rule]
     cdef Py_ssize_t n
