@@ -303,6 +303,7 @@ def test_small_and_ragged_tensors_keep_float32(card: Card) -> None:
         assert not name.endswith("_scale")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_no_step_of_8_bits_explodes() -> None:
     # Runs of 64 elements whose gradients differ by e**10 within a block of 256.
     rng = np.random.default_rng(0)
