@@ -111,7 +111,7 @@ cdef Combine COMBINES[2 * MAX_RULES]    # NULL: each unit by itself
 cdef int SCOPES[MAX_RULES]
 cdef int SUMS[2 * MAX_RULES]         # how many it takes
 cdef bint REPEATS[MAX_RULES]         # where nothing is kept, it computes all again, also the state
-cdef int STREAMS[MAX_RULES]
+cdef int STREAMS[2 * MAX_RULES]
 cdef int SLICES[2 * MAX_RULES]       # a bit for each stream that is a slice
 cdef Clock CLOCKS[MAX_RULES]
 
@@ -196,6 +196,7 @@ cdef int passes_again(str name, int sums, Measure32 measure32, Measure64 measure
     FINISHES[number + AGAIN] = finish
     COMBINES[number + AGAIN] = combine
     SUMS[number + AGAIN] = sums
+    STREAMS[number + AGAIN] = STREAMS[number]
     if finish != NULL:
         about.update(computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import cyoptim
+from tests.optimizers import cards
 from tests.support.cards import CLOSURE, DENSE, JOINED, MODES, SPARSE, Card
+from tests.support.cautious import has_caution
 from tests.support.parametrize import every_card, every_real
 
 SHAPES = [(3, 5), (1,), (511,), (513,), (20_000,)]
@@ -27,8 +29,18 @@ def arrays(card: Card, dtype: Any, seed: int) -> list[Any]:
 @every_real
 @every_card(DENSE, ~CLOSURE, ~JOINED)  # whose norm is that of the gradients as they were
 def test_gradients_that_are_changed_before_the_rule(card: Card, dtype: Any) -> None:
+    check_changed_gradients(card, dtype, {"lr": 0.1})
+
+
+@every_real
+@pytest.mark.parametrize("card", cards(has_caution, ~JOINED), ids=str)
+def test_gradients_that_are_changed_before_a_cautious_rule(card: Card, dtype: Any) -> None:
+    check_changed_gradients(card, dtype, {"lr": 0.1, "caution": True, **card.only(momentum=0.9)})
+
+
+def check_changed_gradients(card: Card, dtype: Any, options: Any) -> None:
     params, others = arrays(card, dtype, 0), arrays(card, dtype, 0)
-    fused, plain = card.cls(params, lr=0.1), card.cls(others, lr=0.1)
+    fused, plain = card.cls(params, **options), card.cls(others, **options)
     averages = None if MODES(card) else (fused.ema(0.5), plain.ema(0.5))
     precede(fused, ("scale", (3.0,)), ("clamp", (-1.0, 0.5)))
     for seed in range(3):

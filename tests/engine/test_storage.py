@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim import _dispatch
 from cyoptim._engine import NONNEGATIVE, widened
-from tests.optimizers import variants
+from tests.optimizers import cards, variants
+from tests.support import cautious
 from tests.support.bits import digest, digests_on_threads, use_isa
 from tests.support.cards import ELEMENT_WISE, MODES, Card, Options
 from tests.support.doors import trajectory_inputs
@@ -34,6 +37,7 @@ BFLOAT16 = bfloat16()
 SHAPES = [(1,), (17,), (513,), (33, 40), (CHUNK + 5,), (64, 512), ()]
 LARGE = [(5000,), (16, 256, 2), (2 * CHUNK + 300,)]
 narrow = every_variant(takes_narrow)
+CAUTIOUS = [(card, options) for card, options in cautious.FORMS if takes_narrow(card)]
 
 
 def inputs(shapes: Any, steps: int, seed: int, dtype: Any = None) -> tuple[list[Any], list[Any]]:
@@ -63,6 +67,65 @@ def test_a_master_has_the_bits_of_float32(card: Card, options: Options, master: 
         assert np.all(error <= np.abs(other.data) * 2.0**-8 + 1e-38)
         for name, value in plain.state[other].items():
             np.testing.assert_array_equal(ours.state[param][name], value)
+
+
+@pytest.mark.parametrize(("card", "options"), CAUTIOUS)
+def test_a_master_has_the_bits_of_float32_with_caution(card: Card, options: Options) -> None:
+    test_a_master_has_the_bits_of_float32(card, options, "split")
+
+
+SPECIAL = st.sampled_from([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-38, -1e-40, 3e38, 1e-20])
+NUMBERS = st.one_of(st.floats(-2, 2, width=16), SPECIAL)
+GRADIENTS = st.sampled_from([BFLOAT16, np.float32, np.float16, None])
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(
+    card=st.sampled_from(cards(takes_narrow)),
+    sizes=st.lists(
+        st.sampled_from([0, 1, 15, 255, 257, 511, 513, CHUNK + 1]), min_size=1, max_size=4
+    ),
+    layout=st.sampled_from(["C", "F", "gaps"]),
+    kinds=st.lists(GRADIENTS, min_size=3, max_size=3),
+    numbers=st.lists(NUMBERS, min_size=4, max_size=4),
+    seed=st.integers(0, 5),
+)
+def test_whatever_the_size_layout_and_numbers(
+    card: Card, sizes: Any, layout: str, kinds: Any, numbers: Any, seed: int
+) -> None:
+    shapes = card.shapes([(size, 2) if layout == "F" else (size,) for size in sizes])
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: Any) -> Any:
+        array = rng.standard_normal(shape).astype(np.float32)
+        flat = array.reshape(-1)
+        flat[: len(numbers)] = numbers[: flat.size]
+        return array
+
+    def laid_out(array: Any) -> Any:
+        if layout == "gaps":
+            room = np.zeros([2 * n for n in array.shape], array.dtype)
+            view = room[tuple(slice(None, None, 2) for _ in array.shape)]
+            view[...] = array
+            return view
+        return np.array(array, order=layout)
+
+    with np.errstate(all="ignore"):
+        start = narrowed(map(draw, shapes), BFLOAT16)
+        steps = [
+            [None if kind is None else draw(shape).astype(kind) for shape in shapes]
+            for kind in kinds
+        ]
+        wide = as_float32(steps)
+    params = [laid_out(array) for array in start]
+    plain = narrowed(start, np.float32)
+    ours, theirs = optimizer_of(card, params, {}), optimizer_of(card, plain, {})
+    for step, other in zip(steps, wide, strict=True):
+        ours.step(grads=[None if g is None else laid_out(g) for g in step])
+        theirs.step(grads=other)
+    for param, other in zip(params, plain, strict=True):
+        np.testing.assert_array_equal(full(ours, param), other)
 
 
 @narrow

@@ -40,8 +40,8 @@ def optimizer_of(card: Card, params: list[Any], options: Options, **storage: Any
 def full(optimizer: Any, param: Any) -> Any:
     """The float32 values of a parameter that has a remainder or a master."""
     state = optimizer.state[param]
-    array = getattr(param, "data", param)
-    bits = np.asarray(array).view(np.uint16).astype(np.uint32) << 16
+    array = param if isinstance(param, np.ndarray) else param.data
+    bits = np.array(array, order="C").view(np.uint16).astype(np.uint32) << 16
     if "param_remainder" in state:
         rest = state["param_remainder"].astype(np.int32).astype(np.uint32)
         return (bits + rest).astype(np.uint32).view(np.float32)
