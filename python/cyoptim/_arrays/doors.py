@@ -17,6 +17,7 @@ from cyoptim._engine import (
     is_dtype,
     is_self_overlapping,
     memory_bounds,
+    name_of_dtype,
     supported_dtypes,
     widened,
 )
@@ -294,17 +295,23 @@ def own_part(value: Any, param: Any, label: str) -> Any:
 
 
 def loaded_array(value: Any, label: str) -> Array:
-    """A loaded value as an array; a torch tensor may have any dtype, layout and device."""
+    """A loaded value as an array of a type that NumPy has; a torch tensor may have any dtype,
+    layout and device."""
+    array = stored_array(value, label)
+    is_beyond_numpy = name_of_dtype(array.dtype) != array.dtype.name or array.dtype.kind == "V"
+    return widened(array) if is_beyond_numpy and is_dtype(array.dtype) else array
+
+
+def stored_array(value: Any, label: str) -> Array:
+    """A loaded value as an array in the type in which it is stored."""
     if isinstance(value, np.ndarray):
         check_unmasked(value, label)
-        array = np.asarray(value)
-        is_beyond_numpy = array.dtype.kind not in "biufc" and is_dtype(array.dtype)
-        return widened(array) if is_beyond_numpy else array
+        return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
-    from cyoptim._libraries.torch import loaded_array
+    from cyoptim._libraries.torch import stored_array
 
-    return loaded_array(value, label)
+    return stored_array(value, label)
 
 
 def announce_update(tensors: Sequence[Any]) -> None:
