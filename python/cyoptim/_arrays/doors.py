@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._engine import (
+    DTYPES,
     ParameterBase,
     is_dtype,
     is_self_overlapping,
@@ -25,6 +26,9 @@ from cyoptim._spelling import close_name
 from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
+
+# The types with which rules compute in float32.
+_OF_FLOAT32 = {name: row for name, row in DTYPES.items() if row.arithmetic == "float32"}
 
 
 class UnsupportedError(TypeError, RuntimeError):
@@ -154,13 +158,10 @@ def arrays_of(params: Sequence[Any]) -> list[Array]:
 
 
 def _tensor_array(tensor: Any) -> Array | None:
-    if is_distributed(tensor):
-        tensor = tensor._local_tensor
-    try:
-        array: Array = tensor.detach().numpy()
-    except (TypeError, RuntimeError):  # on another device, sparse, or of a dtype that NumPy lacks
-        return None
-    return array
+    from cyoptim._libraries.torch import as_array
+
+    array = as_array(tensor)
+    return array if isinstance(array, np.ndarray) else None  # on another device, or sparse
 
 
 def is_buffer(value: object) -> bool:
@@ -229,8 +230,8 @@ def check_array(array: Array, label: str) -> None:
     check_unmasked(array, label)
     if not is_dtype(array.dtype):
         raise TypeError(
-            f"{label} has dtype {array.dtype}, expected {supported_dtypes()}: write "
-            ".astype(np.float32)"
+            f"{label} has dtype {array.dtype}, expected {supported_dtypes()}: "
+            + advice_about(array.dtype, "write .astype(np.float32)")
         )
     if not array.dtype.isnative:
         raise TypeError(
@@ -239,13 +240,20 @@ def check_array(array: Array, label: str) -> None:
         )
 
 
+def advice_about(dtype: object, advice: str) -> str:
+    """For messages: what to write instead of numbers of a type that cannot be optimized."""
+    if "float8" not in str(dtype):
+        return advice
+    return f'8 bits are for state alone, by state_dtype="float8_e4m3fn"; {advice}'
+
+
 def misfit_of_gradient(
     label: str, grad: Array, view: Array, what: str = "grad"
 ) -> TypeError | ValueError:
-    """The error for a gradient of another dtype or shape than its parameter's."""
-    if grad.dtype != view.dtype:
+    """The error for a gradient whose dtype or shape does not fit its parameter."""
+    if not is_taken(grad.dtype, view.dtype):
         return TypeError(
-            f"{label} has dtype {grad.dtype}, expected {view.dtype}: "
+            f"{label} has dtype {name_of_dtype(grad.dtype)}, expected {_taken(view.dtype)}: "
             f"{_as_converted(what, grad.dtype, view.dtype)}"
         )
     if grad.ndim > 1 and grad.shape[::-1] == view.shape:
@@ -257,12 +265,30 @@ def misfit_of_gradient(
     return ValueError(f"{label} has shape {grad.shape}, expected {view.shape}: {hint}")
 
 
+def is_taken(grad: np.dtype[Any], param: np.dtype[Any]) -> bool:
+    """Whether a step takes gradients of a type: that of the parameter, or where rules compute in
+    float32, also what is exact in it."""
+    return grad == param or {name_of_dtype(grad), name_of_dtype(param)} <= _OF_FLOAT32.keys()
+
+
+def _taken(param: np.dtype[Any]) -> str:
+    """For messages: the types of gradients that a step takes."""
+    if name_of_dtype(param) not in _OF_FLOAT32:
+        return str(param)
+    *names, last = _OF_FLOAT32
+    return f"{', '.join(names)} or {last}"
+
+
 def _as_converted(what: str, found: np.dtype[Any], expected: np.dtype[Any]) -> str:
     """For messages: the expression that converts it. A step does not: a copy, and a precision that
     the gradient does not have, are the caller's to ask for."""
-    if found.kind == "c" and expected.kind == "f":
+    if found.kind == "c" and expected.kind != "c":
         return f"write {what}.real, or make the parameter complex"
-    text = f"write np.asarray({what}, np.{expected})"
+    dtype = "float32" if name_of_dtype(expected) in _OF_FLOAT32 else expected
+    row = DTYPES.get(name_of_dtype(found))
+    if row is not None and not row.is_numpys:
+        return f"convert it to {dtype}, or make the parameter {row.name}"
+    text = f"write np.asarray({what}, np.{dtype})"
     return f"{text}, or make the parameter {found}" if is_dtype(found) else text
 
 

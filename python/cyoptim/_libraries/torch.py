@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cyoptim._arrays.doors import is_distributed, type_name
+from cyoptim._arrays.doors import advice_about, is_distributed, type_name
 from cyoptim._engine import DTYPES, dtype_beyond_numpy, name_of_dtype, supported_dtypes
 from cyoptim._libraries import torch_optim
 from cyoptim._types import Array
@@ -47,7 +47,8 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         )
     if tensor.dtype not in _DTYPES:
         raise TypeError(
-            f"{label} has dtype {tensor.dtype}, expected {supported_dtypes()}: write .float()"
+            f"{label} has dtype {tensor.dtype}, expected {supported_dtypes()}: "
+            + advice_about(tensor.dtype, "write .float()")
         )
     try:
         array: Array = _numpy_of(tensor.detach().resolve_conj().resolve_neg())
@@ -136,7 +137,7 @@ def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Ar
     coo = tensor.detach()
     coo = coo if coo.is_sparse else coo.to_sparse_coo()
     values = coo._values().resolve_conj().resolve_neg()
-    return tuple(coo.shape), coo._indices().numpy(), values.numpy()
+    return tuple(coo.shape), coo._indices().numpy(), _numpy_of(values)
 
 
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:
