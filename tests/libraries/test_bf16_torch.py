@@ -18,6 +18,7 @@ from tests.support.cards import CLOSURE, DENSE, MATRICES, NATIVE, TORCH, Card, O
 from tests.support.parametrize import every_variant
 
 torch = pytest.importorskip("torch")
+from cyoptim._libraries.torch import as_array  # noqa: E402
 
 SIXTEEN_BITS = [torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
@@ -156,6 +157,20 @@ def test_gaps_of_a_view_stay() -> None:
     assert (whole[::2, 1:3] < 1).all()
 
 
+@pytest.mark.usefixtures("tensor_reader")
+@each_dtype
+def test_gradients_are_read_without_an_array(dtype: Any, monkeypatch: Any) -> None:
+    p = torch.zeros(3, 2, dtype=dtype, requires_grad=True)
+    optimizer = cyoptim.SGD([p], lr=1.0)
+    monkeypatch.delattr("cyoptim._libraries.torch.view_tensor")
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert (p == -2).all()
+    with pytest.raises(ImportError, match="view_tensor"):
+        optimizer.step(grads=[torch.ones(3, 2)])
+
+
 @each_dtype
 def test_data_replaced(dtype: Any) -> None:
     p = parameter(dtype=dtype, grad=1.0)
@@ -291,12 +306,55 @@ def test_parameters_of_8_bits(dtype: Any) -> None:
         cyoptim.SGD([torch.ones(3).to(dtype)])
 
 
-@pytest.mark.parametrize("cls", [cyoptim.Muon, cyoptim.LBFGS, cyoptim.Adafactor])
+class InPython(cyoptim.Optimizer):
+    """Steps by arrays of NumPy."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {})
+
+    def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+        assert grad.dtype == param.dtype
+        param -= grad
+
+
+without_native_rule = pytest.mark.parametrize(
+    "cls", [InPython, cyoptim.Muon, cyoptim.LBFGS, cyoptim.Adafactor]
+)
+
+
+@without_native_rule
 def test_where_no_native_rule_steps(cls: Any) -> None:
-    p = parameter(3, 2)
+    p = parameter(3, 2, grad=None)
+
+    def closure() -> Any:
+        p.grad = torch.full_like(p, 0.5)
+        return 1.0
+
     with pytest.raises(TypeError, match="dtype bfloat16, which steps by native rules take"):
-        cls([p]).step(lambda: 0.0)
+        cls([p]).step(closure)
     assert (p == 1).all()
+
+
+@without_native_rule
+def test_gradients_of_16_bits_where_no_native_rule_steps(cls: Any) -> None:
+    params = [torch.ones(2, 3).t() for _ in range(2)]
+    grads = [torch.randn(2, 3).bfloat16().t()]
+    grads.append(grads[0].float())
+    for p, grad in zip(params, grads, strict=True):
+        boxed = cyoptim.Parameter(p.numpy())
+
+        def closure(boxed: Any = boxed, grad: Any = grad) -> Any:
+            boxed.grad = grad.float().numpy() if grad.dtype == torch.float32 else as_array(grad)
+            return 1.0
+
+        optimizer = cls([boxed])
+        optimizer.step(closure)
+        if cls is not cyoptim.LBFGS:
+            optimizer.accumulate()
+            optimizer.step()
+            closure()
+            optimizer.step(max_norm=0.1)
+    assert torch.equal(*params)
 
 
 # --- averages, trials and clipping ----------------------------------------------------------------
@@ -392,7 +450,9 @@ def test_find_lr_leaves_no_trace() -> None:
     tensors = list(model.parameters())
     state = [v for p in tensors for v in optimizer.state[p].values()]
     before = bits(*tensors, *state)
-    assert cyoptim.lr_finder.find_lr(optimizer, closure, start=1e-4, steps=20).suggestion is not None
+    assert (
+        cyoptim.lr_finder.find_lr(optimizer, closure, start=1e-4, steps=20).suggestion is not None
+    )
     again = [v for p in tensors for v in optimizer.state[p].values()]
     assert bits(*tensors, *again) == before
 
@@ -462,14 +522,3 @@ def test_copies_go_on_alike() -> None:
         q.grad = torch.full_like(q, 0.25)
         each.step()
     assert bits(p) == bits(twin[0])
-
-
-def test_a_state_of_torch() -> None:
-    p = parameter(5)
-    theirs = torch.optim.AdamW([p])
-    theirs.step()
-    ours = cyoptim.AdamW([p])
-    ours.load_state_dict(theirs.state_dict())
-    moments = ours.state_dict()["state"][0]["exp_avg"].float()
-    ours.step()
-    assert torch.equal(moments, theirs.state[p]["exp_avg"].float())
