@@ -31,7 +31,7 @@ COLUMNS = {
 }
 """The columns of the table of Adam: the contender of each."""
 
-INSTRUCTION_SETS = {"avx512": "AVX-512", "avx2": "AVX2"}
+INSTRUCTION_SETS = {"avx512bf16": "AVX-512", "avx512": "AVX-512", "avx2": "AVX2"}
 
 LARGE = "1x16M"
 

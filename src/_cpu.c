@@ -18,7 +18,7 @@ static PyObject *in_main_interpreter(PyObject *module, PyObject *nothing)
 
 static PyMethodDef methods[] = {
     {"level", level, METH_NOARGS,
-     "The instruction sets that the machine and its operating system allow: 0 baseline, 1 avx2, 2 avx512."},
+     "The instruction sets that the machine and its operating system allow: 0 baseline, 1 avx2, 2 avx512, 3 avx512bf16."},
     {"in_main_interpreter", in_main_interpreter, METH_NOARGS,
      "Whether this is the interpreter that the process began with."},
     {NULL, NULL, 0, NULL},

@@ -25,10 +25,11 @@ enum {
     CODEC_FLOAT8_POSITIVE = 10,    /* the same, and what is above 0 does not become 0 */
     CODEC_DYNAMIC8 = 11,           /* codes of the signed dynamic map of bitsandbytes; partner: the scales */
     CODEC_DYNAMIC8_POSITIVE = 12,  /* of the unsigned one, and what is above 0 does not become 0 */
-    CODEC_FLOAT16_POSITIVE = 13,            /* as without the word, and what is above 0 does not become 0 */
+    CODEC_FLOAT16_POSITIVE = 13,   /* as without the word, and what is above 0 does not become 0 */
     CODEC_FLOAT16_POSITIVE_STOCHASTIC = 14,
     CODECS = 15,
-    CODEC_BLOCK = 256              /* elements that have a scale, or a sequence of random bits */
+    CODEC_BLOCK = 256,             /* elements that have a scale, or a sequence of random bits */
+    CODEC_MOST = 512               /* elements that one call takes */
 };
 
 /* Bytes of a stored element. */
@@ -57,11 +58,15 @@ static inline int codec_is_stochastic(int code) {
 
 /* Before any other call: makes the tables. */
 static inline void codecs_begin(void) {
-    make_map(&SIGNED_MAP, 1);
-    make_map(&UNSIGNED_MAP, 2);
+    for (int map = 0; map < DYNAMIC_MAPS; map++) {
+        make_dynamic_map(map);
+        make_lines(map);
+    }
+    make_float8_map();
+    for (int map = 0; map < CODE_MAPS; map++) make_bytes(map);
 }
 
-/* Elements [first, first + n) of the arrays that begin at `stored` and `partner`, n <= 512. Of a codec with scales,
+/* Elements [first, first + n) of the arrays that begin at `stored` and `partner`, n <= CODEC_MOST. Of a codec with scales,
  * `first` is a multiple of a block, and n is one, too, but at the end of the array. */
 static inline void codec_decode(int code, const void *stored, const void *partner, float *out, ptrdiff_t first, ptrdiff_t n) {
     const uint16_t *words = (const uint16_t *)stored + first;
@@ -81,8 +86,8 @@ static inline void codec_decode(int code, const void *stored, const void *partne
     case CODEC_FLOAT16_MASTER: decode_float16_master(words, others, out, n); break;
     case CODEC_FLOAT8:
     case CODEC_FLOAT8_POSITIVE: decode_float8(codes, others, out, n); break;
-    case CODEC_DYNAMIC8: decode_dynamic8(&SIGNED_MAP, codes, others, out, n); break;
-    case CODEC_DYNAMIC8_POSITIVE: decode_dynamic8(&UNSIGNED_MAP, codes, others, out, n); break;
+    case CODEC_DYNAMIC8: decode_dynamic8(SIGNED_MAP, codes, others, out, n); break;
+    case CODEC_DYNAMIC8_POSITIVE: decode_dynamic8(UNSIGNED_MAP, codes, others, out, n); break;
     }
 }
 
@@ -117,8 +122,8 @@ static inline void codec_encode(int code, const float *values, void *stored, voi
         break;
     case CODEC_FLOAT8: encode_float8(values, codes, others, n, 0); break;
     case CODEC_FLOAT8_POSITIVE: encode_float8(values, codes, others, n, 1); break;
-    case CODEC_DYNAMIC8: encode_dynamic8_signed(values, codes, others, n); break;
-    case CODEC_DYNAMIC8_POSITIVE: encode_dynamic8_unsigned(values, codes, others, n); break;
+    case CODEC_DYNAMIC8: encode_dynamic8(SIGNED_MAP, values, codes, others, n); break;
+    case CODEC_DYNAMIC8_POSITIVE: encode_dynamic8(UNSIGNED_MAP, values, codes, others, n); break;
     }
 }
 

@@ -28,22 +28,26 @@ static inline unsigned long long cpu_saved_state(void) {
 
 static inline int cpu_has(unsigned int word, int bit) { return (int)((word >> bit) & 1u); }
 
-/* 0: baseline, 1: AVX2 with FMA, 2: AVX-512 F, DQ, BW and VL */
+/* 0: baseline, 1: AVX2 with FMA and F16C, 2: AVX-512 F, DQ, BW and VL, 3: with BF16 and VBMI */
 static inline int cpu_level(void) {
-    unsigned int r[4], first[4];
+    unsigned int r[4], first[4], more[4];
     unsigned long long saved;
     cpu_id(0, 0, r);
     if (r[0] < 7) return 0;
     cpu_id(1, 0, first);
-    /* ecx: bit 27 OSXSAVE, 28 AVX, 12 FMA */
-    if (!(cpu_has(first[2], 27) && cpu_has(first[2], 28) && cpu_has(first[2], 12))) return 0;
+    /* ecx: bit 27 OSXSAVE, 28 AVX, 12 FMA, 29 F16C */
+    if (!(cpu_has(first[2], 27) && cpu_has(first[2], 28) && cpu_has(first[2], 12) && cpu_has(first[2], 29))) return 0;
     saved = cpu_saved_state();
     if ((saved & 0x6) != 0x6) return 0; /* xmm and ymm */
     cpu_id(7, 0, r);
     if (!cpu_has(r[1], 5)) return 0; /* ebx: bit 5 AVX2 */
     if ((saved & 0xe6) != 0xe6) return 1; /* mask registers, zmm */
     /* ebx: bits 16 F, 17 DQ, 30 BW, 31 VL */
-    return (cpu_has(r[1], 16) && cpu_has(r[1], 17) && cpu_has(r[1], 30) && cpu_has(r[1], 31)) ? 2 : 1;
+    if (!(cpu_has(r[1], 16) && cpu_has(r[1], 17) && cpu_has(r[1], 30) && cpu_has(r[1], 31))) return 1;
+    if (r[0] < 1) return 2; /* the largest subleaf */
+    cpu_id(7, 1, more);
+    /* ecx: bit 1 VBMI; of subleaf 1, eax: bit 5 BF16 */
+    return cpu_has(r[2], 1) && cpu_has(more[0], 5) ? 3 : 2;
 }
 
 #else

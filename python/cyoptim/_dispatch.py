@@ -1,8 +1,8 @@
 """Chooses the kernels for this machine when the package is imported.
 
-``_kernels_baseline``, ``_kernels_avx2`` and ``_kernels_avx512`` are one source compiled three
-times. The best one that the processor *and* the operating system support is used;
-``CYOPTIM_ISA`` may choose a lower one.
+``_kernels_baseline``, ``_kernels_avx2``, ``_kernels_avx512`` and ``_kernels_avx512bf16`` are one
+source compiled four times. The best one that the processor *and* the operating system support is
+used; ``CYOPTIM_ISA`` may choose a lower one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if not _cpu.in_main_interpreter():
 
 from cyoptim import _engine
 
-LEVELS = ("baseline", "avx2", "avx512")
+LEVELS = ("baseline", "avx2", "avx512", "avx512bf16")
 
 
 def available() -> tuple[str, ...]:

@@ -29,6 +29,8 @@ static inline uint32_t bits_of(float x) {
 static const uint32_t SIGN_BIT = 0x80000000u, INFINITY_BITS = 0x7f800000u, QUIET_BIT = 0x00400000u;
 static const uint32_t LEAST_NORMAL = 0x00800000u;
 
+static inline int is_above_zero(float x) { return (int32_t)bits_of(x) >= (int32_t)LEAST_NORMAL; }
+
 static inline uint32_t magnitude_of(float x) { return bits_of(x) & 0x7fffffffu; }
 
 /* Adding and subtracting it rounds what is far smaller to a whole number, and its lowest bits are that number. */

@@ -3,6 +3,7 @@
 #define CYOPTIM_CODECS_SIXTEEN_H
 
 #include "bits.h"
+#include "x86.h"
 
 static inline float from_bfloat16(uint16_t h) { return float_of((uint32_t)h << 16); }
 
@@ -16,12 +17,12 @@ static inline void decode_bfloat16(const uint16_t *__restrict stored, float *__r
 }
 
 static inline void encode_bfloat16(const float *__restrict values, uint16_t *__restrict stored, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) stored[i] = to_bfloat16(values[i]);
+    for (ptrdiff_t i = narrow_bfloat16(values, stored, n); i < n; i++) stored[i] = to_bfloat16(values[i]);
 }
 
 static inline void add_bfloat16(const float *__restrict values, uint16_t *__restrict stored, uint32_t bits, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const uint32_t b = bits_of(values[i]), draw = (bits + (uint32_t)i * GOLDEN_STEP) >> 16;
+    for (ptrdiff_t i = 0; i < n; i++, bits += GOLDEN_STEP) {
+        const uint32_t b = bits_of(values[i]), draw = bits >> 16;
         stored[i] = (uint16_t)((values[i] == values[i] ? b + draw : b | QUIET_BIT) >> 16);
     }
 }
@@ -95,16 +96,16 @@ static inline uint16_t to_float16(float x) {
 }
 
 static inline void decode_float16(const uint16_t *__restrict stored, float *__restrict out, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) out[i] = from_float16(stored[i]);
+    for (ptrdiff_t i = widen_float16(stored, out, n); i < n; i++) out[i] = from_float16(stored[i]);
 }
 
 static inline void encode_float16(const float *__restrict values, uint16_t *__restrict stored, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) stored[i] = to_float16(values[i]);
+    for (ptrdiff_t i = narrow_float16(values, stored, n); i < n; i++) stored[i] = to_float16(values[i]);
 }
 
 static inline void add_float16(const float *__restrict values, uint16_t *__restrict stored, uint32_t bits, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const uint32_t b = bits_of(values[i]), a = b & ~SIGN_BIT, draw = (bits + (uint32_t)i * GOLDEN_STEP) >> 16;
+    for (ptrdiff_t i = 0; i < n; i++, bits += GOLDEN_STEP) {
+        const uint32_t b = bits_of(values[i]), a = b & ~SIGN_BIT, draw = bits >> 16;
         const uint32_t normal = (a + (draw >> 3) - EXPONENT_SHIFT) >> 13;
         const int is_small = a < LEAST_NORMAL_HALF;
         /* In units of 2^-24 / 2^16. */
@@ -124,13 +125,16 @@ static inline void encode_float16_stochastic(const float *values, uint16_t *stor
 
 /* The least number above 0 in the place of 0 for what is above it: a step divides by the root of it. */
 static inline void keep_positive(const float *__restrict values, uint16_t *__restrict stored, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) stored[i] = (uint16_t)(stored[i] | (values[i] > 0 && stored[i] == 0));
+    for (ptrdiff_t i = 0; i < n; i++)
+        stored[i] = (uint16_t)(stored[i] | ((stored[i] == 0) & is_above_zero(values[i])));
 }
 
 static inline void decode_float16_master(const uint16_t *__restrict stored, const float *__restrict master,
                                          float *__restrict out, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++)
-        out[i] = to_float16(master[i]) == stored[i] ? master[i] : from_float16(stored[i]);
+    uint16_t rounded[CODEC_MOST];
+    encode_float16(master, rounded, n); /* by instructions, where there are some */
+    decode_float16(stored, out, n);
+    for (ptrdiff_t i = 0; i < n; i++) out[i] = rounded[i] == stored[i] ? master[i] : out[i];
 }
 
 #endif
