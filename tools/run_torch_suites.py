@@ -42,8 +42,6 @@ NOT_APPLICABLE = (
     ("TestDifferentiableOptimizer::*", DIFFERENTIABLE),
     ("*::test_step_is_noop_for_zero_grads_*", f"{DIFFERENTIABLE}, for parameters that are results"),
     ("*::test_fused_error_on_params_on_meta_*", "parameters on the meta device, without memory"),
-    ("*_cpu_float16", "parameters of float16"),
-    ("*_cpu_bfloat16", "parameters of bfloat16"),
     (
         "*::test_lr_scheduler_verbose_deprecation_warning_*",
         "the argument `verbose`, which torch has no longer",

@@ -21,7 +21,16 @@ from cyoptim._arrays.doors import (
     type_name,
 )
 from cyoptim._arrays.trees import named_leaves
-from cyoptim._engine import Arrays, Commit, clip_coefficient, is_dense, plainly, together
+from cyoptim._engine import (
+    Arrays,
+    Commit,
+    arithmetic_dtype,
+    clip_coefficient,
+    is_dense,
+    plainly,
+    together,
+    widened,
+)
 from cyoptim._gradients.aligned import align
 from cyoptim._groups.names import split_names
 from cyoptim._groups.numbers import number
@@ -68,8 +77,8 @@ def clip_grad_norm_(
     Returns
     -------
     NumPy scalar or torch.Tensor
-        The total norm before clipping, in the dtype of the gradients; a tensor without axes if
-        the parameters are torch tensors.
+        The total norm before clipping, in the dtype of the gradients, of 16-bit ones in float32; a
+        tensor without axes if the parameters are torch tensors.
 
     Raises
     ------
@@ -115,8 +124,8 @@ def get_total_norm(
     Parameters
     ----------
     tensors : array, iterable of arrays, or tree of arrays
-        Usually gradients: float32 or float64 arrays of NumPy or other libraries, or CPU torch
-        tensors. None in a tree is skipped.
+        Usually gradients: arrays of NumPy or other libraries, or CPU torch tensors, of a dtype that
+        parameters can have. None in a tree is skipped.
     norm_type : float
         The order of the norm; ``inf`` for the largest absolute value.
     error_if_nonfinite : bool
@@ -127,7 +136,7 @@ def get_total_norm(
     Returns
     -------
     NumPy scalar or torch.Tensor
-        The norm, in the dtype of the arrays.
+        The norm, in the dtype of the arrays, of 16-bit ones in float32.
 
     Raises
     ------
@@ -315,10 +324,11 @@ class _Gradients:
 
     def blame(self) -> str:
         """The gradients that make the norm NaN or infinite, for a message."""
+        finite = [np.isfinite(widened(array)) for array in self.arrays]
         found = [
-            f"{i} has {(~np.isfinite(array)).sum()} of {array.size}"
-            for i, array in zip(self._numbers, self.arrays, strict=True)
-            if not np.isfinite(array).all()
+            f"{i} has {(~each).sum()} of {each.size}"
+            for i, each in zip(self._numbers, finite, strict=True)
+            if not each.all()
         ]
         if not found:
             return "all elements are finite: their norm is too large"
@@ -333,7 +343,8 @@ class _Gradients:
 
     def scalar(self, value: float) -> Any:
         """A real number in the precision of the gradients."""
-        dtype = np.result_type(*self.arrays).type(0).real.dtype if self.arrays else np.dtype("f4")
+        dtypes = [arithmetic_dtype(array) for array in self.arrays]
+        dtype = np.result_type(*dtypes).type(0).real.dtype if dtypes else np.dtype("f4")
         with np.errstate(over="ignore"):
             number = dtype.type(value)
         if not self.tensors:

@@ -610,7 +610,7 @@ class Optimizer(Definition):
             self._sums.give(extras)
         if grads is not None:
             self._refit()  # first, as it updates names
-        elif self._is_new and not hasattr(self, "_watched_step"):
+        elif self._is_new and self._defined and not hasattr(self, "_watched_step"):
             # Where a schedule follows the steps, programs make them without gradients on purpose.
             warn_if_forgotten(self.param_groups)
         aligned = None if grads is None else align(grads, self.param_groups)

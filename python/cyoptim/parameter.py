@@ -138,6 +138,9 @@ class Parameter(ParameterBase, _ArrayOperators):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _PROTOCOLS:
             raise AttributeError(name)
+        # Of a type that NumPy lacks they would tell its size alone.
+        if name in ("__array_interface__", "__array_struct__") and self.data.dtype.kind == "V":
+            raise AttributeError(name)
         try:
             return getattr(self.data, name)
         except AttributeError:

@@ -16,6 +16,7 @@ from cyoptim._arrays.doors import (
     is_parameter,
     type_name,
 )
+from cyoptim._arrays.rounding import rounded
 from cyoptim._arrays.trees import copied, named_leaves
 from cyoptim._averages.functions import (
     AverageFunction,
@@ -31,7 +32,15 @@ from cyoptim._averages.functions import (
     is_ours,
     memory_of,
 )
-from cyoptim._engine import Commit, Undo, next_count, together, whole_count
+from cyoptim._engine import (
+    DTYPES,
+    Commit,
+    Undo,
+    name_of_dtype,
+    next_count,
+    together,
+    whole_count,
+)
 from cyoptim._schedulers.swa import SWALR
 from cyoptim._shown import call, table
 
@@ -47,7 +56,12 @@ __all__ = [
 
 
 class AveragedModel:
-    """Keep a running average of a model's float32 and float64 parameters.
+    """Keep a running average of a model's parameters.
+
+    The average has the dtypes of the model, as in torch. In bfloat16 and float16 an average that
+    should move by less than half a unit of its last place stays where it is; an average of floats
+    follows, also of a model in 16 bits: ``average.module.float()`` makes it of a torch module, and
+    ``optimizer.ema(decay)`` keeps one.
 
     Parameters
     ----------
@@ -255,13 +269,14 @@ def _prepare_move(
 def _prepare_copy(average: Any, value: Any, what: str, commit: Commit) -> None:
     check_unmasked(value, what)
     mean, array = memory_of(average), np.asarray(memory_of(value))
-    if array.dtype.kind not in ("biufc" if mean.dtype.kind == "c" else "biuf"):
+    kind = "f" if name_of_dtype(array.dtype) in DTYPES else array.dtype.kind
+    if kind not in ("biufc" if mean.dtype.kind == "c" else "biuf"):
         raise TypeError(
             f"{what} is a {type_name(value)} of {array.dtype}, expected an array of {mean.dtype}"
         )
     if array.shape != mean.shape:
         raise ValueError(f"{what} has shape {array.shape}, expected {mean.shape}")
-    commit.copy(mean, array.astype(mean.dtype, copy=False))
+    commit.copy(mean, rounded(array, mean.dtype))
 
 
 def _matched(own: Any, other: Any, what: str) -> tuple[list[Any], list[Any]]:

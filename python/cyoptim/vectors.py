@@ -14,7 +14,8 @@ from cyoptim._arrays.doors import (
     type_name,
     view_parameter,
 )
-from cyoptim._engine import Commit, together
+from cyoptim._arrays.rounding import rounded
+from cyoptim._engine import Commit, together, widened
 from cyoptim._groups.names import split_names
 from cyoptim._types import Array
 
@@ -32,7 +33,8 @@ def parameters_to_vector(parameters: Any) -> Any:
     Returns
     -------
     ndarray or torch.Tensor
-        A tensor if the parameters are.
+        A tensor if the parameters are. Of parameters of several dtypes in the widest; of float16
+        beside bfloat16 in float32.
 
     Raises
     ------
@@ -91,7 +93,13 @@ def vector_to_parameters(vec: Any, parameters: Any) -> None:
 
 
 def _joined(views: list[Array]) -> Array:
-    return np.concatenate([view.ravel() for view in views])
+    dtype = views[0].dtype
+    if any(view.dtype != dtype for view in views):
+        views = [widened(view) for view in views]
+        dtype = np.result_type(*views)
+    # An array that NumPy makes by itself may lack what marks a type that it does not know.
+    vector = np.empty(sum(view.size for view in views), dtype)
+    return np.concatenate([view.ravel() for view in views], out=vector)
 
 
 def _put(values: Array, views: list[Array]) -> None:
@@ -100,7 +108,7 @@ def _put(values: Array, views: list[Array]) -> None:
     commit, start = Commit(), 0
     for view in views:
         part = values[start : start + view.size].reshape(view.shape)
-        commit.copy(view, part.astype(view.dtype, copy=False))
+        commit.copy(view, rounded(part, view.dtype))
         start += view.size
     commit.run()
 

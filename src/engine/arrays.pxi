@@ -243,9 +243,9 @@ def same_layout_as(cnp.ndarray a not None, cnp.ndarray b not None) -> bool:
     return same_layout(a, b)
 
 
-cdef inline bint has_kernels(cnp.ndarray a) noexcept:
+cdef inline bint has_kernels(cnp.ndarray a) except -1:
     """Whether the array is aligned and of a dtype that kernels work on, in this machine's order."""
-    return stored_as(a) != NULL and cnp.PyArray_ISBEHAVED_RO(a)
+    return cnp.PyArray_ISBEHAVED_RO(a) and (stored_as(a) != NULL or is_dtype(a.dtype))
 
 
 cdef bint same_places(cnp.ndarray a, cnp.ndarray b) noexcept:

@@ -71,7 +71,7 @@ def dtype_beyond_numpy(str name not None) -> np.dtype:
         try:
             import ml_dtypes
             dtype = np.dtype(getattr(ml_dtypes, name))
-        except ImportError:
+        except (ImportError, AttributeError):       # it is not there, or too old
             dtype = np.dtype(f"u{BEYOND_NUMPY[name]}", metadata={"cyoptim": name})
         FOUND_BEYOND_NUMPY[name] = dtype
     return FOUND_BEYOND_NUMPY[name]

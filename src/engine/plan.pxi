@@ -139,8 +139,8 @@ cdef class Plan(Passes):
         """Step the groups that have no rule by the function, and then the others."""
         cdef Commit commit
         cdef Undo undo = self.undo
-        found = [(i, as_base(self.views[i]), self._preceded(grad)) for i, grad in self._held_arrays()
-                 if self.table.rows[self.table.tensors[i].row].rule < 0]
+        found = [(i, as_base(self.views[i]), self._preceded(self._in_type_of(i, grad)))
+                 for i, grad in self._held_arrays() if self.table.rows[self.table.tensors[i].row].rule < 0]
         self.seen = self.looked     # changes by the function come later
         try:
             commit = update(optimizer, found, undo, extras)
@@ -163,6 +163,18 @@ cdef class Plan(Passes):
         finally:
             undo.forget()
         return 0
+
+    cdef object _in_type_of(self, Py_ssize_t i, cnp.ndarray grad):
+        """A gradient in the type of its parameter, for code that does not know of others."""
+        if cnp.PyArray_TYPE(grad) == cnp.PyArray_TYPE(<cnp.ndarray>self.views[i]):
+            return grad
+        return decode_array(grad, None, CODEC_NAMES[dtype_code(grad)])
+
+    def check_updatable(self) -> None:
+        """Refuse parameters in whose type a step in Python could not compute."""
+        cdef Py_ssize_t i
+        for i in range(self.n_tensors):
+            self._check_updatable(i)
 
     def precede(self, str rule not None, tuple scalars not None) -> None:
         """Let a rule without state change every gradient from now on, in a copy of a piece in the cache,

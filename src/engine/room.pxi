@@ -38,11 +38,12 @@ cdef class Room:
         number[...] = value
         return number
 
-    def zeros(self, str name, cnp.ndarray view not None, dtype=None) -> np.ndarray:
-        """An array of zeros of the parameter's shape and dtype, or another, in its layout if that is dense."""
+    def zeros(self, str name, cnp.ndarray view not None, dtype=None, str order="K") -> np.ndarray:
+        """An array of zeros of the parameter's shape and dtype, or another, in its layout if that is dense, or in
+        C order."""
         cdef Py_ssize_t size = room_size(view)
-        if dtype is not None and dtype != view.dtype:
-            return np.zeros_like(view, dtype=dtype, subok=False)
+        if (dtype is not None and dtype != view.dtype) or (order == "C" and not cnp.PyArray_IS_C_CONTIGUOUS(view)):
+            return np.zeros_like(view, dtype=dtype, order=order, subok=False)
         if layout_of(view) != DENSE or size == 0:
             return np.zeros_like(view, subok=False)
         lines = self.free.get(name)
@@ -55,9 +56,9 @@ cdef class Room:
         shape, strides = (<object>view).shape, (<object>view).strides
         return np.ndarray(shape, view.dtype, buffer=lines, strides=strides)
 
-    def filled(self, str name, view, array, dtype=None) -> np.ndarray:
+    def filled(self, str name, view, array, dtype=None, str order="K") -> np.ndarray:
         """An array like that of zeros(), with the elements of another."""
-        own = self.zeros(name, view, dtype)
+        own = self.zeros(name, view, dtype, order)
         own[...] = array
         return own
 

@@ -272,6 +272,8 @@ cdef class Arrays(Work):
             self.take_type(k, a)
             if others is not None:
                 self._take_other(k, a, self.others[k])
+            else:
+                self.store_as(k, 1, self.table.tensors[k].dtype)    # there is nothing to decode
         self.cut([range(self.n_tensors)])
 
     cdef int _take_other(self, Py_ssize_t k, cnp.ndarray a, cnp.ndarray other) except -1:

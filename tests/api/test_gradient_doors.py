@@ -62,13 +62,14 @@ DOORS: dict[str, Callable[[np.ndarray, np.ndarray], object]] = {
 )
 def test_another_dtype_is_refused_everywhere(door: str, dtype: Any, other: Any) -> None:
     w = np.ones((2, 2), dtype)
-    names = np.dtype(dtype).name, np.dtype(other).name
+    taken = {np.float32: "float32, bfloat16 or float16", np.float64: "float64"}[dtype]
     with pytest.raises(TypeError) as raised:
         DOORS[door](w, np.ones((2, 2), other))
     message = str(raised.value)
-    assert f"has dtype {names[1]}, expected {names[0]}: write np.asarray(" in message
-    assert f", np.{names[0]})" in message
-    assert ("make the parameter" in message) == (names[1] != "int64")
+    found = np.dtype(other).name
+    assert f"has dtype {found}, expected {taken}: write np.asarray(" in message
+    assert f", np.{np.dtype(dtype)})" in message
+    assert ("make the parameter" in message) == (found != "int64")
     np.testing.assert_array_equal(w, 1)
 
 
@@ -78,6 +79,15 @@ def test_what_the_message_says_to_write(door: str) -> None:
     DOORS[door](w, np.asarray(grad, np.float64))
     single = np.ones((2, 2), np.float32)  # or the parameter in the gradient's precision
     DOORS[door](single, grad)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_float16_is_taken_by_float32(door: str) -> None:
+    params, grad = np.ones((2, 2, 2), np.float32), np.array([[1.0, -2.0], [0.1, 3.0]], np.float16)
+    for w, given in zip(params, (grad, grad.astype(np.float32)), strict=True):
+        DOORS[door](w, given)
+    np.testing.assert_array_equal(*params)
+    assert door == "accumulate" or (params[0] != 1).any()
 
 
 def test_a_real_parameter_refuses_complex_gradients() -> None:

@@ -209,7 +209,7 @@ def test_gradients_are_read_without_an_array(dtype: str, monkeypatch: Any) -> No
     ("make", "message"),
     [
         (lambda: torch.ones(3, dtype=torch.float64), "has dtype float64, expected float32"),
-        (lambda: torch.ones(3, dtype=torch.bfloat16), "has dtype torch.bfloat16"),
+        (lambda: torch.ones(3).to(torch.float8_e5m2), "has dtype torch.float8_e5m2"),
         (lambda: torch.ones(3, dtype=torch.int32), "has dtype torch.int32"),
         (lambda: torch.ones(4), r"has shape \(4,\), expected \(3,\)"),
         (lambda: torch.ones(3, device="meta"), "is on device meta"),

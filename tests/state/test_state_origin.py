@@ -215,9 +215,7 @@ def test_a_class_of_ones_own_keeps_what_it_likes() -> None:
 # --- what torch's load_state_dict takes -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float16", "bfloat16", "float64", "int64", "int8", "bool", "float8_e4m3fn"]
-)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int64", "int8", "bool"])
 def test_state_is_cast_as_torch_does(dtype: str) -> None:
     torch = pytest.importorskip("torch")
     w = torch.ones(3, requires_grad=True)
@@ -235,7 +233,7 @@ def test_state_is_cast_as_torch_does(dtype: str) -> None:
 def test_arrays_are_cast() -> None:
     w = np.ones(2, np.float32)
     optimizer = cyoptim.Adam([w])
-    for dtype in (np.float16, np.float64, np.int64, np.uint8, bool):
+    for dtype in (np.float16, np.float64, np.int64, bool):
         moments = np.array([1, 0], dtype)
         state = {0: {"step": 2, "exp_avg": moments, "exp_avg_sq": moments}}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

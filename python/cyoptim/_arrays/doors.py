@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from cyoptim._engine import (
+    DTYPES,
     ParameterBase,
     is_dtype,
     is_self_overlapping,
     memory_bounds,
+    name_of_dtype,
     supported_dtypes,
     widened,
 )
@@ -24,6 +26,9 @@ from cyoptim._spelling import close_name
 from cyoptim._types import Array
 
 ARRAY, PARAMETER, TENSOR, OBJECT = range(4)
+
+# The types with which rules compute in float32.
+_OF_FLOAT32 = {name: row for name, row in DTYPES.items() if row.arithmetic == "float32"}
 
 
 class UnsupportedError(TypeError, RuntimeError):
@@ -153,13 +158,10 @@ def arrays_of(params: Sequence[Any]) -> list[Array]:
 
 
 def _tensor_array(tensor: Any) -> Array | None:
-    if is_distributed(tensor):
-        tensor = tensor._local_tensor
-    try:
-        array: Array = tensor.detach().numpy()
-    except (TypeError, RuntimeError):  # on another device, sparse, or of a dtype that NumPy lacks
-        return None
-    return array
+    from cyoptim._libraries.torch import as_array
+
+    array = as_array(tensor)
+    return array if isinstance(array, np.ndarray) else None  # on another device, or sparse
 
 
 def is_buffer(value: object) -> bool:
@@ -228,8 +230,8 @@ def check_array(array: Array, label: str) -> None:
     check_unmasked(array, label)
     if not is_dtype(array.dtype):
         raise TypeError(
-            f"{label} has dtype {array.dtype}, expected {supported_dtypes()}: write "
-            ".astype(np.float32)"
+            f"{label} has dtype {array.dtype}, expected {supported_dtypes()}: "
+            + advice_about(array.dtype, "write .astype(np.float32)")
         )
     if not array.dtype.isnative:
         raise TypeError(
@@ -238,13 +240,20 @@ def check_array(array: Array, label: str) -> None:
         )
 
 
+def advice_about(dtype: object, advice: str) -> str:
+    """For messages: what to write instead of numbers of a type that cannot be optimized."""
+    if "float8" not in str(dtype):
+        return advice
+    return f'8 bits are for state alone, by state_dtype="float8_e4m3fn"; {advice}'
+
+
 def misfit_of_gradient(
     label: str, grad: Array, view: Array, what: str = "grad"
 ) -> TypeError | ValueError:
-    """The error for a gradient of another dtype or shape than its parameter's."""
-    if grad.dtype != view.dtype:
+    """The error for a gradient whose dtype or shape does not fit its parameter."""
+    if not is_taken(grad.dtype, view.dtype):
         return TypeError(
-            f"{label} has dtype {grad.dtype}, expected {view.dtype}: "
+            f"{label} has dtype {name_of_dtype(grad.dtype)}, expected {_taken(view.dtype)}: "
             f"{_as_converted(what, grad.dtype, view.dtype)}"
         )
     if grad.ndim > 1 and grad.shape[::-1] == view.shape:
@@ -256,12 +265,30 @@ def misfit_of_gradient(
     return ValueError(f"{label} has shape {grad.shape}, expected {view.shape}: {hint}")
 
 
+def is_taken(grad: np.dtype[Any], param: np.dtype[Any]) -> bool:
+    """Whether a step takes gradients of a type: that of the parameter, or where rules compute in
+    float32, also what is exact in it."""
+    return grad == param or {name_of_dtype(grad), name_of_dtype(param)} <= _OF_FLOAT32.keys()
+
+
+def _taken(param: np.dtype[Any]) -> str:
+    """For messages: the types of gradients that a step takes."""
+    if name_of_dtype(param) not in _OF_FLOAT32:
+        return str(param)
+    *names, last = _OF_FLOAT32
+    return f"{', '.join(names)} or {last}"
+
+
 def _as_converted(what: str, found: np.dtype[Any], expected: np.dtype[Any]) -> str:
     """For messages: the expression that converts it. A step does not: a copy, and a precision that
     the gradient does not have, are the caller's to ask for."""
-    if found.kind == "c" and expected.kind == "f":
+    if found.kind == "c" and expected.kind != "c":
         return f"write {what}.real, or make the parameter complex"
-    text = f"write np.asarray({what}, np.{expected})"
+    dtype = "float32" if name_of_dtype(expected) in _OF_FLOAT32 else expected
+    row = DTYPES.get(name_of_dtype(found))
+    if row is not None and not row.is_numpys:
+        return f"convert it to {dtype}, or make the parameter {row.name}"
+    text = f"write np.asarray({what}, np.{dtype})"
     return f"{text}, or make the parameter {found}" if is_dtype(found) else text
 
 
@@ -294,17 +321,23 @@ def own_part(value: Any, param: Any, label: str) -> Any:
 
 
 def loaded_array(value: Any, label: str) -> Array:
-    """A loaded value as an array; a torch tensor may have any dtype, layout and device."""
+    """A loaded value as an array of a type that NumPy has; a torch tensor may have any dtype,
+    layout and device."""
+    array = stored_array(value, label)
+    is_beyond_numpy = name_of_dtype(array.dtype) != array.dtype.name or array.dtype.kind == "V"
+    return widened(array) if is_beyond_numpy and is_dtype(array.dtype) else array
+
+
+def stored_array(value: Any, label: str) -> Array:
+    """A loaded value as an array in the type in which it is stored."""
     if isinstance(value, np.ndarray):
         check_unmasked(value, label)
-        array = np.asarray(value)
-        is_beyond_numpy = array.dtype.kind not in "biufc" and is_dtype(array.dtype)
-        return widened(array) if is_beyond_numpy else array
+        return np.asarray(value)
     if not is_tensor(value):
         raise TypeError(f"{label} is a {type_name(value)}, expected an array")
-    from cyoptim._libraries.torch import loaded_array
+    from cyoptim._libraries.torch import stored_array
 
-    return loaded_array(value, label)
+    return stored_array(value, label)
 
 
 def announce_update(tensors: Sequence[Any]) -> None:

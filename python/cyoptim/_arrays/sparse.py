@@ -16,10 +16,12 @@ import numpy.typing as npt
 from cyoptim._arrays.doors import (
     check_unmasked,
     foreign_array,
+    is_taken,
     is_tensor,
     misfit_of_gradient,
     type_name,
 )
+from cyoptim._engine import widened
 from cyoptim._types import Array
 
 Offsets = npt.NDArray[np.int64]
@@ -118,7 +120,7 @@ def _read(grad: Any, view: Array, label: str) -> Blocks:
         coo = grad.tocoo()
         shape, values = tuple(coo.shape), np.asarray(coo.data)
         indices = np.stack(coo.coords) if hasattr(coo, "coords") else np.stack((coo.row, coo.col))
-    _check_dtype(values, view, label)
+    values = _in_type_of(view, values, label)
     if shape != view.shape:
         raise ValueError(f"{label} has shape {shape}, expected {view.shape}")
     depth = _check_indices(indices, values, view, label)
@@ -150,9 +152,7 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
         raise ValueError(f"{label} is a pair (rows, values), but its parameter has no rows")
     check_unmasked(grad[0], f"rows of {label}")
     rows, values = np.asarray(grad[0]), grad[1]
-    if is_tensor(values):
-        values = values.detach().numpy()
-    elif isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray) or is_tensor(values):
         values = foreign_array(values, f"values of {label}")
     if not isinstance(values, np.ndarray):
         raise TypeError(f"values of {label} are a {type_name(values)}, expected a NumPy array")
@@ -161,7 +161,7 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
             f"rows of {label} are an array of shape {rows.shape} and dtype {rows.dtype}, "
             "expected whole numbers along one axis"
         )
-    _check_dtype(values, view, label)
+    values = _in_type_of(view, values, label)
     expected = (len(rows), *view.shape[1:])
     if values.shape != expected:
         raise ValueError(f"values of {label} have shape {values.shape}, expected {expected}")
@@ -169,9 +169,13 @@ def _read_rows(grad: tuple[Any, ...], view: Array, label: str) -> Blocks:
     return Blocks(rows.astype(np.int64), values.reshape(len(rows), _size(view.shape[1:])))
 
 
-def _check_dtype(values: Array, view: Array, label: str) -> None:
-    if values.dtype != view.dtype:
+def _in_type_of(view: Array, values: Array, label: str) -> Array:
+    """The values in the type of their parameter, if it holds them exactly."""
+    if values.dtype == view.dtype:
+        return values
+    if not is_taken(values.dtype, view.dtype):
         raise misfit_of_gradient(label, values, view, "values")
+    return widened(values)
 
 
 def _check_range(index: Array, size: int, label: str) -> None:

@@ -6,9 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeGuard
 
+import numpy as np
+
 from cyoptim._arrays.doors import foreign_array, is_distributed, is_tensor, type_name
 from cyoptim._arrays.trees import shown
-from cyoptim._engine import DTYPES, Arrays, Commit, is_dense, same_layout_as
+from cyoptim._engine import (
+    DTYPES,
+    Arrays,
+    Commit,
+    arithmetic_dtype,
+    in_order,
+    is_dense,
+    same_layout_as,
+)
 from cyoptim._groups.numbers import number
 from cyoptim._types import Array
 
@@ -180,17 +190,25 @@ def _average(
             means.append(mean)
             values.append(value)
         else:
-            moved = mean.copy()
-            moved += weight * (value - mean)
-            commit.copy(mean, moved)
+            commit.copy(mean, _moved(mean, value, weight))
     commit.apply(Arrays(means, values), "average", (weight,))
+
+
+def _moved(mean: Array, value: Array, weight: float) -> Array:
+    """A copy of an average, moved towards a value of another layout or type."""
+    moved = mean.copy(order="C")
+    dtype = arithmetic_dtype(mean)
+    if arithmetic_dtype(value) != dtype:
+        value = value.astype(dtype, casting="same_kind")
+    Arrays([moved], [in_order(np.broadcast_to(value, mean.shape))]).apply("average", (weight,))
+    return moved
 
 
 def _is_native(tensor: Any) -> bool:
     """Whether the kernels can move a tensor; torch moves the others."""
     import torch
 
-    dtypes = [getattr(torch, row.name) for row in DTYPES.values() if row.arithmetic == row.name]
+    dtypes = [getattr(torch, name) for name in DTYPES]
     return tensor.device.type == "cpu" and tensor.dtype in dtypes and not is_distributed(tensor)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cyoptim._arrays.doors import is_distributed, type_name
+from cyoptim._arrays.doors import advice_about, is_distributed, type_name
 from cyoptim._engine import DTYPES, dtype_beyond_numpy, name_of_dtype, supported_dtypes
 from cyoptim._libraries import torch_optim
 from cyoptim._types import Array
@@ -47,7 +47,8 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
         )
     if tensor.dtype not in _DTYPES:
         raise TypeError(
-            f"{label} has dtype {tensor.dtype}, expected {supported_dtypes()}: write .float()"
+            f"{label} has dtype {tensor.dtype}, expected {supported_dtypes()}: "
+            + advice_about(tensor.dtype, "write .float()")
         )
     try:
         array: Array = _numpy_of(tensor.detach().resolve_conj().resolve_neg())
@@ -59,34 +60,33 @@ def view_tensor(tensor: torch.Tensor, label: str) -> Array:
     return array
 
 
-def loaded_array(tensor: torch.Tensor, label: str) -> Array:
-    """The values of a loaded tensor, dense or sparse, on any device; floats that NumPy lacks become
-    float32."""
+def stored_array(tensor: torch.Tensor, label: str) -> Array:
+    """The elements of a loaded tensor, dense or sparse, on any device; floats of other types than
+    ours become float32."""
     if tensor.device.type == "meta" or tensor.is_quantized:
         raise TypeError(f"{label} is a tensor of layout {tensor.layout} without plain values")
     if tensor.layout is not torch.strided:
         tensor = tensor.detach().to_dense()
     tensor = tensor.detach().cpu().resolve_conj().resolve_neg()
-    if tensor.is_floating_point() and tensor.dtype not in _NUMPYS:
+    if tensor.is_floating_point() and tensor.dtype not in (*_NUMPYS, *_BITS):
         tensor = tensor.to(torch.float32)
-    array: Array = tensor.numpy()
-    return array
+    return _numpy_of(tensor)
 
 
-def copied_state(param: torch.Tensor, value: Any, name: str) -> Any:
+def copied_state(param: torch.Tensor, value: Any, name: str, is_stored_apart: bool = False) -> Any:
     """A copy of a loaded state entry, in the dtype and on the device of its parameter if torch's
     load_state_dict converts it."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":  # from a file
-        value = torch.from_numpy(np.array(value))
+    if isinstance(value, np.ndarray) and _is_torchs(value.dtype):  # from a file
+        value = _tensor_of(np.array(value))
     if isinstance(value, torch.Tensor):
-        if name == "step":
+        if name == "step" or is_stored_apart:
             return value.detach().clone()
         dtype = param.dtype if param.is_floating_point() else value.dtype
         return value.detach().to(device=param.device, dtype=dtype, copy=True)
     if isinstance(value, dict):
-        return {key: copied_state(param, item, key) for key, item in value.items()}
+        return {key: copied_state(param, item, key, is_stored_apart) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
-        return type(value)(copied_state(param, item, "") for item in value)
+        return type(value)(copied_state(param, item, "", is_stored_apart) for item in value)
     return copy.deepcopy(value)
 
 
@@ -113,6 +113,11 @@ def _numpy_of(tensor: torch.Tensor) -> Array:
     return array
 
 
+def _is_torchs(dtype: np.dtype[Any]) -> bool:
+    """Whether torch may have tensors of this dtype."""
+    return dtype.kind in "fiubc" or name_of_dtype(dtype) in _BEYOND_NUMPY
+
+
 def _tensor_of(array: Array) -> torch.Tensor:
     """A tensor that shares an array's memory."""
     dtype = _BEYOND_NUMPY.get(name_of_dtype(array.dtype))
@@ -132,7 +137,7 @@ def read_sparse_tensor(tensor: torch.Tensor) -> tuple[tuple[int, ...], Array, Ar
     coo = tensor.detach()
     coo = coo if coo.is_sparse else coo.to_sparse_coo()
     values = coo._values().resolve_conj().resolve_neg()
-    return tuple(coo.shape), coo._indices().numpy(), values.numpy()
+    return tuple(coo.shape), coo._indices().numpy(), _numpy_of(values)
 
 
 def increment_version(tensors: Sequence[torch.Tensor]) -> None:

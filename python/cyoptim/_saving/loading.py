@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -91,6 +91,7 @@ def _loaded(state_dict: StateDict, optimizer: Any, commit: Commit) -> _Loaded:
     if commit.sources is not None:
         room = _RoomOfOld(views, params, optimizer.state, commit)
     state = _state(form, entries, keys, groups, views, labels, room, optimizer)
+    form.tell_losses()
     return _Loaded(groups, state, average, sums)
 
 
@@ -141,21 +142,30 @@ class _RoomOfOld(Room):
             if isinstance(state.get(param, {}), dict):
                 self._old[id(view)] = state.arrays(param)
 
-    def filled(self, name: str, view: Array, array: Array, dtype: Any = None) -> Array:
+    def filled(
+        self, name: str, view: Array, array: Array, dtype: Any = None, order: Any = "K"
+    ) -> Array:
         if array not in self._commit.sources:
-            return super().filled(name, view, array, dtype)
+            return super().filled(name, view, array, dtype, order)
         old: Array | None = self._old.get(id(view), {}).get(name)
-        if old is not None and self._fits(old, view, dtype) and self._commit.read(old, array):
+        dtype = view.dtype if dtype is None else dtype
+        if _fits(old, view, dtype, order) and self._commit.read(old, array):
             return old
-        own = self.zeros(name, view, dtype)
+        own = self.zeros(name, view, dtype, order)
         self._commit.sources.read_into(own, array)
         return own
 
     def read(self, value: Any) -> Any:
         return self._commit.sources.settled(value)
 
-    @staticmethod
-    def _fits(old: Array, view: Array, dtype: Any) -> bool:
-        wanted = view if dtype in (None, view.dtype) else np.empty_like(view, dtype, subok=False)
-        plain = type(old) in (np.ndarray, np.memmap) and old.flags.writeable
-        return plain and same_layout_as(old, wanted)
+
+def _fits(old: Array | None, view: Array, dtype: np.dtype[Any], order: Any) -> TypeGuard[Array]:
+    """Whether an array is as the memory's zeros() would be."""
+    if old is None or type(old) not in (np.ndarray, np.memmap):
+        return False
+    if not old.flags.writeable or old.dtype != dtype:
+        return False
+    if order == "C" or view.flags.c_contiguous:
+        return old.shape == view.shape and old.flags.c_contiguous and old.flags.aligned
+    wanted = view if dtype == view.dtype else np.empty_like(view, dtype, subok=False)
+    return same_layout_as(old, wanted)

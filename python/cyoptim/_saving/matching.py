@@ -13,6 +13,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import type_name
 from cyoptim._arrays.trees import shown
+from cyoptim._engine import STORAGE_OPTIONS
 from cyoptim._types import Group, StateDict
 
 
@@ -125,8 +126,11 @@ def _check_names(number: int, names: Any) -> None:
 
 
 def _merged(old: Group, new: Group) -> Group:
-    merged = copy.deepcopy({key: value for key, value in new.items() if key != "params"})
-    merged["params"] = old["params"]
+    # How a state is stored, the optimizer that loads it decides.
+    own = {name: old[name] for name in STORAGE_OPTIONS if name in old}
+    left = ("params", *STORAGE_OPTIONS)
+    merged = copy.deepcopy({key: value for key, value in new.items() if key not in left})
+    merged |= {"params": old["params"], **own}
     if "param_names" in old:
         merged.setdefault("param_names", old["param_names"])
     return merged

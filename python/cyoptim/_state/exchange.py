@@ -22,13 +22,14 @@ def array_like(value: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: s
     return array
 
 
-def as_it_is(param: Any, value: Any, name: str = "") -> Any:
-    """A copy of a parameter's value; tensors of a torch tensor get its dtype, as in torch."""
+def as_it_is(param: Any, value: Any, name: str = "", is_stored_apart: bool = False) -> Any:
+    """A copy of a parameter's value; tensors of a torch tensor get its dtype, as in torch, unless
+    its state may be of other types."""
     if not is_tensor(param):
         return copy.deepcopy(value)
     from cyoptim._libraries.torch import copied_state
 
-    return copied_state(param, value, name)
+    return copied_state(param, value, name, is_stored_apart)
 
 
 def arrays_in(value: Any, dtype: np.dtype[Any], what: str) -> Any:

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, loaded_array, own_part, type_name
-from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_of
+from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_named, rule_of
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
+from cyoptim._state.storage import PARTNERS, SCALE, Losses, Storage
 from cyoptim._types import Array, Group
+from cyoptim._warnings import warn
 
 
 class Kind(Enum):
@@ -52,21 +54,40 @@ class Form:
         self._step_type = optimizer._step_type
         self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
         self._rule_of = partial(rule_of, optimizer)
+        self._rule_apart = optimizer._rule_apart
+        self._is_apart = optimizer._is_apart
+        # By parameter, what of loaded states this optimizer does not keep: see tell_losses().
+        self._losses: dict[str, Losses] = {}
 
     def entry(self, name: str, view: Array, group: Group | None = None) -> Entry:
         """What the entry of this name must be, for the parameter of this memory and group."""
-        rule = self._rules.get(name)
-        if rule is not None and group is not None and rule.kind_of(name) == "number":
-            # Of rules that have numbers of one name, each may have its own units.
-            own = self._rule_of(group)
-            rule = rule if own is None or own.kind_of(name) is None else own
-        if rule is not None and not self._steps_itself:
-            return _entry_of_rule(rule, name, view, group)
+        return self._entry(name, self._storage(view, group, ""))
+
+    def _entry(self, name: str, storage: Storage) -> Entry:
+        if name in storage.beside:
+            return Entry(Kind.ARRAY, *storage.beside[name])
+        rule = self._rule_with(name, storage)
+        if rule is not None:
+            return _entry_of_rule(rule, name, storage)
         if self._updates and not (self._rules and name == "step"):
-            return self._entry_of_update(name, view)
+            return self._entry_of_update(name, storage.view)
         if self._steps_itself:
             return Entry(Kind.NOTE)
         return Entry(Kind.COUNT if name == "step" else Kind.NOTE)
+
+    def _storage(self, view: Array, group: Group | None, label: str) -> Storage:
+        rule = None
+        if group is not None and not self._steps_itself:
+            apart = self._rule_apart(group) if self._is_apart(view.shape) else None
+            rule = self._rule_of(group) if apart is None else rule_named(apart)
+        return Storage(rule, view, group, label)
+
+    def _rule_with(self, name: str, storage: Storage) -> Rule | None:
+        """The rule that has an entry: that which steps the parameter, or any of the class."""
+        if self._steps_itself:
+            return None
+        own = storage.rule
+        return self._rules.get(name) if own is None or own.kind_of(name) is None else own
 
     def _entry_of_update(self, name: str, view: Array) -> Entry:
         if name == "step" and self._prepares:
@@ -96,27 +117,49 @@ class Form:
             if self._is_free:
                 return as_it_is(param, room.read(values))
             raise TypeError(f"loaded state of {label} is a {type_name(values)}, expected a dict")
-        entries = {
-            name: self._loaded_entry(name, param, view, value, label, room, group)
-            for name, value in values.items()
-        }
+        storage = self._storage(view, group, label)
+        entries: dict[str, Any] = {}
+        for name, value in self._without_partners(values, label).items():
+            stored = self._stored(name, param, value, values, storage, room)
+            if stored is None:
+                stored = {name: self._loaded_entry(name, param, value, storage, room)}
+            entries.update(stored)
+        if not self._steps_itself:
+            entries.update(storage.partners(param, values, room))
+        if storage.losses:
+            self._losses[label] = storage.losses
         return entries if self._is_free else in_kind(param, entries)
 
-    def _loaded_entry(
-        self,
-        name: str,
-        param: Any,
-        view: Array,
-        value: Any,
-        label: str,
-        room: Room,
-        group: Group | None,
-    ) -> Any:
-        entry = self.entry(name, view, group)
+    def _without_partners(self, values: dict[Any, Any], label: str) -> dict[Any, Any]:
+        """The entries of a state but for what codecs keep beside elements."""
+        if self._steps_itself or not self._rules:
+            return values
+        scales = {name + SCALE: name for name in self._rules}
+        for name in scales.keys() & values.keys():
+            if values.get(scales[name]) is None:
+                raise ValueError(
+                    f"loaded state {name!r} of {label} belongs to {scales[name]!r}, which the "
+                    "state does not have"
+                )
+        partners = {*PARTNERS, *scales}
+        return {name: value for name, value in values.items() if name not in partners}
+
+    def _stored(
+        self, name: str, param: Any, value: Any, values: Any, storage: Storage, room: Room
+    ) -> dict[str, Array] | None:
+        """An array of a rule that a codec stores, here or in the loaded state, and its scales."""
+        rule = None if value is None else self._rule_with(name, storage)
+        if rule is None or rule.kind_of(name) != "array" or name in rule.slices:
+            return None
+        return storage.array(rule, name, value, values.get(name + SCALE), param, room)
+
+    def _loaded_entry(self, name: str, param: Any, value: Any, storage: Storage, room: Room) -> Any:
+        view, label = storage.view, storage.label
+        entry = self._entry(name, storage)
         if entry.kind is not Kind.ARRAY or entry.shape != view.shape:  # which the room fills
             value = room.read(value)
         if entry.kind is Kind.NOTE or (value is None and entry.may_be_none):
-            return as_it_is(param, value, name)
+            return as_it_is(param, value, name, storage.is_apart)
         what = f"loaded state {name!r} of {label}"
         value = own_part(value, param, what)
         if entry.kind is Kind.ARRAY:
@@ -127,6 +170,19 @@ class Form:
             return arrays_in(value, view.dtype, what)
         counter = make_counter(value, label, room)
         return value if entry.kind is Kind.COUNT and isinstance(value, (int, float)) else counter
+
+    def tell_losses(self) -> None:
+        """Warn, once for all parameters, of what loaded states have and this optimizer does not."""
+        if not self._losses:
+            return
+        (label, losses), *more = self._losses.items()
+        told = "; ".join(f"{', '.join(names)}: {how}" for how, names in losses.items())
+        others = f" (and the like of {len(more)} more parameters)" if more else ""
+        warn(
+            "the loaded state is stored in other types than this optimizer keeps. "
+            f"Of {label}{others}, {told}. The options state_dtype, master and rounding of its "
+            "groups say what it keeps"
+        )
 
     def saved(self, param: Any, values: Any) -> Any:
         """One parameter's state as state_dict() returns it: tensors where the parameter is one."""
@@ -150,12 +206,12 @@ def _is_scalar(value: Any) -> bool:
     return (is_tensor(value) or isinstance(value, np.ndarray)) and value.ndim == 0
 
 
-def _entry_of_rule(rule: Rule, name: str, view: Array, group: Group | None) -> Entry:
-    kind = Kind.ARRAY if rule.kind_of(name) == "array" else Kind.NUMBER
+def _entry_of_rule(rule: Rule, name: str, storage: Storage) -> Entry:
+    is_array = rule.kind_of(name) == "array"
     return Entry(
-        kind,
-        rule.shape_of(name, view.shape, group),
-        rule.dtype_of(name, view.dtype),
+        Kind.ARRAY if is_array else Kind.NUMBER,
+        rule.shape_of(name, storage.view.shape, storage.group),
+        storage.dtype_of(rule, name) if is_array else rule.dtype_of(name, storage.view.dtype),
         may_be_none=True,
         may_be_zero=name in rule.slices,
     )

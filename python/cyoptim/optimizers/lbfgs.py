@@ -259,7 +259,7 @@ class LBFGS(Optimizer):
         objective = Objective(
             # torch's LBFGS does not allow a pair as a loss: a pair is always loss and gradients.
             call=partial(self._turn.outside, loss_and_grads, closure, None),
-            gather=self._gather,
+            gather=self._gather_floats,
             arrays=lambda: self._plan.arrays(),  # of the plan after the first gathering
             tensors=[param for param in self._members() if is_tensor(param)],
             has_border=self._has_border,
@@ -274,6 +274,12 @@ class LBFGS(Optimizer):
                 objective.announce()
                 raise
         return objective.result
+
+    def _gather_floats(self, grads: Gradients | None, first: bool) -> list[Any]:
+        found = self._gather(grads, first)
+        if first:
+            self._plan.check_updatable()
+        return found
 
     def _search(self, objective: Objective, start: tuple[float, Array], options: Group) -> Commit:
         """Move the parameters; return the further changes as a Commit."""

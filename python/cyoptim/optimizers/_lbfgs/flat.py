@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cyoptim._engine import Arrays, is_dense, memory_bounds
+from cyoptim._engine import Arrays, is_dense, memory_bounds, widened
 from cyoptim._types import Array
 
 
@@ -36,7 +36,7 @@ class FlatArrays:
         """A new vector of arrays of the same shapes; zeros for None."""
         vector: Array = np.empty(self.size, self.dtype)
         for own, other, part in zip(self._arrays, arrays, self._ranges, strict=True):
-            vector[part].reshape(own.shape)[...] = 0 if other is None else _as_reals(other)
+            vector[part].reshape(own.shape)[...] = 0 if other is None else _as_reals(widened(other))
         return vector
 
     def copy(self) -> Array:
