@@ -21,7 +21,7 @@ from cyoptim._checkpoints.safetensors import DTYPES
 from tests.checkpoints.test_checkpoint import PLAIN, TEXT, train, training
 from tests.support.saved_objects import same
 
-CODES = sorted(set(DTYPES) - {"BF16"})
+CODES = sorted(set(DTYPES) - {"BF16", "F8_E4M3"})
 
 
 @pytest.fixture
@@ -269,7 +269,7 @@ def test_bfloat16_needs_to_be_asked_for(path, torch):
     values = torch.tensor([1.0, -2.5, float("inf"), 1e-40, 3.140625])
     side.save_file({"W": values.bfloat16(), "half": values.half()}, path)
     exact = values.bfloat16().float().numpy()
-    assert same(cyoptim.load(path)["model"]["W"], exact)
+    assert same(cyoptim.load(path)["model"]["W"].astype("f4"), exact)
     assert same(cyoptim.load(path)["model"]["half"], values.half().numpy())
     model = {"W": np.zeros(5, "f4"), "half": np.zeros(5)}
     with pytest.raises(ValueError, match=r"dtype +model\['W'\] +bfloat16 \(5,\) +float32 \(5,\)\n"):
@@ -319,8 +319,8 @@ DAMAGE = {
         r"'W' has the shape \(-1, -2\)",
     ),
     "float8": (
-        lambda path: write(path, {"W": {**W, "dtype": "F8_E4M3"}}, bytes(8)),
-        "'W' has the dtype F8_E4M3, which NumPy lacks; cyoptim reads F64, F32, F16, BF16",
+        lambda path: write(path, {"W": {**W, "dtype": "F8_E5M2"}}, bytes(8)),
+        "'W' has the dtype F8_E5M2, which NumPy lacks; cyoptim reads F64, F32, F16, BF16, F8_E4M3",
     ),
     "entry": (lambda path: write(path, {"W": 3}), "damaged: 'W' is described by 3"),
     "newer": (

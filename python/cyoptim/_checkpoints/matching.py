@@ -10,7 +10,8 @@ import numpy as np
 
 from cyoptim._arrays.containers import entries_of, is_branch
 from cyoptim._arrays.doors import type_name
-from cyoptim._checkpoints.places import listed, show
+from cyoptim._checkpoints.dtypes import is_castable, is_same
+from cyoptim._checkpoints.places import describe, dtype_text, listed, show
 from cyoptim._types import Array
 
 Rename = Mapping[str, str] | Callable[[str], str]
@@ -47,10 +48,10 @@ class Difference:
 Difference.__module__ = "cyoptim.checkpoint"
 
 
-def in_short(value: Any, dtype: object = None) -> str:
+def in_short(value: Any) -> str:
     """The value in a cell of the table of differences."""
     if isinstance(value, np.ndarray):
-        return f"{dtype or value.dtype} {value.shape}"
+        return f"{dtype_text(value.dtype)} {value.shape}"
     if is_branch(value):
         return f"{type(value).__name__} of {len(list(entries_of(value)))}"
     return type_name(value)
@@ -229,18 +230,16 @@ def _checked_map(rename: Mapping[str, str]) -> dict[str, str]:
 
 
 def array_difference(
-    saved: Any, dtype: object, elements: Array, own: object, place: tuple[Any, ...], convert: bool
+    saved: Array, elements: Array, place: tuple[Any, ...], convert: bool
 ) -> Difference | None:
-    """The difference between an array of a file and its target, with their original dtypes:
-    bfloat16 is wider in NumPy."""
-    found = f"an array of dtype {dtype} and shape {saved.shape}"
-    expected = f"an array of dtype {own} and shape {elements.shape}"
-    castable = np.can_cast(saved.dtype, elements.dtype, "same_kind")
+    """The difference between an array of a file and its target."""
+    castable = is_castable(saved.dtype, elements.dtype)
     if saved.shape != elements.shape:
         kind, hint = "shape", ""
-    elif dtype != own and not (convert and castable):
+    elif not is_same(saved.dtype, elements.dtype) and not (convert and castable):
         kind, hint = "dtype", "; convert=True converts it" if castable else ""
     else:
         return None
+    found, expected = describe(saved), describe(elements)
     sentence = f"{show(place)}: found {found}, expected {expected}{hint}"
-    return Difference(kind, show(place), in_short(saved, dtype), in_short(elements, own), sentence)
+    return Difference(kind, show(place), in_short(saved), in_short(elements), sentence)

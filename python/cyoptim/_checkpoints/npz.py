@@ -1,7 +1,8 @@
 """A ``.npz``: a zip archive that ``numpy.load(path, allow_pickle=False)`` reads.
 
 One ``.npy`` member for each array, named after its place (``optimizer/state/0/exp_avg``), and
-``cyoptim.json`` for all the rest. The zip archive's checksums find changed bytes.
+``cyoptim.json`` for all the rest. Types that NumPy lacks, such as bfloat16, are members of unsigned
+integers, whose type the JSON says. The zip archive's checksums find changed bytes.
 
 (a) Memory is allocated only after checking that the file contains as much data. Stored members
     are bytes of the file, and no two members share bytes. Compressed members, which other programs
@@ -25,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from cyoptim._checkpoints.dtypes import INTEGERS, as_integers, beyond_numpy
 from cyoptim._checkpoints.packing import (
     BUFFER_SIZE,
     LONGEST_JSON,
@@ -36,6 +38,7 @@ from cyoptim._checkpoints.packing import (
 )
 from cyoptim._checkpoints.places import CheckpointError, Place, names, short, text
 from cyoptim._checkpoints.sources import Sources
+from cyoptim._engine import dtype_beyond_numpy
 from cyoptim._types import Array
 
 MOST_UNPACKED = 64 << 20
@@ -69,11 +72,17 @@ class Npz(Format):
         return name.casefold()
 
     def refusal(self, array: Array) -> str | None:
+        if beyond_numpy(array.dtype):
+            return None
         if not _npy_keeps(array.dtype):
             return f"dtype {array.dtype!s:.1000}"
         if array.size > MOST_EMPTY and not array.itemsize:
             return f"dtype {array.dtype} and over {MOST_EMPTY} elements"
         return None
+
+    def described(self, name: str, array: Array) -> Any:
+        dtype = beyond_numpy(array.dtype)
+        return name if dtype is None else [name, dtype]
 
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
         # A string may hold half a surrogate pair, which strict UTF-8 refuses.
@@ -84,8 +93,9 @@ class Npz(Format):
             with _new_member(archive, STRUCTURE) as member:
                 member.write(encoded)
             for name, array in arrays.items():
+                stored = as_integers(array)
                 with _new_member(archive, name + ".npy") as member:
-                    npy.write_array(member, array, _npy_version(array.dtype), allow_pickle=False)
+                    npy.write_array(member, stored, _npy_version(stored.dtype), allow_pickle=False)
             archive.close()
         except BaseException:
             # Do not close the archive: that would raise another error instead of the interrupt.
@@ -136,7 +146,7 @@ class _Archive(Reader):
     """An open zip archive."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.widened, self.sources = {}, Sources(file)
+        self.sources = Sources(file)
         size = file.seek(0, os.SEEK_END)
         self._text_left = size + MOST_UNPACKED_TEXT
         try:
@@ -176,7 +186,7 @@ class _Archive(Reader):
                 "unpack it, and pack it without compression"
             )
 
-    def read(self, name: str) -> Array:
+    def read(self, name: str, dtype: str | None) -> Array:
         name += ".npy"
         if name not in self._members:
             raise CheckpointError(f"damaged: the member {short(name)} is missing")
@@ -185,7 +195,8 @@ class _Archive(Reader):
             begin = _check_local_header(self._file, info, self._ends[name])
             with self._zip.open(info) as member:
                 stored = info.compress_type == zipfile.ZIP_STORED
-                return self._read_npy(member, info.file_size, begin if stored else None)
+                place = begin if stored else None
+                return self._read_npy(member, info.file_size, place, dtype)
         except (MemoryError, OSError, CheckpointError):
             raise
         except Exception as error:
@@ -194,7 +205,7 @@ class _Archive(Reader):
                 f"damaged: the member {short(name)} cannot be read: {reason}"
             ) from error
 
-    def _read_npy(self, member: IO[bytes], size: int, begin: int | None) -> Array:
+    def _read_npy(self, member: IO[bytes], size: int, begin: int | None, said: str | None) -> Array:
         """Read into new memory: numpy.load would return views of arrays that it keeps. If the bytes
         of a large member `begin` in the file as they are, only check them."""
         text, header = _read_npy_header(member, size)
@@ -202,6 +213,8 @@ class _Archive(Reader):
         shape, order, dtype = _parse_npy_header(text)
         if dtype.hasobject:  # reading bytes into it would forge pointers
             raise CheckpointError(f"damaged: the member {short(member.name)} holds Python objects")
+        if said is not None:
+            dtype = _dtype_of_integers(said, dtype)
         count = math.prod(shape)
         if size != header + count * dtype.itemsize:  # before memory is asked for
             raise CheckpointError(
@@ -419,6 +432,13 @@ def _is_name(name: Any) -> bool:
     """A field's name, or its title and name."""
     words = name if isinstance(name, tuple) and len(name) == 2 else (name,)
     return all(isinstance(word, str) for word in words)
+
+
+def _dtype_of_integers(said: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type, as the JSON says, of a member of unsigned integers."""
+    if said not in INTEGERS or dtype != INTEGERS[said]:
+        raise ValueError(f"{STRUCTURE} says {short(said)} of its elements, which are {dtype}")
+    return dtype_beyond_numpy(said)
 
 
 def _without_bytes(shape: tuple[int, ...], dtype: np.dtype[Any], order: Any) -> Array:

@@ -2,7 +2,8 @@
 
 In the JSON, ``null``, booleans, strings, finite floats, small integers and lists stand for
 themselves; everything else is an object of one key, a tag:
-``{"array": "optimizer/state/0/exp_avg"}``, ``{"tuple": [0.9, 0.999]}``.
+``{"array": "optimizer/state/0/exp_avg"}``, ``{"tuple": [0.9, 0.999]}``. If the format lacks the
+type of an array, that type is beside its name: ``{"array": ["params/W", "bfloat16"]}``.
 
 Files are untrusted. Each value is accepted only in the form in which it is written; everything else
 raises CheckpointError. An array is referenced once, as a file could otherwise demand many copies.
@@ -23,6 +24,7 @@ import numpy as np
 
 from cyoptim._arrays.containers import entries_of, is_branch, is_record
 from cyoptim._arrays.doors import is_tensor, type_name
+from cyoptim._checkpoints.dtypes import beyond_numpy, readable
 from cyoptim._checkpoints.places import (
     DICT_TYPES,
     CheckpointError,
@@ -54,11 +56,10 @@ class Reader(ABC):
 
     structure: Any  # the parsed JSON
     sources: Sources  # the arrays that are not read yet
-    widened: dict[int, str]  # the dtype in the file, by id of an array that is wider in NumPy
 
     @abstractmethod
-    def read(self, name: str) -> Array:
-        """A new, writable array, or a view that is in `sources`."""
+    def read(self, name: str, dtype: str | None) -> Array:
+        """A new, writable array, or a view that is in `sources`; `dtype` is what the JSON says."""
 
 
 class Format(ABC):
@@ -75,6 +76,10 @@ class Format(ABC):
     @abstractmethod
     def refusal(self, array: Array) -> str | None:
         """The reason why an array cannot be stored; None if it can."""
+
+    def described(self, name: str, array: Array) -> Any:
+        """What the JSON says of an array: its name, and its type if this format lacks that."""
+        return name
 
     @abstractmethod
     def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
@@ -247,13 +252,13 @@ class Packing:
             return {type(value).__name__: dict(pairs)}
         return {type(value).__name__: pairs}
 
-    def _add(self, array: Array, place: Place) -> str:
+    def _add(self, array: Array, place: Place) -> Any:
         refusal = self._format.refusal(array)
         if refusal is not None:
             raise TypeError(f"{show(place)}: cannot save an array of {refusal}")
         name = self._free_name(self._format.names(place))
         self.arrays[name] = array
-        return name
+        return self._format.described(name, array)
 
     def _free_name(self, wanted: list[str]) -> str:
         folded = self._format.folded
@@ -336,7 +341,7 @@ class Unpacking:
     def __init__(self, reader: Reader) -> None:
         self.nodes: dict[str, Any] = _nodes(reader.structure)
         self.tensors: set[int] = set()  # ids of the arrays that were torch tensors
-        self.widened, self.sources = reader.widened, reader.sources
+        self.sources = reader.sources
         self._read = reader.read
         self._named: set[str] = set()
 
@@ -362,7 +367,7 @@ class Unpacking:
         if tag == "tuple":
             return tuple(self._unpack_list(_of(list, tag, content), depth))
         if tag in ("array", "scalar", "tensor"):
-            return self._unpack_array(tag, _of(str, tag, content))
+            return self._unpack_array(tag, *_array_content(tag, content))
         raise _damaged(f"holds the unknown tag {short(tag)}")
 
     def _unpack_list(self, nodes: list[Any], depth: int) -> list[Any]:
@@ -388,19 +393,20 @@ class Unpacking:
             raise _damaged(f"has equal keys under the tag {tag!r}")
         return made
 
-    def _unpack_array(self, tag: str, name: str) -> Any:
+    def _unpack_array(self, tag: str, name: str, dtype: str | None) -> Any:
         if name in self._named:
             raise _damaged(f"names the array {short(name)} twice")
         self._named.add(name)
-        array = self._read(name)
+        array = self._read(name, dtype)
         if tag == "tensor":
             return self._tensor(array, name)
         if tag == "scalar" and array.shape != ():
             raise _damaged(f"has {short(name)} as a scalar, whose shape is {array.shape}")
-        return array[()] if tag == "scalar" else array
+        return readable(array)[()] if tag == "scalar" else array
 
     def _tensor(self, array: Array, name: str) -> Array:
-        if array.dtype.kind not in "biufc" or array.dtype.char in "gG":
+        is_torchs = array.dtype.kind in "biufc" and array.dtype.char not in "gG"
+        if not is_torchs and beyond_numpy(array.dtype) is None:
             raise _damaged(f"has {short(name)} as a tensor, whose dtype is {array.dtype}")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         self.tensors.add(id(array))
@@ -439,6 +445,15 @@ def _of(kind: type, tag: str, content: Any) -> Any:
     if type(content) is not kind:
         raise _damaged(f"has a {type_name(content)} under the tag {tag!r}")
     return content
+
+
+def _array_content(tag: str, content: Any) -> tuple[str, str | None]:
+    """The name of an array, and its type if that is said."""
+    if type(content) is not list:
+        return _of(str, tag, content), None
+    if len(content) != 2 or not all(type(part) is str for part in content):
+        raise _damaged(f"has a list under the tag {tag!r} that is no name and type")
+    return content[0], content[1]
 
 
 def _plain(node: Any) -> Any:

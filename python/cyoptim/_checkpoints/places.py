@@ -11,6 +11,7 @@ import numpy as np
 
 from cyoptim._arrays.containers import entries_of, is_record
 from cyoptim._arrays.doors import is_buffer, is_distributed, is_tensor, type_name
+from cyoptim._engine import name_of_dtype
 from cyoptim._types import Array
 
 Place = tuple[Any, ...]  # the name of an object, then the keys that lead into it
@@ -60,13 +61,14 @@ def _tensor_memory(tensor: Any, place: Place) -> Array:
             f"{show(place)}: a tensor must be dense and on the CPU, "
             f"found {tensor.layout} on {tensor.device}"
         )
+    from cyoptim._libraries.torch import elements_of
+
     try:
-        elements: Array = tensor.numpy(force=True)
+        return elements_of(tensor)
     except (TypeError, RuntimeError) as error:
         raise TypeError(
             f"{show(place)}: a tensor of {tensor.dtype} has no array: {error}"
         ) from error
-    return elements
 
 
 def has_methods(value: object, *names: str) -> bool:
@@ -105,10 +107,15 @@ def listed(every: list[str], most: int) -> str:
 
 def describe(value: object) -> str:
     if isinstance(value, np.ndarray):
-        return f"an array of dtype {value.dtype} and shape {value.shape}"
+        return f"an array of dtype {dtype_text(value.dtype)} and shape {value.shape}"
     if isinstance(value, Mapping) or is_record(value):
         keys = [key for key, _ in entries_of(value)]
         return f"a {type(value).__name__} with the keys {names(keys)}"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of length {len(value)}"
     return f"a value of type {type_name(value)}"
+
+
+def dtype_text(dtype: np.dtype[Any]) -> str:
+    """A type as messages show it, with its byte order if that is not the machine's."""
+    return str(dtype) if dtype.metadata is None else name_of_dtype(dtype)

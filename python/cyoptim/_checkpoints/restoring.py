@@ -12,6 +12,7 @@ import numpy as np
 
 from cyoptim._arrays.containers import entries_of, is_named_tuple, is_record
 from cyoptim._arrays.doors import announce_update, class_of, is_tensor, type_name
+from cyoptim._checkpoints.dtypes import converted
 from cyoptim._checkpoints.generators import checked_state
 from cyoptim._checkpoints.matching import (
     Difference,
@@ -49,7 +50,7 @@ class Restore:
     ) -> None:
         self.loaded: list[str] = []
         self.differences: list[Difference] = []
-        self._path, self._tensors, self._widened = path, archive.tensors, archive.widened
+        self._path, self._tensors = path, archive.tensors
         self._sources = archive.sources
         self._renaming, self._strict, self._convert = renaming, strict, convert
         self._commit = Commit(self._sources)
@@ -150,14 +151,11 @@ class Restore:
         else:
             self._misfit("type", place, saved, target)
 
-    def _fits(self, elements: Array, saved: Any, place: Place, own: object = None) -> bool:
-        """`own` is the dtype of the target if its elements have another."""
+    def _fits(self, elements: Array, saved: Any, place: Place) -> bool:
         if type(saved) is not np.ndarray:
             self._misfit("type", place, saved, elements)
             return False
-        dtype = self._widened.get(id(saved), saved.dtype)
-        own = own or elements.dtype
-        difference = array_difference(saved, dtype, elements, own, place, self._convert)
+        difference = array_difference(saved, elements, place, self._convert)
         if difference is not None:
             self.differences.append(difference)
         return difference is None
@@ -174,11 +172,13 @@ class Restore:
         if not self._commit.read(elements, saved):
             # Convert here, as a warning of an overflow may be turned into an error.
             read = self._sources.read(saved)
-            self._commit.copy(elements, read.astype(elements.dtype, copy=False))
+            self._commit.copy(elements, converted(read, elements.dtype))
         self.loaded.append(show(place))
 
     def _fit_tensor(self, target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
         """The memory of a tensor, and its new elements."""
+        from cyoptim._libraries.torch import memory_of
+
         torch = sys.modules["torch"]
         if target.is_inference() and not torch.is_inference_mode_enabled():
             raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
@@ -188,7 +188,7 @@ class Restore:
         if physical.is_neg():
             physical, saved = torch._neg_view(physical), -self._sources.read(saved)
         announce_update([target])
-        return physical.numpy(), saved
+        return memory_of(physical), saved
 
     def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
         """`target` may be any mapping or record; plain values are restored only in dicts."""
@@ -211,7 +211,7 @@ class Restore:
                 self._differ("missing", where, expected=expected, sentence=sentence)
         for key, item in saved.items():
             if key not in target:
-                where, found = (*place, key), in_short(item, self._widened.get(id(item)))
+                where, found = (*place, key), in_short(item)
                 sentence = f"{show(where)} is unexpected: nothing to load its {found} into"
                 self._differ("unexpected", where, found=found, sentence=sentence)
         return [key for key in target if key in saved]
@@ -292,12 +292,12 @@ class Restore:
         saved, merged = self._renaming.arrays(saved, place), copy.copy(state)
         for key in self._common_keys(state, saved, place):
             where, item = (*place, key), saved[key]
-            elements, own = _widened(state[key])
-            if elements is not None and not self._fits(elements, item, where, own):
-                continue
+            elements = _elements(state[key])
             # Values that are not arrays are the module's extra state.
-            if elements is not None:
-                item = self._sources.read(item).astype(elements.dtype, copy=False)
+            if isinstance(elements, np.ndarray):
+                if not self._fits(elements, item, where):
+                    continue
+                item = converted(self._sources.read(item), elements.dtype)
             merged[key] = item
             self.loaded.append(show(where))
         return merged
@@ -315,7 +315,9 @@ class Restore:
         needs = isinstance(target, of_torch) and not isinstance(target, Optimizer)
         if not needs and id(saved) not in self._tensors:
             return copied
-        return sys.modules["torch"].from_numpy(copied)
+        from cyoptim._libraries.torch import as_tensor
+
+        return as_tensor(copied)
 
     # Changing ----------------------------------------------------------------
 
@@ -352,14 +354,6 @@ def _elements(value: Any) -> Any:
     except TypeError:  # a tensor without an array
         return value
     return value if elements is None else elements
-
-
-def _widened(value: Any) -> tuple[Array | None, object]:
-    """The array of a tensor, bfloat16 as float32, and its own dtype; None if there is none."""
-    elements = _elements(value)
-    if is_tensor(elements) and elements.dtype is sys.modules["torch"].bfloat16:
-        return elements.float().numpy(force=True), "bfloat16"
-    return (elements, elements.dtype) if isinstance(elements, np.ndarray) else (None, None)
 
 
 def _is_module(target: object) -> bool:

@@ -10,7 +10,7 @@ it detects every changed byte there. A file with none of these entries comes fro
 all of its arrays are one object, ``model`` or ``params``, depending on which is given.
 
 The ``safetensors`` package is not used: its writer replaces the temporary file by its own,
-without the lock and ``fsync``, and its reader does not support bfloat16 for NumPy.
+without the lock and ``fsync``.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cyoptim._checkpoints.dtypes import INTEGERS, SAFETENSORS, as_integers, beyond_numpy
 from cyoptim._checkpoints.packing import (
     BUFFER_SIZE,
     FORMAT,
@@ -38,6 +39,7 @@ from cyoptim._checkpoints.packing import (
 from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
 from cyoptim._checkpoints.sources import Sources
 from cyoptim._engine import DTYPES as ENGINE_DTYPES
+from cyoptim._engine import dtype_beyond_numpy
 from cyoptim._types import Array
 
 METADATA = "__metadata__"
@@ -47,14 +49,12 @@ ZEROS = "00000000"
 BEFORE_CHECKSUM = f'{{"{METADATA}": {{"{CHECKSUM}": "'.encode()  # the beginning of our headers
 PLAIN = ("model", "params")  # objects whose arrays have their own names
 MOST_AXES = 64
+# By the format's names; those that NumPy lacks with the integers that have their bits.
 DTYPES: dict[str, np.dtype[Any]] = {
-    **{
-        dtype.safetensors: dtype.numpy.newbyteorder("<")
-        for dtype in reversed(ENGINE_DTYPES.values())
-        if dtype.is_numpys
-    },
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),  # the upper half of a float32
+    **{code: INTEGERS[name] for name, code in SAFETENSORS.items()},
     "C64": np.dtype("<c8"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
@@ -66,10 +66,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_BEYOND_NUMPY = {code: name for name, code in SAFETENSORS.items()}
 _COMPLEXES = tuple(dtype.complex for dtype in ENGINE_DTYPES.values() if dtype.complex is not None)
 _OF_PAIRS = frozenset(d.safetensors for d in ENGINE_DTYPES.values() if d.complex is not None)
 # Some readers do not support complex numbers.
-WRITTEN = {dtype: code for code, dtype in DTYPES.items() if code not in ("BF16", "C64")}
+WRITTEN = {
+    dtype: code for code, dtype in DTYPES.items() if code != "C64" and code not in _BEYOND_NUMPY
+}
 
 
 class Safetensors(Format):
@@ -84,6 +87,8 @@ class Safetensors(Format):
 
     def refusal(self, array: Array) -> str | None:
         dtype = array.dtype
+        if beyond_numpy(dtype):
+            return None
         if dtype.newbyteorder("<") in WRITTEN or dtype.newbyteorder("=") in _COMPLEXES:
             kept = dtype.isnative
             return None if kept else f"dtype {dtype} in a .safetensors file; a .npz file keeps it"
@@ -105,7 +110,8 @@ class Safetensors(Format):
         for name in order:
             array = reals[name]
             begin, end = end, end + array.nbytes
-            code = WRITTEN[array.dtype.newbyteorder("<")]
+            beyond = beyond_numpy(array.dtype)
+            code = SAFETENSORS[beyond] if beyond else WRITTEN[array.dtype.newbyteorder("<")]
             header[name] = {"dtype": code, "shape": array.shape, "data_offsets": [begin, end]}
         encoded = json.dumps(header, ensure_ascii=False).encode("utf-8")
         encoded += b" " * (-len(encoded) % 8)
@@ -144,6 +150,7 @@ def _as_reals(array: Array) -> Array:
 
 def _write_elements(array: Array, file: IO[bytes]) -> None:
     """Write in C order, in parts, to avoid a second copy of a large array."""
+    array = as_integers(array)
     little = array.dtype.newbyteorder("<")
     parts = np.nditer(
         array,
@@ -159,7 +166,7 @@ class _Tensors(Reader):
     """An open file with a checked header."""
 
     def __init__(self, file: IO[bytes], foreign_name: str) -> None:
-        self.widened, self.sources = {}, Sources(file)
+        self.sources = Sources(file)
         self._file = file
         size = file.seek(0, os.SEEK_END)
         header, metadata, self._start = _read_header(file, size)
@@ -197,7 +204,9 @@ class _Tensors(Reader):
                 f"elements, its header needs {end}"
             )
 
-    def read(self, name: str) -> Array:
+    def read(self, name: str, dtype: str | None) -> Array:
+        if dtype is not None:
+            raise CheckpointError(f"damaged: {STRUCTURE} says a type of {short(name)}")
         if name not in self._entries:
             raise CheckpointError(f"damaged: the array {short(name)} is missing")
         entry = self._entries[name]
@@ -207,19 +216,16 @@ class _Tensors(Reader):
         array = self._read_elements(entry)
         if name in self._complex:
             array = array.view(f"<c{2 * array.itemsize}")[..., 0]
-        elif entry.code == "BF16":
-            wide = array.astype("u4")
-            wide <<= 16  # in place: no third copy
-            array = wide.view("f4")
-            self.widened[id(array)] = "bfloat16"
+        elif entry.code in _BEYOND_NUMPY:
+            return array.view(dtype_beyond_numpy(_BEYOND_NUMPY[entry.code]))
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def _view(self, entry: _Entry) -> Array | None:
-        if entry.code == "BF16":
-            return None
         shape, dtype = entry.shape, entry.dtype
         if entry.name in self._complex:
             shape, dtype = shape[:-1], np.dtype(f"<c{2 * dtype.itemsize}")
+        elif entry.code in _BEYOND_NUMPY:
+            dtype = dtype_beyond_numpy(_BEYOND_NUMPY[entry.code])
         return self.sources.view(self._start + entry.begin, shape, dtype)
 
     def _read_elements(self, entry: _Entry) -> Array:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from cyoptim._arrays.doors import type_name
+from cyoptim._checkpoints.dtypes import readable
 from cyoptim._checkpoints.files import open_regular, replace_file
 from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
 from cyoptim._checkpoints.npz import Npz
@@ -73,7 +74,7 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` have their own
     names, all others their paths: ``optimizer/state/0/exp_avg``. It stores numbers, also complex
     ones, and booleans, always in C order; a ``.npz`` also stores dates, strings, records and the
-    order. Checksums detect changed bytes: all in a ``.npz``, those before the elements in a
+    order. Both store bfloat16 and float8_e4m3fn, of ml_dtypes and of torch. Checksums detect changed bytes: all in a ``.npz``, those before the elements in a
     ``.safetensors``.
 
     Examples
@@ -147,7 +148,8 @@ def load(
         contain stay. It also renames the parameters in states of optimizers.
     convert : bool
         Whether an array may have another dtype in the file, if NumPy casts it as ``same_kind``:
-        float16, float64 and bfloat16 to float32, but not complex numbers to real ones.
+        float16, float64 and bfloat16 to float32, float32 to bfloat16, but not complex numbers to
+        real ones.
     **objects
         The objects to restore, under their saved names. Arrays, parameters and tensors must have
         the saved shape and dtype; dicts and torch modules are matched by name, lists
@@ -159,8 +161,9 @@ def load(
     -------
     dict
         Everything in the file, restored or not, under the names in the file:
-        parameters and tensors as arrays, bfloat16 as float32, optimizers and schedulers as their
-        state dicts. The arrays are writable. In a file of 64 MiB or more those that have been
+        parameters and tensors as arrays, optimizers and schedulers as their state dicts. Types that
+        NumPy lacks are those of ml_dtypes; if it is not installed, bfloat16 is float32 in what was
+        not restored, and unsigned integers of the same bits stand for all others. The arrays are writable. In a file of 64 MiB or more those that have been
         restored are the objects' own arrays; all others are new. With ``strict=False`` it is a
         :class:`~cyoptim.checkpoint.Loaded`, which lists what was ``loaded`` and ``skipped``.
 
@@ -213,6 +216,8 @@ def load(
             saved = archive.objects()
         restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
         restore.restore(objects, saved)
+    for name in saved.keys() - objects.keys():
+        saved[name] = readable(saved[name])
     if strict:
         return saved
     return Loaded(shown, saved, restore.loaded, restore.differences)

@@ -103,6 +103,16 @@ _NUMPYS = (torch.float16, torch.float32, torch.float64)
 _BEYOND_NUMPY = {str(dtype).removeprefix("torch."): dtype for dtype in _BITS}
 
 
+def elements_of(tensor: torch.Tensor) -> Array:
+    """The elements of a dense CPU tensor, shared where they are in its memory as they are."""
+    return _numpy_of(tensor.detach().resolve_conj().resolve_neg())
+
+
+def memory_of(tensor: torch.Tensor) -> Array:
+    """An array that shares a CPU tensor's memory."""
+    return _numpy_of(tensor.detach())
+
+
 def _numpy_of(tensor: torch.Tensor) -> Array:
     """An array that shares a CPU tensor's memory."""
     bits = _BITS.get(tensor.dtype)
