@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench import epochs, readme, report
+from bench import accuracy, epochs, readme, report
 from bench.contenders import CONTENDERS, SLOW
 from bench.contexts import CONTEXTS
 from bench.runner import ROOT, Effort, measure
@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("memory", help="what Adam adds to the memory of a program")
     epochs.add_options(
         commands.add_parser("epochs", help="whole epochs of training torch's models")
+    )
+    accuracy.add_options(
+        commands.add_parser("accuracy", help="how well a model trains, format by format")
     )
     commands.add_parser("sklearn", help="how soon perceptrons read digits, with which solver")
     top.set_defaults(command=DEFAULT)
@@ -169,6 +172,18 @@ def publish(done: report.Run, command: Command, options: argparse.Namespace) -> 
         getattr(module, function)(done, options.plot)
 
 
+def show(options: argparse.Namespace) -> None:
+    """Print and draw stored results."""
+    if any(map(accuracy.is_stored, options.run)):
+        for path in options.run:
+            print(accuracy.Study.load(path).text(options.markdown))
+        return
+    done = report.Run.joined([*map(report.Run.load, options.run)])
+    if options.json:
+        done.save(options.json)
+    publish(done, COMMANDS[done.command or DEFAULT], options)
+
+
 def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     if options.command == "compare":
@@ -176,10 +191,7 @@ def main(arguments: Sequence[str]) -> int:
         print(report.compare(before, after))
         return 0
     if options.command == "show":
-        done = report.Run.joined([*map(report.Run.load, options.run)])
-        if options.json:
-            done.save(options.json)
-        publish(done, COMMANDS[done.command or DEFAULT], options)
+        show(options)
         return 0
     if options.command == "readme":
         readme.write()
@@ -189,6 +201,8 @@ def main(arguments: Sequence[str]) -> int:
         return epochs.run(
             list(models), list(optimizers), options.threads, options.runs, options.rounds
         )
+    if options.command == "accuracy":
+        return accuracy.run(options, progress)
     if module := ALONE.get(options.command):
         return subprocess.run([sys.executable, "-m", module], cwd=ROOT).returncode
     if options.plot and not COMMANDS[options.command].drawn_by:

@@ -1,4 +1,4 @@
-"""Draws a run: a panel per workload, with a bar per contender or per optimizer, and the roof."""
+"""Draws a run: a panel per workload, with a bar per contender or per optimizer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from bench.contenders import CONTENDERS
+from bench.formats import LEAST_SCALED
 from bench.optimizers import OPTIMIZERS
 from bench.picture import picture
 from bench.report import Run, duration, ratio_text
 from bench.runner import Result
+from bench.tables import precision
 from bench.tables.optimizers import Cell, cell, dtype
 from bench.workloads import OVERVIEW, Workload, named
 
@@ -89,3 +91,34 @@ def _overview_panel(axis: Axes, cells: dict[str, Cell]) -> None:
 
 def _microseconds(seconds: float | None) -> float:
     return (seconds or 0) * 1e6
+
+
+def draw_precision(run: Run, path: Path) -> None:
+    """Write the plot of the formats as a picture: a panel per size, threads and speed of memory."""
+    panels = [place for place in precision.places(run) if place.workload.elements >= LEAST_SCALED]
+    names = [name for name in precision.ALL if any(name in p.times for p in panels)]
+    with picture(run, path, (1, len(panels)), (3.6, 1.5 + len(names) / 4)) as rows:
+        for axis, place in zip(rows[0], panels, strict=True):
+            _precision_panel(axis, place, names)
+            axis.set_title(f"{place.workload.size}\n{place.title}", fontsize=9)
+            axis.set_xlabel("ns per element (less is better)\non a logarithmic axis")
+        for axis in rows[0][1:]:
+            axis.set_yticklabels([])
+
+
+def _precision_panel(axis: Axes, place: precision.Place, names: list[str]) -> None:
+    """A bar per contender, labelled with its ratio to float32, which is a line."""
+    for row, name in enumerate(names):
+        if time := place.times.get(name):
+            color = CONTENDERS[name].color
+            bar = axis.barh(row, time / place.workload.elements * 1e9, 0.8, color=color)
+            label = ratio_text(place.ratio(name))
+            axis.bar_label(bar, [label and f"x {label}"], fontsize=7, padding=2)
+    if base := place.times.get(precision.BASE):
+        axis.axvline(base / place.workload.elements * 1e9, color="#222222", linewidth=0.6)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    low, high = axis.get_xlim()
+    axis.set_xlim(low, high * (high / low) ** 0.2)  # room for the labels

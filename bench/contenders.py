@@ -13,11 +13,11 @@ from functools import partial
 
 import numpy as np
 
-from bench import averaged_steps, fused_steps, loops, norms, own, peers
+from bench import averaged_steps, formats, fused_steps, loops, norms, own, peers, rivals
 from bench.optimizers import NORM, OPERATIONS, OPTIMIZERS
 from bench.roof import roof
 from bench.subject import Subject
-from bench.workloads import Arrays, Stream
+from bench.workloads import Arrays, Stream, Workload
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Contender:
     color: str
     knows: Callable[[str], bool] = OPTIMIZERS.__contains__  # or other operations
     variables: dict[str, str] = field(default_factory=dict)  # of the environment of its process
+    fits: Callable[[Workload], bool] = lambda workload: True  # whether it is timed on this size
 
 
 def build_roof(operation: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
@@ -72,6 +73,17 @@ def _instruction_set(level: str, color: str) -> Contender:
 
 def _layer(name: str, color: str) -> Contender:
     return Contender(partial(own.build_layer, layer=name), ("cyoptim",), color, _any)
+
+
+def _format(chosen: formats.Format) -> Contender:
+    build = partial(formats.build, chosen=chosen)
+    return Contender(build, ("cyoptim", "ml_dtypes"), "#d62728", _is_adam)
+
+
+def _rival(chosen: rivals.Rival) -> Contender:
+    packages = tuple({"torch": None, chosen.package: None})
+    build = partial(rivals.build, chosen=chosen)
+    return Contender(build, packages, chosen.color, _is_adam, fits=chosen.fits)
 
 
 CONTENDERS = {
@@ -118,6 +130,8 @@ CONTENDERS = {
     "averaged-torch": Contender(
         averaged_steps.build_averaged_torch, ("torch",), "#1f77b4", _is_adam
     ),
+    **{name: _format(chosen) for name, chosen in formats.FORMATS.items()},
+    **{name: _rival(chosen) for name, chosen in rivals.RIVALS.items()},
     "roof": Contender(build_roof, (), "#222222", _any),
 }
 
@@ -127,7 +141,7 @@ PEERS = (
 )
 """Who is timed on the workloads of Adam."""
 
-SLOW = ("torch-compiled",)
+SLOW = ("torch-compiled", *(name for name in rivals.RIVALS if name.startswith("torchao")))
 """Who takes minutes to get ready, which ``--quick`` does not have."""
 
 INSTRUCTION_SETS = ("cyoptim-avx512", "cyoptim-avx2", "cyoptim-baseline")

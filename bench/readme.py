@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import accuracy
 from bench.optimizers import OPTIMIZERS
 from bench.report import Run, duration_text, ratio_text, table
 from bench.runner import ROOT
@@ -63,12 +64,15 @@ def part(name: str) -> str:
         return speed(stored("adam"), stored("optimizers"))
     if name == "verdict":
         return "\n".join(verdict.summary(stored("sizes"), markdown=True)).strip()
-    return COMMANDS[name].text(stored(name), True)
+    if name == "accuracy":
+        return accuracy.Study.load(RESULTS / "accuracy.json").text(True)
+    command = name.partition("_")[0]
+    return COMMANDS[command].text(stored(name), True)
 
 
-def stored(command: str) -> Run:
-    """The published results of a command."""
-    return Run.load(RESULTS / f"{command}.json")
+def stored(name: str) -> Run:
+    """The published results of a command, or of ``COMMAND_CASE``."""
+    return Run.load(RESULTS / f"{name}.json")
 
 
 def speed(adam: Run, optimizers: Run) -> str:

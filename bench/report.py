@@ -76,8 +76,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command that measured it, or nothing if it is the default one."""
-        word = self.environment["command"].removeprefix("python -m bench").partition("--")[0]
-        return str(word).strip()
+        return command_of(self.environment)
 
     def by_workload(self) -> Iterator[tuple[Workload, list[Result]]]:
         """The results of each workload, in the order in which they were timed."""
@@ -113,6 +112,12 @@ class Run:
         """The contenders selected for any of these, in their order."""
         asked = {r.contender for r in self.results if r.workload in workloads}
         return [name for name in CONTENDERS if name in asked]
+
+
+def command_of(facts: dict[str, Any]) -> str:
+    """The command in an environment."""
+    word = facts["command"].removeprefix("python -m bench").partition("--")[0]
+    return str(word).strip()
 
 
 def _entry(result: Result) -> dict[str, Any]:

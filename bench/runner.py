@@ -187,7 +187,7 @@ def _measure(
         for worker in workers:
             stack.callback(worker.close)
         for workload in workloads:
-            known = [w for w in workers if CONTENDERS[w.contender].knows(workload.optimizer)]
+            known = [w for w in workers if _is_timed(w.contender, workload)]
             _prepare(known, workload, progress)
             for number in range(effort.rounds):
                 progress(f"{workload.name}: round {number + 1}/{effort.rounds}")
@@ -195,6 +195,11 @@ def _measure(
                 _take_turns(ready, number, effort, CONTEXTS[workload.context].settle)
             results += [worker.result for worker in known]
     return results
+
+
+def _is_timed(contender: str, workload: Workload) -> bool:
+    row = CONTENDERS[contender]
+    return row.knows(workload.optimizer) and row.fits(workload)
 
 
 def _prepare(workers: Sequence[Worker], workload: Workload, progress: Progress) -> None:

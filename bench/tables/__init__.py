@@ -12,6 +12,7 @@ from bench.tables import (
     fused,
     instructions,
     optimizers,
+    precision,
     roofs,
     scaling,
     sizes,
@@ -28,4 +29,5 @@ COMMANDS: dict[str, Command] = {
     "denormals": denormals.COMMAND,
     "fused": fused.COMMAND,
     "averages": averages.COMMAND,
+    "precision": precision.COMMAND,
 }

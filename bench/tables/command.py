@@ -18,6 +18,10 @@ def two_threads(asked: int | None) -> Sequence[int]:
     return (asked or 2,)
 
 
+def one_and_more(asked: int | None) -> Sequence[int]:
+    return sorted({1, asked or 2})
+
+
 @dataclass(frozen=True)
 class Command:
     """A row: the defaults of a command, and its output."""

@@ -9,7 +9,7 @@ from statistics import quantiles
 from bench.report import Run, about, duration_text, ratio_text, table, titled, with_reasons
 from bench.runner import Effort, Result
 from bench.tables import targets
-from bench.tables.command import Command
+from bench.tables.command import Command, one_and_more
 from bench.workloads import Workload
 
 
@@ -110,10 +110,6 @@ def _target_rows(part: Part, found: dict[tuple[Workload, int], Cell]) -> list[tu
         row = targets.row(title, part.bound, ratios, most=True)
         rows.append((*row, ", ".join(surely) or "nobody" if here else ""))
     return rows
-
-
-def one_and_more(asked: int | None) -> list[int]:
-    return sorted({1, asked or 2})
 
 
 COMMAND = Command(

@@ -10,7 +10,7 @@ import pytest
 
 from bench import __main__ as command_line
 from bench import report, roof, runner, worker
-from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS
+from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS, SLOW
 from bench.optimizers import OPERATIONS, OPTIMIZERS
 from bench.runner import Effort, Result, Worker
 from bench.subject import Subject, stepper_of
@@ -43,7 +43,7 @@ def peer(name):
             pytest.skip(str(error))
 
 
-OWN_PROCESS = ("torch-compiled", "optax", "deepspeed")
+OWN_PROCESS = (*SLOW, "optax", "deepspeed")
 """Their threads and their warnings must not stay with the other tests."""
 
 
