@@ -6,7 +6,7 @@ The flow of a measurement::
       |
       |  one process per contender     runner.py, worker.py   JSON lines over stdin and stdout
       |    build the step              contenders.py          a row per contender
-      |                                own.py, loops.py, peers.py, roof.c and others
+      |                                own.py, loops.py, peers.py, formats.py, rivals.py, roof.c ...
       |    put it into its context     contexts.py            a row per context
       |    compare it with float64     workloads.py           made from their names
       |                                optimizers.py          a row per optimizer
