@@ -13,10 +13,10 @@ from cython cimport floating
 
 from libc.math cimport sqrt
 from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 
-from _codecs cimport FLOAT32, arithmetic_size, decode, encode, is_lossy, mixed, stored_size
+from _codecs cimport BFLOAT16, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, FLOAT32, SCALED_TOGETHER, arithmetic_size, decode, encode, is_lossy, mixed, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, combine, dot_span,
                       fold_sums, reduce_span)
 from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, LINE,
@@ -459,6 +459,7 @@ for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signu
 
 
 include "kernels/passes.pxi"
+include "kernels/tiles.pxi"
 include "kernels/caution.pxi"
 include "kernels/reductions.pxi"
 include "kernels/factored.pxi"

@@ -45,10 +45,12 @@ cdef inline void write(const Table *table, Py_ssize_t t, int k, const floating *
                        Py_ssize_t n) noexcept nogil:
     """Encode elements of a stream. Each has random bits of its own."""
     cdef const Storage *storage = &table.storage[t]
-    cdef uint64_t key = 0
-    if storage.key != NULL:
-        key = mixed(storage.key[0] ^ <uint64_t>k)
-    encode(values, table.tensors[t].streams[k], storage.codes[k], storage.partners[k], key, start, n)
+    encode(values, table.tensors[t].streams[k], storage.codes[k], storage.partners[k], key_of(storage, k), start, n)
+
+
+cdef inline uint64_t key_of(const Storage *storage, int k) noexcept nogil:
+    """What the random bits of a stream are drawn from."""
+    return 0 if storage.key == NULL else mixed(storage.key[0] ^ <uint64_t>k)
 
 
 cdef inline void call(floating **s, int rule, const double *scalars, double *lanes,
@@ -206,6 +208,8 @@ cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const d
 
 cdef void run_decoded(const Table *table, Py_ssize_t t, int rule, const double *scalars, double *lanes,
                       void *work, bint kept, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    if is_tiled(table, t, rule, lanes):
+        start = adam_tiles(table, t, scalars, start, stop)
     if table.tensors[t].dtype == FLOAT32:
         run_pieces(table, t, rule, scalars, lanes, <float *>work, kept, start, stop)
     else:

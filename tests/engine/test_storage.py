@@ -423,6 +423,37 @@ def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, st
     assert digests_on_threads("tests.engine.test_storage", threads) == expected
 
 
+TILED: dict[str, dict[str, Any]] = {
+    "split": {},
+    "split, bfloat16": {"state_dtype": "bfloat16"},
+    "stochastic": {"master": None},
+    "all stochastic": {"master": None, "state_dtype": "bfloat16"},
+    "all to nearest": {"master": None, "state_dtype": "bfloat16", "rounding": "nearest"},
+    "one state": {"master": None, "state_dtype": {"exp_avg": "bfloat16"}},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "maximize": True}])
+@pytest.mark.parametrize("storage", TILED.values(), ids=TILED)
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_tiles_have_the_bits_of_pieces(name: str, storage: Any, options: Options) -> None:
+    (card,) = [card for card in cards(takes_narrow) if card.name == name]
+    start, grads = inputs([(n,) for n in (63, 64, 4097, CHUNK + 255, 300_000)], 4, seed=14)
+    for dtype in (BFLOAT16, np.float32):
+        runs = []
+        for in_pieces in (False, True):
+            params = [array.copy() for array in start]
+            optimizer = optimizer_of(card, params, options, **storage)
+            if in_pieces:
+                optimizer.ema(0.9)  # what follows a parameter does so in pieces
+            for step in grads:
+                optimizer.step(grads=narrowed(step, dtype))
+            states = [optimizer.state[param] for param in params]
+            runs.append([array.tobytes() for state in states for array in state.values()])
+            runs[-1] += [param.tobytes() for param in params]
+        assert runs[0] == runs[1]
+
+
 @pytest.mark.parametrize("way", WAYS)
 @every_card(takes_narrow, ELEMENT_WISE)
 def test_other_parameters_change_no_bit(card: Card, way: str) -> None:
