@@ -1,11 +1,11 @@
-# Adam over bfloat16, in tiles of a few vectors.
+# Adam over bfloat16, with the rule compiled into the loop that decodes and encodes.
 #
-# In pieces of 512 elements the roots and quotients of the rule wait until all are decoded, and what encodes them waits
-# for the rule. Of tiles that are a quarter of a block, decoding one runs beside the roots of the last. The rule is the
-# same function, compiled into the loop, and so are the bits. Only for Adam, whose bfloat16 is worth it.
+# It saves the calls of each piece, and one piece is decoded beside the roots of the last: 3 to 10 % in the cache. The rule
+# is the same function, and so are the bits. Tiles of 64 elements are slower: a vector that is read before its two halves
+# have left the store buffer has to wait.
 
 cdef enum:
-    TILE = 64                   # a divisor of the blocks that share random bits
+    TILE = 256                  # the blocks that share random bits
 
 cdef extern from "codecs.h" nogil:
     ctypedef struct Draws:
