@@ -27,15 +27,14 @@ cdef extern from "codecs.h" nogil:
         FLOAT16_POSITIVE "CODEC_FLOAT16_POSITIVE"
         FLOAT16_POSITIVE_STOCHASTIC "CODEC_FLOAT16_POSITIVE_STOCHASTIC"
         SCALED_TOGETHER "CODEC_BLOCK"       # elements that share a scale
+        MOST_DECODED "CODEC_MOST"           # elements at once
     Py_ssize_t codec_size(int code)
+    Py_ssize_t codec_partner_size(int code)
     bint codec_is_stochastic(int code)
     bint codec_has_scales(int code)
     void codec_decode(int code, const void *stored, const void *partner, float *out, Py_ssize_t first, Py_ssize_t n)
     void codec_encode(int code, const float *values, void *stored, void *partner, uint64_t key, Py_ssize_t first,
                       Py_ssize_t n)
-
-cdef enum:
-    MOST_DECODED = 512      # elements at once
 
 
 cdef inline Py_ssize_t arithmetic_size(int code) noexcept nogil:

@@ -36,14 +36,14 @@ from operator import index
 import numpy as np
 
 from _codecs cimport (BFLOAT16, BFLOAT16_MASTER, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, DYNAMIC8, DYNAMIC8_POSITIVE,
-                      FLOAT16, FLOAT16_MASTER, FLOAT16_POSITIVE, FLOAT16_POSITIVE_STOCHASTIC, FLOAT16_STOCHASTIC, FLOAT32, FLOAT64, FLOAT8, FLOAT8_POSITIVE,
-                      MOST_DECODED, SCALED_TOGETHER, arithmetic_size, codec_has_scales, codec_is_stochastic, is_lossy,
-                      mixed, stored_size)
+                      FLOAT16, FLOAT16_MASTER, FLOAT16_POSITIVE, FLOAT16_POSITIVE_STOCHASTIC, FLOAT16_STOCHASTIC,
+                      FLOAT32, FLOAT64, FLOAT8, FLOAT8_POSITIVE, MOST_DECODED, SCALED_TOGETHER, arithmetic_size,
+                      codec_has_scales, codec_is_stochastic, codec_partner_size, codec_size, is_lossy, mixed, stored_size)
 from _reduce cimport (AXPBY_DOT, COUNT_NONZERO, DOT, MAX_ABS, MIN_ABS, SUM_ABS, SUM_POWER, SUM_SQUARES,
                       combine)
 from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTORED_PASSES, FACTORED_WHOLE, FLATTENED,
                      KEPT, KEPT_TOGETHER, LINE, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
-                     MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, PIECE, REDUCE, RESCALED, SHORT_CHUNK,
+                     MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, REDUCE, RESCALED, SHORT_CHUNK,
                      STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun,
                      Group, Head, Kernels, Pass, Product, Row, Stage, Storage, Table, Tensor, Units, chunk_length,
                      product_task_count, takes_pass)

@@ -3,45 +3,23 @@
 cdef extern from "fp_mode.h" nogil:
     unsigned long long fp_flush()
 
-cdef extern from "codecs.h" nogil:
-    enum:
-        CODEC_FLOAT32
-        CODEC_FLOAT64
-        CODEC_BFLOAT16
-        CODEC_BFLOAT16_STOCHASTIC
-        CODEC_BFLOAT16_SPLIT
-        CODEC_BFLOAT16_MASTER
-        CODEC_FLOAT16
-        CODEC_FLOAT16_STOCHASTIC
-        CODEC_FLOAT16_MASTER
-        CODEC_FLOAT8
-        CODEC_FLOAT8_POSITIVE
-        CODEC_DYNAMIC8
-        CODEC_DYNAMIC8_POSITIVE
-        CODEC_FLOAT16_POSITIVE
-        CODEC_FLOAT16_POSITIVE_STOCHASTIC
-        CODEC_BLOCK
-    ptrdiff_t codec_size(int code)
-    ptrdiff_t codec_partner_size(int code)
-    int codec_has_scales(int code)
-
 # The numbers of the codecs, by name.
 CODECS = {
-    "float32": CODEC_FLOAT32,
-    "float64": CODEC_FLOAT64,
-    "bfloat16": CODEC_BFLOAT16,
-    "bfloat16_stochastic": CODEC_BFLOAT16_STOCHASTIC,
-    "bfloat16_split": CODEC_BFLOAT16_SPLIT,
-    "bfloat16_master": CODEC_BFLOAT16_MASTER,
-    "float16": CODEC_FLOAT16,
-    "float16_stochastic": CODEC_FLOAT16_STOCHASTIC,
-    "float16_master": CODEC_FLOAT16_MASTER,
-    "float8": CODEC_FLOAT8,
-    "float8_positive": CODEC_FLOAT8_POSITIVE,
-    "dynamic8": CODEC_DYNAMIC8,
-    "dynamic8_positive": CODEC_DYNAMIC8_POSITIVE,
-    "float16_positive": CODEC_FLOAT16_POSITIVE,
-    "float16_positive_stochastic": CODEC_FLOAT16_POSITIVE_STOCHASTIC,
+    "float32": FLOAT32,
+    "float64": FLOAT64,
+    "bfloat16": BFLOAT16,
+    "bfloat16_stochastic": BFLOAT16_STOCHASTIC,
+    "bfloat16_split": BFLOAT16_SPLIT,
+    "bfloat16_master": BFLOAT16_MASTER,
+    "float16": FLOAT16,
+    "float16_stochastic": FLOAT16_STOCHASTIC,
+    "float16_master": FLOAT16_MASTER,
+    "float8": FLOAT8,
+    "float8_positive": FLOAT8_POSITIVE,
+    "dynamic8": DYNAMIC8,
+    "dynamic8_positive": DYNAMIC8_POSITIVE,
+    "float16_positive": FLOAT16_POSITIVE,
+    "float16_positive_stochastic": FLOAT16_POSITIVE_STOCHASTIC,
 }
 
 
@@ -60,14 +38,14 @@ def decode_array(cnp.ndarray stored not None, cnp.ndarray partner, str codec not
     with nogil:
         mode = fp_flush()
         while first < size:
-            KERNELS.decode(code, source, other, out + first, first, min(PIECE, size - first))
-            first += PIECE
+            KERNELS.decode(code, source, other, out + first, first, min(MOST_DECODED, size - first))
+            first += MOST_DECODED
         fp_restore(mode)
     return values
 
 
 def encode_array(cnp.ndarray values not None, cnp.ndarray stored not None, cnp.ndarray partner, str codec not None,
-                 uint64_t key=0, Py_ssize_t piece=PIECE):
+                 uint64_t key=0, Py_ssize_t piece=MOST_DECODED):
     """Write float32 numbers into a stored array of their shape and order of elements, and into its partner.
 
     Stochastic rounding takes its random bits from the key. The result does not depend on the length of the pieces.
@@ -80,8 +58,8 @@ def encode_array(cnp.ndarray values not None, cnp.ndarray stored not None, cnp.n
     cdef unsigned long long mode
     if values.dtype != np.float32 or not same_order(values, stored):
         raise ValueError(f"values have {described(values)}, expected float32 elements in the order of {described(stored)}")
-    if not 0 < piece <= PIECE or (codec_has_scales(code) and piece % CODEC_BLOCK):
-        raise ValueError(f"pieces of {piece} elements, expected at most {PIECE}, of a codec with scales whole blocks")
+    if not 0 < piece <= MOST_DECODED or (codec_has_scales(code) and piece % SCALED_TOGETHER):
+        raise ValueError(f"pieces of {piece} elements, expected at most {MOST_DECODED}, of a codec with scales whole blocks")
     for array in (stored, partner):
         if array is not None and not array.flags.writeable:
             raise ValueError("the array to write into is read-only")
@@ -103,7 +81,7 @@ cdef int check_coded(cnp.ndarray stored, cnp.ndarray partner, str codec) except 
     if cnp.PyArray_ITEMSIZE(stored) != codec_size(code) or not same_order(stored, stored):
         raise ValueError(f"of {codec} the stored array has {described(stored)}, "
                          f"expected elements of {codec_size(code)} bytes, aligned and without gaps")
-    width, blocks = codec_partner_size(code), (cnp.PyArray_SIZE(stored) + CODEC_BLOCK - 1) // CODEC_BLOCK
+    width, blocks = codec_partner_size(code), (cnp.PyArray_SIZE(stored) + SCALED_TOGETHER - 1) // SCALED_TOGETHER
     if width == 0:
         if partner is not None:
             raise ValueError(f"{codec} has no partner, got one")
@@ -112,7 +90,7 @@ cdef int check_coded(cnp.ndarray stored, cnp.ndarray partner, str codec) except 
     elif codec_has_scales(code):
         if partner.dtype != np.float32 or cnp.PyArray_SIZE(partner) != blocks or not same_order(partner, partner):
             raise ValueError(f"scales have {described(partner)}, expected {blocks} float32 numbers, "
-                             f"one for {CODEC_BLOCK} elements, aligned and without gaps")
+                             f"one for {SCALED_TOGETHER} elements, aligned and without gaps")
     elif partner.dtype != (np.int16 if width == 2 else np.float32) or not same_order(partner, stored):
         raise ValueError(f"the partner has {described(partner)}, expected {'int16' if width == 2 else 'float32'} "
                          f"elements in the order of {described(stored)}")
