@@ -74,8 +74,8 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     In a ``.safetensors`` file the arrays of the objects ``model`` and ``params`` have their own
     names, all others their paths: ``optimizer/state/0/exp_avg``. It stores numbers, also complex
     ones, and booleans, always in C order; a ``.npz`` also stores dates, strings, records and the
-    order. Both store bfloat16 and float8_e4m3fn, of ml_dtypes and of torch. Checksums detect changed bytes: all in a ``.npz``, those before the elements in a
-    ``.safetensors``.
+    order. Both store bfloat16 and float8_e4m3fn, of ml_dtypes and of torch. Checksums detect
+    changed bytes: all in a ``.npz``, those before the elements in a ``.safetensors``.
 
     Examples
     --------
@@ -163,8 +163,9 @@ def load(
         Everything in the file, restored or not, under the names in the file:
         parameters and tensors as arrays, optimizers and schedulers as their state dicts. Types that
         NumPy lacks are those of ml_dtypes; if it is not installed, bfloat16 is float32 in what was
-        not restored, and unsigned integers of the same bits stand for all others. The arrays are writable. In a file of 64 MiB or more those that have been
-        restored are the objects' own arrays; all others are new. With ``strict=False`` it is a
+        not restored, and unsigned integers of the same bits stand for all others. The arrays are
+        writable. In a file of 64 MiB or more those that have been restored are the objects' own
+        arrays; all others are new. With ``strict=False`` it is a
         :class:`~cyoptim.checkpoint.Loaded`, which lists what was ``loaded`` and ``skipped``.
 
     Raises
