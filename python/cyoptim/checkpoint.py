@@ -13,9 +13,28 @@
 
 from __future__ import annotations
 
+from cyoptim._checkpoints.eight_bits import (
+    from_bitsandbytes,
+    from_torchao,
+    to_bitsandbytes,
+    to_torch,
+    to_torchao,
+)
 from cyoptim._checkpoints.matching import Difference, Loaded
 from cyoptim._checkpoints.places import CheckpointError
 from cyoptim._checkpoints.series import Checkpoints
 from cyoptim._checkpoints.single import load, save
 
-__all__ = ["CheckpointError", "Checkpoints", "Difference", "Loaded", "load", "save"]
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Difference",
+    "Loaded",
+    "from_bitsandbytes",
+    "from_torchao",
+    "load",
+    "save",
+    "to_bitsandbytes",
+    "to_torch",
+    "to_torchao",
+]

@@ -20,7 +20,7 @@ from cyoptim._types import Group, StateDict
 def checked_state_dict(state_dict: Any, optimizer: Any) -> tuple[StateDict, list[Group]]:
     """A state dict in the order of the optimizer's groups and parameters, and its groups, copied,
     with the optimizer's own parameters in them, and the defaults of each for what it lacks."""
-    _check_form(state_dict)
+    check_form(state_dict)
     state_dict = optimizer._own_form(state_dict)
     saved, groups = state_dict["param_groups"], optimizer.param_groups
     if len(saved) != len(groups):
@@ -46,7 +46,8 @@ def keys_of(state_dict: StateDict) -> list[Any]:
     return [key for group in state_dict["param_groups"] for key in group["params"]]
 
 
-def _check_form(state_dict: Any) -> None:
+def check_form(state_dict: Any) -> None:
+    """Refuse what is no state dict."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         raise TypeError(
             "state_dict must be a dict with 'state' and 'param_groups', as state_dict() returns, "
