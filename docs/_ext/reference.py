@@ -36,6 +36,7 @@ TITLES = {
     "cyoptim._averages.moving": "Averages in the step",
     "cyoptim.swa_utils": "Averages by call",
     "cyoptim.checkpoint": "Checkpoints",
+    "cyoptim._saving.masters": "Master weights",
     "cyoptim.sklearn": "scikit-learn",
     "cyoptim.scipy": "SciPy",
     "cyoptim._config": "Threads and build",
@@ -48,6 +49,7 @@ PAGES = {
     "cyoptim._groups.rules": "group_rules",
     "cyoptim._arrays.trees": "trees",
     "cyoptim._averages.moving": "averages",
+    "cyoptim._saving.masters": "master_weights",
 }
 # These have a page for each of their classes.
 GALLERIES = {"cyoptim.optimizers": "optimizer", "cyoptim.lr_scheduler": "schedule"}

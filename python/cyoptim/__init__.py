@@ -61,6 +61,7 @@ from cyoptim._config import (
     threads,
 )
 from cyoptim._groups.rules import param_groups
+from cyoptim._saving.masters import master_weights, set_master_weights
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -112,10 +113,12 @@ __all__ = [
     "get_total_norm",
     "load",
     "lr_scheduler",
+    "master_weights",
     "named_leaves",
     "param_groups",
     "parameters_to_vector",
     "save",
+    "set_master_weights",
     "set_num_threads",
     "set_threading_layer",
     "show_config",

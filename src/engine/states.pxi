@@ -176,7 +176,17 @@ cdef class States(Rows):
                 new[name] = np.zeros(shape, dtype)
         return 0
 
-    cdef int _begin_coded(self, Py_ssize_t i, Rule rule, str name, dict new, object value) except -1:
+    cdef object _full_values(self, Py_ssize_t i, object state):
+        """The numbers of a parameter, in C order, with the bits that its state keeps beside it."""
+        view = self.views[i]
+        cdef int code = param_codec(view, self.groups[self.slots[i].group])
+        beside = state.get(REMAINDER if code == BFLOAT16_SPLIT else MASTER)
+        dtype = np.dtype(np.int16) if code == BFLOAT16_SPLIT else FLOAT32_DTYPE
+        if code in (BFLOAT16_SPLIT, BFLOAT16_MASTER, FLOAT16_MASTER) and is_number(beside, dtype, view.shape):
+            return decode_array(np.asarray(view, order="C"), beside, CODEC_NAMES[code])
+        return np.asarray(widened(view, None, "", self.labels[i]), order="C")
+
+    cdef int _begin_coded(self, Py_ssize_t i, Rule rule, str name, object state, dict new, object value) except -1:
         """Write what a new array begins with that is stored in another type than the parameter: a number, or None
         for a copy of the parameter."""
         view, group = self.views[i], self.groups[self.slots[i].group]
@@ -184,7 +194,7 @@ cdef class States(Rows):
         if value == 0:
             return 0
         if value is None:
-            values = np.asarray(widened(view, None, name, self.labels[i]), order="C")
+            values = self._full_values(i, state)
         else:
             values = np.full(view.shape, value, np.float32)
         if code <= FLOAT64:
@@ -200,7 +210,7 @@ cdef class States(Rows):
         dtype = self._dtype_of(i, rule, name)
         value = state.get(name)
         if name in rule.slices:
-            return self._prepare_slice(i, rule, name, value, new, room)
+            return self._prepare_slice(i, rule, name, value, state, new, room)
         if value is not None:
             if not self.is_state(i, value, dtype) or not self._has_scale(i, rule, name, state):
                 new[name] = self._state_array(i, rule, name, value, dtype, state, new)
@@ -215,7 +225,7 @@ cdef class States(Rows):
             if value != 0:
                 self.fills.append((i, 2 + rule.states.index(name), value))
         elif self._is_stored_apart(i):
-            self._begin_coded(i, rule, name, new, value)
+            self._begin_coded(i, rule, name, state, new, value)
         elif value is None:
             new[name][...] = self.views[i]
         else:
@@ -229,7 +239,8 @@ cdef class States(Rows):
         about = companions(rule, self.views[i], self.groups[self.slots[i].group]).get(name + SCALE_SUFFIX)
         return about is None or is_number(state.get(name + SCALE_SUFFIX), about[1], about[0])
 
-    cdef bint _prepare_slice(self, Py_ssize_t i, Rule rule, str name, object value, dict new, Room room) except -1:
+    cdef bint _prepare_slice(self, Py_ssize_t i, Rule rule, str name, object value, object state, dict new,
+                             Room room) except -1:
         """As _prepare_array, of an array that is flat, with every n-th element."""
         view, group = self.views[i], self.groups[self.slots[i].group]
         dtype = arithmetic_dtype(view)
@@ -249,7 +260,7 @@ cdef class States(Rows):
         if not rule.copies_param(name):
             fill(new[name], float(rule.start_of(name, group)))
         elif dtype is not view.dtype:
-            new[name][...] = np.ravel(widened(view, None, name, self.labels[i]))[::n]
+            new[name][...] = np.ravel(self._full_values(i, state))[::n]
         elif n == 1 and cnp.PyArray_NBYTES(<cnp.ndarray>new[name]) >= FIRST_TOUCH_LEAST and self.slots[i].direct:
             self.fills.append((i, 2 + rule.states.index(name), None))
         else:

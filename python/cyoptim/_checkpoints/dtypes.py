@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cyoptim._engine import dtype_beyond_numpy, encode_array, name_of_dtype, widened
+from cyoptim._arrays.rounding import rounded
+from cyoptim._engine import dtype_beyond_numpy, name_of_dtype, widened
 from cyoptim._types import Array
 
 # Each with the integers that have its bits, and its name in the safetensors format.
@@ -46,14 +47,10 @@ def _near(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def converted(array: Array, dtype: np.dtype[Any]) -> Array:
     """An array in a type that it is castable to, by way of float32 if NumPy lacks either."""
     found, wanted = beyond_numpy(array.dtype), beyond_numpy(dtype)
-    if found == wanted:
-        return array.astype(dtype, copy=False)
-    values = array if found is None else widened(array)
-    if wanted is None:
+    values = array if found in (None, wanted) else widened(array)
+    if wanted is None or found == wanted:
         return values.astype(dtype, copy=False)
-    stored: Array = np.empty(array.shape, dtype)
-    encode_array(np.asarray(values, np.float32, order="C"), stored, None, wanted)
-    return stored
+    return rounded(np.asarray(values, np.float32), dtype)
 
 
 def readable(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cyoptim._arrays.doors import own_part, stored_array
+from cyoptim._arrays.rounding import rounded
 from cyoptim._engine import (
     NONNEGATIVE,
     STORAGE_OPTIONS,
@@ -172,12 +173,11 @@ def _numbers(name: str, stored: Array, scales: Array | None, what: str) -> Array
 
 def _encoded(name: str, values: Array, dtype: np.dtype[Any]) -> dict[str, Array]:
     """Numbers as a codec stores them, to nearest, with their scales if it has any."""
-    stored = np.empty(values.shape, dtype)
     kind = name_of_dtype(dtype)
     values = np.asarray(values, np.float32, order="C")
     if kind not in SCALED:
-        encode_array(values, stored, None, kind)
-        return {name: stored}
+        return {name: rounded(values, dtype)}
+    stored = np.empty(values.shape, dtype)
     scales = np.zeros(-(-values.size // BLOCK), np.float32)
     codec = SCALED[kind] + ("_positive" if name in NONNEGATIVE else "")
     encode_array(values, stored, scales, codec)

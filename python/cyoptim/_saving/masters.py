@@ -1,0 +1,224 @@
+"""The float32 values of parameters of 16 bits: of each and of what its state keeps beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cyoptim._arrays.doors import announce_update, is_tensor, own_part, type_name, view_parameter
+from cyoptim._arrays.rounding import rounded
+from cyoptim._engine import (
+    CODECS,
+    Commit,
+    arithmetic_dtype,
+    decode_array,
+    encode_array,
+    param_codec,
+    widened,
+)
+from cyoptim._groups.groups import labels_of
+from cyoptim._state.exchange import array_like
+from cyoptim._state.mapping import in_kind
+from cyoptim._types import Array, Group
+
+__all__ = ["master_weights", "set_master_weights"]
+
+# What is kept beside a parameter, by the names of the state's entries, and the codecs that keep it.
+BESIDE: dict[str, Any] = {"param_remainder": np.int16, "param_master": np.float32}
+PARTNERS = {
+    CODECS["bfloat16_split"]: ("bfloat16_split", "param_remainder"),
+    CODECS["bfloat16_master"]: ("bfloat16_master", "param_master"),
+    CODECS["float16_master"]: ("float16_master", "param_master"),
+}
+
+
+def master_weights(optimizer: Any) -> list[Any]:
+    """Compute the float32 values of an optimizer's parameters.
+
+    Steps over bfloat16 and float16 parameters keep more bits than these show: the rest is in the
+    optimizer's state, as ``param_remainder`` or ``param_master``. This puts both together, to
+    save or to evaluate the weights as they are trained.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The optimizer of the parameters.
+
+    Returns
+    -------
+    list
+        New arrays, or tensors for torch tensors, one for each parameter in the order of the groups:
+        float32 for a parameter of 16 bits, which is its own value where the state has nothing
+        beside it; a copy of any other.
+
+    Raises
+    ------
+    RuntimeError
+        Inside ``with optimizer.averaged():``.
+
+    See Also
+    --------
+    set_master_weights : the reverse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> w = np.ones(3, np.float32)
+    >>> optimizer = cyoptim.SGD([w], lr=0.5)
+    >>> optimizer.step(grads=[w.copy()])
+    >>> cyoptim.master_weights(optimizer)
+    [array([0.5, 0.5, 0.5], dtype=float32)]
+    """
+    weights: list[Any] = optimizer._turn.read("master_weights()", _weights, optimizer)
+    return weights
+
+
+def set_master_weights(optimizer: Any, weights: Sequence[Any] | Mapping[str, Any]) -> None:
+    """Give parameters float32 values, with all of their bits.
+
+    A parameter of 16 bits gets the value rounded, and the optimizer's state gets the rest, so that
+    training goes on from the value itself. With ``master=None`` there is no rest, and values are
+    only rounded. Other parameters get the values as they are.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The optimizer of the parameters.
+    weights : sequence or mapping
+        Arrays or tensors of floats, one for each parameter in the order of the groups, None for one
+        that stays as it is; or a mapping from the parameters' names, which need not have all of
+        them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are too few or too many, a name is unknown, or one does not fit its parameter. Then
+        nothing changes.
+    RuntimeError
+        Inside ``with optimizer.averaged():``.
+
+    See Also
+    --------
+    master_weights : the reverse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import cyoptim
+    >>> w = np.zeros(2, np.float16)
+    >>> optimizer = cyoptim.AdamW([("w", w)], lr=0.5)
+    >>> cyoptim.set_master_weights(optimizer, {"w": np.array([0.1, 0.2], np.float32)})
+    >>> w
+    array([0.1, 0.2], dtype=float16)
+    >>> cyoptim.master_weights(optimizer)
+    [array([0.1, 0.2], dtype=float32)]
+    """
+    optimizer._turn.write("set_master_weights()", _set_weights, optimizer, weights)
+
+
+class _Slot(NamedTuple):
+    """A parameter, its memory, and what is kept beside it."""
+
+    param: Any
+    label: str
+    view: Array
+    codec: str  # empty: nothing is kept beside it
+    name: str  # of the entry of the state
+    beside: Array | None
+
+
+def _slots(optimizer: Any, call: str) -> list[_Slot]:
+    if optimizer._average is not None:
+        optimizer._average.check_unswapped(f"call {call}")
+    groups = optimizer.param_groups
+    members = [(param, group) for group in groups for param in group["params"]]
+    pairs = zip(members, labels_of(groups), strict=True)
+    return [_slot(optimizer, param, group, label) for (param, group), label in pairs]
+
+
+def _slot(optimizer: Any, param: Any, group: Group, label: str) -> _Slot:
+    _, view = view_parameter(param, label)
+    codec, name = PARTNERS.get(param_codec(view, group), ("", ""))
+    found = optimizer.state.arrays(param).get(name)
+    fits = isinstance(found, np.ndarray) and found.shape == view.shape
+    fits = fits and found.dtype == BESIDE[name]
+    return _Slot(param, label, view, codec, name, found if fits else None)
+
+
+def _is_narrow(view: Array) -> bool:
+    """Whether rules compute with more bits than a parameter has."""
+    return arithmetic_dtype(view) != view.dtype
+
+
+def _weights(optimizer: Any) -> list[Any]:
+    slots = _slots(optimizer, "master_weights()")
+    return [in_kind(slot.param, {"": _values(slot)})[""] for slot in slots]
+
+
+def _values(slot: _Slot) -> Array:
+    if not _is_narrow(slot.view):
+        return slot.view.copy(order="K")
+    if slot.beside is None:
+        return widened(slot.view)
+    view, beside = (np.asarray(array, order="C") for array in (slot.view, slot.beside))
+    return decode_array(view, beside, slot.codec)
+
+
+def _set_weights(optimizer: Any, weights: Any) -> None:
+    slots = _slots(optimizer, "set_master_weights()")
+    commit, changed = Commit(), []
+    for slot, value in zip(slots, _aligned(weights, optimizer.param_groups), strict=True):
+        if value is not None:
+            _prepare(slot, value, optimizer, commit)
+            changed.append(slot.param)
+    announce = [param for param in changed if is_tensor(param)]
+    commit.run()
+    if announce:
+        announce_update(announce)
+
+
+def _prepare(slot: _Slot, value: Any, optimizer: Any, commit: Commit) -> None:
+    """Let `commit` give a parameter a value, and its state the rest of it."""
+    view, what = slot.view, f"the weight of {slot.label}"
+    dtype = arithmetic_dtype(view)
+    values = array_like(own_part(value, slot.param, what), view.shape, dtype, what)
+    values = rounded(values, dtype)
+    if not slot.codec:
+        commit.copy(view, rounded(values, view.dtype))
+        return
+    stored, beside = np.empty(view.shape, view.dtype), np.empty(view.shape, BESIDE[slot.name])
+    encode_array(np.asarray(values, order="C"), stored, beside, slot.codec)
+    commit.copy(view, stored)
+    if slot.beside is not None and slot.beside.flags.writeable:
+        commit.copy(slot.beside, beside)
+    else:
+        optimizer.state.prepare(slot.param, {slot.name: beside}, commit)
+
+
+def _aligned(weights: Any, groups: list[Group]) -> list[Any]:
+    """One value for each parameter, or None."""
+    count = sum(len(group["params"]) for group in groups)
+    if isinstance(weights, Mapping):
+        names = [name for group in groups for name in group.get("param_names", ())]
+        unknown = [name for name in weights if name not in names]
+        if len(names) != count or unknown:
+            found = f"has {unknown[0]!r}, which is none" if unknown else "is a mapping"
+            raise ValueError(
+                f"weights {found} of the {len(names)} names of the {count} parameters: give a list "
+                "in their order, or make the optimizer from (name, parameter) pairs"
+            )
+        return [weights.get(name) for name in names]
+    if not isinstance(weights, Sequence) or isinstance(weights, str):
+        raise TypeError(
+            "weights must be a list of arrays or a mapping from names of parameters, got "
+            f"{type_name(weights)}"
+        )
+    if len(weights) != count:
+        raise ValueError(
+            f"weights has {len(weights)} items, expected {count}: one for each parameter, None for "
+            "one that stays as it is"
+        )
+    return list(weights)
