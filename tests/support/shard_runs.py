@@ -155,6 +155,24 @@ def every_element_wise_optimizer(folder: Path) -> None:
 
 
 @a_run
+def parts_of_16_bits(folder: Path) -> None:
+    """They have a master of their own."""
+    import torch
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.manual_seed(3)
+        one = torch.nn.Parameter(torch.randn(5, 3).to(dtype))
+        two = torch.nn.Parameter(distribute_tensor(one.detach().clone(), mesh(), [Shard(0)]))
+        optimizers = [cyoptim.AdamW([p], lr=0.1) for p in (one, two)]
+        for of_grad in (dtype, dtype, torch.float32):
+            grad = torch.randn(5, 3).to(of_grad)
+            optimizers[0].step(grads=[grad])
+            optimizers[1].step(grads=[distribute_tensor(grad, mesh(), [Shard(0)])])
+        assert torch.equal(one.detach(), two.full_tensor().detach())
+
+
+@a_run
 def modes(folder: Path) -> None:
     import torch
 
