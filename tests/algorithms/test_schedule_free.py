@@ -229,6 +229,22 @@ def test_the_mode_of_a_group_that_is_set_by_hand(card: Card) -> None:
 
 
 @every_card(MODES)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_state_is_loaded_in_either_mode(card: Card, mode: str) -> None:
+    optimizer, params = trained(card)
+    getattr(optimizer, mode)()
+    other, others = trained(card, 2)
+    getattr(other, mode)()
+    for p, q in zip(others, params, strict=True):
+        p[...] = q
+    other.load_state_dict(optimizer.state_dict())
+    for each, arrays in ((optimizer, params), (other, others)):
+        each.train()
+        steps(each, arrays, range(2))
+    same(others, params)
+
+
+@every_card(MODES)
 def test_a_new_group_has_the_mode_of_the_others(card: Card) -> None:
     for trains in (False, True):
         a, b = np.ones(3), np.ones(2)

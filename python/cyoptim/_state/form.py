@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum, auto
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, loaded_array, own_part, type_name
-from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_named, rule_of
+from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_named
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
 from cyoptim._state.storage import PARTNERS, SCALE, Losses, Storage
@@ -53,7 +52,7 @@ class Form:
         self._shape_of = optimizer._state_shape
         self._step_type = optimizer._step_type
         self._rules = {name: rule for rule in rules_of(type(optimizer)) for name in rule.entries}
-        self._rule_of = partial(rule_of, optimizer)
+        self._rule_of = optimizer._rule_of_state
         self._rule_apart = optimizer._rule_apart
         self._is_apart = optimizer._is_apart
         # By parameter, what of loaded states this optimizer does not keep: see tell_losses().

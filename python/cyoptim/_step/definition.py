@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
-from cyoptim._engine import Commit, Plan, rule_apart, rule_of
+from cyoptim._engine import Commit, Plan, Rule, rule_apart, rule_of
 from cyoptim._step.hooks import Hooked
 from cyoptim._types import Group, StateDict
 
@@ -101,6 +101,10 @@ class Definition(Hooked):
         scalars; its clock computes scalars that depend on the step count.
         """
         return self._rule
+
+    def _rule_of_state(self, group: Group) -> Rule | None:
+        """The rule whose state the parameters of a group have, also while they are not stepped."""
+        return rule_of(self, group)
 
     def _defaults_for(self, group: Group, defaults: dict[str, Any]) -> dict[str, Any]:
         """The options that a group is to have, with their defaults; `defaults` are the optimizer's.

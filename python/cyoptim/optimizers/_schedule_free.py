@@ -11,7 +11,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import announce_update, is_tensor
 from cyoptim._averages.moving import MovingAverage, averages_from
-from cyoptim._engine import Arrays, Commit, Plan, same_layout_as, whole_count
+from cyoptim._engine import Arrays, Commit, Plan, Rule, rule_named, same_layout_as, whole_count
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import (
     check_finite,
@@ -163,6 +163,9 @@ class ScheduleFree(Optimizer):
         if not 0 < self._interpolation(group) < 1:  # a step would lose the average
             self._check_loaded_options(group)
         return self._rule
+
+    def _rule_of_state(self, group: Group) -> Rule:
+        return rule_named(str(self._rule))
 
     # --- the average ------------------------------------------------------------------------------
 
