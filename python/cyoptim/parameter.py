@@ -75,10 +75,12 @@ class Parameter(ParameterBase, _ArrayOperators):
     Parameters
     ----------
     data : ndarray
-        The values; optimizers take float32, float64, and the complex types of these. A Parameter
-        stands for its array.
+        The values; optimizers take float32, float64, the complex types of these, float16, and
+        bfloat16 of ml_dtypes. A Parameter stands for its array.
     grad : ndarray or sparse gradient, optional
-        The gradient, of the same shape and dtype.
+        The gradient, of the same shape and dtype; of 16-bit parameters it may be float32, too.
+    dtype : str or dtype, optional
+        Copy `data` into an array of this type, rounded to nearest, such as "bfloat16".
 
     Attributes
     ----------
@@ -91,7 +93,11 @@ class Parameter(ParameterBase, _ArrayOperators):
     ------
     TypeError
         If `data` is not an ndarray, or `grad` neither an ndarray, a sparse gradient nor None; or
-        for a masked array, as the values under its mask would be used.
+        for a masked array, as the values under its mask would be used; or if optimizers do not
+        take `dtype`.
+    ImportError
+        If `dtype` is bfloat16, and ml_dtypes is not installed, without which NumPy does not compute
+        with it.
     AttributeError
         If an unknown attribute is set, such as ``gard``. A subclass may have its own.
 

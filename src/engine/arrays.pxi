@@ -14,7 +14,7 @@ cdef extern from "arrays.h" nogil:
     char *array_data(PyObject *array)
 
 cdef class ParameterBase:
-    """ParameterBase(data, *, grad=None)
+    """ParameterBase(data, *, grad=None, dtype=None)
 --
 
 The two slots of a Parameter, readable without an attribute look-up."""
@@ -23,10 +23,14 @@ The two slots of a Parameter, readable without an attribute look-up."""
     cdef object _grad
     cdef object __weakref__
 
-    def __init__(self, data, *others, grad=None, **unknown):
+    def __init__(self, data, *others, grad=None, dtype=None, **unknown):
         if others or unknown:
             from cyoptim._arrays.doors import refuse_arguments
             refuse_arguments(others, unknown)
+        if dtype is not None:
+            from cyoptim._arrays.rounding import converted
+            check_kind(data, "Parameter")
+            data = converted(data, dtype)
         self.data = data
         self.grad = grad
 
@@ -49,7 +53,7 @@ The two slots of a Parameter, readable without an attribute look-up."""
 
     @property
     def grad(self):
-        """The gradient, an array of the parameter's shape and dtype, a sparse gradient, or None."""
+        """The gradient, an array of the parameter's shape, a sparse gradient, or None."""
         return held_gradient(self)
 
     @grad.setter

@@ -175,7 +175,7 @@ def test_large_tables_are_cut() -> None:
 
 
 def test_signature_and_tab_of_a_parameter() -> None:
-    assert str(inspect.signature(Parameter)) == "(data, *, grad=None)"
+    assert str(inspect.signature(Parameter)) == "(data, *, grad=None, dtype=None)"
     parameter = Parameter(np.zeros(3))
     assert {"data", "grad", "shape", "dtype", "T", "sum", "reshape"} <= {*dir(parameter)}
     missing = [name for name in dir(parameter) if name != "mT" and not hasattr(parameter, name)]

@@ -325,7 +325,7 @@ def test_a_subclass_has_attributes_of_its_own() -> None:
 def test_what_is_shown_of_a_parameter() -> None:
     assert repr(cyoptim.Parameter(np.zeros(2))) == "Parameter([0., 0.])"
     assert repr(cyoptim.Parameter(np.zeros(1, "f4"))) == "Parameter([0.], dtype=float32)"
-    assert str(inspect.signature(cyoptim.Parameter)) == "(data, *, grad=None)"
+    assert str(inspect.signature(cyoptim.Parameter)) == "(data, *, grad=None, dtype=None)"
     assert {"data", "grad", "shape", "T", "sum"} <= set(dir(cyoptim.Parameter(np.zeros(2))))
 
 

@@ -132,7 +132,7 @@ def refuse_arguments(others: tuple[Any, ...], unknown: dict[str, Any]) -> None:
     name = next(iter(unknown))
     raise TypeError(
         f"Parameter has no argument {name!r}: leave it out; a parameter that an optimizer is not "
-        "given stays as it is, and Parameter(x.astype(np.float32)) has another dtype"
+        "given stays as it is"
     )
 
 
