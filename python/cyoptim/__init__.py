@@ -62,6 +62,7 @@ from cyoptim._config import (
 )
 from cyoptim._groups.rules import param_groups
 from cyoptim._saving.masters import master_weights, set_master_weights
+from cyoptim._groups.storage import StorageOptions
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -104,6 +105,7 @@ __all__ = [
     "Optimizer",
     "Parameter",
     "StepReceipt",
+    "StorageOptions",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

@@ -64,6 +64,14 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return best if best is not None and score(best) >= 0.7 else None
 
 
+def unexpected_argument(function: str, name: str, known: Collection[str]) -> TypeError:
+    """Python's own error for an argument that a function does not have, with the name that was
+    meant if one is near."""
+    close = close_name(name, known)
+    hint = f"; did you mean {close!r}?" if close else ""
+    return TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+
+
 # Modules of torch, for whose names users look here.
 _TORCH = {
     "optim": "cyoptim takes the place of torch.optim: write cyoptim.Adam, cyoptim.lr_scheduler",

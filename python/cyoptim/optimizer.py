@@ -39,12 +39,14 @@ from cyoptim._groups.groups import (
     share_groups,
 )
 from cyoptim._groups.names import Named, renamed
+from cyoptim._groups.native import rules_of
 from cyoptim._groups.options import check_switch, plain_options, required, without_unset
+from cyoptim._groups.stored import check_stored
 from cyoptim._saving.files import follow, map_state
 from cyoptim._saving.foreign import to_the_package
 from cyoptim._saving.saving import state_dict_of
 from cyoptim._shown import lines_of_groups, table_of_groups
-from cyoptim._state.form import Form, rules_of
+from cyoptim._state.form import Form
 from cyoptim._state.mapping import State
 from cyoptim._step.definition import Definition
 from cyoptim._step.hooks import (
@@ -91,8 +93,8 @@ class Optimizer(Definition):
         :func:`cyoptim.named_leaves` gives them; a dict with the key ``"params"`` is a group, which
         may contain a tree. A parameter is a :class:`cyoptim.Parameter`, a writable ndarray, a CPU
         torch tensor, or any object with ``.data`` and ``.grad`` arrays; float32, float64, complex64
-        or complex128 (a complex number is optimized as a pair of real numbers, as in torch), of any
-        shape and layout.
+        or complex128 (a complex number is optimized as a pair of real numbers, as in torch), or,
+        where steps are native rules, float16 or bfloat16; of any shape and layout.
     defaults : dict
         Options of groups that do not set their own.
 
@@ -103,8 +105,8 @@ class Optimizer(Definition):
         next step.
     state : mapping
         ``state[p]`` is the dict of the parameter's state: arrays (for a torch tensor: tensors) of
-        the parameter's shape and dtype, under torch's names, and the step count. Parameters are
-        keys by identity.
+        the parameter's shape and dtype, or of those that :class:`cyoptim.StorageOptions` ask for,
+        under torch's names, and the step count. Parameters are keys by identity.
     defaults : dict
         The options given to the constructor.
 
@@ -321,8 +323,7 @@ class Optimizer(Definition):
 
     def _check_written(self, group: Group, number: int, before: int) -> None:
         """Refuse misspelt options that were written into a group behind those `before`."""
-        known = dict.fromkeys(self._cautious_options, False)
-        known |= self._defaults_for(group, self.defaults)
+        known = {**self._unset_options(), **self._defaults_for(group, self.defaults)}
         others = options_of_others(group)
         written = [name for name in list(group)[before:] if name not in others]
         check_spelling(written, number, known, type(self).__name__)
@@ -357,6 +358,8 @@ class Optimizer(Definition):
             self._turn,
             rules_of(type(self)),
         )
+        if plan.coded:
+            check_stored(groups, plan.arrays(), labels, self)
         if type(self)._is_apart is not Optimizer._is_apart:
             plan.set_apart([i for i, (_, view) in enumerate(doors) if self._is_apart(view.shape)])
         for rule, scalars in self._stages:

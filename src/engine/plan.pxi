@@ -27,13 +27,14 @@ cdef class Plan(Passes):
     cdef Undo undo              # what a step in Python has changed so far
     cdef list zeros             # arrays and tensors to be filled with zeros by the running step
     cdef list preceding         # (rule, scalars) of the stages that change gradients
+    cdef readonly bint coded    # whether a parameter or its state may be stored in fewer bits
 
     def __init__(self, list doors not None, list labels not None, list groups not None,
                  bint counts_steps, Watch watch not None, bint only_sparse, Turn turn not None,
                  list rules not None):
         # Blocks that share a scale or random bits are those of C order, whatever the memory's.
-        by_rows = (any([(<Rule?>rule).scope == PER_ROW or (<Rule>rule).slices for rule in rules])
-                   or any([has_storage(group) for group in groups]) or any([is_sixteen(view) for _, view in doors]))
+        self.coded = any([has_storage(group) for group in groups]) or any([is_sixteen(view) for _, view in doors])
+        by_rows = self.coded or any([(<Rule?>rule).scope == PER_ROW or (<Rule>rule).slices for rule in rules])
         Inputs.__init__(self, doors, labels, groups, only_sparse, turn, by_rows)
         self.begin_rows(counts_steps, watch, rules)
         self.streams = 2 + max([len((<Rule>rule).states) for rule in rules], default=0)

@@ -105,10 +105,7 @@ cdef class Rows(Inputs):
             # They are true, whatever they say.
             if has_text_or_nan(options) and (optimizer._is_native() or optimizer._prepares_update):
                 check_switches(options, optimizer)
-            if storage_options(options) != self.stored_by[group]:
-                raise ValueError(
-                    "how its state is stored (state_dtype, master, rounding, seed) has changed: make a new optimizer "
-                    "with these options, and load the state_dict() of this one")
+            check_storage_kept(options, self.stored_by[group])
             rule = rule_of(optimizer, options)
             if rule is not None and rule.slices:
                 self._note_form(rule, group, options, rule.slice)

@@ -14,7 +14,8 @@ cdef str SCALE_SUFFIX = "_scale"
 
 cdef Py_ssize_t LEAST_SCALED = 4096     # elements of a tensor whose state is worth 8 bits
 
-STORAGE_OPTIONS = ("state_dtype", "master", "rounding", "seed")
+# The options, and what a group without them has.
+STORAGE_OPTIONS = {"state_dtype": None, "master": "auto", "rounding": "stochastic", "seed": 0}
 
 # By the name of a type: its codec and the one that rounds by random bits, of numbers of any sign, and of those that are
 # not negative. bfloat16 has the range of float32: what is flushed to 0 there is 0 in a step, too.
@@ -59,8 +60,12 @@ cdef bint has_storage(dict group) except -1:
     return any([name in group for name in STORAGE_OPTIONS])
 
 
+cdef inline object storage_option(dict group, str name):
+    return group.get(name, STORAGE_OPTIONS[name])
+
+
 cdef bint is_stochastic(dict group) except -1:
-    return group.get("rounding", "stochastic") == "stochastic"
+    return storage_option(group, "rounding") == "stochastic"
 
 
 cpdef int param_codec(view, dict group) except -1:
@@ -68,7 +73,9 @@ cpdef int param_codec(view, dict group) except -1:
     cdef int code = dtype_code(view)
     if code <= FLOAT64:
         return code
-    master = group.get("master", "split" if code == BFLOAT16 else "float32")
+    master = storage_option(group, "master")
+    if master == "auto":
+        master = "split" if code == BFLOAT16 else "float32"
     if master == "split":
         return BFLOAT16_SPLIT
     if master == "float32":
@@ -82,7 +89,7 @@ cpdef int state_codec(Rule rule, str name, view, dict group) except -1:
     """How an array of the state of a parameter is stored, by a rule."""
     cdef object plain = arithmetic_dtype(view)
     cdef int own = FLOAT32 if plain.char in "fF" else FLOAT64, code
-    cdef object asked = None if group is None else group.get("state_dtype")
+    cdef object asked = None if group is None else storage_option(group, "state_dtype")
     if isinstance(asked, dict):
         asked = asked.get(name)
     elif rule.copies_param(name):       # in the precision of the parameter, unless its name asks for another
@@ -147,13 +154,23 @@ cdef inline uint64_t next_key(uint64_t key) noexcept nogil:
 
 cdef int64_t first_key(dict group, Py_ssize_t number) except? -1:
     """What random bits of a parameter's first step are drawn from."""
-    cdef object seed = group.get("seed", 0)
+    cdef object seed = storage_option(group, "seed")
     return <int64_t>next_key(next_key(<uint64_t>(int(seed) & 0xFFFFFFFFFFFFFFFF)) ^ <uint64_t>number)
 
 
 cdef tuple storage_options(dict group):
     """What a group says of how its state is stored, to be compared."""
-    return tuple([repr(group[name]) if name in group else None for name in STORAGE_OPTIONS])
+    return tuple([repr(storage_option(group, name)) for name in STORAGE_OPTIONS])
+
+
+cdef int check_storage_kept(dict group, tuple before) except -1:
+    """Refuse another way to store than that of the state that is there."""
+    for name, old, new in zip(STORAGE_OPTIONS, before, storage_options(group)):
+        if new != old:
+            raise ValueError(
+                f"{name} is {new}, expected {old} as when the state began: write {name} = {old}, or make a new "
+                f"optimizer with {name}={new} and load the state_dict() of this one")
+    return 0
 
 
 def in_arithmetic(cnp.ndarray view not None) -> np.ndarray:

@@ -22,6 +22,7 @@ from tests.support.cards import (
     FUSED,
     MODES,
     NATIVE,
+    STORAGE,
     TORCH,
     Card,
     Options,
@@ -54,7 +55,8 @@ def test_module_is_where_torch_has_it(card: Card) -> None:
 def test_signature_is_torchs(torch: Any, card: Card) -> None:
     ours = inspect.signature(card.cls).parameters
     theirs = inspect.signature(card.torch_class(torch)).parameters
-    assert [(p.name, p.default, p.kind) for p in ours.values() if p.name not in CAUTIOUS] == [
+    added = CAUTIOUS | STORAGE
+    assert [(p.name, p.default, p.kind) for p in ours.values() if p.name not in added] == [
         (p.name, p.default, p.kind) for p in theirs.values()
     ]
     for name in CAUTIOUS & {*ours}:

@@ -64,10 +64,12 @@ class AdamMini:
 def of_units(mini: Any) -> Any:
     """The class whose groups all have one kind of unit, an option."""
     from cyoptim import Optimizer
+    from cyoptim._groups.storage import with_storage
 
     class AdamMini(mini):  # type: ignore[misc]
-        def __init__(self, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, *, unit: str = "tensor", head_numel: int = 1, maximize: bool = False) -> None:  # fmt: skip
-            defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, unit=unit, head_numel=head_numel, maximize=maximize)  # fmt: skip
+        @with_storage
+        def __init__(self, params: Any, lr: float = 1e-3, betas: Any = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0, *, unit: str = "tensor", head_numel: int = 1, maximize: bool = False, **storage: Any) -> None:  # fmt: skip
+            defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, unit=unit, head_numel=head_numel, maximize=maximize, **storage)  # fmt: skip
             self._check_options(defaults)
             Optimizer.__init__(self, params, defaults)
 

@@ -208,10 +208,10 @@ def test_how_a_state_is_stored_the_optimizer_says_and_not_the_state() -> None:
     _, plain = twin_of(optimizer, param, PLAIN)
     plain.load_state_dict(optimizer.state_dict())
     assert not {"state_dtype", "rounding"} & plain.param_groups[0].keys()
-    _, other = twin_of(optimizer, param, "bfloat16", master=None)
+    _, other = twin_of(optimizer, param, "bfloat16", seed=3)
     load(other, optimizer.state_dict())
     assert other.param_groups[0]["state_dtype"] == "bfloat16"
-    assert other.param_groups[0]["master"] is None
+    assert other.param_groups[0]["seed"] == 3
 
 
 # --- errors, before anything changes --------------------------------------------------------------

@@ -65,6 +65,9 @@ RULE = frozenset({ELEMENT_WISE, DENSE, COMPLEX, NATIVE, KERNEL, SAME_BITS, CHECK
 CAUTIOUS = frozenset({"caution", "cautious_wd"})
 """Options that torch's optimizers lack; test_caution.py tries them with every variant."""
 
+STORAGE = frozenset({"state_dtype", "master", "rounding", "seed"})
+"""Options of stored precision, which belong to no optimizer's rule; test_storage_options.py tries them."""
+
 
 def takes(option: str) -> Wish:
     """Ask for optimizers that have this option."""
@@ -230,9 +233,10 @@ class Card:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """The defaults of the constructor's arguments, by name."""
+        """The defaults of the constructor's arguments, by name; but for those of stored precision."""
         _, *arguments = inspect.signature(self.cls).parameters.values()
-        return {a.name: a.default for a in arguments if a.default is not a.empty}
+        defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
+        return {name: defaults[name] for name in defaults if name not in STORAGE}
 
     def takes(self, option: str) -> bool:
         return option in self.options

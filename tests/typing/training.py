@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, assert_type
+from typing import NamedTuple, Unpack, assert_type
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +43,25 @@ class Network:
 
 def make_optimizer(network: Network) -> cyoptim.Optimizer:
     groups = cyoptim.param_groups(network.named_parameters(), no_decay=("bias",))
-    optimizer = cyoptim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    optimizer = cyoptim.AdamW(
+        groups, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1, state_dtype="bfloat16", seed=1
+    )
     optimizer.add_param_group({"params": [cyoptim.Parameter(np.zeros(2))], "lr": 0.1})
     return optimizer
+
+
+class Slow(cyoptim.AdamW):
+    """Passes on how state is stored."""
+
+    def __init__(
+        self, params: list[cyoptim.Parameter], **storage: Unpack[cyoptim.StorageOptions]
+    ) -> None:
+        super().__init__(params, lr=1e-5, **storage)
+
+
+def make_slow(network: Network) -> Slow:
+    narrow = [cyoptim.Parameter(w.data, dtype="bfloat16") for w in network.weights]
+    return Slow(narrow, state_dtype={"exp_avg": "dynamic8", "exp_avg_sq": None}, master=None)
 
 
 def make_scheduler(optimizer: cyoptim.Optimizer) -> LRScheduler:

@@ -8,9 +8,11 @@ from typing import Any
 from cyoptim._arrays.containers import is_record
 from cyoptim._arrays.doors import buffer_array, is_parameter, type_name
 from cyoptim._engine import Commit
-from cyoptim._groups.groups import check_option_names, check_ordered, members_for
+from cyoptim._groups.groups import check_option_names, check_ordered, labels_of, members_for
 from cyoptim._groups.names import check_named_alike, check_names, split_names
 from cyoptim._groups.options import check_group, required
+from cyoptim._groups.storage import check_storage, takes_storage
+from cyoptim._groups.stored import warn_of_rounding
 from cyoptim._types import Group
 from cyoptim._warnings import warn
 
@@ -24,6 +26,9 @@ def add_groups(groups: list[Any], optimizer: Any) -> None:
     commit = Commit()
     plan = optimizer._plan_for([*before, *complete], optimizer.state, optimizer._average, commit)
     optimizer._prepare_groups(plan, commit)
+    if plan.coded:
+        every = [*before, *complete]
+        warn_of_rounding(every, plan.arrays(), labels_of(every), optimizer, len(before))
     # The users' own dicts become the groups, as in torch.
     pairs = zip(groups, complete, strict=True)
     for number, (group, own) in enumerate(pairs, len(before)):
@@ -50,8 +55,8 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
     defaults = optimizer._defaults_for(param_group, optimizer.defaults)
     members, names = _members(param_group["params"], number)
     _check_no_options(names, members, defaults, number)
-    known = {**defaults, **dict.fromkeys(optimizer._cautious_options)}
-    check_option_names(param_group, number, known, type(optimizer).__name__)
+    known = {**optimizer._unset_options(), **defaults}
+    check_option_names(param_group, number, known, type(optimizer))
     members = members_for(param_group, members, optimizer)
     group: Group = optimizer._plain_group({**defaults, **param_group, "params": members})
     _check_required(group, number)
@@ -59,6 +64,8 @@ def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Gro
         group["param_names"] = names
     check_names(group.get("param_names", ()), members, number)
     check_group(group, optimizer, optimizer._check_options)
+    if takes_storage(type(optimizer)):
+        check_storage(group, optimizer, f"param group {number}: ")
     if len({id(p) for p in members}) != len(members):
         warn(
             "optimizer contains a parameter group with duplicate parameters; "

@@ -10,6 +10,8 @@ from typing import Any, cast
 from cyoptim._arrays.containers import is_record
 from cyoptim._arrays.doors import buffer_array, is_distributed, is_parameter, type_name
 from cyoptim._arrays.trees import named_leaves
+from cyoptim._engine import STORAGE_OPTIONS
+from cyoptim._groups.storage import has_own_step, why_not
 from cyoptim._spelling import close_name
 from cyoptim._types import Group, ParamsT
 from cyoptim._warnings import warn
@@ -212,18 +214,25 @@ def _shards_in(groups: list[Group], labels: list[str]) -> dict[int, str]:
     return shards
 
 
-def check_option_names(group: Group, number: int, known: Mapping[str, Any], optimizer: str) -> None:
-    """Refuse misspelt options, warn of unknown ones.
+def check_option_names(group: Group, number: int, known: Mapping[str, Any], optimizer: Any) -> None:
+    """Refuse misspelt options and those of stored precision that a class does not have, warn of
+    unknown ones.
 
     Names that begin with an underscore are the user's own; defaults that another optimizer has
     added are ignored.
     """
     members = group["params"]
     written = members.given if isinstance(members, Members) else group
-    for name in check_spelling(written, number, known, optimizer):
+    for name in check_spelling(written, number, known, optimizer.__name__):
+        if name in STORAGE_OPTIONS and not has_own_step(optimizer):
+            raise TypeError(
+                f"param group {number} has an option {name!r} that {optimizer.__name__} does not "
+                f"have: {why_not(optimizer)}"
+            )
         warn(
-            f"param group {number} has an option {name!r} that {optimizer} does not know: it is "
-            "kept and has no effect; leave it out, or begin a key of your own with an underscore"
+            f"param group {number} has an option {name!r} that {optimizer.__name__} does not know: "
+            "it is kept and has no effect; leave it out, or begin a key of your own with an "
+            "underscore"
         )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from cyoptim._arrays.doors import UnsupportedError, is_tensor, type_name
-from cyoptim._engine import rule_of
+from cyoptim._engine import STORAGE_OPTIONS, rule_of
 from cyoptim._groups.numbers import is_masked, of_numpy
-from cyoptim._spelling import close_name
+from cyoptim._groups.storage import check_storage, is_given, takes_storage, why_not
+from cyoptim._spelling import close_name, unexpected_argument
 from cyoptim._types import Group
 
 MOST = int(np.finfo(float).max)
@@ -28,19 +29,17 @@ class _Required:
 required: _Required = _Required()
 
 
-def check_keywords(cls: type, given: Mapping[str, Any]) -> None:
-    """Refuse an unknown argument of a constructor if it resembles a known one; Python reports all
-    others."""
-    code = getattr(cls.__init__, "__code__", None)  # type: ignore[misc]
+def check_keywords(cls: Any, given: Mapping[str, Any]) -> None:
+    """Refuse an unknown argument of a constructor if it resembles a known one, or is an option of
+    other optimizers; Python reports all others."""
+    code = getattr(cls.__init__, "__code__", None)
     if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
         return
     known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
     for name in given:
-        if name not in known and (close := close_name(name, known)) is not None:
-            raise TypeError(
-                f"{cls.__name__}.__init__() got an unexpected keyword argument {name!r}; did you "
-                f"mean {close!r}?"
-            )
+        if name not in known and (name in STORAGE_OPTIONS or close_name(name, known) is not None):
+            error = unexpected_argument(f"{cls.__name__}.__init__", name, known)
+            raise TypeError(f"{error}: {why_not(cls)}") if name in STORAGE_OPTIONS else error
 
 
 def explain_options(options: Group, defaults: Mapping[str, Any], error: Exception) -> str:
@@ -193,10 +192,17 @@ def check_caution(group: Group, optimizer: Any) -> None:
 
 
 def without_unset(defaults: Group, optimizer: Any) -> Group:
-    """Defaults without cautious options that are not set: groups are then as torch's."""
+    """Defaults without cautious options that are not set, and without options of stored precision
+    that say nothing: groups are then as torch's."""
     check_caution(defaults, optimizer)
-    names = optimizer._cautious_options
-    return {name: value for name, value in defaults.items() if name not in names or value}
+    cautious = optimizer._cautious_options
+    stored = STORAGE_OPTIONS if takes_storage(type(optimizer)) else ()
+    check_storage({name: defaults[name] for name in stored if name in defaults}, optimizer)
+    return {
+        name: value
+        for name, value in defaults.items()
+        if (name not in cautious or value) and (name not in stored or is_given(name, defaults))
+    }
 
 
 def check_groups(groups: list[Group], check_options: Callable[[Group], None]) -> None:

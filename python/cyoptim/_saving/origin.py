@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from cyoptim._groups.native import rules_of
 from cyoptim._groups.options import as_sequence
 from cyoptim._state.form import (
     entries_of_rules,
     essential_entries,
     essential_options,
     numbers_of_groups,
-    rules_of,
 )
 from cyoptim._types import Group
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, loaded_array, own_part, type_name
 from cyoptim._engine import RULES, Room, Rule, make_counter, make_number, rule_named
+from cyoptim._groups.native import rules_of
 from cyoptim._state.exchange import array_like, arrays_in, as_it_is
 from cyoptim._state.mapping import in_kind
 from cyoptim._state.storage import PARTNERS, SCALE, Losses, Storage
@@ -227,12 +228,6 @@ def _array(name: str, value: Any, entry: Entry, view: Array, what: str, room: Ro
 
 
 # --- what is known of a class ---------------------------------------------------------------------
-
-
-def rules_of(optimizer: Any) -> list[Rule]:
-    """The native rules by which a class may step a parameter."""
-    names = optimizer._rules or (optimizer._rule,)
-    return [RULES[name] for name in names if name is not None]
 
 
 def essential_entries(optimizer: Any) -> list[str]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
-from cyoptim._engine import Commit, Plan, Rule, rule_apart, rule_of
+from cyoptim._engine import STORAGE_OPTIONS, Commit, Plan, Rule, rule_apart, rule_of
+from cyoptim._groups.storage import takes_storage
 from cyoptim._step.hooks import Hooked
 from cyoptim._types import Group, StateDict
 
@@ -73,6 +74,12 @@ class Definition(Hooked):
     _steps_along_sums: ClassVar[bool] = True
     _steps_itself: ClassVar[bool] = False
     _averages_itself: ClassVar[bool] = False
+
+    @classmethod
+    def _unset_options(cls) -> dict[str, Any]:
+        """The options that are in a group only where they are set, and what they are elsewhere."""
+        stored = STORAGE_OPTIONS if takes_storage(cls) else {}
+        return {**dict.fromkeys(cls._cautious_options, False), **stored}
 
     def _check_options(self, group: Group) -> None:
         """Raise ValueError or TypeError for an option out of range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from cyoptim._engine import Plan
+from cyoptim._groups.native import rules_of
 from cyoptim._groups.numbers import plain
 from cyoptim._groups.options import (
     as_float,
@@ -15,7 +16,6 @@ from cyoptim._groups.options import (
     check_positive,
     check_switch,
 )
-from cyoptim._state.form import rules_of
 from cyoptim._state.mapping import State
 from cyoptim._types import Group
 from cyoptim.optimizer import Optimizer

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -64,6 +65,8 @@ class AdaBelief(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -97,6 +100,7 @@ class AdaBelief(Optimizer):
     _step_type: ClassVar[type | None] = int
     _foreign_options: ClassVar[dict[str, Any]] = {"buffer": [[None] * 3 for _ in range(10)]}
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -113,6 +117,7 @@ class AdaBelief(Optimizer):
         *,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -127,6 +132,7 @@ class AdaBelief(Optimizer):
             "print_change_log": print_change_log,
             "maximize": maximize,
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

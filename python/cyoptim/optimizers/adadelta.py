@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_interval, check_lr, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -38,6 +39,8 @@ class Adadelta(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -60,6 +63,7 @@ class Adadelta(Optimizer):
     _rule: ClassVar[str | None] = "adadelta"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "rho", "eps", "weight_decay")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -72,6 +76,7 @@ class Adadelta(Optimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -82,6 +87,7 @@ class Adadelta(Optimizer):
             **execution_switches(
                 capturable=capturable, foreach=foreach, differentiable=differentiable
             ),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

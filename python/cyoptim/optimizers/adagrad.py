@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._engine import Commit, Plan
 from cyoptim._groups.options import check_lr, check_nonnegative, check_undecayed, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -40,6 +41,8 @@ class Adagrad(Optimizer):
         Accepted as in torch, without effect.
     differentiable : bool
         Must be False.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -66,6 +69,7 @@ class Adagrad(Optimizer):
     _rule: ClassVar[str | None] = "adagrad"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "lr_decay", "eps", "weight_decay")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -79,6 +83,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -88,6 +93,7 @@ class Adagrad(Optimizer):
             "initial_accumulator_value": initial_accumulator_value,
             "maximize": maximize,
             **execution_switches(foreach=foreach, differentiable=differentiable, fused=fused),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._arrays.doors import is_tensor
 from cyoptim._groups.options import check_moments, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -53,6 +54,8 @@ class Adam(Optimizer):
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [4]_. Requires
         decoupled weight decay.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -84,6 +87,7 @@ class Adam(Optimizer):
     _rules: ClassVar[tuple[str, ...]] = ("adam", "adam_amsgrad")
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -101,6 +105,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -115,6 +120,7 @@ class Adam(Optimizer):
             ),
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

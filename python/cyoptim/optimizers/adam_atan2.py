@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import (
     as_float,
@@ -11,6 +11,7 @@ from cyoptim._groups.options import (
     check_moments,
     check_nonnegative,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -56,6 +57,8 @@ class AdamAtan2(Optimizer):
         constant gradient are as long as Adam's for the default `a`.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -100,6 +103,7 @@ class AdamAtan2(Optimizer):
     _foreign_count: ClassVar[str] = "steps"
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -114,6 +118,7 @@ class AdamAtan2(Optimizer):
         b: float = 1.0,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -126,6 +131,7 @@ class AdamAtan2(Optimizer):
             "a": a,
             "b": b,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

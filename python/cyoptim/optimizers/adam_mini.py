@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from cyoptim._arrays.doors import is_tensor
 from cyoptim._engine import Plan
 from cyoptim._groups.groups import as_groups, labels_of, parameters_of
 from cyoptim._groups.names import split_names
 from cyoptim._groups.options import check_finite, check_moments, check_switch
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim._warnings import warn
@@ -74,6 +75,8 @@ class AdamMini(Optimizer):
         Likewise.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -127,6 +130,7 @@ class AdamMini(Optimizer):
     )
     _takes_complex: ClassVar[bool] = False
 
+    @with_storage
     def __init__(
         self,
         named_parameters: ParamsT,
@@ -148,6 +152,7 @@ class AdamMini(Optimizer):
         mlp_names: Names = ("feed_forward", "linear", "mlp"),
         adam_block_names: Names = ("bias",),
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         if model_sharding is not None:
             check_switch("model_sharding", model_sharding)
@@ -174,6 +179,7 @@ class AdamMini(Optimizer):
                 "head": _pieces("wqk_names", wqk_names),
                 "row": tuple(piece for found in pieces for piece in found),
             },
+            **storage,
         }
         self._check_options({**defaults, "unit": "element"})
         super().__init__(_one_each(named_parameters, type(self).__name__), defaults)

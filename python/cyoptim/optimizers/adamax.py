@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -40,6 +41,8 @@ class Adamax(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -65,6 +68,7 @@ class Adamax(Optimizer):
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -78,6 +82,7 @@ class Adamax(Optimizer):
         differentiable: bool = False,
         capturable: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -89,6 +94,7 @@ class Adamax(Optimizer):
                 foreach=foreach, differentiable=differentiable, capturable=capturable
             ),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

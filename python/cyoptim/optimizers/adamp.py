@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, check_nonnegative
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -52,6 +53,8 @@ class AdamP(Optimizer):
         Make the step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_. Where the step is projected, the
         gradient is, too; and then once more the step.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -81,6 +84,7 @@ class AdamP(Optimizer):
     _step_type: ClassVar[type | None] = int
     _takes_complex: ClassVar[bool] = False
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -94,6 +98,7 @@ class AdamP(Optimizer):
         *,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -105,6 +110,7 @@ class AdamP(Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

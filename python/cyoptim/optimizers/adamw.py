@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import ParamsT
 from cyoptim.optimizers.adam import Adam
 
@@ -32,6 +33,8 @@ class AdamW(Adam):
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_. Requires
         decoupled weight decay.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     References
     ----------
@@ -50,6 +53,7 @@ class AdamW(Adam):
     array([ 0.85, -1.8 ])
     """
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -66,6 +70,7 @@ class AdamW(Adam):
         fused: bool | None = None,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         super().__init__(
             params,
@@ -82,6 +87,7 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             caution=caution,
             cautious_wd=cautious_wd,
+            **storage,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import as_float, check_moments, check_nonnegative
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._schedule_free import NUMBERS, ScheduleFree
 
@@ -48,6 +49,8 @@ class AdamWScheduleFree(ScheduleFree):
         As in schedulefree; without effect.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -82,6 +85,7 @@ class AdamWScheduleFree(ScheduleFree):
 
     _rule: ClassVar[str | None] = "schedule_free_adam"
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -95,6 +99,7 @@ class AdamWScheduleFree(ScheduleFree):
         foreach: bool | None = True,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -108,6 +113,7 @@ class AdamWScheduleFree(ScheduleFree):
             "weight_decay": weight_decay,
             "foreach": foreach,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

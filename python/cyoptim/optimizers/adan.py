@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -49,6 +50,8 @@ class Adan(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -84,6 +87,7 @@ class Adan(Optimizer):
     _exchanges_group_steps: ClassVar[bool] = True
     _fuses_foreach: ClassVar[bool] = True
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -98,6 +102,7 @@ class Adan(Optimizer):
         *,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -110,6 +115,7 @@ class Adan(Optimizer):
             "foreach": foreach,
             **execution_switches(fused=fused),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

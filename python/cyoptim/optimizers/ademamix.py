@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_finite, check_moments, check_nonnegative, check_positive
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -51,6 +52,8 @@ class AdEMAMix(Optimizer):
         inverse of their share of the parameter larger [2]_.
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -81,6 +84,7 @@ class AdEMAMix(Optimizer):
     _rule: ClassVar[str | None] = "ademamix"
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -95,6 +99,7 @@ class AdEMAMix(Optimizer):
         maximize: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -107,6 +112,7 @@ class AdEMAMix(Optimizer):
             "maximize": maximize,
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

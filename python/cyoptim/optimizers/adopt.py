@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_finite, check_moments, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -51,6 +52,8 @@ class ADOPT(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -89,6 +92,7 @@ class ADOPT(Optimizer):
         "decouple",
     )
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -105,6 +109,7 @@ class ADOPT(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -118,6 +123,7 @@ class ADOPT(Optimizer):
                 foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused
             ),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_finite, check_lr, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -40,6 +41,8 @@ class ASGD(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -64,6 +67,7 @@ class ASGD(Optimizer):
     _rule: ClassVar[str | None] = "asgd"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "lambd", "alpha", "t0", "weight_decay")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -76,6 +80,7 @@ class ASGD(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         capturable: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -87,6 +92,7 @@ class ASGD(Optimizer):
             **execution_switches(
                 foreach=foreach, differentiable=differentiable, capturable=capturable
             ),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_finite, check_moments, check_positive
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
 
@@ -60,6 +61,8 @@ class DAdaptAdam(EstimatesDistance):
         :math:`m` and the sums.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -110,6 +113,7 @@ class DAdaptAdam(EstimatesDistance):
         "layer_scale",
     )
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -126,6 +130,7 @@ class DAdaptAdam(EstimatesDistance):
         *,
         layer_scale: float = 1.0,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -141,6 +146,7 @@ class DAdaptAdam(EstimatesDistance):
             "fsdp_in_use": fsdp_in_use,
             "maximize": maximize,
             **numbers_before_the_first_step(d0, numerator_weighted=0.0),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
 
@@ -49,6 +50,8 @@ class DAdaptLion(EstimatesDistance):
         False: parameters are not sharded.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class DAdaptLion(EstimatesDistance):
         "numerator_weighted",
     )
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -110,6 +114,7 @@ class DAdaptLion(EstimatesDistance):
         fsdp_in_use: bool = False,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -120,6 +125,7 @@ class DAdaptLion(EstimatesDistance):
             "fsdp_in_use": fsdp_in_use,
             "maximize": maximize,
             **numbers_before_the_first_step(d0, numerator_weighted=0.0),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from cyoptim._arrays.doors import is_tensor
 from cyoptim._groups.options import check_interval, check_lr, check_nonnegative
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._state.form import Form
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
@@ -48,6 +49,8 @@ class DAdaptSGD(EstimatesDistance):
         False: parameters are not sharded.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class DAdaptSGD(EstimatesDistance):
         "numerator_weighted",
     )
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -111,6 +115,7 @@ class DAdaptSGD(EstimatesDistance):
         fsdp_in_use: bool = False,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -122,6 +127,7 @@ class DAdaptSGD(EstimatesDistance):
             "fsdp_in_use": fsdp_in_use,
             "maximize": maximize,
             **numbers_before_the_first_step(d0, numerator_weighted=0.0, g0_norm=0.0),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

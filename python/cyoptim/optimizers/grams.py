@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -36,6 +37,8 @@ class Grams(Optimizer):
         Correct the averages' bias; otherwise both roots and powers above are left out.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -62,6 +65,7 @@ class Grams(Optimizer):
     _takes_complex: ClassVar[bool] = False
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -72,6 +76,7 @@ class Grams(Optimizer):
         correct_bias: bool = True,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -80,6 +85,7 @@ class Grams(Optimizer):
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, check_positive
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -55,6 +56,8 @@ class Lamb(Optimizer):
         Make Adam's step, before :math:`\lambda\theta` is added and its length is taken, only in the
         elements in which it follows the gradient, and there by the inverse of their share of the
         parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -85,6 +88,7 @@ class Lamb(Optimizer):
     _rule: ClassVar[str | None] = "lamb"
     _exchanges_group_steps: ClassVar[bool] = True
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -101,6 +105,7 @@ class Lamb(Optimizer):
         decoupled_decay: bool = False,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -115,6 +120,7 @@ class Lamb(Optimizer):
             "decoupled_decay": decoupled_decay,
             "maximize": maximize,
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

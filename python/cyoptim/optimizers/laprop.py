@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -43,6 +44,8 @@ class LaProp(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -72,6 +75,7 @@ class LaProp(Optimizer):
     _rule: ClassVar[str | None] = "laprop"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -83,6 +87,7 @@ class LaProp(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -92,6 +97,7 @@ class LaProp(Optimizer):
             "maximize": maximize,
             **execution_switches(foreach=foreach),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

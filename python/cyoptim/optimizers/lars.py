@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import (
     check_finite,
@@ -11,6 +11,7 @@ from cyoptim._groups.options import (
     check_switch,
     execution_switches,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -59,6 +60,8 @@ class Lars(Optimizer):
         Accepted as in timm, without effect.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -83,6 +86,7 @@ class Lars(Optimizer):
     _counts_steps: ClassVar[bool] = False
     _rules: ClassVar[tuple[str, ...]] = ("lars", "lars_momentum", "lars_nesterov")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -98,6 +102,7 @@ class Lars(Optimizer):
         foreach: bool | None = None,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -111,6 +116,7 @@ class Lars(Optimizer):
             "always_adapt": always_adapt,
             "maximize": maximize,
             **execution_switches(foreach=foreach),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

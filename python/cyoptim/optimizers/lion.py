@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -36,6 +37,8 @@ class Lion(Optimizer):
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_. Requires
         decoupled weight decay.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -62,6 +65,7 @@ class Lion(Optimizer):
     _takes_complex: ClassVar[bool] = False
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -72,6 +76,7 @@ class Lion(Optimizer):
         maximize: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -80,6 +85,7 @@ class Lion(Optimizer):
             "maximize": maximize,
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

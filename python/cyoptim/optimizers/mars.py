@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from cyoptim._groups.options import (
     as_float,
@@ -12,6 +12,7 @@ from cyoptim._groups.options import (
     check_nonnegative,
     check_switch,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -69,6 +70,8 @@ class MARS(Optimizer):
     caution : bool
         Make the step only in the elements in which it follows the gradient :math:`\pm g_t`, and
         there by the inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -119,6 +122,7 @@ class MARS(Optimizer):
     _takes_complex: ClassVar[bool] = False
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -137,6 +141,7 @@ class MARS(Optimizer):
         *,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults: dict[str, Any] = {
             "lr": lr,
@@ -154,6 +159,7 @@ class MARS(Optimizer):
             "weight_decay_1d": weight_decay_1d,
             "maximize": maximize,
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         defaults["base_lr"] = as_float(lr)

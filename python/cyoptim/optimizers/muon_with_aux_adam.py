@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, Unpack
 
-from cyoptim._engine import Plan
+from cyoptim._engine import STORAGE_OPTIONS, Plan
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import (
     check_at_least,
@@ -14,6 +14,7 @@ from cyoptim._groups.options import (
     check_moments,
     check_switch,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._state.mapping import State
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._muon import MuonOptimizer, check_coefficients, check_iteration
@@ -104,6 +105,8 @@ class MuonWithAuxAdam(MuonOptimizer):
         :math:`O \theta > 0`.
     maximize : bool
         Follow the gradients upwards, in all groups.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -162,6 +165,7 @@ class MuonWithAuxAdam(MuonOptimizer):
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "weight_decay", "use_muon")
     _essential_state: ClassVar[tuple[str, ...] | None] = ()
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -175,6 +179,7 @@ class MuonWithAuxAdam(MuonOptimizer):
         beta2: float = 0.95,
         cautious_wd: bool = False,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "nesterov": nesterov,
@@ -186,6 +191,7 @@ class MuonWithAuxAdam(MuonOptimizer):
             "beta2": beta2,
             "cautious_wd": cautious_wd,
             "maximize": maximize,
+            **storage,
         }
         self._check_options({"use_muon": True, **MUON, **defaults})
         super().__init__(params, defaults)
@@ -194,9 +200,11 @@ class MuonWithAuxAdam(MuonOptimizer):
         if "use_muon" not in group:
             return {}
         maximize = defaults.get("maximize", False)
+        stored = {name: defaults[name] for name in STORAGE_OPTIONS if name in defaults}
         if not group["use_muon"]:
-            return {"use_muon": False, **ADAM, "maximize": maximize}
-        return {"use_muon": True, **MUON, **defaults}
+            return {"use_muon": False, **ADAM, "maximize": maximize, **stored}
+        muon = {name: value for name, value in defaults.items() if name not in stored}
+        return {"use_muon": True, **MUON, **muon}
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         if isinstance(param_group, dict) and "params" in param_group:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -53,6 +54,8 @@ class NAdam(Optimizer):
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_. Requires
         decoupled weight decay.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -86,6 +89,7 @@ class NAdam(Optimizer):
     )
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -102,6 +106,7 @@ class NAdam(Optimizer):
         differentiable: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -116,6 +121,7 @@ class NAdam(Optimizer):
             ),
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -43,6 +44,8 @@ class NovoGrad(Optimizer):
         :math:`\lambda\theta` to what :math:`m` gains.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -71,6 +74,7 @@ class NovoGrad(Optimizer):
     _rules: ClassVar[tuple[str, ...]] = ("novograd", "novograd_amsgrad")
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -83,6 +87,7 @@ class NovoGrad(Optimizer):
         decoupled_decay: bool = False,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -93,6 +98,7 @@ class NovoGrad(Optimizer):
             "amsgrad": amsgrad,
             "decoupled_decay": decoupled_decay,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

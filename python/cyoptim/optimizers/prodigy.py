@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from cyoptim._groups.numbers import plain
 from cyoptim._groups.options import check_finite, check_interval, check_moments, check_positive
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
 
@@ -71,6 +72,8 @@ class Prodigy(EstimatesDistance):
         parameter, which saves memory; the authors suggest 11.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class Prodigy(EstimatesDistance):
     # What the authors' class always has: no exp_avg without beta1.
     _essential_state: ClassVar[tuple[str, ...] | None] = ("step", "exp_avg_sq", "s", "p0")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -143,6 +147,7 @@ class Prodigy(EstimatesDistance):
         slice_p: int = 1,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -160,6 +165,7 @@ class Prodigy(EstimatesDistance):
             "slice_p": slice_p,
             "maximize": maximize,
             **numbers_before_the_first_step(d0, d_max=d0, d_numerator=0.0, d_denom=0.0, d_hat=0.0),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -56,6 +57,8 @@ class RAdam(Optimizer):
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_. Requires
         decoupled weight decay.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -82,6 +85,7 @@ class RAdam(Optimizer):
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution", "cautious_wd")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -97,6 +101,7 @@ class RAdam(Optimizer):
         differentiable: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -110,6 +115,7 @@ class RAdam(Optimizer):
             ),
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

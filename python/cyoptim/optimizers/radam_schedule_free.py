@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import as_float, check_moments
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._schedule_free import NUMBERS, ScheduleFree
 
@@ -45,6 +46,8 @@ class RAdamScheduleFree(ScheduleFree):
         `betas`.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -73,6 +76,7 @@ class RAdamScheduleFree(ScheduleFree):
 
     _rule: ClassVar[str | None] = "schedule_free_radam"
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -86,6 +90,7 @@ class RAdamScheduleFree(ScheduleFree):
         silent_sgd_phase: bool = True,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -99,6 +104,7 @@ class RAdamScheduleFree(ScheduleFree):
             "foreach": foreach,
             "silent_sgd_phase": silent_sgd_phase,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_lr, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -47,6 +48,8 @@ class RMSprop(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [3]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -79,6 +82,7 @@ class RMSprop(Optimizer):
     )
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -94,6 +98,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -107,6 +112,7 @@ class RMSprop(Optimizer):
                 capturable=capturable, foreach=foreach, differentiable=differentiable
             ),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

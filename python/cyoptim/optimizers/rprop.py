@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_lr, check_number, check_pair, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -39,6 +40,8 @@ class Rprop(Optimizer):
         Accepted as in torch, without effect.
     capturable, differentiable : bool
         Must be False.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -63,6 +66,7 @@ class Rprop(Optimizer):
     _rule: ClassVar[str | None] = "rprop"
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "etas", "step_sizes")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -74,6 +78,7 @@ class Rprop(Optimizer):
         foreach: bool | None = None,
         maximize: bool = False,
         differentiable: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -83,6 +88,7 @@ class Rprop(Optimizer):
             **execution_switches(
                 foreach=foreach, differentiable=differentiable, capturable=capturable
             ),
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

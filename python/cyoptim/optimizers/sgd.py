@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import (
     check_finite,
@@ -12,6 +12,7 @@ from cyoptim._groups.options import (
     check_undecayed,
     execution_switches,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -52,6 +53,8 @@ class SGD(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [3]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -83,6 +86,7 @@ class SGD(Optimizer):
     _rules: ClassVar[tuple[str, ...]] = ("sgd", "sgd_momentum", "sgd_nesterov")
     _cautious_options: ClassVar[tuple[str, ...]] = ("caution",)
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -97,6 +101,7 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -107,6 +112,7 @@ class SGD(Optimizer):
             "maximize": maximize,
             **execution_switches(foreach=foreach, differentiable=differentiable, fused=fused),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import as_float, check_lr, check_nonnegative, check_number
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._schedule_free import NUMBERS, ScheduleFree
 
@@ -44,6 +45,8 @@ class SGDScheduleFree(ScheduleFree):
         As in schedulefree; without effect.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -77,6 +80,7 @@ class SGDScheduleFree(ScheduleFree):
     _rule: ClassVar[str | None] = "schedule_free_sgd"
     _counts_steps: ClassVar[bool] = False
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -89,6 +93,7 @@ class SGDScheduleFree(ScheduleFree):
         foreach: bool | None = True,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -101,6 +106,7 @@ class SGDScheduleFree(ScheduleFree):
             "weight_decay": weight_decay,
             "foreach": foreach,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_lr, check_nonnegative, execution_switches
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -40,6 +41,8 @@ class SignSGD(Optimizer):
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_. Requires a
         momentum.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -73,6 +76,7 @@ class SignSGD(Optimizer):
     _counts_steps: ClassVar[bool] = False
     _takes_complex: ClassVar[bool] = False
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -84,6 +88,7 @@ class SignSGD(Optimizer):
         maximize: bool = False,
         *,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -93,6 +98,7 @@ class SignSGD(Optimizer):
             "maximize": maximize,
             **execution_switches(foreach=foreach),
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cyoptim._groups.options import (
     check_nonnegative,
     check_positive,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
 
@@ -60,6 +61,8 @@ class SimAdEMAMix(Optimizer):
         If False, the step is divided by :math:`\sqrt{1 - \beta_2^t}`.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -98,6 +101,7 @@ class SimAdEMAMix(Optimizer):
         "min_beta1",
     )
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -112,6 +116,7 @@ class SimAdEMAMix(Optimizer):
         bias_correction2: bool = True,
         *,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -124,6 +129,7 @@ class SimAdEMAMix(Optimizer):
             "bias_correction1": bias_correction1,
             "bias_correction2": bias_correction2,
             "maximize": maximize,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

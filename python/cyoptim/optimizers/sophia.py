@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from cyoptim._groups.options import (
     check_positive,
     execution_switches,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Array, Gradients, Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -60,6 +61,8 @@ class SophiaG(Optimizer):
         inverse of their share of the parameter larger [2]_.
     cautious_wd : bool
         Decay only the elements that the step does not move away from zero [3]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -102,6 +105,7 @@ class SophiaG(Optimizer):
     _rule: ClassVar[str | None] = "sophia"
     _essential_options: ClassVar[tuple[str, ...] | None] = ("lr", "betas", "rho", "weight_decay")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -115,6 +119,7 @@ class SophiaG(Optimizer):
         capturable: bool = False,
         caution: bool = False,
         cautious_wd: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -126,6 +131,7 @@ class SophiaG(Optimizer):
             **execution_switches(capturable=capturable),
             "caution": caution,
             "cautious_wd": cautious_wd,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

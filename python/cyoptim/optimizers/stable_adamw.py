@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cyoptim._groups.options import (
     check_switch,
     execution_switches,
 )
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT, StateDict
 from cyoptim.optimizer import Optimizer
 
@@ -56,6 +57,8 @@ class StableAdamW(Optimizer):
         Accepted as in torch-optimi, without effect.
     maximize : bool
         Follow the gradient upwards.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -86,6 +89,7 @@ class StableAdamW(Optimizer):
     _exchanges_group_steps: ClassVar[bool] = True
     _foreign_state: ClassVar[tuple[str, ...]] = ("eps_sq", "kahan_comp")
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -98,6 +102,7 @@ class StableAdamW(Optimizer):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -108,6 +113,7 @@ class StableAdamW(Optimizer):
             "max_lr": max_lr,
             "maximize": maximize,
             **execution_switches(foreach=foreach),
+            **storage,
         }
         check_moments(defaults)
         check_switch("decouple_lr", decouple_lr)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 from cyoptim._groups.options import check_moments, check_nonnegative
+from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizer import Optimizer
 
@@ -41,6 +42,8 @@ class Yogi(Optimizer):
     caution : bool
         Make each step only in the elements in which it follows the gradient, and there by the
         inverse of their share of the parameter larger [2]_.
+    state_dtype, master, rounding, seed
+        How parameters and state are stored in fewer bits: see :class:`cyoptim.StorageOptions`.
 
     Notes
     -----
@@ -70,6 +73,7 @@ class Yogi(Optimizer):
     _essential_options: ClassVar[tuple[str, ...]] = ("lr", "betas", "eps", "weight_decay")
     _step_type: ClassVar[type | None] = int
 
+    @with_storage
     def __init__(
         self,
         params: ParamsT,
@@ -81,6 +85,7 @@ class Yogi(Optimizer):
         *,
         maximize: bool = False,
         caution: bool = False,
+        **storage: Unpack[StorageOptions],
     ) -> None:
         defaults = {
             "lr": lr,
@@ -90,6 +95,7 @@ class Yogi(Optimizer):
             "weight_decay": weight_decay,
             "maximize": maximize,
             "caution": caution,
+            **storage,
         }
         self._check_options(defaults)
         super().__init__(params, defaults)

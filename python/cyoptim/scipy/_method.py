@@ -15,6 +15,7 @@ from scipy.optimize import OptimizeResult
 from cyoptim import optimizers
 from cyoptim._arrays.doors import check_unmasked, view_parameter
 from cyoptim._groups.options import check_number
+from cyoptim._groups.storage import refuse_storage
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim._shown import table
 from cyoptim._spelling import close_name
@@ -30,6 +31,8 @@ SchedulerLike: TypeAlias = str | tuple[str, dict[str, Any]] | Callable[[Optimize
 
 # What minimize passes to every method.
 PASSED = ("args", "jac", "hess", "hessp", "bounds", "constraints", "callback")
+
+STORED = "minimize works in float32 or float64"
 
 # A step of LBFGS is one iteration, and minimize decides when to stop.
 LBFGS_OPTIONS = {
@@ -242,9 +245,12 @@ class Method:
         options = self.options
         if isinstance(factory, type) and issubclass(factory, optimizers.LBFGS):
             options = {**LBFGS_OPTIONS, **options}
+        refuse_storage(options, STORED)
         optimizer = factory([param], **options)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{self._name} returned {optimizer!r}, expected a cyoptim.Optimizer")
+        for group in optimizer.param_groups:
+            refuse_storage(group, STORED)
         members = [p for group in optimizer.param_groups for p in group["params"]]
         views = [view_parameter(p, "the array")[1] for p in members]
         if param.size and not all(np.may_share_memory(view, param) for view in views):

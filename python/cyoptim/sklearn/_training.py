@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from cyoptim import optimizers
 from cyoptim._arrays.doors import check_unmasked, type_name
+from cyoptim._groups.storage import refuse_storage
 from cyoptim._names import OPTIMIZERS, SCHEDULERS, class_named
 from cyoptim.lr_scheduler import ReduceLROnPlateau
 from cyoptim.optimizer import Optimizer
@@ -40,6 +41,7 @@ UNSUITED = {
     "solver='lbfgs'",
     optimizers.SparseAdam: "it takes sparse gradients alone",
 }
+STORED = "an estimator's coefficients and their state are float32 or float64"
 
 
 def _named(argument: str, value: Any, known: dict[str, type]) -> Any:
@@ -137,6 +139,7 @@ class Recipe:
 
     def optimizer(self, params: list[tuple[str, Parameter]]) -> Optimizer:
         """An optimizer over these parameters, or some of them."""
+        refuse_storage(self.options, STORED)
         optimizer = self.make_optimizer(params, **self.options)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
@@ -145,6 +148,8 @@ class Recipe:
         for cls, reason in UNSUITED.items():
             if isinstance(optimizer, cls):
                 raise ValueError(f"optimizer cannot be {cls.__name__}: {reason}")
+        for group in optimizer.param_groups:
+            refuse_storage(group, STORED)
         given = {id(param) for _, param in params}
         if not {id(p) for group in optimizer.param_groups for p in group["params"]} <= given:
             names = ", ".join(name for name, _ in params)
