@@ -30,6 +30,7 @@ TITLES = {
     "cyoptim.optimizer": "The base, and hooks",
     "cyoptim.parameter": "Parameter",
     "cyoptim._groups.rules": "Groups by rules",
+    "cyoptim._groups.storage": "Stored precision",
     "cyoptim._arrays.trees": "Trees",
     "cyoptim.vectors": "One vector",
     "cyoptim.clip": "Clipping",
@@ -47,6 +48,7 @@ TITLES = {
 # The pages of what private modules offer.
 PAGES = {
     "cyoptim._groups.rules": "group_rules",
+    "cyoptim._groups.storage": "storage",
     "cyoptim._arrays.trees": "trees",
     "cyoptim._averages.moving": "averages",
     "cyoptim._saving.masters": "master_weights",
