@@ -61,8 +61,8 @@ from cyoptim._config import (
     threads,
 )
 from cyoptim._groups.rules import param_groups
-from cyoptim._saving.masters import master_weights, set_master_weights
 from cyoptim._groups.storage import StorageOptions
+from cyoptim._saving.masters import master_weights, set_master_weights
 from cyoptim.clip import (
     clip_grad_norm_,
     clip_grad_value_,

@@ -13,7 +13,6 @@ from cyoptim._engine import (
     name_of_dtype,
     stored_dtype_of,
 )
-from cyoptim._groups.native import rule_for
 from cyoptim._groups.storage import check_storage, has_own_step, is_given, takes_storage, why_not
 from cyoptim._types import Array, Group
 from cyoptim._warnings import warn
@@ -68,7 +67,7 @@ def check_stored(
 def _check_rule(stored: _Stored, optimizer: Any) -> None:
     """Refuse all of it in a group that no native rule steps."""
     of_class = takes_storage(type(optimizer))
-    if of_class and rule_for(optimizer, stored.group) is not None:
+    if of_class and optimizer._rule_of_state(stored.group) is not None:
         return
     if has_own_step(type(optimizer)):
         return
@@ -149,7 +148,7 @@ def warn_of_rounding(
     """Warn of groups, from the first of them on, that lose small steps or small numbers by
     rounding."""
     for stored in islice(_stored(groups, views, labels), first, None):
-        rule = rule_for(optimizer, stored.group)
+        rule = optimizer._rule_of_state(stored.group)
         if rule is None:
             continue
         states = {name: _stored_types(stored, rule, name) for name in rule.states}
