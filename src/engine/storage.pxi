@@ -55,9 +55,15 @@ cdef inline bint is_sixteen(object view):
     return stored != NULL and stored.code > FLOAT64
 
 
+cdef tuple OPTION_NAMES = tuple(STORAGE_OPTIONS)
+
+
 cdef bint has_storage(dict group) except -1:
     """Whether a group says how its state is stored."""
-    return any([name in group for name in STORAGE_OPTIONS])
+    for name in OPTION_NAMES:
+        if name in group:
+            return True
+    return False
 
 
 cdef inline object storage_option(dict group, str name):
@@ -160,12 +166,18 @@ cdef int64_t first_key(dict group, Py_ssize_t number) except? -1:
 
 cdef tuple storage_options(dict group):
     """What a group says of how its state is stored, to be compared."""
-    return tuple([repr(storage_option(group, name)) for name in STORAGE_OPTIONS])
+    return tuple([repr(storage_option(group, name)) for name in OPTION_NAMES]) if has_storage(group) else SAID_NOTHING
+
+
+cdef tuple SAID_NOTHING = tuple(map(repr, STORAGE_OPTIONS.values()))
 
 
 cdef int check_storage_kept(dict group, tuple before) except -1:
     """Refuse another way to store than that of the state that is there."""
-    for name, old, new in zip(STORAGE_OPTIONS, before, storage_options(group)):
+    cdef tuple now = storage_options(group)
+    if now is before:       # as of almost all groups
+        return 0
+    for name, old, new in zip(OPTION_NAMES, before, now):
         if new != old:
             raise ValueError(
                 f"{name} is {new}, expected {old} as when the state began: write {name} = {old}, or make a new "

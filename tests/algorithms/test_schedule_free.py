@@ -12,7 +12,7 @@ import pytest
 
 import cyoptim
 from cyoptim.lr_scheduler import LambdaLR
-from tests.support.cards import MODES, Card, takes
+from tests.support.cards import MODES, Card
 from tests.support.dtypes import tolerance
 from tests.support.parametrize import every_card, every_real
 from tests.support.processes import lines_of
@@ -420,18 +420,6 @@ def test_a_rate_that_begins_at_zero(card: Card) -> None:
     assert not np.array_equal(params[0], before[0])
 
 
-@pytest.mark.parametrize("power", [0.0, -1.0, 0.5])
-@every_card(MODES)
-def test_weights_of_rates_of_zero(card: Card, power: float) -> None:
-    params = start()
-    optimizer = plain(card)(params, lr=0.0, weight_lr_power=power)
-    optimizer.train()
-    steps(optimizer, params, range(2))
-    optimizer.param_groups[0]["lr"] = 0.1
-    steps(optimizer, params, range(8))
-    assert all(np.isfinite(p).all() for p in params)
-
-
 @every_card(MODES)
 def test_a_skipped_step_leaves_the_numbers(card: Card) -> None:
     optimizer, params = trained(card)
@@ -600,12 +588,6 @@ def test_modes_and_files_of_the_authors(torch: Any, card: Card) -> None:
         for one in (mine, other):
             one.train()
         step_both(3)
-
-
-@every_card(MODES, takes("betas"))
-def test_betas_that_have_no_average(card: Card) -> None:
-    with pytest.raises(ValueError, match="betas\\[0\\] must be > 0"):
-        plain(card)([np.ones(3)], betas=(0.0, 0.9))
 
 
 @every_card(MODES, lambda card: "step" in card.states)
