@@ -894,10 +894,10 @@ class Optimizer(Definition):
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state that :meth:`state_dict`, here or in torch, has returned.
 
-        State arrays are copied, in the dtype and layout of their parameters; parameters
-        themselves are not part of it. Averages in the state are restored, even if :meth:`ema` has
-        not been called; if the state has none, averages restart. Accumulated gradients are
-        restored, or dropped if the state has none.
+        State arrays are copied, in the types in which this optimizer stores them and the layout of
+        their parameters; parameters themselves are not part of it. Averages in the state are
+        restored, even if :meth:`ema` has not been called; if the state has none, averages restart.
+        Accumulated gradients are restored, or dropped if the state has none.
 
         Parameters that have names here and in the state are matched by name, in any order;
         otherwise by their order. An optimizer without names takes those of the state.
@@ -912,6 +912,11 @@ class Optimizer(Definition):
         TypeError, ValueError
             If it is not a state dict, has other groups, names or shapes, or belongs to another
             optimizer class. Then the optimizer does not change.
+
+        Warns
+        -----
+        UserWarning
+            If the state has more bits than this optimizer keeps.
         """
         state_dict = self._before_load(state_dict)
         self._turn.write("load_state_dict()", self._load, state_dict)

@@ -76,11 +76,14 @@ class Form:
         return Entry(Kind.COUNT if name == "step" else Kind.NOTE)
 
     def _storage(self, view: Array, group: Group | None, label: str) -> Storage:
-        rule = None
-        if group is not None and not self._steps_itself:
-            apart = self._rule_apart(group) if self._is_apart(view.shape) else None
-            rule = self._rule_of(group) if apart is None else rule_named(apart)
-        return Storage(rule, view, group, label)
+        return Storage(self._own_rule(view, group), view, group, label)
+
+    def _own_rule(self, view: Array, group: Group | None) -> Rule | None:
+        """The rule that steps a parameter."""
+        if group is None or self._steps_itself:
+            return None
+        apart = self._rule_apart(group) if self._is_apart(view.shape) else None
+        return self._rule_of(group) if apart is None else rule_named(apart)
 
     def _rule_with(self, name: str, storage: Storage) -> Rule | None:
         """The rule that has an entry: that which steps the parameter, or any of the class."""
