@@ -361,7 +361,7 @@ cdef class Rows(Inputs):
         """Refuse to hand parameters of few bits to a step that computes in their type."""
         if self._type_of(i) > FLOAT64:
             raise TypeError(
-                f"{self.labels[i]} has dtype {self.views[i].dtype}, which steps by native rules take, such as AdamW's, "
+                f"{self.labels[i]} has dtype {name_of_dtype(self.views[i].dtype)}, which steps by native rules take, such as AdamW's, "
                 "and this group has none: train in float32, or give it another optimizer")
         return 0
 

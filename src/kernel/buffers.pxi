@@ -53,6 +53,8 @@ cdef str buffer_hint(object value):
         return "; write param.data"
     if hasattr(value, "detach"):
         return "; write tensor.detach().numpy()"
+    if hasattr(value, "__array_interface__"):       # of a type that buffers do not have
+        return " of float32 or float64; write x.astype('f')"
     return "; write np.asarray(x)" if hasattr(value, "__array__") else ""
 
 

@@ -223,7 +223,7 @@ def test_an_array_cannot_move_under_its_optimizer() -> None:
         (lambda: cyoptim.SGD([bytearray(8)]), TypeError, "parameter 0 of group 0 is a bytearray of bytes, which could be numbers of any type: write memoryview(x).cast('f')"),
         (lambda: cyoptim.SGD([{"params": [memoryview(bytearray(8))]}]), TypeError, "parameter 0 of group 0 is a memoryview of bytes"),
         (lambda: cyoptim.SGD(array("d", [1.0])), TypeError, "put it into a list, SGD([parameter])"),
-        (lambda: cyoptim.SGD([array("i", [1])]), TypeError, "parameter 0 of group 0 has dtype int32, expected float32 or float64"),
+        (lambda: cyoptim.SGD([array("i", [1])]), TypeError, "parameter 0 of group 0 has dtype int32, expected float32, float64, bfloat16 or float16"),
         (lambda: cyoptim.SGD([memoryview(bytes(8)).cast("d")]), ValueError, "parameter 0 of group 0 is read-only"),
         (lambda: cyoptim.SGD([(w := array("d", [1.0, 2.0])), memoryview(w)[1:]]), ValueError, "share memory"),
         (lambda: cyoptim.SGD([array("d", [1.0])]).step(grads=[array("f", [1.0])]), TypeError, "dtype float32, expected float64"),

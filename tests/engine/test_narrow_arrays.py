@@ -164,6 +164,13 @@ def test_gradients_of_types_that_do_not_fit(param: Any, grad: Any, message: str)
     assert (p == 1).all()
 
 
+@each_dtype
+def test_a_kernel_takes_none(dtype: Any) -> None:
+    arrays = [np.ones(3, dtype) for _ in range(2)]
+    with pytest.raises(TypeError, match="param .*float32.*float64"):
+        cyoptim.kernel.Kernel(cyoptim.SGD, lr=0.5).update(*arrays)
+
+
 def test_a_gradient_of_16_bits_and_another_shape() -> None:
     with pytest.raises(ValueError, match=r"shape \(2, 3\), expected \(3, 2\): write grad.T"):
         cyoptim.SGD([np.ones((3, 2), np.float32)]).step(grads=[np.ones((2, 3), np.float16)])

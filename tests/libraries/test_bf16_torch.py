@@ -101,8 +101,8 @@ def test_steps_are_those_of_float32(dtype: Any, way: Any) -> None:
     assert receipts[0] == receipts[1]
 
 
-# As many steps as round three times in the parameter's type: that of torch's value, of ours, and half a unit more
-# where float32 itself is halfway.
+# Half a unit of the last place is our rounding; the rest is for the two float32 results, which differ by rounding, too,
+# so that they may lie on different sides of where it turns.
 @each_dtype
 @every_variant(TORCH, NATIVE, DENSE, ~CLOSURE, ~MATRICES)
 def test_as_torchs_float32(card: Card, options: Options, dtype: Any) -> None:
