@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,17 +24,14 @@ from torch import nn
 
 import cyoptim
 
-
-def sparing(params: Any, lr: float) -> cyoptim.AdamW:
-    storage = {"master": None, "state_dtype": "bfloat16"}
-    return cyoptim.AdamW([{"params": list(params), **storage}], lr=lr)
-
-
 RUNS = {
     "float32, torch": (torch.float32, torch.optim.AdamW),
     "bfloat16, torch": (torch.bfloat16, torch.optim.AdamW),
     "bfloat16, cyoptim": (torch.bfloat16, cyoptim.AdamW),
-    "bfloat16, cyoptim, sparing": (torch.bfloat16, sparing),
+    "bfloat16, cyoptim, sparing": (
+        torch.bfloat16,
+        partial(cyoptim.AdamW, master=None, state_dtype="bfloat16"),
+    ),
 }
 
 
@@ -65,10 +63,10 @@ def bytes_per_weight(optimizer: Any) -> float:
 
 def train(name: str, epochs: int) -> list[float]:
     """The losses of all digits, after each epoch."""
-    dtype, cls = RUNS[name]
+    dtype, make = RUNS[name]
     X, y = digits()
     model = make_model(dtype)
-    optimizer = cls(model.parameters(), lr=1e-3)
+    optimizer = make(model.parameters(), lr=1e-3)
     schedule: Any = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     start, losses = time.perf_counter(), []
     for _ in range(epochs):

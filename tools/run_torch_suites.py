@@ -38,10 +38,14 @@ SUITES = (
 
 # Tests, as Class::name with wildcards, that are expected to fail here, and why.
 DIFFERENTIABLE = "differentiable=True: steps run outside of any graph"
+WARNING = "the text of a warning"
 NOT_APPLICABLE = (
     ("TestDifferentiableOptimizer::*", DIFFERENTIABLE),
     ("*::test_step_is_noop_for_zero_grads_*", f"{DIFFERENTIABLE}, for parameters that are results"),
     ("*::test_fused_error_on_params_on_meta_*", "parameters on the meta device, without memory"),
+    ("*::test_old_pattern_warning", WARNING),
+    ("*::test_old_pattern_warning_resuming*", WARNING),
+    ("*::test_old_pattern_warning_with_arg", WARNING),
     (
         "*::test_lr_scheduler_verbose_deprecation_warning_*",
         "the argument `verbose`, which torch has no longer",
