@@ -16,7 +16,7 @@ import numpy as np
 from cyoptim._arrays.doors import is_tensor, stored_array
 from cyoptim._engine import NONNEGATIVE, STORAGE_OPTIONS, decode_array, name_of_dtype, widened
 from cyoptim._saving.matching import check_form
-from cyoptim._state.storage import BLOCK, PARTNERS, SCALE, SCALED
+from cyoptim._state.storage import BLOCK, PARTNERS, SCALE, SCALED, numbers_of
 from cyoptim._types import Array, Group, StateDict
 
 NESTED = "__bnb_optimizer_quant_state__"  # where bitsandbytes hides arrays from FSDP
@@ -240,9 +240,7 @@ def _numbers(name: str, entries: dict[str, Any]) -> Any:
     value = entries[name]
     if not _has_codes(value):
         return value
-    scale = entries.get(name + SCALE)
-    scale = None if scale is None else _array(scale)
-    return _as(value, widened(_array(value), scale, name, f"state {name!r}"))
+    return _as(value, numbers_of(name, entries))
 
 
 def _has_codes(value: Any) -> bool:

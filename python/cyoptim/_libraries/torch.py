@@ -171,6 +171,26 @@ def _counts_several() -> bool:
 _COUNTS_SEVERAL = _counts_several()
 
 
+class _Float8:
+    """Stands for a tensor of float8_e4m3fn in a pickle, which torch cannot pickle itself."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._codes = tensor.detach().view(torch.uint8)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _float8_of, (self._codes,)
+
+
+def _float8_of(codes: torch.Tensor) -> torch.Tensor:
+    return codes.view(torch.float8_e4m3fn)
+
+
+def picklable(value: Any) -> Any:
+    """A value that pickle and copy.deepcopy make an equal one of."""
+    is_float8 = isinstance(value, torch.Tensor) and value.dtype is torch.float8_e4m3fn
+    return _Float8(value) if is_float8 and not is_distributed(value) else value
+
+
 def as_tensor(value: Any) -> Any:
     """A tensor that shares the array's memory; other values unchanged."""
     return _tensor_of(value) if isinstance(value, np.ndarray) else value

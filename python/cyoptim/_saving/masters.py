@@ -119,7 +119,7 @@ def set_master_weights(optimizer: Any, weights: Sequence[Any] | Mapping[str, Any
     optimizer._turn.write("set_master_weights()", _set_weights, optimizer, weights)
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """A parameter, its memory, and what is kept beside it."""
 
     param: Any
@@ -129,63 +129,33 @@ class _Slot(NamedTuple):
     name: str  # of the entry of the state
     beside: Array | None
 
-
-def _slots(optimizer: Any, call: str) -> list[_Slot]:
-    if optimizer._average is not None:
-        optimizer._average.check_unswapped(f"call {call}")
-    groups = optimizer.param_groups
-    members = [(param, group) for group in groups for param in group["params"]]
-    pairs = zip(members, labels_of(groups), strict=True)
-    return [_slot(optimizer, param, group, label) for (param, group), label in pairs]
+    @property
+    def is_narrow(self) -> bool:
+        """Whether rules compute with more bits than the parameter has."""
+        return arithmetic_dtype(self.view) != self.view.dtype
 
 
-def _slot(optimizer: Any, param: Any, group: Group, label: str) -> _Slot:
-    _, view = view_parameter(param, label)
+def slot_of(optimizer: Any, param: Any, view: Array, group: Group, label: str) -> Slot:
     codec, name = PARTNERS.get(param_codec(view, group), ("", ""))
     found = optimizer.state.arrays(param).get(name)
     fits = isinstance(found, np.ndarray) and found.shape == view.shape
     fits = fits and found.dtype == BESIDE[name]
-    return _Slot(param, label, view, codec, name, found if fits else None)
+    return Slot(param, label, view, codec, name, found if fits else None)
 
 
-def _is_narrow(view: Array) -> bool:
-    """Whether rules compute with more bits than a parameter has."""
-    return arithmetic_dtype(view) != view.dtype
-
-
-def _weights(optimizer: Any) -> list[Any]:
-    slots = _slots(optimizer, "master_weights()")
-    return [in_kind(slot.param, {"": _values(slot)})[""] for slot in slots]
-
-
-def _values(slot: _Slot) -> Array:
-    if not _is_narrow(slot.view):
+def values_of(slot: Slot) -> Array:
+    """The numbers of a parameter with all of their bits, in a new array: in C order if narrow."""
+    if not slot.is_narrow:
         return slot.view.copy(order="K")
     if slot.beside is None:
-        return widened(slot.view)
+        return np.asarray(widened(slot.view), order="C")
     view, beside = (np.asarray(array, order="C") for array in (slot.view, slot.beside))
     return decode_array(view, beside, slot.codec)
 
 
-def _set_weights(optimizer: Any, weights: Any) -> None:
-    slots = _slots(optimizer, "set_master_weights()")
-    commit, changed = Commit(), []
-    for slot, value in zip(slots, _aligned(weights, optimizer.param_groups), strict=True):
-        if value is not None:
-            _prepare(slot, value, optimizer, commit)
-            changed.append(slot.param)
-    announce = [param for param in changed if is_tensor(param)]
-    commit.run()
-    if announce:
-        announce_update(announce)
-
-
-def _prepare(slot: _Slot, value: Any, optimizer: Any, commit: Commit) -> None:
-    """Let `commit` give a parameter a value, and its state the rest of it."""
-    view, what = slot.view, f"the weight of {slot.label}"
-    dtype = arithmetic_dtype(view)
-    values = array_like(own_part(value, slot.param, what), view.shape, dtype, what)
-    values = rounded(values, dtype)
+def prepare_values(slot: Slot, values: Array, optimizer: Any, commit: Commit) -> None:
+    """Let `commit` give a parameter numbers of its arithmetic, and its state the rest of them."""
+    view = slot.view
     if not slot.codec:
         commit.copy(view, rounded(values, view.dtype))
         return
@@ -196,6 +166,43 @@ def _prepare(slot: _Slot, value: Any, optimizer: Any, commit: Commit) -> None:
         commit.copy(slot.beside, beside)
     else:
         optimizer.state.prepare(slot.param, {slot.name: beside}, commit)
+
+
+def _slots(optimizer: Any, call: str) -> list[Slot]:
+    if optimizer._average is not None:
+        optimizer._average.check_unswapped(f"call {call}")
+    groups = optimizer.param_groups
+    members = [(param, group) for group in groups for param in group["params"]]
+    return [
+        slot_of(optimizer, param, view_parameter(param, label)[1], group, label)
+        for (param, group), label in zip(members, labels_of(groups), strict=True)
+    ]
+
+
+def _weights(optimizer: Any) -> list[Any]:
+    slots = _slots(optimizer, "master_weights()")
+    return [in_kind(slot.param, {"": values_of(slot)})[""] for slot in slots]
+
+
+def _set_weights(optimizer: Any, weights: Any) -> None:
+    slots = _slots(optimizer, "set_master_weights()")
+    commit, changed = Commit(), []
+    for slot, value in zip(slots, _aligned(weights, optimizer.param_groups), strict=True):
+        if value is not None:
+            prepare_values(slot, _checked(value, slot), optimizer, commit)
+            changed.append(slot.param)
+    tensors = [param for param in changed if is_tensor(param)]
+    if tensors:
+        announce_update(tensors)
+    commit.run()
+
+
+def _checked(value: Any, slot: Slot) -> Array:
+    """A given value as an array of the arithmetic of its parameter."""
+    what, dtype = f"the weight of {slot.label}", arithmetic_dtype(slot.view)
+    return rounded(
+        array_like(own_part(value, slot.param, what), slot.view.shape, dtype, what), dtype
+    )
 
 
 def _aligned(weights: Any, groups: list[Group]) -> list[Any]:

@@ -27,7 +27,11 @@ class ParameterState(dict[str, Any]):
         self._watch = watch
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return dict, (dict(self),)
+        if not any(map(is_tensor, self.values())):
+            return dict, (dict(self),)
+        from cyoptim._libraries.torch import picklable
+
+        return dict, ({name: picklable(value) for name, value in self.items()},)
 
 
 def _reporting(name: str) -> Callable[..., Any]:

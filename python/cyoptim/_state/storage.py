@@ -162,6 +162,13 @@ def _check_codes(name: str, found: str, has_scale: bool, what: str) -> None:
         )
 
 
+def numbers_of(name: str, entries: Mapping[str, Any]) -> Array:
+    """The numbers of an array of a state, with the scales beside it if it has 8 bits."""
+    what, scale = f"state {name!r}", entries.get(name + SCALE)
+    scales = None if scale is None else stored_array(scale, f"state {name + SCALE!r}")
+    return _numbers(name, stored_array(entries[name], what), scales, what)
+
+
 def _numbers(name: str, stored: Array, scales: Array | None, what: str) -> Array:
     """The numbers that a stored array stands for."""
     if name_of_dtype(stored.dtype) in WITHIN:

@@ -11,7 +11,19 @@ import numpy as np
 
 from cyoptim._arrays.doors import announce_update, is_tensor
 from cyoptim._averages.moving import MovingAverage, averages_from
-from cyoptim._engine import Arrays, Commit, Plan, Rule, rule_named, same_layout_as, whole_count
+from cyoptim._engine import (
+    Arrays,
+    Commit,
+    Plan,
+    Rule,
+    arithmetic_dtype,
+    in_arithmetic,
+    name_of_dtype,
+    rule_named,
+    same_layout_as,
+    whole_count,
+    widened,
+)
 from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import (
     check_finite,
@@ -20,6 +32,7 @@ from cyoptim._groups.options import (
     check_number,
     check_switch,
 )
+from cyoptim._saving.masters import Slot, prepare_values, slot_of, values_of
 from cyoptim._types import Array, Group, StateDict
 from cyoptim.optimizer import Optimizer
 
@@ -100,11 +113,16 @@ class ScheduleFree(Optimizer):
                 continue
             weight = 1 - self._share(group) if trains else self._to_average(group)
             pairs, copies = [], []
-            for param, view, z in places:
+            for slot, z in places:
                 if z is None:
                     continue
-                moved.append(param)
-                near = view
+                moved.append(slot.param)
+                if slot.is_narrow:
+                    values = values_of(slot)
+                    _move([(values, z)], weight)
+                    prepare_values(slot, values, self, commit)
+                    continue
+                view = near = slot.view
                 if not same_layout_as(np.empty_like(view, subok=False), view):
                     near = _dense(view)
                     copies.append((view, near))
@@ -118,14 +136,15 @@ class ScheduleFree(Optimizer):
             announce_update(tensors)
         commit.run()
 
-    def _places(self) -> Iterator[tuple[Group, list[tuple[Any, Array, Array | None]]]]:
-        """Each group with its parameters, their memory, and :math:`z` if there is one."""
+    def _places(self) -> Iterator[tuple[Group, list[tuple[Slot, Array | None]]]]:
+        """Each group with its parameters, and :math:`z` if there is one."""
         views, labels = iter(self._plan.arrays()), iter(labels_of(self.param_groups))
         for group in self.param_groups:
             places = {}
             for param in group["params"]:
                 view, label = next(views), next(labels)
-                places[id(param)] = param, view, _z_of(self.state.arrays(param), view, label)
+                slot = slot_of(self, param, view, group, label)
+                places[id(param)] = slot, _z_of(self.state.arrays(param), view, label)
             yield group, list(places.values())
 
     def _iterates(self) -> list[tuple[Array, Array, float]]:
@@ -204,9 +223,9 @@ class ScheduleFree(Optimizer):
         means, commit = [], Commit()
         for group, places in self._places():
             pairs = []
-            for param, view, z in places:
-                mean = _dense(view)
-                means.append((param, mean))
+            for slot, z in places:
+                mean = values_of(slot) if slot.is_narrow else _dense(slot.view)
+                means.append((slot.param, mean))
                 if z is not None and group["train_mode"]:
                     pairs.append((mean, z))
             _prepare_move(pairs, self._to_average(group), commit)
@@ -326,13 +345,17 @@ def _z_of(state: dict[str, Any], view: Array, label: str) -> Array | None:
     z = state.get("z")
     if z is None:
         return None
-    z = np.asarray(z)
-    if z.shape != view.shape or z.dtype.kind != view.dtype.kind:
+    z, like = np.asarray(z), view
+    if name_of_dtype(z.dtype) != arithmetic_dtype(view).name:
+        z = widened(z, state.get("z_scale"), "z", f"state 'z' of {label}")
+    if arithmetic_dtype(view) != view.dtype:
+        like = in_arithmetic(view)
+    if z.shape != view.shape or z.dtype.kind != like.dtype.kind:
         raise ValueError(
             f"state 'z' of {label} has shape {z.shape} and dtype {z.dtype}, expected {view.shape} "
-            f"and {view.dtype}"
+            f"and {like.dtype}"
         )
-    return z if same_layout_as(np.empty_like(view, subok=False), z) else _dense(z, view)
+    return z if same_layout_as(np.empty_like(like, subok=False), z) else _dense(z, like)
 
 
 def _dense(values: Array, like: Array | None = None) -> Array:
@@ -347,3 +370,10 @@ def _prepare_move(pairs: list[tuple[Array, Array]], weight: float, commit: Commi
     if pairs:
         first, second = map(list, zip(*pairs, strict=True))
         commit.apply(Arrays(first, second), "average", (weight,))
+
+
+def _move(pairs: list[tuple[Array, Array]], weight: float) -> None:
+    """Move each first array towards the second, now."""
+    commit = Commit()
+    _prepare_move(pairs, weight, commit)
+    commit.run()

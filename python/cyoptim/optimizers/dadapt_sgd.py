@@ -8,6 +8,8 @@ from cyoptim._arrays.doors import is_tensor
 from cyoptim._groups.options import check_interval, check_lr, check_nonnegative
 from cyoptim._groups.storage import StorageOptions, with_storage
 from cyoptim._state.form import Form
+from cyoptim._state.mapping import in_kind
+from cyoptim._state.storage import numbers_of
 from cyoptim._types import Group, ParamsT
 from cyoptim.optimizers._distance import EstimatesDistance, numbers_before_the_first_step
 
@@ -152,5 +154,9 @@ class _DualForm(Form):
     def saved(self, param: Any, values: Any) -> Any:
         saved = super().saved(param, values)
         if is_tensor(param) and isinstance(saved, dict) and {"s", "x0"} <= saved.keys():
-            saved["z"] = saved["x0"] - saved["s"]
+            from cyoptim._libraries.torch import as_array
+
+            arrays = {name: as_array(value) for name, value in saved.items()}
+            dual = numbers_of("x0", arrays) - numbers_of("s", arrays)
+            saved |= in_kind(param, {"z": dual})
         return saved
