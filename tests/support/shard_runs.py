@@ -246,6 +246,16 @@ def every_other_optimizer(folder: Path) -> None:
     assert len(cards(~ELEMENT_WISE)) > 10
 
 
+@a_run
+def codes_with_scales(folder: Path) -> None:
+    """Each process has its own, and torch.distributed.checkpoint takes such for everyone's."""
+    whose = "parameter 0 ('w') of group 0 is a part of a DTensor", "over 2 processes"
+    for asked in ("dynamic8", {"exp_avg": "float8_e4m3fn"}):
+        pairs = [("w", spread(np.ones((64, 80), "f4")))]
+        words = *whose, f"state_dtype={asked!r}", "write state_dtype='bfloat16'"
+        refused(lambda: cyoptim.AdamW(pairs, state_dtype=asked), TypeError, *words)  # noqa: B023
+
+
 class Update(cyoptim.Optimizer):
     """A custom optimizer, of which nobody knows whether it is element-wise."""
 

@@ -195,8 +195,20 @@ def note_shards(plan: Any, groups: list[Group], labels: list[str], optimizer: An
     shards = _shards_in(groups, labels)
     for number, shard in shards.items():
         optimizer._check_element_wise(groups[number], shard)
+        _check_scales(groups[number], shard)
     if shards:
         plan.note_shards(shards)
+
+
+def _check_scales(group: Group, shard: str) -> None:
+    """Refuse codes of 8 bits for parts: torch would save the scales of one process for all."""
+    asked = group.get("state_dtype")
+    names = set(asked.values()) if isinstance(asked, dict) else {asked}
+    if names & {"dynamic8", "float8_e4m3fn"}:
+        raise TypeError(
+            f"{shard}: state_dtype={asked!r} has scales for the elements of this process alone, and "
+            "a checkpoint of all processes would have those of one: write state_dtype='bfloat16'"
+        )
 
 
 def _shards_in(groups: list[Group], labels: list[str]) -> dict[int, str]:
