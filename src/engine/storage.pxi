@@ -210,8 +210,9 @@ def widened(value, scale=None, str name="", what="the array") -> np.ndarray:
     cdef const Stored *stored
     cdef int code
     value = np.asarray(value)
-    if value.dtype.itemsize == 1:
-        code = DYNAMIC8 if value.dtype == np.uint8 else FLOAT8
+    kind = name_of_dtype(value.dtype)
+    if kind in ("uint8", "float8_e4m3fn"):
+        code = DYNAMIC8 if kind == "uint8" else FLOAT8
         if name in NONNEGATIVE:
             code = DYNAMIC8_POSITIVE if code == DYNAMIC8 else FLOAT8_POSITIVE
         scale = None if scale is None else np.asarray(scale, np.float32, order="C")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -363,3 +364,36 @@ cyoptim.save(sys.argv[2], params=[param], optimizer=optimizer)
     cyoptim.load(other, params=[own], optimizer=twin)
     optimizer.step(grads=[np.linspace(-1, 1, 5000, dtype="f4")])
     assert contents({"o": twin, "p": own}) == contents({"o": optimizer, "p": param})
+
+
+def digest_of(optimizer: Any, param: Any) -> str:
+    state = optimizer.state[param]
+    return hashlib.sha256(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
+
+
+def test_every_format_becomes_any_other_without_ml_dtypes(tmp_path: Any, blocked: str) -> None:
+    expected = []
+    for found in FORMATS:
+        param, optimizer = trained(5000, np.float32, found)
+        cyoptim.save(tmp_path / f"{found}.npz", optimizer=optimizer)
+        for wanted in FORMATS:
+            own, twin = twin_of(optimizer, param, wanted)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                twin.load_state_dict(optimizer.state_dict())
+            expected.append(f"{found} {wanted} {digest_of(twin, own)}")
+    lines = lines_of(
+        f"""import sys, hashlib; sys.path.insert(0, {blocked!r})
+{WITHOUT}
+warnings.simplefilter("ignore")
+for found in {FORMATS}:
+    for wanted in {FORMATS}:
+        param = np.zeros(5000, "f4")
+        optimizer = cyoptim.AdamW([param], state_dtype=wanted)
+        cyoptim.load(f"{tmp_path}/{{found}}.npz", optimizer=optimizer)
+        state = optimizer.state[param]
+        content = b"".join(state[name].tobytes() for name in sorted(state))
+        print(found, wanted, hashlib.sha256(content).hexdigest())
+"""
+    )
+    assert lines == expected

@@ -206,8 +206,9 @@ def _check_scales(group: Group, shard: str) -> None:
     names = set(asked.values()) if isinstance(asked, dict) else {asked}
     if names & {"dynamic8", "float8_e4m3fn"}:
         raise TypeError(
-            f"{shard}: state_dtype={asked!r} has scales for the elements of this process alone, and "
-            "a checkpoint of all processes would have those of one: write state_dtype='bfloat16'"
+            f"{shard}: state_dtype={asked!r} has scales for the elements of this process alone, "
+            "and a checkpoint of all processes would have those of one: write "
+            "state_dtype='bfloat16'"
         )
 
 
