@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -58,13 +59,13 @@ def readable(value: Any) -> Any:
     stand for it would be taken as numbers. The state of an optimizer stays, to be loaded."""
     if dtype_beyond_numpy("bfloat16").kind == "V":
         return value
-    if isinstance(value, dict):
-        if "param_groups" in value:
-            return value
-        for key, item in value.items():
-            value[key] = readable(item)
+    if isinstance(value, (dict, list)):  # in place: a copy of all lists would take much memory
+        if not (isinstance(value, dict) and "param_groups" in value):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                value[key] = readable(item)
         return value
-    if type(value) in (list, tuple):
-        return type(value)(readable(item) for item in value)
+    if type(value) is tuple:
+        items = tuple(readable(item) for item in value)
+        return value if all(map(is_, items, value)) else items
     is_narrow = isinstance(value, np.ndarray) and beyond_numpy(value.dtype) == "bfloat16"
     return widened(value) if is_narrow else value
