@@ -114,16 +114,18 @@ def optimizer_of(cls: str, params: Sequence[Any], chosen: Format, **options: Any
     with warnings.catch_warnings():
         # Rounding bfloat16 to nearest is warned of; here it is timed nevertheless.
         warnings.simplefilter("ignore", UserWarning)
-        return getattr(cyoptim, cls)([{"params": list(params), **chosen.options}], **options)
+        return getattr(cyoptim, cls)(params, **chosen.options, **options)
 
 
 def build(operation: str, params: Arrays, grads: Arrays, threads: int, chosen: Format) -> Subject:
     """Its step. The reference begins with rounded parameters, and gets rounded gradients."""
     import cyoptim
+    from cyoptim import _engine
 
     if params[0].dtype != np.float32:
         raise Unavailable("formats are compared with float32 only")
     cyoptim.set_num_threads(threads)
+    _engine.take_all_threads(True)  # as the rivals, and whatever disturbs the first steps
     held, slopes = stored(params, chosen.param), stored(grads, chosen.grad)
     wrapped = [cyoptim.Parameter(p, grad=g) for p, g in zip(held, slopes, strict=True)]
     stepper = optimizer_of(operation, wrapped, chosen)

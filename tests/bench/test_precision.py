@@ -17,6 +17,9 @@ from bench.runner import Result
 from bench.tables import precision
 from bench.workloads import named
 
+# What is timed takes all threads, and that does not stay.
+pytestmark = pytest.mark.usefixtures("many_threads")
+
 WORKLOAD = named("1x8K")  # of 8 bits, unlike fewer than LEAST_SCALED
 
 
