@@ -77,9 +77,23 @@ def dtype_beyond_numpy(str name not None) -> np.dtype:
     return FOUND_BEYOND_NUMPY[name]
 
 
+cdef dict NAMES_OF_NUMBERS = {}     # dtype.name takes NumPy a microsecond
+
+cdef enum:
+    FIRST_OF_OTHERS = 256           # NumPy's number of the first type that another package adds
+
+
 def name_of_dtype(dtype not None) -> str:
     """The name of a type, also of one that NumPy lacks."""
-    return dtype.name if dtype.metadata is None else dtype.metadata.get("cyoptim", dtype.name)
+    metadata = dtype.metadata
+    if metadata is not None:
+        return metadata.get("cyoptim", dtype.name)
+    name = NAMES_OF_NUMBERS.get(dtype.num)
+    if name is None:
+        name = dtype.name
+        if dtype.num >= FIRST_OF_OTHERS or dtype.kind in "biufc":   # else it may have any size
+            NAMES_OF_NUMBERS[dtype.num] = name
+    return name
 
 
 cdef int add_dtype(str name, int code, str safetensors, int kind, str arithmetic, double tolerance,

@@ -324,7 +324,7 @@ def loaded_array(value: Any, label: str) -> Array:
     """A loaded value as an array of a type that NumPy has; a torch tensor may have any dtype,
     layout and device."""
     array = stored_array(value, label)
-    is_beyond_numpy = name_of_dtype(array.dtype) != array.dtype.name or array.dtype.kind == "V"
+    is_beyond_numpy = array.dtype.kind == "V" or array.dtype.metadata is not None
     return widened(array) if is_beyond_numpy and is_dtype(array.dtype) else array
 
 
