@@ -47,6 +47,7 @@ def bits(shape: Any, dtype: Any, seed: int = 0) -> Any:
 # --- what goes in comes out -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     st.sampled_from(DTYPES),
@@ -186,6 +187,7 @@ def test_a_file_of_another_format(either: Any, found: str, wanted: str) -> None:
     assert contents({"o": twins[0]}) == contents({"o": twins[1]})
 
 
+@pytest.mark.slow
 def test_averages_and_sums_in_mapped_files(tmp_path: Any, either: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("cyoptim._saving.files.LEAST", 1)
     folder = tmp_path / "state"
@@ -298,6 +300,7 @@ def blocked(tmp_path: Any) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_arrays_are_read_without_ml_dtypes(either: Any, blocked: str) -> None:
     W = np.array([1.5, -2.0], BFLOAT16)
     cyoptim.save(either, params={"W": W, "n": [ml_dtypes.bfloat16(3)]}, codes=bits(3, FLOAT8))
@@ -332,6 +335,7 @@ except ValueError as error:
     assert "dtype bfloat16 and shape (2,), expected an array of dtype uint16" in lines[5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_run_goes_on_without_ml_dtypes(
     either: Any, kind: str, blocked: str, tmp_path: Any
@@ -371,6 +375,7 @@ def digest_of(optimizer: Any, param: Any) -> str:
     return hashlib.sha256(b"".join(state[name].tobytes() for name in sorted(state))).hexdigest()
 
 
+@pytest.mark.slow
 def test_every_format_becomes_any_other_without_ml_dtypes(tmp_path: Any, blocked: str) -> None:
     expected = []
     for found in FORMATS:

@@ -111,6 +111,7 @@ def test_a_twin_goes_on_with_the_same_bits(card: Card, kind: str) -> None:
 # --- another format -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(DTYPES),

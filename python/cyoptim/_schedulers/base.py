@@ -199,7 +199,8 @@ class LRScheduler(_Root):
         if known < len(self.optimizer.param_groups):
             check_rates(self.optimizer)
         for group in self.optimizer.param_groups[known:]:
-            self.base_lrs.append(copied(group.setdefault("initial_lr", copied(group["lr"]))))
+            first = copied(group.setdefault("initial_lr", copied(group["lr"])))
+            self.base_lrs = [*self.base_lrs, first]  # a loaded state may have a tuple
 
     # --- how it shows itself ----------------------------------------------------------------------
 
