@@ -105,3 +105,46 @@ def test_the_authors_z_of_d_adaptation_is_a_number() -> None:
     state = optimizer.state_dict()["state"][0]
     s = numbers("s", state["s"].numpy(), state["s_scale"].numpy())
     np.testing.assert_allclose(state["z"].numpy(), state["x0"].numpy() - s, rtol=1e-6)
+
+
+class Own(cyoptim.AdamW):
+    """A user's own, with a step."""
+
+    def step(self, closure: Any = None, **asked: Any) -> Any:
+        return super().step(closure, **asked)
+
+
+def optimizers_with_groups(cls: Any, kind: Any) -> tuple[Any, list[Any]]:
+    params = [np.ones((8, 8), np.float32), np.ones((64, 80), BFLOAT16)]
+    groups: list[Any] = [{"params": params[:1]}, {"params": params[1:], "state_dtype": kind}]
+    if cls is cyoptim.MuonWithAuxAdam:
+        for group, use_muon in zip(groups, (True, False), strict=True):
+            group["use_muon"] = use_muon
+    return cls(groups), params
+
+
+@pytest.mark.parametrize("cls", [cyoptim.MuonWithAuxAdam, Own])
+def test_groups_of_which_some_are_narrow(cls: Any, tmp_path: Any) -> None:
+    grads = [np.random.default_rng(0).normal(size=s).astype("f4") for s in ((8, 8), (64, 80))]
+    first, params = optimizers_with_groups(cls, "dynamic8")
+    first.step(grads=grads)
+    cyoptim.save(tmp_path / "run.npz", o=first, p=params)
+    second, others = optimizers_with_groups(cls, "dynamic8")
+    cyoptim.load(tmp_path / "run.npz", o=second, p=others)
+    second.load_state_dict(copy.deepcopy(second.state_dict()))
+    for optimizer in (first, second):
+        optimizer.step(grads=grads)
+    assert bytes_of(first) == bytes_of(second)
+    assert first.state[params[1]]["exp_avg"].dtype == np.uint8
+
+
+def test_a_step_of_ones_own_keeps_the_types_of_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    param = torch.ones(5000).bfloat16().requires_grad_()
+    optimizer = Own([param], state_dtype="dynamic8")
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    types = {name: value.dtype for name, value in optimizer.state[param].items()}
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    optimizer.step()
+    assert {name: value.dtype for name, value in optimizer.state[param].items()} == types
