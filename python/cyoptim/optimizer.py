@@ -324,6 +324,7 @@ class Optimizer(Definition):
     def _check_written(self, group: Group, number: int, before: int) -> None:
         """Refuse misspelt options that were written into a group behind those `before`."""
         known = {**self._unset_options(), **self._defaults_for(group, self.defaults)}
+        known |= {name: 0 for rule in rules_of(type(self)) for name in rule.group_numbers}
         others = options_of_others(group)
         written = [name for name in list(group)[before:] if name not in others]
         check_spelling(written, number, known, type(self).__name__)

@@ -175,6 +175,7 @@ cdef class KeptSteps:
         if cnp.PyArray_SIZE(<cnp.ndarray>step.arrays[0]) <= STEPPED_BY_ONE:
             step.names = names
             self.steps[number] = form, step
+            self.seen = NEVER       # its arrays are those of the state only if the commit is made
 
     def prepare(self, found, list params not None, list groups not None, optimizer, Commit commit not None) -> list:
         """Let `commit` make the steps that are kept; return what is left of `found`."""
