@@ -7,6 +7,7 @@ import numpy as np
 from .files import NARROW, check_with
 
 NAME = "narrow-files"
+NEEDS = ("ml_dtypes",)
 LONG = 50_000
 SEEDS: tuple[int, ...] = (31060,)  # fewer rates of a schedule than groups, in a tuple
 
