@@ -45,7 +45,7 @@ from _table cimport (APPLY, CHUNK, DIRECTED, DIRECTIONS, FACTORED_BLOCKS, FACTOR
                      KEPT, KEPT_TOGETHER, LINE, MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STAGES, MAX_STREAMS, MAX_SUMS,
                      MEASURED, NORM, OVER_ALL, PANEL_BYTES, PER_GROUP, PER_ROW, REDUCE, RESCALED, SHORT_CHUNK,
                      STEPPED, STEPPED_BY_SEGMENTS, UPDATE, UPDATE_AGAIN, Chunk, Clock, Directed, Factored, FactoredRun,
-                     Group, Head, Kernels, Pass, Product, Row, Stage, Storage, Table, Tensor, Units, chunk_length,
+                     Group, Head, Kernels, Part, Pass, Product, Row, Stage, Storage, Sum, Table, Tensor, Units, chunk_elements,
                      product_task_count, takes_pass)
 
 cnp.import_array()
@@ -66,6 +66,7 @@ include "engine/room.pxi"       # placement of new state
 include "engine/codecs.pxi"     # arrays to and from fewer bits
 include "engine/storage.pxi"    # how a state is stored
 include "engine/work.pxi"       # tables, and passes over lists of arrays
+include "engine/sums.pxi"       # the sum of pieces in one order
 include "engine/first_touch.pxi"    # what new state begins with
 include "engine/factored.pxi"   # the steps of Adafactor's family
 include "engine/muon.pxi"       # Muon's step
@@ -79,5 +80,6 @@ include "engine/inputs.pxi"     # parameters and gradients
 include "engine/rows.pxi"       # options, and the scalars of each tensor
 include "engine/states.pxi"     # state: found, made, bound
 include "engine/averages.pxi"   # averages that follow the parameters
+include "engine/parts.pxi"      # parts of tensors whose other parts other processes have
 include "engine/passes.pxi"     # the runs over all tensors
 include "engine/plan.pxi"       # the step

@@ -16,14 +16,14 @@ from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy, memset
 
-from _codecs cimport BFLOAT16, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, FLOAT32, SCALED_TOGETHER, arithmetic_size, decode, encode, is_lossy, mixed, stored_size
+from _codecs cimport BFLOAT16, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, FLOAT32, SCALED_TOGETHER, arithmetic_size, codec_has_scales, codec_partner_size, decode, encode, is_lossy, mixed, stored_size
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, combine, dot_span,
                       fold_sums, reduce_span)
 from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, LINE,
                      MAX_CARRIED, MAX_NUMBERS, MAX_SCALARS, MAX_STREAMS, MAX_SUMS, MEAN_SQUARES, MEASURED, NORM, OVER_ALL,
                      PANEL_BYTES, PER_ELEMENT, PER_GROUP, PER_ROW, PER_TENSOR, PIECE, RESCALED, RESIDUALS,
                      SCALED_SQUARES, START, STEPPED, UPDATE, UPDATE_AGAIN, WORK, Chunk, Clock, Combine, Directed,
-                     Factored, FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Storage, Table, Tensor, Units,
+                     Factored, FactoredRun, Finish, Group, Kernels, Product, Row, Stage, Storage, Sum, Table, Tensor, Units,
                      product_task, takes_pass)
 from rules._math cimport along, descent, greater, scale_of_share
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
@@ -174,7 +174,7 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     COMBINES[number] = combine
     SCOPES[number] = scope
     SUMS[number] = sums
-    about.update(scope=scope, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
+    about.update(scope=scope, again=False, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
 
@@ -197,6 +197,7 @@ cdef int passes_again(str name, int sums, Measure32 measure32, Measure64 measure
     COMBINES[number + AGAIN] = combine
     SUMS[number + AGAIN] = sums
     STREAMS[number + AGAIN] = STREAMS[number]
+    about.update(again=True)
     if finish != NULL:
         about.update(computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
@@ -462,6 +463,7 @@ include "kernels/passes.pxi"
 include "kernels/tiles.pxi"
 include "kernels/caution.pxi"
 include "kernels/reductions.pxi"
+include "kernels/sums.pxi"
 include "kernels/factored.pxi"
 include "kernels/muon.pxi"
 
@@ -509,6 +511,7 @@ KERNELS.clocks = CLOCKS
 KERNELS.multiply = multiply
 KERNELS.direct = direct
 KERNELS.factor = factor
+KERNELS.add = add_pieces
 KERNELS.decode = codec_decode
 KERNELS.encode = codec_encode
 

@@ -26,7 +26,7 @@ cdef enum:
     LANES = 16          # sums that a pass adds up side by side, whatever the vector width
 
 # The length of the chunks of a tensor, which its size alone decides: sums must not depend on what else is stepped.
-cdef inline Py_ssize_t chunk_length(Py_ssize_t size) noexcept nogil:
+cdef inline Py_ssize_t chunk_elements(Py_ssize_t size) noexcept nogil:
     return SHORT_CHUNK if size <= FEW_ELEMENTS else CHUNK
 
 cdef struct Tensor:
@@ -41,6 +41,18 @@ cdef struct Storage:
     uint8_t type                    # of the parameter's elements; the gradient's unless it has its own
     void *partners[MAX_STREAMS]     # what a codec keeps beside the elements
     uint64_t *key                   # of what is rounded by random bits; NULL: nothing is
+    Py_ssize_t first                # the number of its first element in the tensor that it is a part of
+
+# A tensor that is a part of one whose other parts other processes have.
+cdef struct Part:
+    Py_ssize_t first, whole         # the number of its first element, and how many there are
+
+# Pieces of the same length to be added in a tree: see canonical_sum.
+cdef struct Sum:
+    int code, dtype                 # how the pieces are stored, and the type of the arithmetic and of the sum
+    Py_ssize_t count, size          # pieces, and elements of each
+    const void **pieces
+    void *out
 
 # The units of a tensor: the elements that a rule takes sums over.
 cdef struct Units:
@@ -258,5 +270,6 @@ cdef struct Kernels:
     BundleFunction multiply     # a task of a Product
     BundleFunction direct       # a block of a Directed
     BundleFunction factor       # a bundle of a FactoredRun
+    BundleFunction add          # a chunk of a Sum
     Decode decode
     Encode encode

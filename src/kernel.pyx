@@ -24,7 +24,7 @@ from libc.string cimport memset
 from _reduce cimport SUM_SQUARES
 from _codecs cimport FLOAT32, FLOAT64
 from _table cimport (MAX_CARRIED, MAX_SCALARS, MAX_STREAMS, REDUCE, UPDATE, Chunk, Clock,
-                     Head, Kernels, Row, Table, Tensor, chunk_length)
+                     Head, Kernels, Row, Table, Tensor, chunk_elements)
 
 import importlib
 import sys
@@ -379,7 +379,7 @@ cdef inline double sum_squares(const void *array, int dtype, Py_ssize_t size,
     partial[1] = before
     while start < size:
         call.chunk.start = start
-        start = min(start + chunk_length(size), size)
+        start = min(start + chunk_elements(size), size)
         call.chunk.stop = start
         KERNELS.run(&call.table, 0)
         partial[1] = partial[1] + partial[0]

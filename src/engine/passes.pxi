@@ -1,7 +1,7 @@
 # The passes of a step over its tensors: measurements, and the update.
 
 
-cdef class Passes(Followed):
+cdef class Passes(Parted):
     """Runs the passes of a step over all tensors that have a row."""
 
     cdef Range *ranges          # of the gradients, where a step needs them
@@ -87,7 +87,10 @@ cdef class Passes(Followed):
         cdef SparseUpdate part
         for part in self.sparse:        # hidden from the run over whole tensors
             self.table.tensors[part.slot].row = -1
-        total = self.combine_partials(NORM, SUM_SQUARES)
+        if self.ranks is None:
+            total = self.combine_partials(NORM, SUM_SQUARES)
+        else:
+            total = self.combine_ranks(NORM, SUM_SQUARES)
         for part in self.sparse:
             self.table.tensors[part.slot].row = 0
             total += Arrays([part.values]).reduce(SUM_SQUARES, 0)
@@ -115,7 +118,9 @@ cdef class Passes(Followed):
             self.lead()
         if self.table.groups != NULL:
             KERNELS.begin(&self.table)
-        if not self.repeats:
+        if self.ranks is not None:
+            self.update_ranks()
+        elif not self.repeats:
             self.update(0, self.n_bundles)
         else:
             for first, last in self.waves:

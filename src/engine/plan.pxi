@@ -127,6 +127,7 @@ cdef class Plan(Passes):
         if self.updates:
             self._update(optimizer, update, extras)
         else:
+            self.be_ready()
             if PyList_GET_SIZE(self.births):
                 self.settle()
             self.seen = self.looked
@@ -150,6 +151,7 @@ cdef class Plan(Passes):
             self._check_still()
             if not (self._owners_are_still() and self._group_numbers_are_still()):
                 self.refuse_moved_state()
+            self.be_ready()
             # Nothing that ends may run code before the run that trusts what was just checked.
             self.replaced.append(commit.make_and_hold())
             self.settle()
@@ -262,6 +264,7 @@ cdef class Plan(Passes):
         self._announce()
         if self.stirred:
             self._check_still()
+        self.be_ready()
         if self.pace is not None:
             self.pace.skipped = True
         return 0
@@ -306,6 +309,8 @@ cdef class Plan(Passes):
                 finite = all_finite(tensor.streams[1], tensor.size, self.code_of(i, 1))
             if not finite:
                 extras.nonfinite.append(i)
+        if self.ranks is not None:
+            extras.nonfinite[:] = self.ranks.unite(extras.nonfinite)
         return 0
 
     cdef int _prepare_zeros(self) except -1:

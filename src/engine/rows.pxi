@@ -202,7 +202,7 @@ cdef class Rows(Inputs):
         """Let the rule's units be the tensor's; one that measures nothing can be cut anywhere."""
         cdef Py_ssize_t size = self.table.tensors[i].size
         cdef bint measures = rule is not None and rule.measures
-        cdef Py_ssize_t unit = size if measures else 1
+        cdef Py_ssize_t unit = self.whole_size(i) if measures else 1
         if measures and rule.scope == PER_ROW:
             unit = size // max(self._unit_count(i, rule), 1)
             if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) < 2:

@@ -89,6 +89,8 @@ cdef class Rule:
         scope, which then have the same numbers.
     measures : bool
         Whether it has a pass that takes sums.
+    again : bool
+        Whether it has a second one.
     """
 
     cdef readonly str name
@@ -99,6 +101,7 @@ cdef class Rule:
     cdef readonly bint measures
     cdef readonly tuple slices
     cdef readonly str slice, segment
+    cdef readonly bint again    # it takes sums twice
     cdef bint combines          # it looks at all rows of a tensor first
     cdef bint decouples         # weight decay may be apart from the gradient
     cdef int norm, bound        # which scalars are the norm of all gradients, and its bound; -1: none
@@ -112,6 +115,7 @@ cdef class Rule:
         entries = (*about["states"], *about["carried"], *about["numbers"])
         self.name, self.number, self.scalars = name, about["number"], scalars
         self.scope, self.measures, self.combines = about["scope"], about["measures"], about["combines"]
+        self.again = about.get("again", False)
         self.constants = about["constants"]
         self.slices, self.slice = about.get("slices", ()), about.get("slice")
         self.segment = about.get("segment")

@@ -383,6 +383,7 @@ cdef class States(Rows):
             self.store_as(i, k, state_codec(rule, name, view, group), partner_of(beside.get(name + SCALE_SUFFIX)))
             k += 1
         self.table.storage[i].key = <uint64_t *>partner_of(beside.get(ROUNDING_KEY))
+        self.table.storage[i].first = 0 if self.parts == NULL else self.parts[i].first
         if self.table.units != NULL:
             self.recut = True       # what is handed on may be another: see _hands_on
         return 0
@@ -390,7 +391,8 @@ cdef class States(Rows):
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
         """Bind the numbers of each unit of a rule that measures."""
         cdef Units *units = &self.table.units[i]
-        cdef Py_ssize_t count
+        # Rows are never parted; of a tensor that is, each process has the unit.
+        cdef Py_ssize_t count, size = self.table.tensors[i].size if rule.scope == PER_ROW else self.whole_size(i)
         cdef int m
         self.set_unit(i, rule)
         for m in range(MAX_NUMBERS):    # of another rule
@@ -400,7 +402,7 @@ cdef class States(Rows):
             array = state[name]
             shape = rule.shape_of(name, (<object>self.views[i]).shape, self.groups[self.slots[i].group])
             if not is_number(array, FLOAT64_NUMBER, shape) or (
-                    units.size and cnp.PyArray_SIZE(<cnp.ndarray>array) != self.table.tensors[i].size // units.size):
+                    units.size and cnp.PyArray_SIZE(<cnp.ndarray>array) != size // units.size):
                 self.refuse_moved_state()   # by other code that was called
             kept.append(array)
             units.numbers[m] = <double *>cnp.PyArray_DATA(<cnp.ndarray>array)
@@ -408,7 +410,7 @@ cdef class States(Rows):
         PyMem_Free(units.scalars)
         PyMem_Free(units.sums)
         units.scalars = units.sums = NULL
-        count = 0 if rule.scope >= PER_GROUP else self.table.tensors[i].size // max(units.size, 1)
+        count = 0 if rule.scope >= PER_GROUP else size // max(units.size, 1)
         if rule.combines and cnp.PyArray_NDIM(<cnp.ndarray>self.views[i]) > 1:
             units.scalars = doubles(MAX_SCALARS)
             units.sums = doubles(count * MAX_SUMS)

@@ -19,6 +19,7 @@ cdef class Work:
     cdef int streams            # of a rule
     cdef int updaters           # threads of the last run
     cdef Py_ssize_t sums        # that the table's partials have room for
+    cdef Part *parts            # where each tensor lies in the one that it is a part of; NULL: all are whole
 
     def __cinit__(self, items, *args):
         cdef Py_ssize_t n_tensors = items if isinstance(items, int) else len(items)
@@ -38,6 +39,11 @@ cdef class Work:
         PyMem_Free(self.table.units)
         PyMem_Free(self.table.storage)
         PyMem_Free(self.table.partials)
+        PyMem_Free(self.parts)
+
+    cdef inline Py_ssize_t whole_size(self, Py_ssize_t t) noexcept:
+        """The elements of the tensor that this one is, or is a part of."""
+        return self.table.tensors[t].size if self.parts == NULL else self.parts[t].whole
 
     cdef int cut(self, list waves) except -1:
         """Cut the tensors into chunks and bundles; return nothing but set the wave limits.
@@ -92,8 +98,12 @@ cdef class Work:
 
     cdef Py_ssize_t _end_of_chunk(self, Py_ssize_t t, Py_ssize_t start) noexcept:
         """Where the chunk ends that begins there: it holds whole units, or a part of one."""
-        cdef Py_ssize_t size = self.table.tensors[t].size, unit = 1, end
-        cdef Py_ssize_t length = chunk_length(size)
+        return self._end_of_chunk_of(t, start, self.table.tensors[t].size)
+
+    cdef Py_ssize_t _end_of_chunk_of(self, Py_ssize_t t, Py_ssize_t start, Py_ssize_t size) noexcept:
+        # `size`: of the tensor, or of the one that it is a part of. Parts begin at boundaries of chunks of the latter.
+        cdef Py_ssize_t unit = 1, end
+        cdef Py_ssize_t length = chunk_elements(self.whole_size(t))
         if self.table.units != NULL:
             unit = self.table.units[t].size
         if unit <= length:
@@ -101,7 +111,7 @@ cdef class Work:
         if unit <= CHUNK:
             return start + unit
         end = (start // unit + 1) * unit
-        return min(start + length, end)
+        return min(start + length, end, size)
 
     # --- storage -----------------------------------------------------------------------------------
 
@@ -227,20 +237,25 @@ cdef class Work:
 
     cdef double combine_partials(self, Pass phase, int reduction) except? -1:
         """Combine the results of a pass, one number per chunk."""
-        cdef double total
-        cdef double *partials
-        cdef Py_ssize_t c
+        cdef double *partials = self.make_partials(self.n_chunks)
         cdef unsigned long long mode
         if self.n_chunks == 0:
             return 0
-        partials = self.make_partials(self.n_chunks)
         mode = fp_plain()
         self.run_pass(phase, 0, self.n_bundles)
-        total = partials[0]
-        for c in range(1, self.n_chunks):
-            total = combine(total, partials[c], reduction)
         fp_unplain(mode)
-        return total
+        return combined(partials, self.n_chunks, reduction)
+
+
+cdef double combined(const double *partials, Py_ssize_t count, int reduction) noexcept:
+    """The results of all chunks, in their order."""
+    cdef double total = partials[0]
+    cdef Py_ssize_t c
+    cdef unsigned long long mode = fp_plain()
+    for c in range(1, count):
+        total = combine(total, partials[c], reduction)
+    fp_unplain(mode)
+    return total
 
 
 # The rules that change the stream 0 by itself alone.

@@ -45,7 +45,13 @@ cdef inline void write(const Table *table, Py_ssize_t t, int k, const floating *
                        Py_ssize_t n) noexcept nogil:
     """Encode elements of a stream. Each has random bits of its own."""
     cdef const Storage *storage = &table.storage[t]
-    encode(values, table.tensors[t].streams[k], storage.codes[k], storage.partners[k], key_of(storage, k), start, n)
+    cdef int code = storage.codes[k]
+    cdef char *stored = <char *>table.tensors[t].streams[k]
+    cdef char *partner = <char *>storage.partners[k]
+    # Elements are numbered as in the whole tensor, whose first element may be another process's.
+    if partner != NULL:
+        partner -= storage.first * codec_partner_size(code) // (SCALED_TOGETHER if codec_has_scales(code) else 1)
+    encode(values, stored - storage.first * stored_size(code), code, partner, key_of(storage, k), storage.first + start, n)
 
 
 cdef inline uint64_t key_of(const Storage *storage, int k) noexcept nogil:

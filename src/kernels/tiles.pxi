@@ -75,7 +75,7 @@ cdef Py_ssize_t adam_tiles(const Table *table, Py_ssize_t t, const double *scala
     while i + TILE <= stop:
         if storage.key != NULL and (i - start) % SCALED_TOGETHER == 0:
             for k in range(4):
-                bits[k] = draws_from(key_of(storage, k), i, TILE).bits
+                bits[k] = draws_from(key_of(storage, k), storage.first + i, TILE).bits
         for k in range(4):
             s[k] = get_tile(storage.codes[k], streams[k], storage.partners[k], rooms[k], i)
         adam(s, scalars, TILE)
