@@ -1,0 +1,7 @@
+"""One optimizer over many processes."""
+
+from cyoptim.distributed._communicators import Communicator
+from cyoptim.distributed._communicators.local import Local
+from cyoptim.distributed._errors import RankError
+
+__all__ = ["Communicator", "Local", "RankError"]
