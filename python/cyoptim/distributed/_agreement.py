@@ -112,20 +112,17 @@ class Ranks:
             if self._operation is not None:
                 self._operation.is_open = False
 
-    def gather(self, partials: Array, counts: Sequence[int]) -> Array:
+    def gather(self, partials: Array) -> Array:
         """The numbers of all ranks, in their order.
 
         Parameters
         ----------
         partials : ndarray of float64
-            Those of this rank.
-        counts : sequence of int
-            How many each rank has.
+            Those of this rank; another may have more or fewer.
         """
         if self.size == 1:
             return partials
-        if self._operation is None or self._operation.is_open:
-            self._exchange(0, b"a sum")
+        counts = self._exchange(len(partials), b"a sum")
         ends = [8 * end for end in accumulate(counts, initial=0)]
         places = list(pairwise(ends))
         numbers = np.empty(ends[-1] // 8)
