@@ -65,7 +65,7 @@ def points(ranks: Ranks) -> list[Callable[[], Any]]:
     """The exchanges of an operation."""
     return [
         lambda: ranks.agree({"max_norm": 1.0, "options": [0.1, None]}),
-        lambda: ranks.gather(np.array([0.5 + ranks.rank]), [1] * ranks.size),
+        lambda: ranks.gather(np.array([0.5 + ranks.rank])),
         lambda: ranks.unite([ranks.rank]),
         ranks.ready,
     ]
@@ -84,7 +84,7 @@ def sums_come_in_the_order_of_the_ranks(comm: Communicator) -> None:
         [5, *[0] * 9][: comm.size],
     ):
         parts = [np.arange(count) + 0.1 + rank for rank, count in enumerate(counts)]
-        found = ranks.gather(parts[comm.rank], counts)
+        found = ranks.gather(parts[comm.rank])
         assert found.dtype == np.float64
         np.testing.assert_array_equal(found, np.concatenate(parts))
 
@@ -105,7 +105,7 @@ def an_operation_returns_what_its_function_does(comm: Communicator) -> None:
     def step(a: int, b: int) -> tuple[int, list[float]]:
         for point in points(ranks):
             point()
-        after = ranks.gather(np.array([1.5 * ranks.rank]), [1] * ranks.size)
+        after = ranks.gather(np.array([1.5 * ranks.rank]))
         return a + b, after.tolist()
 
     assert ranks.together("step", step, 2, 3) == (5, [1.5 * rank for rank in range(comm.size)])
@@ -323,7 +323,7 @@ def an_interrupt_after_the_last_point_waits_for_the_end(comm: Communicator) -> N
         ranks.ready()
         if comm.rank == 0:
             signal.raise_signal(signal.SIGINT)
-        done.extend(ranks.gather(np.ones(1), [1] * comm.size))
+        done.extend(ranks.gather(np.ones(1)))
 
     if comm.rank == 0:
         with pytest.raises(KeyboardInterrupt):

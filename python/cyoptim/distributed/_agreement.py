@@ -7,11 +7,12 @@ failure instead, at whatever point the others are: all messages have one length.
 exchange brings the descriptions in words, to say in what.
 (c) An interrupt between two exchanges would leave the others waiting. So its handler runs at the
 points, where it counts as a failure of this rank, or at the end of the operation.
-(d) After the last point nothing can fail, so exchanges there bring no news.
+(d) After the last point nothing can fail, and no handler runs. Sums may still be exchanged.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,6 @@ from struct import Struct
 from types import FrameType
 from typing import Any, TypeVar
 
-import _signal  # what `signal` wraps: its conversions to enums take 10 us a step
 import numpy as np
 
 from cyoptim._types import Array
@@ -39,6 +39,7 @@ MESSAGE = Struct("<B7xQ16s")
 LENGTH = Struct("<Q")
 LONGEST_TEXT = 4000  # characters of an error that the other ranks are told
 LONGEST_VALUE = 200  # characters of a value in a message
+# By the module that `signal` wraps, whose conversions to enums would take 10 us a step.
 DEFERRED = (int(SIGINT), int(SIGTERM))
 
 
@@ -148,7 +149,7 @@ class Ranks:
     def _exchange(self, number: int, description: Mapping[str, object] | bytes) -> list[int]:
         """One point: return the numbers of all ranks, or raise on all."""
         operation = self._operation
-        if operation is not None:
+        if operation is not None and operation.is_open:
             operation.interrupts.handle()
         content = digest(description, self._what())
         own = MESSAGE.pack(0, number, content)

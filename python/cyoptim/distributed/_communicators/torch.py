@@ -19,7 +19,13 @@ from cyoptim._types import Array
 from cyoptim.distributed._communicators import Communicator, Pending, Places
 
 BACKENDS = ("gloo", "mpi")  # those of main memory
-SUMS = ("float32", "float64", "complex64", "complex128")
+# By type, that of its real numbers.
+SUMS = {
+    "float32": "float32",
+    "float64": "float64",
+    "complex64": "float32",
+    "complex128": "float64",
+}
 
 
 def communicator_of(group: Any) -> Communicator:
@@ -97,9 +103,17 @@ class TorchCommunicator:
             raise TypeError(
                 f"the group adds {', '.join(SUMS)}, and the pieces are {kind}: write order='tree'"
             )
-        pieces = [tensor_of(send[start:stop].view(kind)) for start, stop in places]
-        total = torch.from_numpy(receive.view(kind))
-        return _Works([dist.reduce_scatter(total, pieces, group=self._group, async_op=True)])
+        real = np.dtype(SUMS[kind.name])
+        works = []
+        for rank, (start, stop) in enumerate(places):
+            # Copies, as gloo leaves partial sums in them.
+            total = receive if rank == self.rank else np.empty(stop - start, np.uint8)
+            total[...] = send[start:stop]
+            if start < stop:
+                tensor = torch.from_numpy(total.view(real))
+                root = self._members[rank]
+                works.append(dist.reduce(tensor, root, group=self._group, async_op=True))
+        return _Works(works)
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size} of torch.distributed>"
