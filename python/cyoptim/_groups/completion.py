@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyoptim._arrays.containers import is_record
 from cyoptim._arrays.doors import buffer_array, is_parameter, type_name
-from cyoptim._engine import Commit
+from cyoptim._engine import Commit, Plan
 from cyoptim._groups.groups import check_option_names, check_ordered, labels_of, members_for
 from cyoptim._groups.names import check_named_alike, check_names, split_names
 from cyoptim._groups.options import check_group, required
@@ -17,8 +17,26 @@ from cyoptim._types import Group
 from cyoptim._warnings import warn
 
 
+class Prepared(NamedTuple):
+    """New groups, which `commit` adds."""
+
+    groups: list[Group]  # all of the optimizer, complete
+    plan: Plan
+    commit: Commit
+
+    def add(self) -> None:
+        """Add the groups."""
+        self.commit.run()
+        self.plan.note_options()
+
+
 def add_groups(groups: list[Any], optimizer: Any) -> None:
     """Check the groups and add all of them; or none, without changing a dict."""
+    prepare_groups(groups, optimizer).add()
+
+
+def prepare_groups(groups: list[Any], optimizer: Any) -> Prepared:
+    """Check new groups; nothing changes."""
     before: list[Group] = optimizer.param_groups
     complete: list[Group] = []
     for group in groups:
@@ -35,8 +53,7 @@ def add_groups(groups: list[Any], optimizer: Any) -> None:
         commit.update(group, own)
         plan.adopt_group(number, group)
     commit.extend(before, groups)
-    commit.run()
-    plan.note_options()
+    return Prepared([*before, *complete], plan, commit)
 
 
 def complete_group(param_group: Any, others: list[Group], optimizer: Any) -> Group:

@@ -3,5 +3,6 @@
 from cyoptim.distributed._communicators import Communicator
 from cyoptim.distributed._communicators.local import Local
 from cyoptim.distributed._errors import RankError
+from cyoptim.distributed._sharded import Sharded
 
-__all__ = ["Communicator", "Local", "RankError"]
+__all__ = ["Communicator", "Local", "RankError", "Sharded"]

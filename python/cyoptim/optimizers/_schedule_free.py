@@ -105,6 +105,10 @@ class ScheduleFree(Optimizer):
             self._average.check_unswapped(f"call {call}")
         if all(bool(group["train_mode"]) == trains for group in self.param_groups):
             return  # trainers call it at every step, and the next is to be quick
+        self._prepare_switch(trains).run()
+
+    def _prepare_switch(self, trains: bool) -> Commit:
+        """What changes the mode; nothing changes here."""
         self._refit()
         commit, moved = Commit(), []
         commit.set(self, "_quick", None)  # the slow path asks for the mode first
@@ -134,7 +138,7 @@ class ScheduleFree(Optimizer):
         tensors = [param for param in moved if is_tensor(param)]
         if tensors:
             announce_update(tensors)
-        commit.run()
+        return commit
 
     def _places(self) -> Iterator[tuple[Group, list[tuple[Slot, Array | None]]]]:
         """Each group with its parameters, and :math:`z` if there is one."""

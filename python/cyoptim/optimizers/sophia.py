@@ -172,6 +172,10 @@ class SophiaG(Optimizer):
         self._turn.write("update_hessian()", self._update_hessian, grads)
 
     def _update_hessian(self, grads: Gradients | None) -> None:
+        self._prepare_hessian(grads).run()
+
+    def _prepare_hessian(self, grads: Gradients | None) -> Commit:
+        """What moves the estimate; nothing changes here."""
         check_groups(self.param_groups, lambda group: check_betas(group["betas"]))
         found = self._gather(grads, first=True)
         views = self._plan.arrays()
@@ -189,7 +193,7 @@ class SophiaG(Optimizer):
                     squares.apply(spans, "squares", (beta2,))
                 number += 1
         commit.add(squares)
-        commit.run()
+        return commit
 
     def _hessian(self, param: Any, view: Array, room: Room, commit: Commit) -> Array:
         """The estimate of a parameter, which is made by `commit` if it has none that fits."""
