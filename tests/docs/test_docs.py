@@ -23,6 +23,12 @@ from tests.support.paths import ROOT, is_left_out
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMPILED = ("cyoptim._kernels", "cyoptim._engine")
+# Whose libraries may be missing, or begin something when they are imported.
+ADAPTERS = (
+    "cyoptim._libraries.",
+    "cyoptim.distributed._communicators.mpi",
+    "cyoptim.distributed._communicators.torch",
+)
 
 
 def modules_of(folders: Iterable[str], prefix: str) -> Iterator[str]:
@@ -37,7 +43,7 @@ def modules_of(folders: Iterable[str], prefix: str) -> Iterator[str]:
 MODULES = sorted(
     name
     for name in modules_of(cyoptim.__path__, "cyoptim.")
-    if not name.startswith((*COMPILED, "cyoptim._libraries."))
+    if not name.startswith((*COMPILED, *ADAPTERS))
 )
 # Which of them need what is not NumPy.
 NEEDS = {"cyoptim.sklearn": "sklearn", "cyoptim.scipy": "scipy", "cyoptim.torch": "torch"}

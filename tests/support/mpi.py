@@ -69,7 +69,7 @@ def launchers() -> list[str]:
         return []
     named = os.environ.get(NAMED)
     if named is not None:
-        return [shutil.which(launcher) or launcher for launcher in named.split(os.pathsep)]
+        return [str(Path(launcher).absolute()) for launcher in named.split(os.pathsep)]
     beside = str(Path(sys.executable).parent)
     found = shutil.which("mpiexec", path=beside) or shutil.which("mpiexec")
     return [found] if found else []
