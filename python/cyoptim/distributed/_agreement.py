@@ -58,7 +58,9 @@ class Ranks:
         """Call a function on every rank, as one operation that either all can do or none.
 
         The function exchanges with other ranks by the methods below only, until it calls `ready`,
-        which is done for it at the end if it has not. All that can fail comes before that.
+        which is done for it at the end if it has not. All that can fail comes before that. Between
+        two of these points it may use the communicator, if nothing can fail on one rank from the
+        first exchange of all to the last: the others would wait for that rank's part.
 
         Parameters
         ----------
