@@ -12,8 +12,13 @@ from tests.support.cards import Card, Options
 
 Arrays = list[np.ndarray]
 Gradients = Sequence[Any]
-Then = Callable[[Any, int], None]
-"""What to do with an optimizer after each step, whose number is given."""
+Copy = Callable[[np.ndarray], np.ndarray]
+
+
+def in_parts(card: Card) -> bool:
+    """Whether its rules take no sums over rows, which ranks refuse."""
+    return card.name not in ("AdamMini", "AdamP", "SGDP")
+
 
 SHAPES = [(130, 300), (7,), (), (3, 5), (33_000,), (8192, 3)]
 """Of which four ranks cut some."""
@@ -42,10 +47,15 @@ def lanes_of(count: int, size: int, rank: int) -> range:
 
 
 def plain_run(
-    card: Card, options: Options, start: Arrays, grads: Sequence[Gradients], **asked: Any
+    card: Card,
+    options: Options,
+    start: Arrays,
+    grads: Sequence[Gradients],
+    copy: Copy = np.copy,
+    **asked: Any,
 ) -> Arrays:
     """Where the optimizer itself leads."""
-    params = [array.copy(order="K") for array in start]
+    params = [copy(array) for array in start]
     optimizer = card.cls(params, **options)
     for step in grads:
         optimizer.step(grads=step, **asked)
@@ -59,12 +69,13 @@ def sharded_run(
     start: Arrays,
     grads: Sequence[Gradients],
     settings: Options | None = None,
+    copy: Copy = np.copy,
     **asked: Any,
 ) -> list[Arrays]:
     """Where each of so many ranks ends, if all have the same gradients."""
 
     def program(comm: Any) -> Arrays:
-        params = [array.copy(order="K") for array in start]
+        params = [copy(array) for array in start]
         optimizer: Any = Sharded(params, card.cls, comm=comm, **(settings or {}), **options)
         for step in grads:
             optimizer.step(grads=step, **asked)
@@ -84,3 +95,28 @@ def same(found: Arrays, expected: Arrays, what: str = "") -> None:
 def same_everywhere(runs: list[Arrays], expected: Arrays) -> None:
     for rank, found in enumerate(runs):
         same(found, expected, f"rank {rank}:")
+
+
+def lanes_run(
+    size: int,
+    card: Card,
+    options: Options,
+    start: Arrays,
+    lanes: Sequence[Gradients],
+    count: int,
+    settings: Options | None = None,
+    **asked: Any,
+) -> list[tuple[Arrays, Any]]:
+    """Where each of so many ranks ends, and the receipt of its last step, if each step is along
+    `count` gradients, which the ranks share."""
+
+    def program(comm: Any) -> tuple[Arrays, Any]:
+        params = [array.copy() for array in start]
+        optimizer: Any = Sharded(params, card.cls, comm=comm, **(settings or {}), **options)
+        for first in range(0, len(lanes), count):
+            for lane in lanes_of(count, size, comm.rank):
+                optimizer.accumulate(lanes[first + lane])
+            optimizer.step(**asked)
+        return params, optimizer.last_step
+
+    return Local(size).run(program)

@@ -284,8 +284,9 @@ class Gradients:
                 self.parts[one.tensor] = total[one.place : one.end].reshape(shape)
         buckets = buckets_of(ranks, itemsize, limit)
         memory.reserve("send", [bucket.size * itemsize for bucket in buckets])
-        for k, bucket in enumerate(buckets):
-            step = way(self._communicator, kind, bucket, total, k % 2, memory)
+        for bucket in buckets:
+            parity = len(self._steps) % 2  # those of another kind are under way beside it, too
+            step = way(self._communicator, kind, bucket, total, parity, memory)
             self._steps.append((partial(self._begin, step), step.end))
 
     def _begin(self, step: Any) -> Any:

@@ -89,7 +89,7 @@ class Shard:
         )
         self.numbers = self._numbers
         own = [self._part(number) for number in range(len(tensors))]
-        self.inner = make(_with_parts(groups, own, outer), self._places())
+        self.inner = make(with_parts(groups, own, outer), self._places())
         self._look_at_parts()
 
     # --- parts ------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Shard:
         """Note where the parts lie, and what is to be copied from and to where."""
         self.parts: list[Array] = self.inner._plan.arrays()
         self.shapes = [
-            None if self._is_elsewhere(number) else part.shape
+            None if self.is_elsewhere(number) else part.shape
             for number, part in enumerate(self.parts)
         ]
         self._fills = [
@@ -133,7 +133,7 @@ class Shard:
         self._gradients.clear()
         self._parameters.clear()
 
-    def _is_elsewhere(self, number: int) -> bool:
+    def is_elsewhere(self, number: int) -> bool:
         """Whether another rank steps all of a tensor whose rule does not know of parts."""
         tensor = self.layout.tensors[number]
         return tensor.whole and not self.layout.is_whole(self._ranks.rank, number)
@@ -169,6 +169,23 @@ class Shard:
             found = group["params"]
             if len(found) != len(members) or any(map(is_not, found, members)):
                 self._refuse_edited()
+
+    def check_cuts(self, optimizer: Any) -> None:
+        """Refuse groups that need tensors whole which are cut."""
+        number = 0
+        for k, group in enumerate(optimizer.param_groups):
+            whole = needs_whole(optimizer, group)
+            for _ in group["params"]:
+                tensor = self.layout.tensors[number]
+                if whole and not tensor.whole and not self._is_uncut(number):
+                    raise ValueError(
+                        f"with these options param group {k} needs tensors whole, and parameter "
+                        f"{number} is cut among the ranks: make a new Sharded with the options"
+                    )
+                number += 1
+
+    def _is_uncut(self, number: int) -> bool:
+        return any(self.layout.is_whole(rank, number) for rank in range(self._ranks.size))
 
     def _refuse_edited(self) -> None:
         groups = self._outer.param_groups
@@ -311,16 +328,21 @@ class Shard:
 
 def needs_whole(optimizer: Any, group: Group) -> bool:
     """Whether the rule of a group needs whole tensors."""
-    rule = optimizer._rule_of_state(group)
-    if rule is None or group.get("slice_p", 1) != 1:
+    if optimizer._rule_of_state(group) is None or group.get("slice_p", 1) != 1:
         return True
-    rules = [rule]
+    return takes_rows(optimizer, group)
+
+
+def takes_rows(optimizer: Any, group: Group) -> bool:
+    """Whether the rule of a group adds up over rows."""
+    rule = optimizer._rule_of_state(group)
+    apart = rule
     if type(optimizer)._is_apart is not Definition._is_apart:
-        rules.append(rule_apart(optimizer, group) or rule)
-    return any(one.scope == PER_ROW for one in rules)
+        apart = rule_apart(optimizer, group)
+    return any(one is not None and one.scope == PER_ROW for one in (rule, apart))
 
 
-def _with_parts(groups: list[Group], parts: list[Any], outer: Any) -> list[Group]:
+def with_parts(groups: list[Group], parts: list[Any], outer: Any) -> list[Group]:
     """Groups like these, with the options that the class knows, of these parameters."""
     left: Iterator[Any] = iter(parts)
     found = []

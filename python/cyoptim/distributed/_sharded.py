@@ -25,7 +25,7 @@ from cyoptim.distributed._average import ShardedAverage, average_of
 from cyoptim.distributed._communicators import as_communicator
 from cyoptim.distributed._exchange import Parameters
 from cyoptim.distributed._lanes import Lanes
-from cyoptim.distributed._shard import Parts, Settings, Shard
+from cyoptim.distributed._shard import Parts, Settings, Shard, takes_rows
 from cyoptim.distributed._words import (
     Options,
     Words,
@@ -196,6 +196,11 @@ class Sharded(Optimizer):
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         group = super()._complete_group(param_group, others)
         _check_group(group, len(others))
+        if self._ranks.size > 1 and takes_rows(self, group):
+            raise TypeError(
+                f"{self._plain_class.__name__} adds up over the rows of the parameters of param "
+                f"group {len(others)}, which ranks do not do together: use AdamW"
+            )
         return group
 
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
@@ -279,11 +284,11 @@ class Sharded(Optimizer):
         else:
             found, originals = self._found(shard, grads)
         zeros = self._zeros_of(originals if asked.zero_grad else [])
-        shown = self._extras_for(asked, max(lanes, 1) * self._ranks.size)
-        extras = shown
+        extras = shown = self._extras_for(asked, max(lanes, 1) * self._ranks.size)
         if asked.zero_grad:  # of the gradients of all, and not of their sums
             asked_of_parts = asked._replace(zero_grad=False)
             extras = self._extras_for(asked_of_parts, max(lanes, 1) * self._ranks.size)
+            shown = extras or shown
         way, words = shard.gradients(found)
         back = shard.parameters([grad is not None for grad in found])
         shard.fill()
@@ -359,6 +364,8 @@ class Sharded(Optimizer):
         numbers = shard.numbers
         arguments = ";".join(map(words_of, asked))
         options = self._words.short(self.param_groups, numbers)
+        if self._words.are_new:
+            shard.check_cuts(self)
 
         def told() -> dict[str, object]:
             return {
@@ -610,7 +617,7 @@ def _checked_class(kind: Any) -> type[Optimizer]:
         )
     if issubclass(kind, Sharded):
         raise TypeError(f"{kind.__name__} is sharded already: write {kind._plain_class.__name__}")
-    if kind._steps_itself:
+    if kind._steps_itself or kind.step is not Optimizer.step:
         raise TypeError(
             f"{kind.__name__} has a step() of its own, which knows of no ranks: use an optimizer "
             "whose steps are rules, such as AdamW, or override update() instead of step()"

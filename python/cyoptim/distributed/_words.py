@@ -68,10 +68,17 @@ class _Text(str):
 
 
 class Options:
-    """The options of groups in words, which are made again only where one has changed."""
+    """The options of groups in words, which are made again only where one has changed.
+
+    Attributes
+    ----------
+    are_new : bool
+        Whether they are others than the last time.
+    """
 
     def __init__(self) -> None:
         self._known: list[tuple[list[Any], str]] = []
+        self.are_new = True
 
     def short(self, groups: Sequence[Group], numbers: frozenset[str]) -> str:
         """All in one text; without `numbers`, which steps advance."""
@@ -87,6 +94,7 @@ class Options:
             text = "".join([f"{name}={words_of(value)};" for name, value in options])
             # A value that may change in place is looked at each time.
             found.append((values if all(_is_fixed(v) for _, v in options) else [], text))
+        self.are_new = [text for _, text in found] != [text for _, text in known]
         self._known = found
         return "|".join([text for _, text in found])
 
