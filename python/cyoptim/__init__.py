@@ -30,6 +30,8 @@ clipping
     ``clip_grad_norm_``, ``clip_grad_value_``, ``get_total_norm``; or ``step(max_norm=1.0)``.
 files
     ``save("run.npz", params=params, optimizer=optimizer)``, ``load`` and ``Checkpoints``.
+``distributed.Sharded``
+    One optimizer over many processes, each of which keeps a part of the state.
 ``scipy``, ``sklearn``, ``torch``, ``kernel``
     In ``scipy.optimize.minimize``, as estimators, in frameworks of torch, and from Cython.
 settings
@@ -92,6 +94,7 @@ from cyoptim.vectors import parameters_to_vector, vector_to_parameters
 
 if _TYPE_CHECKING:
     from cyoptim import checkpoint as checkpoint
+    from cyoptim import distributed as distributed
     from cyoptim import kernel as kernel
     from cyoptim import lr_finder as lr_finder
     from cyoptim import scipy as scipy
@@ -156,7 +159,7 @@ if hasattr(_sys.modules.get("torch"), "optim"):
 
 # Imported on first use: checkpoints need zipfile and json, which take longer to
 # import than all the rest, and some modules need a library that may not be installed.
-_LAZY_MODULES = ("checkpoint", "kernel", "lr_finder", "scipy", "sklearn", "torch")
+_LAZY_MODULES = ("checkpoint", "distributed", "kernel", "lr_finder", "scipy", "sklearn", "torch")
 _LAZY_NAMES = ("CheckpointError", "Checkpoints", "load", "save")  # of checkpoint
 
 

@@ -550,8 +550,11 @@ def test_switches_that_are_strings(call: Any) -> None:
 
 @pytest.mark.slow
 def test_modules_are_imported_when_asked_for() -> None:
-    program = "import cyoptim; print(cyoptim.kernel.__name__, 'scipy' in dir(cyoptim))"
-    assert run_python(program) == "cyoptim.kernel True"
+    program = (
+        "import cyoptim; print(cyoptim.kernel.__name__, cyoptim.distributed.Sharded.__name__, "
+        "'scipy' in dir(cyoptim))"
+    )
+    assert run_python(program) == "cyoptim.kernel Sharded True"
 
 
 @pytest.mark.slow

@@ -183,7 +183,8 @@ def test_signature_and_tab_of_a_parameter() -> None:
 
 
 def test_dir_of_the_package() -> None:
-    assert {"scipy", "sklearn", "torch", "kernel", "checkpoint", "Adam", "save"} <= {*dir(cyoptim)}
+    names = {"scipy", "sklearn", "torch", "kernel", "checkpoint", "distributed", "Adam", "save"}
+    assert names <= {*dir(cyoptim)}
     assert not [name for name in cyoptim.__all__ if name not in dir(cyoptim)]
 
 
