@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,34 @@ def command(example: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "error::DeprecationWarning:__main__", str(example), *arguments]
 
 
+def actors_have_equal_bits(output: str) -> None:
+    digests = re.findall(r"parameters ([0-9a-f]{16})", output)
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
+    (whole,), halves = ([*map(float, sizes.split(","))] for sizes in megabytes(output))
+    assert halves == pytest.approx([whole / 2] * 2, rel=0.1)
+
+
+def losses_are_those_of_torch(output: str) -> None:
+    found = re.search(r"losses differ by (\S+) in epoch 1, (\S+) at most", output)
+    assert found
+    assert float(found[1]) < 1e-5
+    assert float(found[2]) < 1e-3
+    whole, halves = ([*map(float, sizes.split(","))] for sizes in megabytes(output))
+    assert len(halves) == 2
+    assert halves == pytest.approx([whole[0] / 2] * 2, rel=0.1)
+
+
+def megabytes(output: str) -> list[str]:
+    return re.findall(r"MB of state[^:]*: ([\d.]+(?:, [\d.]+)*)", output)
+
+
+SHOWN: dict[str, Callable[[str], None]] = {
+    "ray_actors": actors_have_equal_bits,
+    "torch_sharded": losses_are_those_of_torch,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(example: Path, tmp_path: Path) -> None:
@@ -37,7 +66,7 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
     result = subprocess.run(
         command(example, "--quick"),
         cwd=tmp_path,
-        env={**os.environ, "MPLBACKEND": "agg"},
+        env={**os.environ, "MPLBACKEND": "agg", "RAY_USAGE_STATS_ENABLED": "0"},
         capture_output=True,
         text=True,
         check=False,
@@ -45,6 +74,7 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout, "an example shows its result"
+    SHOWN.get(example.stem, lambda output: None)(result.stdout)
 
 
 @pytest.mark.slow
