@@ -134,9 +134,6 @@ class Optimizer(Definition):
     _average: MovingAverage | None = None
     # Rules that change every gradient before the rule of its group, and their scalars.
     _stages: tuple[tuple[str, tuple[float, ...]], ...] = ()
-    # Where its parameters lie in tensors of which other processes have the other parts, and what
-    # joins these processes: see cyoptim.distributed.
-    _parts: Any = None
     # Whether a group has differentiable=True, which a step must check.
     _differentiable: bool = False
     # Whether it has neither stepped nor taken over what another has done.
@@ -369,8 +366,6 @@ class Optimizer(Definition):
         for rule, scalars in self._stages:
             plan.precede(rule, scalars)
         note_shards(plan, groups, labels, self)
-        if self._parts is not None:
-            plan.note_parts(self._parts.places, self._parts.ranks)
         return plan
 
     def _plan_for(

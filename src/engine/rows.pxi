@@ -214,6 +214,10 @@ cdef class Rows(Inputs):
                 self.slots[i].rule = UNBOUND
         return 0
 
+    cdef Py_ssize_t size_in_units(self, Py_ssize_t i, Rule rule) noexcept:
+        """The elements of a tensor's units here. Rows are never parted; of a tensor that is, each process has the unit."""
+        return self.table.tensors[i].size if rule.scope == PER_ROW else self.whole_size(i)
+
     cdef Py_ssize_t _unit_count(self, Py_ssize_t i, Rule rule) except -1:
         try:
             return rule.unit_count((<object>self.views[i]).shape, self.groups[self.slots[i].group])

@@ -325,7 +325,6 @@ cdef class States(Rows):
         cdef list kept = []
         cdef bint coded = self._is_stored_apart(i)
         memset(&self.carried[i], 0, sizeof(Carried))    # of another rule
-        m = 0
         if self.counts_steps:
             counter = state["step"]
             kept.append(counter)
@@ -383,7 +382,7 @@ cdef class States(Rows):
             self.store_as(i, k, state_codec(rule, name, view, group), partner_of(beside.get(name + SCALE_SUFFIX)))
             k += 1
         self.table.storage[i].key = <uint64_t *>partner_of(beside.get(ROUNDING_KEY))
-        self.table.storage[i].first = 0 if self.parts == NULL else self.parts[i].first
+        self.table.storage[i].first = self.first_element(i)
         if self.table.units != NULL:
             self.recut = True       # what is handed on may be another: see _hands_on
         return 0
@@ -391,8 +390,7 @@ cdef class States(Rows):
     cdef int _take_units(self, Py_ssize_t i, Rule rule, object state, list kept) except -1:
         """Bind the numbers of each unit of a rule that measures."""
         cdef Units *units = &self.table.units[i]
-        # Rows are never parted; of a tensor that is, each process has the unit.
-        cdef Py_ssize_t count, size = self.table.tensors[i].size if rule.scope == PER_ROW else self.whole_size(i)
+        cdef Py_ssize_t count, size = self.size_in_units(i, rule)
         cdef int m
         self.set_unit(i, rule)
         for m in range(MAX_NUMBERS):    # of another rule

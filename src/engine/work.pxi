@@ -45,6 +45,10 @@ cdef class Work:
         """The elements of the tensor that this one is, or is a part of."""
         return self.table.tensors[t].size if self.parts == NULL else self.parts[t].whole
 
+    cdef inline Py_ssize_t first_element(self, Py_ssize_t t) noexcept:
+        """The number of the tensor's first element in the one that it is a part of."""
+        return 0 if self.parts == NULL else self.parts[t].first
+
     cdef int cut(self, list waves) except -1:
         """Cut the tensors into chunks and bundles; return nothing but set the wave limits.
 

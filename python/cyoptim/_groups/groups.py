@@ -190,14 +190,16 @@ def labels_of(groups: list[Group]) -> list[str]:
 
 
 def note_shards(plan: Any, groups: list[Group], labels: list[str], optimizer: Any) -> None:
-    """Tell a plan of which groups other processes have parts of parameters, and refuse those that
-    an optimizer cannot step by parts."""
+    """Tell a plan of which parameters other processes have parts, and refuse those that an
+    optimizer cannot step by parts."""
     shards = _shards_in(groups, labels)
     for number, shard in shards.items():
         optimizer._check_element_wise(groups[number], shard)
         _check_scales(groups[number], shard)
     if shards:
         plan.note_shards(shards)
+    if optimizer._parts is not None:
+        plan.note_parts(optimizer._parts.places, optimizer._parts.ranks)
 
 
 def _check_scales(group: Group, shard: str) -> None:

@@ -59,6 +59,10 @@ class Definition(Hooked):
     # rules.
     _essential_state: ClassVar[tuple[str, ...] | None] = None
 
+    # Where its parameters lie in tensors of which other processes have the other parts, and what
+    # joins these processes: see cyoptim.distributed.
+    _parts: Any = None
+
     # Which of `caution` and `cautious_wd` it takes. They are in a group only where they are set.
     _cautious_options: ClassVar[tuple[str, ...]] = ()
 
