@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -416,13 +417,13 @@ def test_a_constructor_that_fails() -> None:
         (
             {"optimizer": "AdamW"},
             TypeError,
-            "the optimizer is a str, expected a class of an optimizer: write "
+            "the optimizer is a str, expected a class of cyoptim's optimizers: write "
             "Sharded(params, cyoptim.AdamW, comm=comm, lr=0.1)",
         ),
         (
             {"optimizer": dict},
             TypeError,
-            "the optimizer is dict, expected a class of an optimizer: write "
+            "the optimizer is builtins.dict, expected a class of cyoptim's optimizers: write "
             "Sharded(params, cyoptim.AdamW, comm=comm, lr=0.1)",
         ),
         ({"lrr": 0.1}, TypeError, "AdamW.__init__() got an unexpected keyword argument 'lrr'"),
@@ -436,6 +437,19 @@ def test_what_is_refused(arguments: Any, kind: Any, message: str) -> None:
 
     for size in (1, 2):
         Local(size).run(program)
+
+
+def test_a_communicator_in_the_place_of_the_class() -> None:
+    def program(comm: Any) -> None:
+        with pytest.raises(TypeError, match=r"Member, expected .*, cyoptim.AdamW, comm=comm, "):
+            Sharded([np.zeros(3)], comm, cyoptim.AdamW)
+
+    Local(1).run(program)
+
+
+def test_the_signature_is_that_of_the_constructor() -> None:
+    names = ["params", "optimizer", "comm", "order", "reduce", "comm_dtype", "bucket_size"]
+    assert [*inspect.signature(Sharded).parameters] == [*names, "options"]
 
 
 def test_sums_over_rows() -> None:

@@ -272,7 +272,10 @@ def operations_that_differ(comm: Communicator) -> None:
     ranks = Ranks(comm)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         ranks.together("step" if comm.rank else "state_dict", lambda: None)
-    end = "rank 1 has operation='step', rank 0 operation='state_dict'"
+    end = (
+        "rank 1 calls step, rank 0 state_dict: every rank has to make the same calls, so none "
+        "belongs into `if rank == 0:`"
+    )
     assert str(caught.value) == f"{'step' if comm.rank else 'state_dict'}: {end}"
     check_still_works(ranks)
 

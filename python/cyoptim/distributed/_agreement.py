@@ -38,6 +38,7 @@ T = TypeVar("T")
 MESSAGE = Struct("<B7xQ16s")
 LENGTH = Struct("<Q")
 LONGEST_TEXT = 4000  # characters of an error that the other ranks are told
+OPERATION = "operation"  # in a description, what its rank calls
 LONGEST_VALUE = 200  # characters of a value in a message
 # By the module that `signal` wraps, whose conversions to enums would take 10 us a step.
 DEFERRED = (int(SIGINT), int(SIGTERM))
@@ -267,8 +268,8 @@ def in_words(description: Mapping[str, object] | bytes, what: str) -> bytes:
     """A description as the ranks send it to each other when descriptions differ."""
     if isinstance(description, bytes):
         description = {"point": description}
-    named = {"operation": what, **description}
-    return json.dumps({name: repr(value) for name, value in named.items()}).encode()
+    values = {name: repr(value) for name, value in description.items()}
+    return json.dumps({OPERATION: what, **values}).encode()
 
 
 def first_difference(descriptions: list[dict[str, str]]) -> str:
@@ -276,8 +277,14 @@ def first_difference(descriptions: list[dict[str, str]]) -> str:
     first = descriptions[0]
     for rank, other in enumerate(descriptions):
         for name in [*first, *(name for name in other if name not in first)]:
-            if first.get(name) != other.get(name):
-                return f"rank {rank} has {_said(name, other)}, rank 0 {_said(name, first)}"
+            if first.get(name) == other.get(name):
+                continue
+            if name == OPERATION:
+                return (
+                    f"rank {rank} calls {other[name]}, rank 0 {first[name]}: every rank has to "
+                    "make the same calls, so none belongs into `if rank == 0:`"
+                )
+            return f"rank {rank} has {_said(name, other)}, rank 0 {_said(name, first)}"
     return "what must be equal on all ranks differs, in values whose text is the same"
 
 

@@ -44,7 +44,19 @@ COMM_DTYPES = (None, "bfloat16")
 BUCKET = 16 * 2**20
 
 
-class Sharded(Optimizer):
+class _OfAClass(Optimizer):
+    """Makes a Sharded an instance of its optimizer's class. Were this in Sharded, the signature of
+    the class would be that of `__new__`."""
+
+    if not TYPE_CHECKING:
+
+        def __new__(cls, params=None, optimizer=AdamW, *others, **options):
+            if cls is Sharded:
+                cls = _sharded_class(_checked_class(optimizer))
+            return Optimizer.__new__(cls)
+
+
+class Sharded(_OfAClass):
     r"""An optimizer whose state and steps are shared among processes.
 
     Every process, a rank, has all parameters and computes gradients along its part of the batch. A
@@ -127,13 +139,6 @@ class Sharded(Optimizer):
     _shard: Shard
     _options: dict[str, Any]
     _sums: Lanes
-
-    if not TYPE_CHECKING:
-
-        def __new__(cls, params=None, optimizer=AdamW, **options):
-            if cls is Sharded:
-                cls = _sharded_class(_checked_class(optimizer))
-            return Optimizer.__new__(cls)
 
     def _make_own(self) -> None:
         super()._make_own()
@@ -610,9 +615,10 @@ def _sharded_class(kind: type[Optimizer]) -> Any:
 def _checked_class(kind: Any) -> type[Optimizer]:
     """Refuse what is no class of an optimizer that can be sharded."""
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        shown = kind.__name__ if isinstance(kind, type) else f"a {type_name(kind)}"
+        is_class = isinstance(kind, type)
+        shown = f"{kind.__module__}.{kind.__qualname__}" if is_class else f"a {type_name(kind)}"
         raise TypeError(
-            f"the optimizer is {shown}, expected a class of an optimizer: write "
+            f"the optimizer is {shown}, expected a class of cyoptim's optimizers: write "
             "Sharded(params, cyoptim.AdamW, comm=comm, lr=0.1)"
         )
     if issubclass(kind, Sharded):
