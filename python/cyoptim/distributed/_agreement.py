@@ -15,8 +15,9 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate, pairwise
 from signal import SIGINT, SIGTERM
@@ -257,9 +258,39 @@ class _Interrupts:
 # --- descriptions ---------------------------------------------------------------------------------
 
 
+class Words(Mapping[str, object]):
+    """A description that is short where all ranks agree, and made in full where they do not.
+
+    Parameters
+    ----------
+    short : str
+        Differs where the description does.
+    make : callable
+        Makes the names and values of it.
+    """
+
+    def __init__(self, short: str, make: Callable[[], dict[str, object]]) -> None:
+        self.short, self._make = short.encode(), make
+
+    @cached_property
+    def _full(self) -> dict[str, object]:
+        return self._make()
+
+    def __getitem__(self, name: str) -> object:
+        return self._full[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._full)
+
+    def __len__(self) -> int:
+        return len(self._full)
+
+
 def digest(description: Mapping[str, object] | bytes, what: str) -> bytes:
     """16 bytes that differ if descriptions do, or the operations to which they belong."""
-    if not isinstance(description, bytes):
+    if isinstance(description, Words):
+        description = description.short
+    elif not isinstance(description, bytes):
         description = repr(sorted(description.items())).encode()
     return blake2b(description, digest_size=16, key=what.encode()[:64]).digest()
 

@@ -324,20 +324,28 @@ class _Way:
         self.parity, self.memory = parity, memory
         self.places = bucket.places(self.itemsize)
         self.send = memory.buffer(f"send {parity}", bucket.size * self.itemsize)
-        self.targets: list[tuple[Array, Placed]] | None = None
+        self.targets: list[tuple[Array, Array, Placed]] | None = None
 
     def pack(self, grads: list[Any]) -> None:
         """Copy all pieces into the buffer."""
         if self.targets is None:
             self.targets = [*self._targets()]
-        for target, (tensor, first, stop, _) in self.targets:
-            fill(target, grads[tensor], first, stop, self.kind)
+        plain = self.kind.as_they_are
+        for target, raw, (tensor, first, stop, _) in self.targets:
+            grad = grads[tensor]
+            if plain and grad.flags.c_contiguous:
+                row = grad.reshape(-1)[first:stop]
+                raw[...] = row if raw is target else row.view(raw.dtype)
+            else:
+                fill(target, grad, first, stop, self.kind)
 
-    def _targets(self) -> Iterator[tuple[Array, Placed]]:
+    def _targets(self) -> Iterator[tuple[Array, Array, Placed]]:
+        """Each place in the buffer, also as numbers that NumPy copies fast, and what goes there."""
         buffer = self.send.view(self.kind.wire)
         for begin, piece in zip(self.bucket.begins, self.bucket.pieces, strict=True):
             for one in piece.segments:
-                yield buffer[begin + one.place : begin + one.end], one
+                target = buffer[begin + one.place : begin + one.end]
+                yield target, target.view(np.uint16) if self.itemsize == 2 else target, one
 
     def in_one(self, grads: list[Any]) -> Array | None:
         """The gradient in which all pieces lie as they travel, as a row of elements."""

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
+import numpy as np
+
 from cyoptim._arrays.doors import announce_update, is_distributed, is_tensor, type_name
 from cyoptim._arrays.sparse import is_sparse, values_to_zero
 from cyoptim._averages.moving import MovingAverage, checked_decay
@@ -20,7 +22,7 @@ from cyoptim._shown import lines_of_groups, table_of_groups
 from cyoptim._step.receipt import Asked, extras_of
 from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim._warnings import already_warned
-from cyoptim.distributed._agreement import Ranks
+from cyoptim.distributed._agreement import Ranks, Words
 from cyoptim.distributed._average import ShardedAverage, average_of
 from cyoptim.distributed._communicators import as_communicator
 from cyoptim.distributed._exchange import Parameters
@@ -28,7 +30,6 @@ from cyoptim.distributed._lanes import Lanes
 from cyoptim.distributed._shard import Parts, Settings, Shard, takes_rows
 from cyoptim.distributed._words import (
     Options,
-    Words,
     gradients_in_full,
     options_in_full,
     parameters_in_full,
@@ -343,7 +344,7 @@ class Sharded(_OfAClass):
         if aligned is None:
             aligned = [getattr(param, "grad", None) for param in shard.params]
         for number, grad in enumerate(aligned):
-            if grad is not None and is_sparse(grad):
+            if type(grad) is not np.ndarray and grad is not None and is_sparse(grad):
                 label = labels_of(self.param_groups)[number]
                 raise TypeError(
                     f"the gradient of {label} is sparse, which cannot be shared among ranks: give "
@@ -354,6 +355,8 @@ class Sharded(_OfAClass):
     def _zeros_of(self, grads: list[Any]) -> Commit:
         """What fills gradients with zeros."""
         commit = Commit()
+        if not grads:
+            return commit
         for grad, label in zip(grads, labels_of(self.param_groups), strict=False):
             if grad is not None:
                 commit.zero(values_to_zero(grad, f"gradient of {label}"))

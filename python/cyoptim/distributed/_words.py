@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from operator import is_
 from typing import Any
 
@@ -15,33 +15,6 @@ from cyoptim._types import Array, Group
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 NO_OPTIONS = frozenset({"params", "param_names"})
-
-
-class Words(Mapping[str, object]):
-    """A description that is short where all ranks agree, and told in full where they do not.
-
-    Parameters
-    ----------
-    short : str
-        Differs where the description does.
-    told : callable
-        Makes the names and values of it.
-    """
-
-    def __init__(self, short: str, told: Callable[[], dict[str, object]]) -> None:
-        self._short, self._told = short, told
-
-    def __repr__(self) -> str:
-        return self._short
-
-    def __getitem__(self, name: str) -> object:
-        return self._told()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._told())
-
-    def __len__(self) -> int:
-        return len(self._told())
 
 
 def words_of(value: Any) -> str:
