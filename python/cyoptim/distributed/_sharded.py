@@ -66,7 +66,7 @@ class Sharded(_OfAClass):
     new parameters. All ranks make the same calls.
 
     It is an instance of the optimizer's class, too: groups, schedulers, closures, hooks,
-    :meth:`step`, :meth:`accumulate` and :meth:`ema` are as there.
+    ``step``, ``accumulate`` and ``ema`` are as there.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class Sharded(_OfAClass):
     large tensors; one that needs rows or matrices, such as Muon's, whole tensors.
 
     With ``order="tree"`` a step has the same bits on any number of ranks along the same gradients,
-    if each rank has a power of two of them: one, or a call of :meth:`accumulate` for each. On one
+    if each rank has a power of two of them: one, or a call of ``accumulate`` for each. On one
     rank with one gradient they are those of the class itself.
 
     A step first exchanges a digest of options, arguments, and which gradients there are. If one
