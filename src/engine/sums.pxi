@@ -12,7 +12,8 @@ def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -
     Parameters
     ----------
     out : ndarray
-        One axis, without gaps: float32, float64 or the complex types of these. It may be the first piece.
+        One axis, without gaps: float32, float64 or the complex types of these. It may be one of the first
+        two pieces.
     pieces : list of ndarray
         Each of the size of `out` and, without a codec, of its dtype.
     codec : str, optional

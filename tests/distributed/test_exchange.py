@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from cyoptim._engine import name_of_dtype
 from cyoptim.distributed import Local
+from cyoptim.distributed._buckets import LINE, Memory, buckets_of, packed, pieces_of
 from cyoptim.distributed._exchange import (
-    LINE,
+    LONG,
+    NEIGHBOURS,
     Gradients,
     Kind,
-    Memory,
     Parameters,
-    buckets_of,
     kind_of,
-    packed,
-    pieces_of,
 )
 from cyoptim.distributed._layout import Layout, Segment, Tensor
 from tests.support.narrow import bfloat16
@@ -207,36 +205,93 @@ def test_buckets_have_about_the_size_that_was_asked_for() -> None:
     assert buckets_of([[], []], 4, 1000) == []
 
 
-def test_what_lies_in_one_array_is_sent_from_there() -> None:
-    """Or, if it is in another order, packed: the ranks need not do it alike."""
-    n = 40_000
+def watched(comm: Any, sent: list[Any], received: list[Any]) -> Any:
+    """A communicator that notes what is sent and received."""
+
+    class Watched:
+        rank, size, allgather = comm.rank, comm.size, comm.allgather
+
+        def exchange(self, sends: Any, receives: Any) -> Any:
+            sent.extend(piece for _, piece in sends)
+            received.extend(piece for _, piece in receives)
+            return comm.exchange(sends, receives)
+
+    return Watched()
+
+
+def test_long_segments_of_gradients_are_sent_from_where_they_are() -> None:
+    """Or, if they are in another order, packed: the ranks need not do it alike."""
+    n = 3 * LONG
     rng = np.random.default_rng(0)
-    grads = [rng.standard_normal((n // 10, 10)).astype("f4") for _ in range(3)]
-    grads[1] = np.asfortranarray(grads[1])
-    layout = Layout([Tensor(n, 4, 1, False)], 3)
+    shapes = [(n // 8, 8), (50,), (70,)]
+    grads = [[rng.standard_normal(shape).astype("f4") for shape in shapes] for _ in range(3)]
+    grads[1] = [np.asfortranarray(grad) for grad in grads[1]]
+    layout = Layout([Tensor(grad.size, 4, 1, False) for grad in grads[0]], 3)
     single = Kind(np.dtype("f4"), np.dtype("f4"))
-    sent: list[Any] = [None] * 3
+    sent: list[list[Any]] = [[] for _ in range(3)]
 
-    def program(comm: Any) -> np.ndarray:
-        begin = comm.alltoall
+    def program(comm: Any) -> list[Any]:
+        parts = [(stop - first,) for first, stop in layout.parts[comm.rank]]
+        own = watched(comm, sent[comm.rank], [])
+        way = Gradients(layout, own, [single] * 3, parts, "tree", 10**6, Memory())
+        return [None if p is None else p.copy() for p in way.exchange(grads[comm.rank])]
 
-        class Watched:
-            rank, size = comm.rank, comm.size
+    runs = Local(3).run(program)
+    for number, pieces in enumerate(zip(*grads, strict=True)):
+        found = np.concatenate([run[number] for run in runs])
+        assert found.tobytes() == tree([grad.reshape(-1) for grad in pieces]).tobytes()
+    for rank, pieces in enumerate(sent):
+        long = [piece for piece in pieces if piece.size >= LONG]
+        straight = [any(np.shares_memory(p, grad) for grad in grads[rank]) for p in long]
+        assert straight == [rank != 1] * 2
+        short = [piece for piece in pieces if piece.size < LONG]
+        # Both short ones are of the last rank, and go there together.
+        assert [piece.size for piece in short] == [(64 + 70) * 4] * (rank < 2)
 
-            def alltoall(self, send: Any, *rest: Any) -> Any:
-                sent[comm.rank] = np.shares_memory(send, grads[comm.rank])
-                return begin(send, *rest)
 
+def test_gradients_of_one_other_rank_arrive_in_the_place_of_the_sum() -> None:
+    n = 4 * LONG
+    grads = [np.full(n, rank + 1, "f4") for rank in range(4)]
+    layout = Layout([Tensor(n, 4, 1, False)], 4)
+    single = Kind(np.dtype("f4"), np.dtype("f4"))
+
+    def program(comm: Any) -> list[bool]:
         first, stop = layout.parts[comm.rank][0]
-        watched: Any = Watched()
-        way = Gradients(layout, watched, [single], [(stop - first,)], "tree", 50_000, Memory())
+        received: list[Any] = []
+        own = watched(comm, [], received)
+        way = Gradients(layout, own, [single], [(stop - first,)], "tree", 10**9, Memory())
         (part,) = way.exchange([grads[comm.rank]])
         assert part is not None
-        return part.copy()
+        assert (part == 10).all()
+        return [np.shares_memory(piece, part) for piece in received]
 
-    found = np.concatenate(Local(3).run(program))
-    assert found.tobytes() == tree([grad.reshape(-1) for grad in grads]).tobytes()
-    assert sent == [True, False, True]
+    assert [sum(found) for found in Local(4).run(program)] == [1] * 4
+
+
+@pytest.mark.parametrize("size", [3, NEIGHBOURS + 1])
+def test_long_segments_of_parameters_are_received_where_they_belong(size: int) -> None:
+    """Among few ranks; more send them around, packed if they lie in several arrays."""
+    n = size * LONG
+    layout = Layout([Tensor(n, 4, 1, False), Tensor(100, 4, 1, False)], size)
+
+    def program(comm: Any) -> tuple[list[np.ndarray], list[bool]]:
+        order = "F" if comm.rank == 1 else "C"
+        arrays = [np.zeros((n // 8, 8), "f4", order), np.zeros(100, "f4")]
+        parts = []
+        for array, (first, stop) in zip(arrays, layout.parts[comm.rank], strict=True):
+            part = array.reshape(-1)[first:stop] if order == "C" else np.zeros(stop - first, "f4")
+            part[...] = np.arange(first, stop)
+            parts.append(part)
+        received: list[Any] = []
+        own = watched(comm, [], received)
+        Parameters(layout, own, arrays, parts, [True] * 2, 10**6, Memory()).gather()
+        long = [piece for piece in received if piece.size >= LONG]
+        return arrays, [np.shares_memory(piece, arrays[0]) for piece in long]
+
+    for rank, (arrays, straight) in enumerate(Local(size).run(program)):
+        for array in arrays:
+            assert (array.reshape(-1) == np.arange(array.size)).all()
+        assert straight == ([rank != 1] * (size - 1) if size <= NEIGHBOURS else [])
 
 
 def test_kinds() -> None:

@@ -69,6 +69,17 @@ def test_sums_of_halves_have_the_same_bits(count: int) -> None:
     assert halves[0].tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6, 7, 8, 9, 16, 17])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sum_in_the_place_of_a_piece(dtype: str, count: int, place: int) -> None:
+    """Of one of the first two."""
+    pieces = make_pieces(count, 20_000, dtype)
+    expected = tree(pieces)
+    sum_pieces(pieces[place], pieces)
+    assert pieces[place].tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
 def test_pieces_of_sixteen_bits(name: str, count: int) -> None:

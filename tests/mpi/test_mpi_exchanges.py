@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from cyoptim.distributed import Communicator
 from cyoptim.distributed._communicators import as_communicator
-from tests.support.exchanges import CASES, check_alltoall, message_of
+from tests.support.exchanges import CASES, check_exchange, message_of
 
 
 @pytest.fixture
@@ -41,24 +42,22 @@ def test_buffers_beyond_two_gibibytes(comm: Communicator) -> None:
     memory = np.empty(far + length * comm.size, np.uint8)
     places = [(rank * length, (rank + 1) * length) for rank in range(comm.size - 1)]
     places.append((far, far + length))
-    send = np.concatenate([message_of(comm.rank, rank, length) for rank in range(comm.size)])
-    close = [(rank * length, (rank + 1) * length) for rank in range(comm.size)]
-    comm.alltoall(send, close, memory, places).wait()
-    for rank, place in enumerate(places):
-        np.testing.assert_array_equal(memory[slice(*place)], message_of(rank, comm.rank, length))
-    back = np.zeros_like(send)
-    comm.alltoall(memory, places, back, close).wait()
-    for rank, place in enumerate(close):
-        np.testing.assert_array_equal(
-            back[slice(*place)],
-            message_of(comm.rank, comm.rank, length)
-            if rank == comm.rank
-            else message_of(comm.rank, rank, length),
-        )
     memory[slice(*places[comm.rank])] = message_of(comm.rank, 9, length)
     comm.allgather(memory, places).wait()
     for rank, place in enumerate(places):
         np.testing.assert_array_equal(memory[slice(*place)], message_of(rank, 9, length))
+
+
+def test_messages_that_are_sent_in_parts(
+    comm: Communicator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of more bytes than C ints can count are."""
+    monkeypatch.setattr(importlib.import_module(type(comm).__module__), "MOST", 1000)
+    lengths = 1000 * np.arange(comm.size**2).reshape(comm.size, comm.size) // 2
+    check_exchange(comm, lengths)
+    buffer = message_of(comm.rank, 0, 3500)
+    comm.broadcast(buffer, 0)
+    np.testing.assert_array_equal(buffer, message_of(0, 0, 3500))
 
 
 def test_messages_of_the_user_are_left_alone(world: Any, comm: Communicator) -> None:
@@ -101,7 +100,7 @@ def test_buffers_live_until_an_exchange_is_over(comm: Communicator) -> None:
         comm.allgather(np.full(length * comm.size, comm.rank, np.uint8), places)
         gc.collect()
     assert comm.share(b"%d" % comm.rank) == [b"%d" % rank for rank in range(comm.size)]
-    check_alltoall(comm, np.full((comm.size, comm.size), 99), [*range(comm.size)], 0)
+    check_exchange(comm, np.full((comm.size, comm.size), 99))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int64", "uint8", "bool"])

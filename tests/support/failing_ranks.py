@@ -55,13 +55,15 @@ def step(number: int) -> None:
     if fails:
         BEFORE.get(how, {}).get(number, int)()
     length = LENGTH // 2 if fails and SHORT.get(how) == number else LENGTH
-    buffer = np.full(length, number, np.uint8)
-    received = np.empty_like(buffer)
+    received = np.full(length, number, np.uint8)
     places = [
         (rank * length // comm.size, (rank + 1) * length // comm.size) for rank in range(comm.size)
     ]
     ranks.agree({"step": number, "length": length})
-    comm.alltoall(buffer, places, received, places).wait()
+    others = [rank for rank in range(comm.size) if rank != comm.rank]
+    own = received[slice(*places[comm.rank])].copy()
+    pieces = [(rank, received[slice(*places[rank])]) for rank in others]
+    comm.exchange([(rank, own) for rank in others], pieces).wait()
     if fails:
         AFTER.get(how, {}).get(number, int)()
     ranks.ready()

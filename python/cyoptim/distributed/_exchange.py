@@ -4,28 +4,44 @@
 each: in its exchange every rank sends and receives about as much.
 (b) Two buckets are under way at once: one is packed, or what has arrived of it is added up, while
 the other travels.
-(c) If all of a bucket lies in one array, it is sent from there, and parameters are received there.
-Otherwise it is packed, in places that are planned once. Segments begin at multiples of 64 bytes.
-(d) Gradients of all ranks are added up in the order of the ranks' tree, by the rank that steps
-them: the library's own sums have another order for each number of ranks.
+(c) Long segments are sent from where they are, and parameters received there. Short ones are
+packed, in places that are planned once. Segments begin at multiples of 64 bytes.
+(d) Plans depend on sizes and types alone, which are the same on all ranks. An array with gaps, or
+in another order, is packed on its rank.
+(e) Gradients of all ranks are added up in the order of the ranks' tree, by the rank that steps
+them: the library's own sums have another order for each number of ranks. Those of one other rank
+arrive in the place of the sum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cyoptim._engine import DTYPES, encode_array, name_of_dtype, sum_pieces, widened
 from cyoptim._types import Array
-from cyoptim.distributed._communicators import Communicator, Pending, Places
+from cyoptim.distributed._buckets import (
+    LINE,
+    Bucket,
+    Memory,
+    Message,
+    Placed,
+    as_bytes,
+    buckets_of,
+    messages_of,
+    overlapped,
+    packed,
+    up,
+)
+from cyoptim.distributed._communicators import Communicator, Pending
 from cyoptim.distributed._layout import Layout, Segment, blocks
 
-LINE = 64  # bytes: of a cache line, and of the widest vector
-MOST_DIRECT = 2**31  # bytes of an array that some libraries can address
+LONG = 2**16  # bytes of a segment that is not packed, as another message costs less
+NEIGHBOURS = 8  # ranks that send their parameters to each other; more pass them on in a ring
 
 
 class Kind(NamedTuple):
@@ -41,6 +57,11 @@ class Kind(NamedTuple):
     def as_they_are(self) -> bool:
         """Whether what travels are the bits of the gradient."""
         return not (self.rounds or self.widens)
+
+    @property
+    def least_sent(self) -> float:
+        """The elements of the shortest segment that is sent from where it is."""
+        return LONG // self.wire.itemsize if self.as_they_are else inf
 
 
 SIXTEEN = ("bfloat16", "float16")
@@ -59,159 +80,21 @@ def kind_of(dtype: np.dtype[Any], order: str, comm_dtype: str | None) -> Kind:
     return Kind(np.dtype(name), np.dtype(name))
 
 
-class Placed(NamedTuple):
-    """A segment and where it begins in what is packed, in elements."""
-
-    tensor: int
-    first: int
-    stop: int
-    place: int
-
-    @property
-    def end(self) -> int:
-        """Where it ends in what is packed."""
-        return self.place + self.stop - self.first
+def rows_of(
+    layout: Layout, travels: Callable[[int], bool], unit: int, least: float
+) -> list[list[Placed]]:
+    """What each rank has of the tensors that travel, in elements; first what is packed."""
+    rows = []
+    for rank in range(len(layout.parts)):
+        segments = [(one, 1) for one in layout.segments(rank) if travels(one.tensor)]
+        segments.sort(key=lambda one: one[0].stop - one[0].first >= least)
+        rows.append(packed(segments, unit))
+    return rows
 
 
-def packed(segments: Iterable[tuple[Segment, int]], unit: int) -> list[Placed]:
-    """Segments one behind the other; each has a factor from its elements to those of the packing,
-    and begins at a multiple of `unit` of these."""
-    place, found = 0, []
-    for (tensor, first, stop), size in segments:
-        found.append(Placed(tensor, first * size, stop * size, place))
-        place = _up(found[-1].end, unit)
-    return found
-
-
-def _up(number: int, unit: int) -> int:
-    return -(-number // unit) * unit
-
-
-class Piece(NamedTuple):
-    """What one rank has in a bucket: segments, whose places count from its begin."""
-
-    begin: int  # in all that is packed of this rank
-    segments: list[Placed]
-
-    @property
-    def length(self) -> int:
-        return self.segments[-1].end if self.segments else 0
-
-
-def pieces_of(segments: list[Placed], count: int, unit: int) -> list[Piece]:
-    """What is packed of a rank, cut at multiples of `unit` into so many pieces of about one
-    length."""
-    end = segments[-1].end if segments else 0
-    cuts = [min(_up(end * k // count, unit), end) for k in range(count)] + [end]
-    found, i = [], 0
-    for begin, stop in pairwise(cuts):
-        inside = []
-        while i < len(segments) and segments[i].place < stop:
-            tensor, first, last, place = segments[i]
-            low, high = max(begin - place, 0), min(stop - place, last - first)
-            if high > low:
-                start = max(place - begin, 0)
-                inside.append(Placed(tensor, first + low, first + high, start))
-            if segments[i].end > stop:
-                break
-            i += 1
-        found.append(Piece(begin, inside))
-    return found
-
-
-class Bucket(NamedTuple):
-    """Piece b of every rank, and the places in a buffer for all of them."""
-
-    pieces: list[Piece]
-    begins: list[int]  # of each rank's piece, in elements
-    size: int
-    tensor: int | None  # the one in which all of it lies
-
-    @classmethod
-    def of(cls, pieces: list[Piece], unit: int) -> Bucket:
-        begins, size = [], 0
-        for piece in pieces:
-            begins.append(size)
-            size = _up(size + piece.length, unit)
-        single = all(len(piece.segments) <= 1 for piece in pieces)
-        tensors = {one.tensor for piece in pieces for one in piece.segments}
-        return cls(pieces, begins, size, tensors.pop() if single and len(tensors) == 1 else None)
-
-    def places(self, itemsize: int) -> Places:
-        """Of what is packed."""
-        return [
-            (begin * itemsize, (begin + piece.length) * itemsize)
-            for begin, piece in zip(self.begins, self.pieces, strict=True)
-        ]
-
-    def own_places(self, itemsize: int) -> Places:
-        """Where the pieces lie in the one tensor."""
-        return [
-            (piece.segments[0].first * itemsize, piece.segments[0].stop * itemsize)
-            if piece.segments
-            else (0, 0)
-            for piece in self.pieces
-        ]
-
-
-def buckets_of(ranks: list[list[Placed]], itemsize: int, limit: int) -> list[Bucket]:
-    """Cut what is packed of all ranks into buckets of at most about `limit` bytes."""
-    unit = max(LINE // itemsize, 1)
-    longest = max(segments[-1].end if segments else 0 for segments in ranks)
-    if longest == 0:
-        return []
-    count = -(-longest * itemsize * len(ranks) // limit)
-    columns = zip(*(pieces_of(segments, count, unit) for segments in ranks), strict=True)
-    return [Bucket.of([*pieces], unit) for pieces in columns]
-
-
-def without(places: Places, rank: int) -> Places:
-    """The places with an empty one for a rank."""
-    return [*places[:rank], (0, 0), *places[rank + 1 :]]
-
-
-def line_of_memory(count: int, dtype: Any) -> Array:
-    """Zeros that begin at a multiple of 64 bytes."""
-    kind = np.dtype(dtype)
-    raw = np.zeros(count * kind.itemsize + LINE, np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + count * kind.itemsize].view(kind)
-
-
-def as_bytes(array: Array) -> Array:
-    """The memory of an array without gaps."""
-    return array.reshape(-1).view(np.uint8)
-
-
-class Memory:
-    """Buffers that plans share, as only one is under way."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Array] = {}
-
-    def reserve(self, name: str, sizes: list[int]) -> None:
-        """Have two buffers of this name that are enough for all of these."""
-        for parity in range(2):
-            self.buffer(f"{name} {parity}", max(sizes, default=0))
-
-    def buffer(self, name: str, size: int) -> Array:
-        """So many bytes; those of before that had this name, if they were enough."""
-        found = self._buffers.get(name)
-        if found is None or found.size < size:
-            found = self._buffers[name] = line_of_memory(size, np.uint8)
-        return found[:size]
-
-
-def _overlapped(steps: Sequence[tuple[Callable[[], Any], Callable[[Any], None]]]) -> None:
-    """Begin and end exchanges, of which two are under way at once."""
-    under_way: list[tuple[Callable[[Any], None], Any]] = []
-    for begin, end in steps:
-        under_way.append((end, begin()))
-        if len(under_way) == 2:
-            finish, begun = under_way.pop(0)
-            finish(begun)
-    for finish, begun in under_way:
-        finish(begun)
+def others_of(rank: int, size: int, direction: int) -> list[int]:
+    """All other ranks, the nearest one in a direction first: so each has another order."""
+    return [(rank + direction * distance) % size for distance in range(1, size)]
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -268,13 +151,9 @@ class Gradients:
     ) -> None:
         """Plan the way of those of one kind, which has a number."""
         itemsize = kind.wire.itemsize
-        ranks = [
-            packed(
-                ((one, 1) for one in layout.segments(rank) if kinds[one.tensor] == kind),
-                max(LINE // itemsize, 1),
-            )
-            for rank in range(self._communicator.size)
-        ]
+        ranks = rows_of(
+            layout, lambda tensor: kinds[tensor] == kind, LINE // itemsize, kind.least_sent
+        )
         own = ranks[self._communicator.rank]
         size = (own[-1].end if own else 0) * kind.total.itemsize
         total = memory.buffer(f"total {number}", size).view(kind.total)
@@ -297,10 +176,14 @@ class Gradients:
         exchange uses again."""
         self._grads = [*grads]
         try:
-            _overlapped(self._steps)
+            overlapped(self._steps)
         finally:
             self._grads = []
         return self.parts
+
+
+Target = tuple[Array, Array, Placed]
+"""A place in a buffer, the same as numbers that NumPy copies fast, and what goes there."""
 
 
 class _Way:
@@ -318,44 +201,37 @@ class _Way:
         self.communicator, self.kind, self.bucket = communicator, kind, bucket
         self.rank = communicator.rank
         self.itemsize = kind.wire.itemsize
-        own = bucket.pieces[self.rank]
-        self.length = own.length
-        self.total = total[own.begin : own.begin + own.length]
+        self.own = bucket.pieces[self.rank]
+        self.total = total[self.own.begin : self.own.begin + self.own.length]
         self.parity, self.memory = parity, memory
-        self.places = bucket.places(self.itemsize)
         self.send = memory.buffer(f"send {parity}", bucket.size * self.itemsize)
-        self.targets: list[tuple[Array, Array, Placed]] | None = None
 
-    def pack(self, grads: list[Any]) -> None:
-        """Copy all pieces into the buffer."""
-        if self.targets is None:
-            self.targets = [*self._targets()]
+    def packing(self, rank: int, segments: Sequence[Placed]) -> list[Target]:
+        """Where segments of a rank's piece are packed."""
+        buffer, begin = self.send.view(self.kind.wire), self.bucket.begins[rank]
+        targets = [buffer[begin + one.place : begin + one.end] for one in segments]
+        bits = [target.view(np.uint16) if self.itemsize == 2 else target for target in targets]
+        return [*zip(targets, bits, segments, strict=True)]
+
+    def pack(self, targets: Sequence[Target], grads: list[Any]) -> None:
+        """Copy segments into the buffer."""
         plain = self.kind.as_they_are
-        for target, raw, (tensor, first, stop, _) in self.targets:
+        for target, bits, (tensor, first, stop, _) in targets:
             grad = grads[tensor]
             if plain and grad.flags.c_contiguous:
                 row = grad.reshape(-1)[first:stop]
-                raw[...] = row if raw is target else row.view(raw.dtype)
+                bits[...] = row if bits is target else row.view(bits.dtype)
             else:
                 fill(target, grad, first, stop, self.kind)
 
-    def _targets(self) -> Iterator[tuple[Array, Array, Placed]]:
-        """Each place in the buffer, also as numbers that NumPy copies fast, and what goes there."""
-        buffer = self.send.view(self.kind.wire)
-        for begin, piece in zip(self.bucket.begins, self.bucket.pieces, strict=True):
-            for one in piece.segments:
-                target = buffer[begin + one.place : begin + one.end]
-                yield target, target.view(np.uint16) if self.itemsize == 2 else target, one
 
-    def in_one(self, grads: list[Any]) -> Array | None:
-        """The gradient in which all pieces lie as they travel, as a row of elements."""
-        if self.bucket.tensor is None or not self.kind.as_they_are:
-            return None
-        grad = grads[self.bucket.tensor]
-        if grad.flags.c_contiguous and grad.nbytes < MOST_DIRECT:
-            row: Array = grad.reshape(-1)
-            return row
-        return None
+class _Outgoing(NamedTuple):
+    """A message, and where it is packed if it must be."""
+
+    rank: int
+    packed: Array
+    targets: list[Target]
+    long: Placed | None
 
 
 class _ByTree(_Way):
@@ -363,48 +239,88 @@ class _ByTree(_Way):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        size = self.communicator.size
-        stride = _up(self.length * self.itemsize, LINE)
-        others = [rank for rank in range(size) if rank != self.rank]
-        self.receive = self.memory.buffer(f"receive {self.parity}", stride * len(others))
-        self.receive_places = [(0, 0)] * size
-        for k, rank in enumerate(others):
-            self.receive_places[rank] = (k * stride, k * stride + self.length * self.itemsize)
-        self.received = [self._typed(self.receive[low:high]) for low, high in self.receive_places]
+        size, rank = self.communicator.size, self.rank
+        least = self.kind.least_sent
+        self.outgoing = [
+            self._outgoing(other, message)
+            for other in (*others_of(rank, size, 1), rank)
+            for message in messages_of(self.bucket.pieces[other], least)
+        ]
+        own = [*messages_of(self.own, least)]
+        rooms = self._rooms()
+        self.receives = [
+            (other, as_bytes(rooms[other][message.place : message.end]))
+            for other in others_of(rank, size, -1)
+            for message in own
+        ]
+        self.sums = [
+            (
+                self.total[message.place : message.end],
+                [room[message.place : message.end] for room in rooms],
+            )
+            for message in own
+        ]
 
-    def _typed(self, memory: Array) -> Array:
-        return memory.view(self.kind.wire)
+    def _outgoing(self, rank: int, message: Message) -> _Outgoing:
+        targets = self.packing(rank, message.segments)
+        begin = self.bucket.begins[rank]
+        whole = self.send.view(self.kind.wire)[begin + message.place : begin + message.end]
+        return _Outgoing(rank, whole, targets, message.segments[0] if message.long else None)
 
-    def begin(self, grads: list[Any]) -> tuple[Pending, Array]:
+    def _rooms(self) -> list[Array]:
+        """Where the pieces of all ranks arrive; this one's own does not. That of the first other
+        one arrives in the place of the sum, which may be that of the first two pieces."""
+        rank, length = self.rank, self.own.length
+        rooms = [self.total] * self.communicator.size
+        others = [other for other in range(self.communicator.size) if other != rank]
+        if self.kind.wire == self.kind.total:
+            others = others[1:]
+        stride = up(length * self.itemsize, LINE)
+        receive = self.memory.buffer(f"receive {self.parity}", stride * len(others))
+        for k, other in enumerate(others):
+            room = receive[k * stride : k * stride + length * self.itemsize]
+            rooms[other] = room.view(self.kind.wire)
+        return rooms
+
+    def begin(self, grads: list[Any]) -> tuple[Pending, list[Array]]:
         """Send the pieces; return what is to be waited for, and this rank's own."""
-        row = self.in_one(grads)
-        if row is None:
-            self.pack(grads)
-            send, places = self.send, self.places
-        else:
-            send, places = row.view(np.uint8), self.bucket.own_places(self.itemsize)
-        low, high = places[self.rank]
-        own = self._typed(send[low:high])
-        pending = self.communicator.alltoall(
-            send, without(places, self.rank), self.receive, self.receive_places
-        )
-        return pending, own
+        sends, own = [], []
+        for rank, target, targets, long in self.outgoing:
+            if long is not None and grads[long.tensor].flags.c_contiguous:
+                row = grads[long.tensor].reshape(-1)[long.first : long.stop]
+            else:
+                self.pack(targets, grads)
+                row = target
+            if rank == self.rank:
+                own.append(row)
+            else:
+                sends.append((rank, as_bytes(row)))
+        return self.communicator.exchange(sends, self.receives), own
 
-    def end(self, begun: tuple[Pending, Array]) -> None:
+    def end(self, begun: tuple[Pending, list[Array]]) -> None:
         """Add up what has arrived."""
         pending, own = begun
         pending.wait()
-        if self.length:
-            pieces = [*self.received[: self.rank], own, *self.received[self.rank + 1 :]]
-            sum_pieces(self.total, pieces, self.kind.codec)
+        rank = self.rank
+        for (total, pieces), row in zip(self.sums, own, strict=True):
+            sum_pieces(total, [*pieces[:rank], row, *pieces[rank + 1 :]], self.kind.codec)
 
 
 class _ByLibrary(_Way):
     """The library adds up the pieces on their way, in an order of its own."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.places = self.bucket.places(self.itemsize)
+        self.targets = [
+            target
+            for rank, piece in enumerate(self.bucket.pieces)
+            for target in self.packing(rank, piece.segments)
+        ]
+
     def begin(self, grads: list[Any]) -> Pending:
         """Let it begin."""
-        self.pack(grads)
+        self.pack(self.targets, grads)
         scalar = np.zeros(0, self.kind.total).real.dtype  # it adds up complex numbers by parts
         receive = as_bytes(self.total)
         return self.communicator.reduce_scatter(self.send, self.places, receive, scalar)
@@ -468,19 +384,9 @@ class Parameters:
     ) -> None:
         rank = communicator.rank
         ranks = [
-            packed(
-                (
-                    (one, arrays[one.tensor].itemsize)
-                    for one in layout.segments(other)
-                    if moved[one.tensor]
-                ),
-                LINE,
-            )
+            packed(_scaled(layout.segments(other), arrays, moved), LINE)
             for other in range(communicator.size)
         ]
-        every = {one.tensor for segments in ranks for one in segments}
-        if len(every) == 1 and _is_direct(arrays[next(iter(every))]):
-            limit = MOST_DIRECT * communicator.size  # nothing is packed meanwhile
         self._copies = [
             pair
             for one in layout.segments(rank)
@@ -489,21 +395,25 @@ class Parameters:
         ]
         self._steps = []
         buckets = buckets_of(ranks, 1, limit)
-        if len(every) > 1:
-            memory.reserve("send", [bucket.size for bucket in buckets])
+        memory.reserve("send", [bucket.size for bucket in buckets])
+        way = _ToEach if communicator.size <= NEIGHBOURS else _InARing
         for number, bucket in enumerate(buckets):
-            step = _Gathered(communicator, bucket, arrays, number % 2, memory)
+            step = way(communicator, bucket, arrays, number % 2, memory)
             self._steps.append((step.begin, step.end))
 
     def gather(self) -> None:
         """Let every rank have what the others have stepped."""
         for target, source in self._copies:
             target[...] = source
-        _overlapped(self._steps)
+        overlapped(self._steps)
 
 
-def _is_direct(array: Array) -> bool:
-    return bool(array.flags.c_contiguous and array.nbytes < MOST_DIRECT)
+def _scaled(
+    segments: Iterable[Segment], arrays: Sequence[Array], moved: Sequence[bool]
+) -> list[tuple[Segment, int]]:
+    """Those that travel, first what is packed, with the bytes of an element."""
+    pairs = [(one, arrays[one.tensor].itemsize) for one in segments if moved[one.tensor]]
+    return sorted(pairs, key=lambda pair: (pair[0].stop - pair[0].first) * pair[1] >= LONG)
 
 
 def _copies(array: Array, part: Array, one: Segment) -> Iterator[tuple[Array, Array]]:
@@ -514,6 +424,10 @@ def _copies(array: Array, part: Array, one: Segment) -> Iterator[tuple[Array, Ar
     for block in blocks(array, one.first, one.stop):
         yield block, row[place : place + block.size].reshape(block.shape)
         place += block.size
+
+
+Pairs = list[tuple[Array, Array]]
+"""Places in a buffer, and memory of the parameters."""
 
 
 class _Gathered:
@@ -527,39 +441,92 @@ class _Gathered:
         parity: int,
         memory: Memory,
     ) -> None:
-        self.communicator, self.bucket = communicator, bucket
-        self.packs: list[tuple[Array, Array]] = []
-        self.unpacks: list[tuple[Array, Array]] = []
-        if bucket.tensor is not None and _is_direct(arrays[bucket.tensor]):
-            self.buffer, self.places = as_bytes(arrays[bucket.tensor]), bucket.own_places(1)
-            return
+        self.communicator, self.bucket, self.arrays = communicator, bucket, arrays
         self.buffer = memory.buffer(f"send {parity}", bucket.size)
-        self.places = bucket.places(1)
-        for rank, (begin, piece) in enumerate(zip(bucket.begins, bucket.pieces, strict=True)):
-            pairs = [*_pairs(self.buffer, begin, piece, arrays)]
-            if rank == communicator.rank:
-                self.packs = pairs
-            else:
-                self.unpacks += [(theirs, packed) for packed, theirs in pairs]
+        self.packs: Pairs = []
+        self.unpacks: Pairs = []
+        self.plan()
 
-    def begin(self) -> Pending:
-        """Send this rank's piece."""
+    def plan(self) -> None:
+        """Note what is packed, and where it is unpacked."""
+        raise NotImplementedError
+
+    def pass_through(self, rank: int, segments: Sequence[Placed]) -> None:
+        """Let segments of a rank's piece go through the buffer."""
+        begin = self.bucket.begins[rank]
+        pairs = [*_pairs(self.buffer, begin, segments, self.arrays)]
+        if rank == self.communicator.rank:
+            self.packs += pairs
+        else:
+            self.unpacks += [(theirs, packed) for packed, theirs in pairs]
+
+    def pack(self) -> None:
+        """Copy into the buffer what goes through it."""
         for target, source in self.packs:
             target[...] = source
-        return self.communicator.allgather(self.buffer, self.places)
 
     def end(self, pending: Pending) -> None:
-        """Receive those of the others."""
+        """Receive the pieces of the others."""
         pending.wait()
         for target, source in self.unpacks:
             target[...] = source
 
 
+class _ToEach(_Gathered):
+    """Every rank sends its piece to each of the others."""
+
+    def plan(self) -> None:
+        """Long segments are received where they belong."""
+        rank, size = self.communicator.rank, self.communicator.size
+        memory = [self._memory(other) for other in range(size)]
+        self.sends = [(other, row) for other in others_of(rank, size, 1) for row in memory[rank]]
+        self.receives = [
+            (other, row) for other in others_of(rank, size, -1) for row in memory[other]
+        ]
+
+    def _memory(self, rank: int) -> list[Array]:
+        """Where the messages of a rank's piece are."""
+        return [self._row(rank, one) for one in messages_of(self.bucket.pieces[rank], LONG)]
+
+    def _row(self, rank: int, message: Message) -> Array:
+        tensor, first, stop, _ = message.segments[0]
+        if message.long and self.arrays[tensor].flags.c_contiguous:
+            return as_bytes(self.arrays[tensor])[first:stop]
+        self.pass_through(rank, message.segments)
+        begin = self.bucket.begins[rank]
+        return self.buffer[begin + message.place : begin + message.end]
+
+    def begin(self) -> Pending:
+        """Send this rank's piece."""
+        self.pack()
+        return self.communicator.exchange(self.sends, self.receives)
+
+
+class _InARing(_Gathered):
+    """The library brings all pieces to all ranks, which costs each link between machines as much as
+    one copy of them."""
+
+    def plan(self) -> None:
+        """What lies in one array stays there."""
+        tensor = self.bucket.tensor
+        if tensor is not None and self.arrays[tensor].flags.c_contiguous:
+            self.buffer, self.places = as_bytes(self.arrays[tensor]), self.bucket.own_places(1)
+            return
+        self.places = self.bucket.places(1)
+        for rank, piece in enumerate(self.bucket.pieces):
+            self.pass_through(rank, piece.segments)
+
+    def begin(self) -> Pending:
+        """Send this rank's piece."""
+        self.pack()
+        return self.communicator.allgather(self.buffer, self.places)
+
+
 def _pairs(
-    buffer: Array, begin: int, piece: Piece, arrays: Sequence[Array]
+    buffer: Array, begin: int, segments: Sequence[Placed], arrays: Sequence[Array]
 ) -> Iterator[tuple[Array, Array]]:
     """Places in a buffer, and the memory of the parameters that belongs there."""
-    for tensor, first, stop, place in piece.segments:
+    for tensor, first, stop, place in segments:
         array, at = arrays[tensor], begin + place
         for block in blocks(array, first // array.itemsize, stop // array.itemsize):
             end = at + block.size * block.itemsize

@@ -15,14 +15,8 @@ from cyoptim._groups.native import rules_of
 from cyoptim._step.definition import Definition
 from cyoptim._types import Array, Group
 from cyoptim.distributed._agreement import Ranks
-from cyoptim.distributed._exchange import (
-    Gradients,
-    Kind,
-    Memory,
-    Parameters,
-    as_bytes,
-    kind_of,
-)
+from cyoptim.distributed._buckets import Memory, as_bytes
+from cyoptim.distributed._exchange import Gradients, Kind, Parameters, kind_of
 from cyoptim.distributed._layout import Layout, Tensor, blocks
 from cyoptim.distributed._words import gradients_in_short
 

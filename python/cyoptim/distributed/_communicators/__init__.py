@@ -18,6 +18,9 @@ from cyoptim._types import Array
 # and anywhere in their buffer; those that are written to do not overlap.
 Places: TypeAlias = Sequence[tuple[int, int]]
 
+# Arrays, and the rank that each goes to or comes from.
+Pieces: TypeAlias = Sequence[tuple[int, Array]]
+
 
 class Pending(Protocol):
     """An exchange that has begun. Until `wait` returns, its buffers are not to be touched."""
@@ -48,10 +51,11 @@ class Communicator(Protocol):
     def broadcast(self, buffer: Array, root: int) -> None:
         """Fill the buffers of all ranks with that of one."""
 
-    def alltoall(
-        self, send: Array, send_places: Places, receive: Array, receive_places: Places
-    ) -> Pending:
-        """Send to every rank the bytes in its place, and receive in its place what it sends."""
+    def exchange(self, sends: Pieces, receives: Pieces) -> Pending:
+        """Send arrays to other ranks, and receive arrays from them.
+
+        Between two ranks, as many are sent as are received, of the same sizes in the same order.
+        None is empty."""
 
     def allgather(self, buffer: Array, places: Places) -> Pending:
         """Fill every rank's place, which are the same on all, with the bytes that it has there."""

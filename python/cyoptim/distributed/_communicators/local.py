@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cyoptim._types import Array
-from cyoptim.distributed._communicators import Communicator, Pending, Places
+from cyoptim.distributed._communicators import Communicator, Pending, Pieces, Places
 from cyoptim.distributed._errors import RankError, told
 
 T = TypeVar("T")
@@ -208,14 +208,13 @@ class Member:
         number = self._board.put(self.rank, f"broadcast from rank {root}", buffer)
         self._board.take(number, lambda buffers: _broadcast(buffers, root))
 
-    def alltoall(
-        self, send: Array, send_places: Places, receive: Array, receive_places: Places
-    ) -> Pending:
-        """Send to every rank the bytes in its place, and receive in its place what it sends."""
-        _check_buffers(send, receive)
-        self._check_places(send, send_places)
-        self._check_places(receive, receive_places)
-        return self._begin("alltoall", (send, send_places, receive, receive_places), _alltoall)
+    def exchange(self, sends: Pieces, receives: Pieces) -> Pending:
+        """Send arrays to other ranks, and receive arrays from them."""
+        for rank, piece in (*sends, *receives):
+            _check_buffers(piece)
+            if not 0 <= rank < self.size or rank == self.rank:
+                raise ValueError(f"rank {rank}, expected another one than {self.rank}")
+        return self._begin("exchange", (sends, receives), _exchange)
 
     def allgather(self, buffer: Array, places: Places) -> Pending:
         """Fill every rank's place with the bytes that it has there."""
@@ -287,11 +286,26 @@ def _broadcast(buffers: list[Array], root: int) -> None:
             _copy(buffers[root], root, buffer, rank)
 
 
-def _alltoall(brought: list[Any]) -> None:
-    for source, (send, send_places, _, _) in enumerate(brought):
-        for target, (_, _, receive, receive_places) in enumerate(brought):
-            sent = send[slice(*send_places[target])]
-            _copy(sent, source, receive[slice(*receive_places[source])], target)
+def _exchange(brought: list[Any]) -> None:
+    sent: dict[tuple[int, int], list[Array]] = {}
+    for source, (sends, _) in enumerate(brought):
+        for target, piece in sends:
+            sent.setdefault((source, target), []).append(piece)
+    for target, (_, receives) in enumerate(brought):
+        for source, piece in receives:
+            pieces = sent.get((source, target))
+            if not pieces:
+                raise RankError(
+                    f"rank {source} sends fewer arrays to rank {target} than it expects",
+                    (source, target),
+                )
+            _copy(pieces.pop(0), source, piece, target)
+    for (source, target), pieces in sent.items():
+        if pieces:
+            raise RankError(
+                f"rank {source} sends more arrays to rank {target} than it expects",
+                (source, target),
+            )
 
 
 def _allgather(brought: list[Any]) -> None:

@@ -10,6 +10,7 @@ error has ended the program's part.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from cyoptim._types import Array
-from cyoptim.distributed._communicators import Communicator, Pending, Places
+from cyoptim.distributed._communicators import Communicator, Pending, Pieces, Places
 
 MOST = 2**31 - 1
 SUMS = {"f": MPI.FLOAT, "d": MPI.DOUBLE, "F": MPI.C_FLOAT_COMPLEX, "D": MPI.C_DOUBLE_COMPLEX}
@@ -60,7 +61,7 @@ class MPICommunicator:
         self.rank: int = comm.rank
         self.size: int = comm.size
         self._boxes: dict[int, _Box] = {}
-        self._under_way: set[_Request] = set()
+        self._under_way: set[_Requests] = set()
         self._units: dict[int, MPI.Datatype] = {}
 
     def share(self, message: bytes) -> list[bytes]:
@@ -80,21 +81,16 @@ class MPICommunicator:
             part = buffer[start : start + MOST]
             self._comm.Bcast([part, part.size, MPI.BYTE], root)
 
-    def alltoall(
-        self, send: Array, send_places: Places, receive: Array, receive_places: Places
-    ) -> Pending:
-        """Send to every rank the bytes in its place, and receive in its place what it sends."""
-        return self._begin(
-            self._comm.Ialltoallv(
-                self._message(send, send_places), self._message(receive, receive_places)
-            ),
-            (send, receive),
-        )
+    def exchange(self, sends: Pieces, receives: Pieces) -> Pending:
+        """Send arrays to other ranks, and receive arrays from them."""
+        requests = [self._comm.Irecv([part, MPI.BYTE], rank) for rank, part in _countable(receives)]
+        requests += [self._comm.Isend([part, MPI.BYTE], rank) for rank, part in _countable(sends)]
+        return self._begin(requests, [piece for _, piece in (*sends, *receives)])
 
     def allgather(self, buffer: Array, places: Places) -> Pending:
         """Fill every rank's place with the bytes that it has there."""
         return self._begin(
-            self._comm.Iallgatherv(MPI.IN_PLACE, self._message(buffer, places)), (buffer,)
+            [self._comm.Iallgatherv(MPI.IN_PLACE, self._message(buffer, places))], [buffer]
         )
 
     def reduce_scatter(
@@ -110,15 +106,13 @@ class MPICommunicator:
             send = np.concatenate([send[start:stop] for start, stop in places])
         else:
             send = send[places[0][0] : places[-1][1]]
-        return self._begin(
-            self._comm.Ireduce_scatter(
-                [send, send.size // kind.itemsize, SUMS[kind.char]],
-                [receive, receive.size // kind.itemsize, SUMS[kind.char]],
-                [length // kind.itemsize for length in lengths],
-                MPI.SUM,
-            ),
-            (send, receive),
+        request = self._comm.Ireduce_scatter(
+            [send, send.size // kind.itemsize, SUMS[kind.char]],
+            [receive, receive.size // kind.itemsize, SUMS[kind.char]],
+            [length // kind.itemsize for length in lengths],
+            MPI.SUM,
         )
+        return self._begin([request], [send, receive])
 
     def free(self) -> None:
         """End with the communicator that this one is a duplicate of."""
@@ -127,8 +121,8 @@ class MPICommunicator:
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size} of MPI>"
 
-    def _begin(self, request: MPI.Request, buffers: tuple[Array, ...]) -> Pending:
-        pending = _Request(request, buffers, self._under_way)
+    def _begin(self, requests: list[MPI.Request], buffers: list[Array]) -> Pending:
+        pending = _Requests(requests, buffers, self._under_way)
         self._under_way.add(pending)
         return pending
 
@@ -162,15 +156,22 @@ class _Box:
         self.starts = range(0, length * size, length) if length else [0] * size
 
 
-class _Request:
+def _countable(pieces: Pieces) -> Iterator[tuple[int, Array]]:
+    """The same bytes, in arrays whose bytes a C int can count."""
+    for rank, piece in pieces:
+        for start in range(0, piece.size, MOST):
+            yield rank, piece[start : start + MOST]
+
+
+class _Requests:
     """An exchange of MPI, with the buffers that it uses."""
 
     def __init__(
-        self, request: MPI.Request, buffers: tuple[Array, ...], under_way: set[_Request]
+        self, requests: list[MPI.Request], buffers: list[Array], under_way: set[_Requests]
     ) -> None:
-        self._request, self._buffers, self._under_way = request, buffers, under_way
+        self._requests, self._buffers, self._under_way = requests, buffers, under_way
 
     def wait(self) -> None:
         """Return when this rank's part is done."""
-        self._request.Wait()
+        MPI.Request.Waitall(self._requests)
         self._under_way.discard(self)

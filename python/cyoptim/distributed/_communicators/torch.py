@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from cyoptim._types import Array
-from cyoptim.distributed._communicators import Communicator, Pending, Places
+from cyoptim.distributed._communicators import Communicator, Pending, Pieces, Places
 
 BACKENDS = ("gloo", "mpi")  # those of main memory
 # By type, that of its real numbers.
@@ -82,17 +82,31 @@ class TorchCommunicator:
         if buffer.size:
             dist.broadcast(torch.from_numpy(buffer), self._members[root], group=self._group)
 
-    def alltoall(
-        self, send: Array, send_places: Places, receive: Array, receive_places: Places
-    ) -> Pending:
-        """Send to every rank the bytes in its place, and receive in its place what it sends."""
-        (first, last), (start, stop) = send_places[self.rank], receive_places[self.rank]
-        receive[start:stop] = send[first:last]
-        return self._exchange(send, send_places, receive, receive_places)
+    def exchange(self, sends: Pieces, receives: Pieces) -> Pending:
+        """Send arrays to other ranks, and receive arrays from them."""
+        works = [
+            dist.irecv(torch.from_numpy(piece), self._members[rank], group=self._group)
+            for rank, piece in receives
+        ]
+        works += [
+            dist.isend(tensor_of(piece), self._members[rank], group=self._group)
+            for rank, piece in sends
+        ]
+        return _Works(works)
 
     def allgather(self, buffer: Array, places: Places) -> Pending:
         """Fill every rank's place with the bytes that it has there."""
-        return self._exchange(buffer, [places[self.rank]] * self.size, buffer, places)
+        sends: list[tuple[int, Array]] = []
+        receives: list[tuple[int, Array]] = []
+        start, stop = places[self.rank]
+        for distance in range(1, self.size):  # at a time, every rank receives from another one
+            source, target = (self.rank - distance) % self.size, (self.rank + distance) % self.size
+            if start < stop:
+                sends.append((target, buffer[start:stop]))
+            first, last = places[source]
+            if first < last:
+                receives.append((source, buffer[first:last]))
+        return self.exchange(sends, receives)
 
     def reduce_scatter(
         self, send: Array, places: Places, receive: Array, dtype: npt.DTypeLike
@@ -117,22 +131,6 @@ class TorchCommunicator:
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size} of torch.distributed>"
-
-    def _exchange(
-        self, send: Array, send_places: Places, receive: Array, receive_places: Places
-    ) -> Pending:
-        works = []
-        for distance in range(1, self.size):  # at a time, every rank receives from another one
-            source, target = (self.rank - distance) % self.size, (self.rank + distance) % self.size
-            start, stop = receive_places[source]
-            if start < stop:
-                piece = torch.from_numpy(receive[start:stop])
-                works.append(dist.irecv(piece, self._members[source], group=self._group))
-            start, stop = send_places[target]
-            if start < stop:
-                piece = tensor_of(send[start:stop])
-                works.append(dist.isend(piece, self._members[target], group=self._group))
-        return _Works(works)
 
 
 class _Works:
