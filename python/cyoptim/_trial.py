@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,6 +35,14 @@ def on_trial(optimizer: Optimizer, doing: str, function: Callable[..., T], *args
     Meanwhile the optimizer works on copies of its groups, state and averages, so the originals
     stay the same objects with the same bits. Parameters and gradients are changed, and copied back.
     """
+    inner = optimizer._stepped_by()
+    if inner is not None:
+        result: T = on_trial(inner, doing, _on_trial, optimizer, doing, function, *args)
+        return result
+    return _on_trial(optimizer, doing, function, *args)
+
+
+def _on_trial(optimizer: Optimizer, doing: str, function: Callable[..., T], *args: Any) -> T:
     before: list[_Before] = []
 
     def run() -> T:
@@ -53,7 +62,7 @@ def _begin(optimizer: Optimizer, doing: str, before: list[_Before]) -> None:
     optimizer._settle_names()
     optimizer._refit()
     params = list(parameters_of(optimizer.param_groups))
-    own = copy.deepcopy(optimizer.__getstate__(), {id(param): param for param in params})
+    work_on_copies = optimizer._on_copies() or _on_copies(optimizer, params)
     record = _Before(
         dict(vars(optimizer)),
         optimizer._opt_called,
@@ -63,8 +72,15 @@ def _begin(optimizer: Optimizer, doing: str, before: list[_Before]) -> None:
         [_gradient_of(param) for param in params],
     )
     before.append(record)  # first, as an interrupt may come after the next call
+    work_on_copies()
+
+
+def _on_copies(optimizer: Optimizer, params: list[Any]) -> Callable[[], None]:
+    """What lets an optimizer work on copies of its groups and state, over the same parameters."""
+    own = copy.deepcopy(optimizer.__getstate__(), {id(param): param for param in params})
     # Without the sums: those that wait would join the first step.
-    optimizer.__setstate__({**own, "_sums": Sums(), "_is_new": optimizer._is_new})
+    state = {**own, "_sums": Sums(), "_is_new": optimizer._is_new}
+    return partial(optimizer.__setstate__, state)
 
 
 def _end(optimizer: Optimizer, before: _Before) -> None:

@@ -83,7 +83,7 @@ def test_whole_tensors() -> None:
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed"])
 @given(shape=st.lists(st.integers(1, 4), max_size=4), ends=st.data())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_blocks(layout: str, shape: list[int], ends: Any) -> None:
     """They are views of an array, in the order of its elements."""
     array = np.arange(np.prod(shape, dtype=int)).reshape(shape)

@@ -11,6 +11,7 @@ import pytest
 
 import cyoptim
 from cyoptim.distributed import Local, Sharded
+from cyoptim.lr_finder import find_lr
 from cyoptim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from tests.optimizers import BY_NAME
 from tests.support.cards import CLOSURE, DENSE, MODES, Card
@@ -455,3 +456,68 @@ def test_files_of_the_state(data: Any, tmp_path: Any) -> None:
             optimizer.step(grads=step)
 
     both(2, program, start)
+
+
+class OwnMomentum(cyoptim.Optimizer):
+    """An optimizer in Python, whose momentum is an attribute and not an option."""
+
+    def __init__(self, params: Any, lr: float = 0.1, momentum: float = 0.9) -> None:
+        self.momentum = momentum
+        super().__init__(params, {"lr": lr})
+
+    def update(self, param: Any, grad: Any, state: Any, group: Any) -> None:
+        average = state.setdefault("average", np.zeros_like(param))
+        average *= self.momentum
+        average += grad
+        param -= group["lr"] * average / (1 + np.abs(average).mean())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_optimizer_in_python(size: int, data: Any) -> None:
+    """It gets whole parameters."""
+    start, grads = data
+
+    def program(params: Any, make: Any) -> Any:
+        optimizer = make(params, OwnMomentum, momentum=0.5)
+        optimizer.ema(0.5)
+        for step in grads:
+            optimizer.step(grads=step, max_norm=1.0)
+        return [array.tobytes() for array in optimizer.ema(0.5)]
+
+    both(size, program, start)
+
+
+def test_new_groups_begin_where_rank_0_is() -> None:
+    def program(comm: Any) -> Any:
+        first, second = np.full(3, comm.rank), np.full((30, 1000), comm.rank + 1.0)
+        optimizer: Any = Sharded([first.astype("f4")], comm=comm)
+        optimizer.add_param_group({"params": second})
+        return second.max()
+
+    assert Local(3).run(program) == [1.0] * 3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rates_on_trial(size: int, data: Any) -> None:
+    """The steps of a search are undone on all ranks."""
+    start, grads = data
+
+    def program(params: Any, make: Any) -> Any:
+        optimizer = make(params, lr=0.05, amsgrad=True)
+        optimizer.ema(0.7)
+        optimizer.step(grads=grads[0])
+        optimizer.accumulate(grads[1])
+        before = [array.tobytes() for array in params]
+
+        def closure() -> Any:
+            loss = sum(float(np.vdot(array, array)) for array in params)
+            return loss, [2 * array for array in params]
+
+        found = find_lr(optimizer, closure, 1e-5, 1.0, 20)
+        assert [array.tobytes() for array in params] == before
+        optimizer.step()
+        optimizer.step(grads=grads[2], max_norm=1.0)
+        means = [mean.tobytes() for mean in optimizer.ema(0.7)]
+        return found.losses.tolist(), found.suggestion, means, optimizer.last_step
+
+    both(size, program, start)

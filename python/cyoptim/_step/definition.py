@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cyoptim._arrays.doors import UnsupportedError
@@ -133,6 +133,14 @@ class Definition(Hooked):
     def _check_agreement(self, groups: list[Group]) -> None:
         """Raise ValueError if groups differ whose rule adds up over all of them; after an option
         has changed."""
+
+    def _stepped_by(self) -> Any:
+        """The optimizer that makes the steps of this one, if another does."""
+        return None
+
+    def _on_copies(self) -> Callable[[], None] | None:
+        """What lets it work on copies of its groups, where copying it as a whole does not."""
+        return None
 
     def _check_steps(self) -> None:
         """Raise RuntimeError if the optimizer does not step now; before a closure is called."""

@@ -575,6 +575,17 @@ class Sharded(_OfAClass):
         """
         self._turn.write("map_state()", self._shard.inner.map_state, folder)
 
+    def _stepped_by(self) -> Optimizer:
+        return self.shard
+
+    def _on_copies(self) -> Callable[[], None]:
+        commit = Commit()
+        groups = [{**group} for group in self.param_groups]
+        self._plan_for(groups, self.state, None, commit)
+        for name, value in {"param_groups": groups, "_sums": Lanes(), "_words": Options()}.items():
+            commit.set(self, name, value)
+        return commit.run
+
     def _refuse_to_copy(self, *_: Any) -> NoReturn:
         raise TypeError(
             f"{type(self).__name__} belongs to its processes, and cannot be copied or pickled: "
