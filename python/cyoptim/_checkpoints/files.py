@@ -91,8 +91,13 @@ def _open_temporary(directory: str, path: str, mode: int) -> tuple[IO[bytes], st
             error.filename = path  # the name of the temporary file means nothing to the caller
             raise
         if hold(descriptor):
-            return os.fdopen(descriptor, "wb"), temporary
+            return _file_of(descriptor, temporary), temporary
         os.close(descriptor)
+
+
+def _file_of(descriptor: int, name: str) -> IO[bytes]:
+    """A file that knows its name, by which other processes can open it, too."""
+    return open(name, "wb", opener=lambda *_: descriptor)
 
 
 def hold(descriptor: int) -> bool:

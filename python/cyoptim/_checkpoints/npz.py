@@ -36,6 +36,7 @@ from cyoptim._checkpoints.packing import (
     check_length,
     read_json,
 )
+from cyoptim._checkpoints.parts import Fill, Gap, Parts, joined, nowhere
 from cyoptim._checkpoints.places import CheckpointError, Place, names, short, text
 from cyoptim._checkpoints.sources import Sources
 from cyoptim._engine import dtype_beyond_numpy
@@ -71,7 +72,7 @@ class Npz(Format):
         # Ignoring case, as the members may be unpacked into files.
         return name.casefold()
 
-    def refusal(self, array: Array) -> str | None:
+    def refusal(self, array: Any) -> str | None:
         if beyond_numpy(array.dtype):
             return None
         if not _npy_keeps(array.dtype):
@@ -80,11 +81,13 @@ class Npz(Format):
             return f"dtype {array.dtype} and over {MOST_EMPTY} elements"
         return None
 
-    def described(self, name: str, array: Array) -> Any:
+    def described(self, name: str, array: Any) -> Any:
         dtype = beyond_numpy(array.dtype)
         return name if dtype is None else [name, dtype]
 
-    def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
+    def write(
+        self, structure: str, arrays: dict[str, Any], file: IO[bytes], fill: Fill = nowhere
+    ) -> None:
         # A string may hold half a surrogate pair, which strict UTF-8 refuses.
         encoded = structure.encode("utf-8", "surrogatepass")
         check_length(encoded)
@@ -92,10 +95,15 @@ class Npz(Format):
         try:
             with _new_member(archive, STRUCTURE) as member:
                 member.write(encoded)
+            gaps = []
             for name, array in arrays.items():
+                if isinstance(array, Parts):
+                    gaps.append(_gap(archive, name + ".npy", array))
+                    continue
                 stored = as_integers(array)
                 with _new_member(archive, name + ".npy") as member:
                     npy.write_array(member, stored, _npy_version(stored.dtype), allow_pickle=False)
+            _fill(gaps, file, fill)
             archive.close()
         except BaseException:
             # Do not close the archive: that would raise another error instead of the interrupt.
@@ -140,6 +148,29 @@ def _npy_version(dtype: np.dtype[Any]) -> tuple[int, int]:
 def _new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     # Our own ZipInfo has a fixed date: the same objects give the same bytes.
     return archive.open(zipfile.ZipInfo(name), "w", force_zip64=True)
+
+
+def _gap(archive: zipfile.ZipFile, name: str, array: Parts) -> tuple[zipfile.ZipInfo, Gap]:
+    """A member without its elements, and the place that is left for them behind it."""
+    descr = npy.dtype_to_descr(INTEGERS.get(beyond_numpy(array.dtype) or "", array.dtype))
+    header = {"descr": descr, "fortran_order": array.fortran, "shape": array.shape}
+    with _new_member(archive, name) as member:
+        npy.write_array_header_1_0(member, header)
+    begin = archive.start_dir
+    archive.start_dir += array.nbytes
+    gap = Gap(array, begin, "=", is_checked=True, fortran=array.fortran)
+    return archive.getinfo(name), gap
+
+
+def _fill(gaps: list[tuple[zipfile.ZipInfo, Gap]], file: IO[bytes], fill: Fill) -> None:
+    """Let the gaps be filled, and write the headers of their members again."""
+    checksums = fill([gap for _, gap in gaps])
+    for (info, gap), checksum in zip(gaps, checksums, strict=True):
+        size = gap.array.nbytes
+        info.CRC = joined(info.CRC, checksum, size)
+        info.file_size = info.compress_size = info.file_size + size
+        file.seek(info.header_offset)
+        file.write(info.FileHeader(zip64=True))
 
 
 class _Archive(Reader):

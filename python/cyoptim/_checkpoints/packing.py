@@ -25,6 +25,7 @@ import numpy as np
 from cyoptim._arrays.containers import entries_of, is_branch, is_record
 from cyoptim._arrays.doors import is_tensor, type_name
 from cyoptim._checkpoints.dtypes import beyond_numpy, readable
+from cyoptim._checkpoints.parts import Fill, Parts, nowhere
 from cyoptim._checkpoints.places import (
     DICT_TYPES,
     CheckpointError,
@@ -74,16 +75,19 @@ class Format(ABC):
         """The name in a form in which clashing names are equal."""
 
     @abstractmethod
-    def refusal(self, array: Array) -> str | None:
+    def refusal(self, array: Any) -> str | None:
         """The reason why an array cannot be stored; None if it can."""
 
-    def described(self, name: str, array: Array) -> Any:
+    def described(self, name: str, array: Any) -> Any:
         """What the JSON says of an array: its name, and its type if this format lacks that."""
         return name
 
     @abstractmethod
-    def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
-        """Write a whole file."""
+    def write(
+        self, structure: str, arrays: dict[str, Any], file: IO[bytes], fill: Fill = nowhere
+    ) -> None:
+        """Write a whole file. Arrays that are in parts are gaps in it, until `fill` is called with
+        all of them."""
 
     @abstractmethod
     def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
@@ -176,11 +180,15 @@ def is_plain(value: object) -> bool:
 
 
 class Packing:
-    """Converts objects to JSON, and collects their arrays by name."""
+    """Converts objects to JSON, and collects their arrays by name.
 
-    def __init__(self, form: Format) -> None:
-        self.arrays: dict[str, Array] = {}
+    `states` are those of objects that have been asked for them before, by the ids of the objects.
+    """
+
+    def __init__(self, form: Format, states: Mapping[int, Any] | None = None) -> None:
+        self.arrays: dict[str, Any] = {}
         self._format = form
+        self._states = states or {}
         self._exact = False  # whether loading must restore the types of containers
         self._taken: Counter[str] = Counter([form.folded(STRUCTURE)])
 
@@ -206,6 +214,8 @@ class Packing:
         return self._pack_object(value, place)
 
     def _pack_object(self, value: Any, place: Place) -> Any:
+        if isinstance(value, Parts):
+            return {"tensor" if value.is_tensor else "array": self._add(value, place)}
         elements = memory(value, place)
         if elements is not None:
             return {"tensor" if is_tensor(value) else "array": self._add(elements, place)}
@@ -222,7 +232,8 @@ class Packing:
 
     def _pack_state(self, value: Any, place: Place) -> Any:
         outer, self._exact = self._exact, not isinstance(value, AveragedModel)
-        node = self.pack(value.state_dict(), place)
+        known = self._states.get(id(value))
+        node = self.pack(value.state_dict() if known is None else known, place)
         self._exact = outer
         return node
 
@@ -252,7 +263,7 @@ class Packing:
             return {type(value).__name__: dict(pairs)}
         return {type(value).__name__: pairs}
 
-    def _add(self, array: Array, place: Place) -> Any:
+    def _add(self, array: Array | Parts, place: Place) -> Any:
         refusal = self._format.refusal(array)
         if refusal is not None:
             raise TypeError(f"{show(place)}: cannot save an array of {refusal}")

@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cyoptim._checkpoints.dtypes import INTEGERS, SAFETENSORS, as_integers, beyond_numpy
+from cyoptim._checkpoints.dtypes import INTEGERS, SAFETENSORS, beyond_numpy
 from cyoptim._checkpoints.packing import (
     BUFFER_SIZE,
     FORMAT,
@@ -36,6 +36,7 @@ from cyoptim._checkpoints.packing import (
     check_length,
     read_json,
 )
+from cyoptim._checkpoints.parts import Fill, Gap, Parts, nowhere, pieces_of
 from cyoptim._checkpoints.places import CheckpointError, Place, listed, short, text
 from cyoptim._checkpoints.sources import Sources
 from cyoptim._engine import DTYPES as ENGINE_DTYPES
@@ -85,7 +86,7 @@ class Safetensors(Format):
     def folded(self, name: str) -> str:
         return name
 
-    def refusal(self, array: Array) -> str | None:
+    def refusal(self, array: Any) -> str | None:
         dtype = array.dtype
         if beyond_numpy(dtype):
             return None
@@ -94,7 +95,9 @@ class Safetensors(Format):
             return None if kept else f"dtype {dtype} in a .safetensors file; a .npz file keeps it"
         return f"dtype {dtype!s:.1000} in a .safetensors file; a .npz file keeps most"
 
-    def write(self, structure: str, arrays: dict[str, Array], file: IO[bytes]) -> None:
+    def write(
+        self, structure: str, arrays: dict[str, Any], file: IO[bytes], fill: Fill = nowhere
+    ) -> None:
         reals = {name: _as_reals(array) for name, array in arrays.items()}
         # Largest elements first: then each array begins at a multiple of its element's size.
         order = sorted(reals, key=lambda name: -reals[name].itemsize)
@@ -103,7 +106,7 @@ class Safetensors(Format):
                 CHECKSUM: ZEROS,  # first, where the reader expects it
                 # Half a surrogate pair is not valid UTF-8, but its escape in the inner JSON is.
                 STRUCTURE: structure.encode("utf-8", "backslashreplace").decode("utf-8"),
-                COMPLEX: json.dumps([n for n in order if np.iscomplexobj(arrays[n])]),
+                COMPLEX: json.dumps([n for n in order if arrays[n].dtype.kind == "c"]),
             }
         }
         end = 0
@@ -118,8 +121,14 @@ class Safetensors(Format):
         check_length(encoded)
         length = struct.pack("<Q", len(encoded))
         file.write(length + _with_checksum(encoded, _checksum(length, encoded)))
+        gaps = []
         for name in order:
-            _write_elements(reals[name], file)
+            if isinstance(arrays[name], Parts):
+                gaps.append(Gap(arrays[name], file.tell(), "<", is_checked=False, fortran=False))
+                file.seek(arrays[name].nbytes, os.SEEK_CUR)
+            else:
+                _write_elements(reals[name], file)
+        fill(gaps)
 
     def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
         return _Tensors(file, next((name for name in PLAIN if name in wanted), PLAIN[0]))
@@ -141,25 +150,18 @@ def _joined(place: Place) -> str:
     return f"{name}~1" if name == METADATA else name
 
 
-def _as_reals(array: Array) -> Array:
-    if not np.iscomplexobj(array):
+def _as_reals(array: Any) -> Any:
+    if array.dtype.kind != "c":
         return array
+    if isinstance(array, Parts):
+        return array.as_reals()
     array = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes 0 axes 1
     return array[..., np.newaxis].view(array.real.dtype)
 
 
 def _write_elements(array: Array, file: IO[bytes]) -> None:
-    """Write in C order, in parts, to avoid a second copy of a large array."""
-    array = as_integers(array)
-    little = array.dtype.newbyteorder("<")
-    parts = np.nditer(
-        array,
-        flags=["external_loop", "buffered", "zerosize_ok"],
-        buffersize=max(1, BUFFER_SIZE // array.itemsize),
-        order="C",
-    )
-    for part in parts:
-        file.write(np.asarray(part).astype(little, copy=False).tobytes())
+    for piece in pieces_of(array, "<"):
+        file.write(piece)
 
 
 class _Tensors(Reader):
