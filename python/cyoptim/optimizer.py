@@ -44,7 +44,7 @@ from cyoptim._groups.options import check_switch, plain_options, required, witho
 from cyoptim._groups.stored import check_stored
 from cyoptim._saving.files import follow, map_state
 from cyoptim._saving.foreign import to_the_package
-from cyoptim._saving.saving import state_dict_of
+from cyoptim._saving.saving import contents_of, state_dict_of
 from cyoptim._shown import lines_of_groups, table_of_groups
 from cyoptim._state.form import Form
 from cyoptim._state.mapping import State
@@ -888,9 +888,11 @@ class Optimizer(Definition):
             self._average.check_unswapped("call state_dict()")
             self._refit()
         groups = [self._plain_group(group) for group in self.param_groups]
-        form = self._form()
-        state_dict = state_dict_of(groups, self.state, form, self._average, self._sums)
-        return to_the_package(state_dict, self)
+        return to_the_package(state_dict_of(groups, self), self)
+
+    def _contents(self, params: list[Any], numbers: dict[int, int]) -> dict[str, Any]:
+        """What a state dict has beside the groups."""
+        return contents_of(self, params, numbers)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state that :meth:`state_dict`, here or in torch, has returned.

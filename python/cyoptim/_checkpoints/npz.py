@@ -33,6 +33,7 @@ from cyoptim._checkpoints.packing import (
     STRUCTURE,
     Format,
     Reader,
+    Share,
     check_length,
     read_json,
 )
@@ -110,8 +111,8 @@ class Npz(Format):
             archive.fp = None
             raise
 
-    def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
-        return _Archive(file)
+    def open(self, file: IO[bytes], wanted: tuple[str, ...], share: Share) -> Reader:
+        return _Archive(file, share)
 
 
 def _name_part(key: object) -> str:
@@ -176,8 +177,10 @@ def _fill(gaps: list[tuple[zipfile.ZipInfo, Gap]], file: IO[bytes], fill: Fill) 
 class _Archive(Reader):
     """An open zip archive."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], share: Share) -> None:
         self.sources = Sources(file)
+        self._share = share
+        self._viewed = 0  # members whose elements stay in the file for now
         size = file.seek(0, os.SEEK_END)
         self._text_left = size + MOST_UNPACKED_TEXT
         try:
@@ -257,7 +260,9 @@ class _Archive(Reader):
         if begin is not None:
             view = self.sources.view(begin + header, shape, dtype, order)
             if view is not None:
-                _read_through(member, view.nbytes)
+                self._viewed += 1
+                if self._viewed % self._share.size == self._share.rank:  # others check the others
+                    _read_through(member, view.nbytes)
                 return view
         array: Array = np.empty(shape, dtype, order)
         if array.nbytes:

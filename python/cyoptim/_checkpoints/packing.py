@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from types import NoneType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,13 @@ LONGEST_JSON = 100_000_000  # bytes; the limit of other readers for headers of .
 BUFFER_SIZE = 1 << 20
 
 # Formats ---------------------------------------------------------------------
+
+
+class Share(NamedTuple):
+    """Which checksums of elements this process compares, where several read the same file."""
+
+    rank: int = 0
+    size: int = 1
 
 
 class Reader(ABC):
@@ -90,7 +97,7 @@ class Format(ABC):
         all of them."""
 
     @abstractmethod
-    def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
+    def open(self, file: IO[bytes], wanted: tuple[str, ...], share: Share) -> Reader:
         """Read the head of a file; `wanted` are the objects to restore."""
 
 

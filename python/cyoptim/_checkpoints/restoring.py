@@ -31,6 +31,7 @@ from cyoptim._checkpoints.places import (
     names,
     show,
 )
+from cyoptim._checkpoints.ranks import Joint
 from cyoptim._checkpoints.turns import in_turns
 from cyoptim._engine import Commit, is_self_overlapping
 from cyoptim._saving.matching import in_order_of_names
@@ -46,13 +47,21 @@ class Restore:
     """
 
     def __init__(
-        self, path: str, archive: Unpacking, renaming: Renaming, *, strict: bool, convert: bool
+        self,
+        path: str,
+        archive: Unpacking,
+        renaming: Renaming,
+        joint: Joint | None,
+        *,
+        strict: bool,
+        convert: bool,
     ) -> None:
         self.loaded: list[str] = []
         self.differences: list[Difference] = []
         self._path, self._tensors = path, archive.tensors
         self._sources = archive.sources
         self._renaming, self._strict, self._convert = renaming, strict, convert
+        self._joint = joint
         self._commit = Commit(self._sources)
         self._foreign: list[tuple[Place, Any, Any, Any]] = []  # place, object, old and new state
         self._loaded: list[Any] = []  # optimizers, whose hooks wait for the end
@@ -259,11 +268,11 @@ class Restore:
             self._loaded.append(target)
 
     def _settled_for(self, target: Any, saved: Any) -> Any:
-        """A state in which only an optimizer's state of its parameters has views, which it reads
-        into place: where others look at a view of a file that was cut, the process ends."""
+        """A state in which only that of an optimizer's parameters has views, which it reads into
+        place: where others look at a view of a file that was cut, the process ends."""
         if _looks_at_arrays(target) or not isinstance(saved, dict):
             return self._sources.settled(saved)
-        for name in saved.keys() - {"state"}:
+        for name in saved.keys() - target._read_in_place:
             saved[name] = self._sources.settled(saved[name])
         return saved
 
@@ -322,6 +331,7 @@ class Restore:
     # Changing ----------------------------------------------------------------
 
     def _load_foreign(self, undo: list[Callable[[], None]]) -> None:
+        """Load all that is not ours, the last that may fail but for the disk."""
         for place, target, old, new in self._foreign:
             undo.append(functools.partial(target.load_state_dict, old))
             try:
@@ -329,6 +339,8 @@ class Restore:
             except Exception as error:
                 self._leave_out(place, error)
                 target.load_state_dict(old)
+        if self._joint is not None:
+            self._joint.check_restored(self.loaded)
 
     def _leave_out(self, place: Place, error: Exception) -> None:
         self._refused(place, error)

@@ -33,6 +33,7 @@ from cyoptim._checkpoints.packing import (
     VERSION,
     Format,
     Reader,
+    Share,
     check_length,
     read_json,
 )
@@ -130,7 +131,7 @@ class Safetensors(Format):
                 _write_elements(reals[name], file)
         fill(gaps)
 
-    def open(self, file: IO[bytes], wanted: tuple[str, ...]) -> Reader:
+    def open(self, file: IO[bytes], wanted: tuple[str, ...], share: Share) -> Reader:
         return _Tensors(file, next((name for name in PLAIN if name in wanted), PLAIN[0]))
 
 

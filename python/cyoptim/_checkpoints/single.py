@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
+from typing import IO, Any, Literal, ParamSpec, TypeVar, overload
 
 from cyoptim._arrays.doors import type_name
 from cyoptim._checkpoints.dtypes import readable
 from cyoptim._checkpoints.files import open_regular, replace_file
 from cyoptim._checkpoints.matching import Loaded, Rename, Renaming
 from cyoptim._checkpoints.npz import Npz
-from cyoptim._checkpoints.packing import Format, Packing, Unpacking
+from cyoptim._checkpoints.packing import Format, Packing, Share, Unpacking
+from cyoptim._checkpoints.parts import Gap
 from cyoptim._checkpoints.places import CheckpointError, names
+from cyoptim._checkpoints.ranks import Joint, joint_of
 from cyoptim._checkpoints.restoring import Restore
 from cyoptim._checkpoints.safetensors import Safetensors
 from cyoptim._checkpoints.turns import in_turns
@@ -27,7 +29,7 @@ R = TypeVar("R")
 def _by_name(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse objects without names, and say how to name them."""
 
-    @functools.wraps(function)
+    @wraps(function)
     def call(*args: P.args, **objects: P.kwargs) -> R:
         name = function.__name__
         if not args or not isinstance(args[0], (str, bytes, os.PathLike)):
@@ -88,14 +90,29 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     """
     if not objects:
         raise ValueError("nothing to save: give objects by name, such as optimizer=optimizer")
-    in_turns("read", "cyoptim.save()", objects, functools.partial(_write, path, objects))
+    joint = joint_of(objects)
+    if joint is not None:
+        joint.save(path, objects)
+        return
+    in_turns("read", "cyoptim.save()", objects, partial(write, path, objects))
 
 
-def _write(path: str | os.PathLike[str], objects: dict[str, object]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    objects: dict[str, object],
+    states: Mapping[int, Any] | None = None,
+    fill: Callable[[IO[bytes], Sequence[Gap]], list[int]] | None = None,
+) -> None:
+    """Write a file. `states` are known states of objects, by their ids; `fill` is called with the
+    file and the gaps that arrays in these states have in it."""
     form = _format(path)
-    packing = Packing(form)
+    packing = Packing(form, states)
     structure = packing.structure(objects)
-    replace_file(os.fsdecode(path), functools.partial(form.write, structure, packing.arrays))
+
+    def write_all(file: IO[bytes]) -> None:
+        form.write(structure, packing.arrays, file, *([partial(fill, file)] if fill else []))
+
+    replace_file(os.fsdecode(path), write_all)
 
 
 @overload
@@ -203,19 +220,36 @@ def load(
     """
     _check_switch(strict, "strict")
     _check_switch(convert, "convert")
-    renaming, shown = Renaming(rename), os.fsdecode(path)
+    joint = joint_of(objects)
+    read = partial(_read, path, objects, Renaming(rename), joint, strict=strict, convert=convert)
+    if joint is not None:
+        return joint.load(path, read, strict=strict, convert=convert)
+    return read()
+
+
+def _read(
+    path: str | os.PathLike[str],
+    objects: dict[str, Any],
+    renaming: Renaming,
+    joint: Joint | None,
+    *,
+    strict: bool,
+    convert: bool,
+) -> dict[str, Any]:
+    shown = os.fsdecode(path)
     with _damage_reported(shown):
         opened = open_regular(path)
     with opened as file:
         with _damage_reported(shown):
-            archive = Unpacking(_format(path).open(file, tuple(objects)))
+            share = Share() if joint is None else Share(joint.rank, joint.size)
+            archive = Unpacking(_format(path).open(file, tuple(objects), share))
             archive.sources.path = shown
         absent = [name for name in objects if name not in archive.nodes]
         if absent and strict:
             raise ValueError(f"{shown} has no {absent[0]!r}; it holds {names(archive.nodes)}")
         with _damage_reported(shown):
             saved = archive.objects()
-        restore = Restore(shown, archive, renaming, strict=strict, convert=convert)
+        restore = Restore(shown, archive, renaming, joint, strict=strict, convert=convert)
         restore.restore(objects, saved)
     for name in saved.keys() - objects.keys():
         saved[name] = readable(saved[name])

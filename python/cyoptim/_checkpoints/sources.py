@@ -60,6 +60,18 @@ class Sources:
         self._views[id(array)] = array, begin
         return array
 
+    def part(self, source: Array, first: int, stop: int, shape: tuple[int, ...]) -> Array:
+        """The elements [first, stop) of an array, counted in C order: of a view a view, too, if
+        they are together in the file."""
+        if source not in self or not source.flags.c_contiguous:
+            whole = self._read(source) if source in self else source
+            return whole.reshape(-1)[first:stop].reshape(shape).copy()
+        view: Array = source.reshape(-1)[first:stop].reshape(shape)
+        if view.size:
+            begin = self._views[id(source)][1] + first * source.itemsize
+            self._views[id(view)] = view, begin
+        return view
+
     def __contains__(self, array: object) -> bool:
         return id(array) in self._views
 

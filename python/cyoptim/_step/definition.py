@@ -62,6 +62,8 @@ class Definition(Hooked):
     # Where its parameters lie in tensors of which other processes have the other parts, and what
     # joins these processes: see cyoptim.distributed.
     _parts: Any = None
+    # The entries of a state dict whose arrays it can read from a file into place.
+    _read_in_place: ClassVar[frozenset[str]] = frozenset({"state"})
 
     # Which of `caution` and `cautious_wd` it takes. They are in a group only where they are set.
     _cautious_options: ClassVar[tuple[str, ...]] = ()
