@@ -34,7 +34,7 @@ class Parts:
         The first element of each process, and the one after its last. Spans do not overlap; where
         they are not empty, they are in order, and nothing is between them.
     own : ndarray
-        This process's elements, in one axis.
+        This process's elements, in any shape.
     is_tensor : bool
         Whether it stands for a torch tensor.
     fortran : bool
@@ -51,13 +51,18 @@ class Parts:
         is_tensor: bool = False,
         fortran: bool = False,
     ) -> None:
-        self.shape, self.dtype, self.spans, self.own = shape, dtype, spans, own
+        self.shape, self.dtype, self.spans, self._own = shape, dtype, spans, own
         self.is_tensor, self.fortran = is_tensor, fortran
         self.source = self  # of which it is a view
         self.size = math.prod(shape)
         self.itemsize = dtype.itemsize
         self.nbytes = self.size * dtype.itemsize
         self.ndim = len(shape)
+
+    @property
+    def own(self) -> Array:
+        """This process's elements, in one axis."""
+        return np.ascontiguousarray(self._own).reshape(-1)
 
     def numel(self) -> int:
         """The number of elements, as of a torch tensor."""
@@ -67,7 +72,7 @@ class Parts:
         """The same elements in another shape, of which one extent may be -1."""
         known = math.prod(extent for extent in shape if extent != -1)
         full = tuple(self.size // max(known, 1) if extent == -1 else extent for extent in shape)
-        view = Parts(full, self.dtype, self.spans, self.own, is_tensor=self.is_tensor)
+        view = Parts(full, self.dtype, self.spans, self._own, is_tensor=self.is_tensor)
         view.source = self.source
         return view
 

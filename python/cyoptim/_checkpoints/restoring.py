@@ -82,7 +82,7 @@ class Restore:
         # fails.
         undo: list[Callable[[], None]] = []
         try:
-            self._commit.run_after(lambda: self._load_foreign(undo), undo)
+            self._commit.run_after(lambda: self._load_last(saved, undo), undo)
         except OSError as error:
             if not self._commit.torn:
                 raise
@@ -330,8 +330,13 @@ class Restore:
 
     # Changing ----------------------------------------------------------------
 
+    def _load_last(self, saved: dict[str, Any], undo: list[Callable[[], None]]) -> None:
+        """All else that may fail, but for the disk."""
+        self._load_foreign(undo)
+        if self._joint is not None:
+            self._joint.check_restored(self.loaded, saved)
+
     def _load_foreign(self, undo: list[Callable[[], None]]) -> None:
-        """Load all that is not ours, the last that may fail but for the disk."""
         for place, target, old, new in self._foreign:
             undo.append(functools.partial(target.load_state_dict, old))
             try:
@@ -339,8 +344,6 @@ class Restore:
             except Exception as error:
                 self._leave_out(place, error)
                 target.load_state_dict(old)
-        if self._joint is not None:
-            self._joint.check_restored(self.loaded)
 
     def _leave_out(self, place: Place, error: Exception) -> None:
         self._refused(place, error)
