@@ -30,7 +30,10 @@ class Joint(Protocol):
         """Call a function that loads a file on every rank; what is said of the call must be equal
         on all."""
 
-    def check_restored(self, loaded: list[str], saved: dict[str, Any]) -> None:
+    def check_file(self, saved: dict[str, Any]) -> None:
+        """Raise if another rank has read another file."""
+
+    def check_restored(self, loaded: list[str]) -> None:
         """Raise if another rank does not restore the same of the shared objects."""
 
     def decided(self, what: str, function: Callable[..., T], *args: Any) -> T:

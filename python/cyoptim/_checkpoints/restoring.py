@@ -82,7 +82,7 @@ class Restore:
         # fails.
         undo: list[Callable[[], None]] = []
         try:
-            self._commit.run_after(lambda: self._load_last(saved, undo), undo)
+            self._commit.run_after(lambda: self._load_last(undo), undo)
         except OSError as error:
             if not self._commit.torn:
                 raise
@@ -330,11 +330,11 @@ class Restore:
 
     # Changing ----------------------------------------------------------------
 
-    def _load_last(self, saved: dict[str, Any], undo: list[Callable[[], None]]) -> None:
+    def _load_last(self, undo: list[Callable[[], None]]) -> None:
         """All else that may fail, but for the disk."""
         self._load_foreign(undo)
         if self._joint is not None:
-            self._joint.check_restored(self.loaded, saved)
+            self._joint.check_restored(self.loaded)
 
     def _load_foreign(self, undo: list[Callable[[], None]]) -> None:
         for place, target, old, new in self._foreign:

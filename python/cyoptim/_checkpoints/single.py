@@ -249,6 +249,8 @@ def _read(
             raise ValueError(f"{shown} has no {absent[0]!r}; it holds {names(archive.nodes)}")
         with _damage_reported(shown):
             saved = archive.objects()
+        if joint is not None:
+            joint.check_file(saved)
         restore = Restore(shown, archive, renaming, joint, strict=strict, convert=convert)
         restore.restore(objects, saved)
     for name in saved.keys() - objects.keys():

@@ -123,14 +123,15 @@ class _Cutting:
 
 
 def described(state_dict: Any) -> dict[str, object]:
-    """What must be equal on all ranks that load a state dict: the options, and the numbers."""
+    """What must be equal on all ranks that load a state dict: options, and a digest of names and
+    numbers."""
     if not isinstance(state_dict, Mapping) or "param_groups" not in state_dict:
         return {}
     groups = state_dict["param_groups"]
     content = blake2b(digest_size=16)
     for number in _numbers_in(state_dict.get("state")):
         content.update(repr(number).encode())
-    return {"param_groups": repr(groups), "numbers of the state": content.hexdigest()}
+    return {"options": repr(groups), "digest": content.hexdigest()}
 
 
 def _numbers_in(value: Any) -> Iterator[Any]:

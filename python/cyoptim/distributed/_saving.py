@@ -147,14 +147,17 @@ class Joint:
         self._ranks.agree({**self._called(path), **said})
         return function()
 
-    def check_restored(self, loaded: list[str], saved: dict[str, Any]) -> None:
-        """Raise if another rank does not restore the same of the sharded optimizers."""
+    def check_file(self, saved: dict[str, Any]) -> None:
+        """Raise if another rank has read another file."""
         said: dict[str, object] = {}
         for place, _ in self._members:
-            said[f"{show(place)} loaded"] = show(place) in loaded
             for name, value in described(_at(saved, place)).items():
-                said[f"{show(place)}, {name}"] = value
+                said[f"{name} of {show(place)} in the file"] = value
         self._ranks.agree(said)
+
+    def check_restored(self, loaded: list[str]) -> None:
+        """Raise if another rank does not restore the same of the sharded optimizers."""
+        self._ranks.agree({f"{show(p)} restored": show(p) in loaded for p, _ in self._members})
 
 
 def _state_of(sharded: Any) -> StateDict:
