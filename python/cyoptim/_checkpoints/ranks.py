@@ -36,8 +36,9 @@ class Joint(Protocol):
     def check_restored(self, loaded: list[str]) -> None:
         """Raise if another rank does not restore the same of the shared objects."""
 
-    def decided(self, what: str, function: Callable[..., T], *args: Any) -> T:
-        """What a function returns on rank 0, where alone it is called."""
+    def decided(self, what: str, function: Callable[..., T], **arguments: object) -> T:
+        """What a function returns on rank 0, where alone it is called; its arguments must be equal
+        on all ranks."""
 
 
 def joint_of(objects: dict[str, Any]) -> Joint | None:

@@ -16,6 +16,7 @@ from cyoptim._checkpoints import single
 from cyoptim._checkpoints.files import sync_directory
 from cyoptim._checkpoints.matching import Loaded, Rename
 from cyoptim._checkpoints.places import text
+from cyoptim._checkpoints.ranks import joint_of
 from cyoptim._shown import table
 
 SUFFIXES = (".npz", ".safetensors")
@@ -106,6 +107,18 @@ class Checkpoints:
         TypeError, OSError
             As for :func:`cyoptim.save`. Then no older checkpoint is deleted.
         """
+        joint = joint_of(objects)
+        if joint is None:
+            path = self._new_path(step)
+        else:
+            path = joint.decided("Checkpoints.save()", self._new_path, step=step)
+        single.save(path, **objects)
+        if joint is None or joint.rank == 0:
+            self._delete_old(path)
+        return path
+
+    def _new_path(self, step: int) -> Path:
+        """The file of a step, in a folder that exists."""
         step = _whole_number(step, "step", least=0)
         if step >= 10**MOST_DIGITS:
             raise ValueError(f"step must have at most {MOST_DIGITS} digits")
@@ -116,10 +129,7 @@ class Checkpoints:
                 "later ones first, and keep another run in another folder"
             )
         self._make_folder()
-        path = self.folder / f"checkpoint-{step:08d}{self.suffix}"
-        single.save(path, **objects)
-        self._delete_old(path)
-        return path
+        return self.folder / f"checkpoint-{step:08d}{self.suffix}"
 
     @overload
     def load(
@@ -173,7 +183,11 @@ class Checkpoints:
         CheckpointError, ValueError, TypeError
             As from :func:`cyoptim.load`.
         """
-        path = self._path_of(step)
+        joint = joint_of(objects)
+        if joint is None:
+            path = self._path_of(step)
+        else:
+            path = joint.decided("Checkpoints.load()", self._path_of, step=step)
         return single.load(path, strict=strict, rename=rename, convert=convert, **objects)
 
     def latest(self) -> Path | None:

@@ -54,13 +54,14 @@ class Joint:
                     "optimizers of different communicators in calls of their own"
                 )
 
-    def decided(self, what: str, function: Callable[..., T], *args: Any) -> T:
+    def decided(self, what: str, function: Callable[..., T], **arguments: object) -> T:
         """What a function returns on rank 0, where alone it is called."""
-        result: T = self._ranks.together(what, self._decided, function, args)
+        result: T = self._ranks.together(what, self._decided, function, arguments)
         return result
 
-    def _decided(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        message = pickle.dumps(function(*args)) if self.rank == 0 else b""
+    def _decided(self, function: Callable[..., Any], arguments: dict[str, object]) -> Any:
+        self._ranks.agree(arguments)
+        message = pickle.dumps(function(**arguments)) if self.rank == 0 else b""
         return pickle.loads(exchanged(self._ranks, message, b"what rank 0 decides")[0])
 
     def _called(self, path: str | os.PathLike[str]) -> dict[str, object]:
