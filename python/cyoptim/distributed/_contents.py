@@ -8,8 +8,10 @@ other.
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from struct import Struct
 from typing import Any, NamedTuple
@@ -59,14 +61,15 @@ class Slot(NamedTuple):
     def is_whole(self) -> bool:
         return self.stop - self.first == self.view.size
 
-    @property
-    def is_fortran(self) -> bool:
-        """Whether the state of the whole parameter would lie in Fortran's order."""
-        flags = self.view.flags
+    def is_fortran(self, array: Array) -> bool:
+        """Whether an array of the state would lie in Fortran's order if the parameter were whole
+        on this rank."""
+        if self.part is self.param:
+            return array.flags.fnc
         apart = arithmetic_dtype(self.view) != self.view.dtype or any(
             name in self.group for name in STORAGE_OPTIONS
         )
-        return flags.f_contiguous and not flags.c_contiguous and not apart
+        return self.view.flags.fnc and not apart
 
 
 def slots_of(sharded: Any) -> list[Slot]:
@@ -100,12 +103,18 @@ class Piece(NamedTuple):
     number: bytes | None  # the element of an array without axes
 
 
-def contents(sharded: Any) -> dict[str, Any]:
+def contents_of_ranks(sharded: Any) -> dict[str, Any]:
     """What the optimizers of parts on all ranks keep, by numbers of parameters: `Parts` for arrays.
 
     Every rank gets the same.
     """
     ranks = sharded._ranks
+    if sharded._sums.count:
+        raise ValueError(
+            f"gradients of {sharded._sums.count} calls of accumulate() wait on each rank, which no "
+            "state dict can hold: save after step(), or drop them by zero_grad()"
+        )
+    sharded._shard.check_params()
     own = _Own(sharded)
     told = pickle.dumps(own.told())
     every = [pickle.loads(message) for message in exchanged(ranks, told, b"what each rank has")]
@@ -173,7 +182,7 @@ class _Own:
         shape, first = whole(array)
         dtype = beyond_numpy(array.dtype) or array.dtype
         number = array.tobytes() if shape == () else None
-        fortran = slot.is_fortran and shape == slot.view.shape
+        fortran = shape == slot.view.shape and slot.is_fortran(array)
         self.arrays.append(array)
         span, place = (first, first + array.size), len(self.arrays) - 1
         return Piece(shape, dtype, *span, place, tensor, fortran, number)
@@ -273,18 +282,24 @@ def _dtype_of(piece: Piece) -> np.dtype[Any]:
 
 
 def _in_one_order(orders: list[list[int]]) -> list[int]:
-    """All numbers of the lists, in an order that is that of each, as far as there is one."""
-    merged = list(orders[0])
-    for order in orders[1:]:
-        known, at = {*merged}, 0
-        for number in order:
-            if number in known:
-                at = merged.index(number) + 1 if number not in merged[at : at + 1] else at + 1
-            else:
-                merged.insert(at, number)
-                known.add(number)
-                at += 1
-    return merged
+    """All numbers, in an order that is that of each list; the smaller first where none says."""
+    if all(order == orders[0] for order in orders):
+        return orders[0]
+    behind: dict[int, set[int]] = {number: set() for order in orders for number in order}
+    for order in orders:
+        for number, following in pairwise(order):
+            behind[number].add(following)
+    before = Counter(number for following in behind.values() for number in following)
+    free = [number for number in behind if not before[number]]
+    heapify(free)
+    merged = []
+    while free:
+        merged.append(heappop(free))
+        for number in behind[merged[-1]]:
+            before[number] -= 1
+            if not before[number]:
+                heappush(free, number)
+    return merged + sorted(behind.keys() - {*merged})
 
 
 def _in_kind(array: Array, tensor: bool) -> Any:

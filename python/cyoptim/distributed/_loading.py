@@ -5,7 +5,7 @@ Of an array that is still in a file, only the part is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -13,66 +13,71 @@ import numpy as np
 
 from cyoptim._arrays.doors import is_tensor, own_part, stored_array
 from cyoptim._engine import Commit
+from cyoptim._groups.names import Named
 from cyoptim._saving.matching import checked_state_dict, keys_of
 from cyoptim._state.form import Form, Kind
 from cyoptim._state.storage import BLOCK, SCALE
-from cyoptim._types import Array, StateDict
+from cyoptim._types import Array, Group, StateDict
 from cyoptim.distributed._contents import Slot, slots_of
 
 
-def prepare_load(
-    sharded: Any, state_dict: StateDict, commit: Commit, load: Callable[[StateDict, Commit], None]
-) -> None:
-    """Let `commit` load a whole state dict: its own part into the optimizer of parts; and by `load`
-    the groups into the optimizer itself, which has no state."""
+def prepare_load(sharded: Any, state_dict: StateDict, commit: Commit) -> None:
+    """Let `commit` load a whole state dict: the groups, and this rank's part of the state."""
+    sharded._shard.check_params()
     saved, _ = checked_state_dict(state_dict, sharded)
     if saved.get("accumulated") is not None:
         raise ValueError(
-            "the loaded state dict has accumulated gradients of one process, which cannot be "
-            "divided among ranks: call step() or zero_grad() before saving it"
+            "the loaded state dict has accumulated gradients of one process, which are not divided "
+            "among ranks: call step() or zero_grad() before it is saved"
         )
     own = _Cutting(sharded, commit.sources).cut(saved)
     if commit.sources is not None:
-        # What load() returns has the parts, so that no other part is read.
+        # What load() returns has the parts, too, so that nothing else is read.
         state_dict["state"].update(own["state"])
         if own.get("averages") is not None:
             own["averages"] = commit.sources.settled(own["averages"])
             state_dict["averages"]["values"].update(own["averages"]["values"])
     sharded._shard.inner._prepare_load(own, commit)
-    load({"state": {}, "param_groups": saved["param_groups"]}, commit)
+    _prepare_groups(sharded, saved["param_groups"], commit)
+
+
+def _prepare_groups(sharded: Any, saved: list[Group], commit: Commit) -> None:
+    """Let `commit` give the groups, which have the whole parameters, their loaded options."""
+    groups = sharded._loaded_groups(saved)
+    for group, new in zip(sharded.param_groups, groups, strict=True):
+        commit.become(group, {**new, "params": group["params"]})
+    commit.set(sharded, "_named", Named(groups, sharded._named))
+    commit.set(sharded, "_is_new", False)
+    commit.update(vars(sharded._sums), sharded._sums.forgotten())
 
 
 class _Cutting:
     """Takes a rank's part out of a whole state."""
 
     def __init__(self, sharded: Any, sources: Any) -> None:
-        self._sharded, self._sources = sharded, sources
+        self._shard, self._sources = sharded._shard, sources
         self._form: Form = sharded._shard.inner._form()
+        self._slots = slots_of(sharded)
 
     def cut(self, saved: StateDict) -> StateDict:
-        state, slots = dict(saved["state"]), slots_of(self._sharded)
-        keys = keys_of(saved)
-        for key, slot in zip(keys, slots, strict=True):
-            if isinstance(state.get(key), dict):
+        state, slots, keys = dict(saved["state"]), self._slots, keys_of(saved)
+        for number, (key, slot) in enumerate(zip(keys, slots, strict=True)):
+            if self._shard.is_elsewhere(number):
+                state.pop(key, None)
+            elif isinstance(state.get(key), dict) and not slot.is_whole:
                 state[key] = self._entries(state[key], slot)
         own = {**saved, "state": state}
         averages = saved.get("averages")
         if isinstance(averages, dict) and isinstance(averages.get("values"), dict):
             values = dict(averages["values"])
             for key, slot in zip(keys, slots, strict=True):
-                if key in values and not self._is_kept(slot):
+                if key in values and not slot.is_whole:
                     what = f"loaded average of {slot.label}"
                     values[key] = self._elements(self._array(values[key], slot, what), slot, what)
             own["averages"] = {**averages, "values": values}
         return own
 
-    def _is_kept(self, slot: Slot) -> bool:
-        """Whether the whole is this rank's, in its own shape."""
-        return slot.is_whole and slot.own.shape == slot.view.shape
-
     def _entries(self, entries: dict[str, Any], slot: Slot) -> dict[str, Any]:
-        if self._is_kept(slot):
-            return entries
         return {name: self._entry(name, value, entries, slot) for name, value in entries.items()}
 
     def _entry(self, name: str, value: Any, entries: dict[str, Any], slot: Slot) -> Any:
@@ -82,14 +87,10 @@ class _Cutting:
         array = self._array(value, slot, what)
         if name.endswith(SCALE) and name.removesuffix(SCALE) in entries:
             return self._scales(array, slot, what)
-        entry = self._form.entry(name, slot.own, slot.group)
-        if entry.kind in (Kind.NUMBER, Kind.COUNT, Kind.COUNTER):
-            is_one_of_all = array.ndim == 0 or slot.is_whole
-            return value if is_one_of_all else np.zeros(entry.shape, array.dtype)
-        if slot.is_whole or slot.stop > slot.first or array.shape == slot.view.shape:
-            return self._elements(array, slot, what)
-        # The tensor is another rank's.
-        return np.zeros(entry.shape if entry.kind is Kind.ARRAY else (0,), array.dtype)
+        kind = self._form.entry(name, slot.own, slot.group).kind
+        if kind in (Kind.NUMBER, Kind.COUNT, Kind.COUNTER):
+            return value
+        return self._elements(array, slot, what)
 
     def _array(self, value: Any, slot: Slot, what: str) -> Array:
         array: Array = stored_array(own_part(value, slot.param, what), what)
@@ -100,7 +101,7 @@ class _Cutting:
             return self._part(array, slot.first, slot.stop, slot.own.shape)
         if array.shape == (slot.view.size,):
             return self._part(array, slot.first, slot.stop, (slot.stop - slot.first,))
-        if array.ndim == 0 or slot.is_whole:
+        if array.ndim == 0:  # one number for all
             return array
         raise ValueError(f"{what} has shape {array.shape}, expected {slot.view.shape}")
 

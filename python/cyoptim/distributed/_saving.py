@@ -26,6 +26,7 @@ from cyoptim._types import StateDict
 from cyoptim.distributed._agreement import Ranks
 from cyoptim.distributed._contents import exchanged, gathered
 from cyoptim.distributed._loading import described
+from cyoptim.optimizer import Optimizer
 
 T = TypeVar("T")
 
@@ -163,7 +164,7 @@ class Joint:
 
 def _state_of(sharded: Any) -> StateDict:
     """The state dict that all ranks together have, in parts unless users' code wants to see it."""
-    changed = type(sharded).state_dict is not type(sharded)._state_dict_of_all
+    changed = sharded._plain_class.state_dict is not Optimizer.state_dict
     if changed or sharded._optimizer_state_dict_post_hooks:
         whole: StateDict = sharded.state_dict()
         return whole
