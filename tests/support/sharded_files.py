@@ -100,11 +100,11 @@ class Run:
         """Steps along gradients that only rank 0 has: their sum is exact on any number of ranks."""
         for step in steps:
             grads = self.grads(step)
-            optimizer.step(grads=grads if rank == 0 else [0 * grad for grad in grads])
+            optimizer.step(grads=grads if rank == 0 else [np.zeros_like(grad) for grad in grads])
 
 
-def card_run(card: Card, options: Any, **more: Any) -> Run:
-    return Run(card.cls, card.shapes(SHAPES), **more, **options)
+def card_run(card: Card) -> Run:
+    return Run(card.cls, card.shapes(SHAPES), **card.variants[0])
 
 
 def run(size: int, program: Callable[[Any], Any]) -> list[Any]:

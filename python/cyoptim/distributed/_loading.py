@@ -16,7 +16,7 @@ from cyoptim._engine import Commit
 from cyoptim._groups.names import Named
 from cyoptim._saving.matching import checked_state_dict, keys_of
 from cyoptim._state.form import Form, Kind
-from cyoptim._state.storage import BLOCK, SCALE
+from cyoptim._state.storage import BLOCK, KEY, SCALE
 from cyoptim._types import Array, Group, StateDict
 from cyoptim.distributed._contents import Slot, slots_of
 
@@ -51,6 +51,9 @@ def _prepare_groups(sharded: Any, saved: list[Group], commit: Commit) -> None:
     commit.update(vars(sharded._sums), sharded._sums.forgotten())
 
 
+NUMBERS = (Kind.NUMBER, Kind.COUNT, Kind.COUNTER)
+
+
 class _Cutting:
     """Takes a rank's part out of a whole state."""
 
@@ -58,6 +61,7 @@ class _Cutting:
         self._shard, self._sources = sharded._shard, sources
         self._form: Form = sharded._shard.inner._form()
         self._slots = slots_of(sharded)
+        self._counts = ("step", sharded._foreign_count, KEY)
 
     def cut(self, saved: StateDict) -> StateDict:
         state, slots, keys = dict(saved["state"]), self._slots, keys_of(saved)
@@ -88,7 +92,7 @@ class _Cutting:
         if name.endswith(SCALE) and name.removesuffix(SCALE) in entries:
             return self._scales(array, slot, what)
         kind = self._form.entry(name, slot.own, slot.group).kind
-        if kind in (Kind.NUMBER, Kind.COUNT, Kind.COUNTER):
+        if name in self._counts or kind in NUMBERS:
             return value
         return self._elements(array, slot, what)
 

@@ -39,7 +39,6 @@ from cyoptim.distributed._words import (
     parameters_in_full,
     words_of,
 )
-from cyoptim._warnings import already_warned
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import AdamW
 from cyoptim.optimizers._schedule_free import ScheduleFree
