@@ -890,9 +890,7 @@ class Optimizer(Definition):
         groups = [self._plain_group(group) for group in self.param_groups]
         return to_the_package(state_dict_of(groups, self), self)
 
-    def _contents(self, params: list[Any], numbers: dict[int, int]) -> dict[str, Any]:
-        """What a state dict has beside the groups."""
-        return contents_of(self, params, numbers)
+    _contents = contents_of
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Load a state that :meth:`state_dict`, here or in torch, has returned.
