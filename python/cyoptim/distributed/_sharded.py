@@ -28,10 +28,9 @@ from cyoptim.distributed._communicators import as_communicator
 from cyoptim.distributed._contents import assembled, contents_of_ranks
 from cyoptim.distributed._exchange import Parameters
 from cyoptim.distributed._lanes import Lanes
-from cyoptim.distributed._shard import Parts, Settings, Shard, takes_rows
 from cyoptim.distributed._loading import described, prepare_load
 from cyoptim.distributed._saving import Joint
-from cyoptim.distributed._shard import Parts, Settings, Shard, with_parts
+from cyoptim.distributed._shard import Parts, Settings, Shard, takes_rows, with_parts
 from cyoptim.distributed._words import (
     Options,
     gradients_in_full,
