@@ -136,7 +136,7 @@ class Sharded(_OfAClass):
     """
 
     _plain_class: ClassVar[type[Optimizer]] = Optimizer
-    # Averages, too.
+    # As each rank reads its part, of averages, too.
     _read_in_place: ClassVar[frozenset[str]] = frozenset({"state", "averages"})
     # A scaler of torch would make or skip the step on each rank by itself: it is to tell us.
     _step_supports_amp_scaling: Any = True
@@ -206,13 +206,17 @@ class Sharded(_OfAClass):
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         group = super()._complete_group(param_group, others)
-        _check_group(group, len(others))
+        self._check_group(group, len(others))
+        return group
+
+    def _check_group(self, group: Group, number: int) -> None:
+        """Refuse a group that cannot be sharded."""
+        _check_group(group, number)
         if self._ranks.size > 1 and takes_rows(self, group):
             raise TypeError(
                 f"{self._plain_class.__name__} adds up over the rows of the parameters of param "
-                f"group {len(others)}, which ranks do not do together: use AdamW"
+                f"group {number}, which ranks do not do together: use AdamW"
             )
-        return group
 
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         """Nothing: the state is that of the parts."""
@@ -621,7 +625,7 @@ class Sharded(_OfAClass):
         plain._load({"state": {}, "param_groups": saved})
         new: list[Group] = plain.param_groups
         for number, group in enumerate(new):
-            _check_group(group, number)
+            self._check_group(group, number)
         self._shard.check_cuts(plain)
         return new
 
