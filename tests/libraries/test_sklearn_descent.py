@@ -11,6 +11,7 @@ import cyoptim
 
 pytest.importorskip("sklearn")
 
+from scipy.sparse import csr_matrix
 from sklearn import linear_model
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, make_blobs
@@ -231,7 +232,9 @@ BAD = [
     ({"learning_rate": "constant", "lr_scheduler": "steplr", "lr_scheduler_params": {"step_size": 1}}, "or drop lr_scheduler=, lr_scheduler_params=$"),
     ({"learning_rate": "constant", "optimizer_params": {"momentum": 0.9}}, "and optimizer_params={'momentum': 0.9}"),
     ({"learning_rate": "optimal", "alpha": 0.0}, "learning_rate='optimal' needs alpha > 0"),
-    ({"learning_rate": "pa1"}, "The 'learning_rate' parameter of"),
+    ({"learning_rate": "pa3"}, "The 'learning_rate' parameter of"),
+    ({"learning_rate": "pa1", "loss": "huber"}, "learning_rate='pa1' and loss='huber': write loss='(hinge|epsilon_insensitive)', the one that"),
+    ({"learning_rate": "pa2", "optimizer": "adam"}, "learning_rate='pa2' and optimizer='adam': drop learning_rate="),
     ({"eta0": 0.1}, "eta0=0.1 without learning_rate=: write .*; scikit-learn's default is '(optimal|invscaling)'. For an optimizer, write"),
     ({"power_t": 0.1, "optimizer": "adam"}, "power_t=0.1 without learning_rate="),
     ({"eta0": 0.0, "learning_rate": "constant"}, "The 'eta0' parameter"),
@@ -290,6 +293,115 @@ def test_an_l1_ratio_without_its_penalty_may_be_none():
     X, y = data(LinearRegressor)
     for penalty in (None, "l1", "l2"):
         LinearRegressor(penalty=penalty, l1_ratio=None, max_iter=1).fit(X, y)
+
+
+# --- passive-aggressive steps ---------------------------------------------------------------------
+
+
+def aggressive(theirs, rate, **options):
+    """scikit-learn's estimator with these steps, and the options of ours."""
+    options = {"penalty": None, "shuffle": False, "tol": None, "max_iter": 3, **options}
+    loss = "hinge" if theirs is linear_model.SGDClassifier else "epsilon_insensitive"
+    own = options | {"learning_rate": rate, "loss": loss, "batch_size": 1}
+    rates = theirs._parameter_constraints["learning_rate"]
+    if any("pa1" in getattr(allowed, "options", ()) for allowed in rates):
+        return theirs(**options, loss=loss, learning_rate=rate), own
+    if options.pop("penalty") is not None:
+        pytest.skip("this scikit-learn has no penalties of passive-aggressive steps")
+    options["C"] = options.pop("eta0")
+    options.pop("alpha", None)
+    if theirs is linear_model.SGDClassifier:
+        loss = {"pa1": "hinge", "pa2": "squared_hinge"}[rate]
+        return linear_model.PassiveAggressiveClassifier(**options, loss=loss), own
+    loss = {"pa1": loss, "pa2": f"squared_{loss}"}[rate]
+    return linear_model.PassiveAggressiveRegressor(**options, loss=loss), own
+
+
+AGGRESSIVE = [
+    {"eta0": 1.0},
+    {"eta0": 0.02},
+    {"eta0": 0.02, "penalty": "l2", "alpha": 0.5},
+    {"eta0": 1e6, "fit_intercept": False},
+    {"eta0": 0.1, "average": True},
+    {"eta0": 0.1, "average": 100},
+]
+
+
+@pytest.mark.parametrize("options", AGGRESSIVE, ids=range(len(AGGRESSIVE)))
+@pytest.mark.parametrize("rate", ["pa1", "pa2"])
+@both
+def test_passive_aggressive_steps_are_scikit_learns(theirs, ours, rate, options):
+    """Batches of one, dense and sparse, with both branches of the shorter step of "pa1"."""
+    X, y = data(theirs)
+    expected, own = aggressive(theirs, rate, **options)
+    expected.fit(X, y)
+    assert_same(ours(**own).fit(X, y), expected)
+    assert_same(ours(**own).fit(csr_matrix(X), y), expected)
+    # They are no steps of one length.
+    constant = ours(**own | {"learning_rate": "constant"}).fit(X, y)
+    assert not np.allclose(constant.coef_, expected.coef_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rate", ["pa1", "pa2"])
+@both
+def test_passive_aggressive_steps_of_samples_without_features(theirs, ours, rate):
+    """They move the intercept with "pa2" alone."""
+    X, y = data(theirs)
+    X = X.copy()
+    X[::3] = 0
+    expected, own = aggressive(theirs, rate, eta0=0.5)
+    assert_same(ours(**own).fit(X, y), expected.fit(X, y))
+    model = ours(**own).fit(np.zeros_like(X), y)
+    assert np.any(model.intercept_) == (rate == "pa2")
+
+
+@pytest.mark.parametrize("rate", ["pa1", "pa2"])
+@both
+def test_passive_aggressive_steps_of_weighted_samples_and_classes(theirs, ours, rate):
+    """Weights scale the steps; in ours the mean weight is 1."""
+    X, y = data(theirs)
+    weight = np.random.default_rng(0).random(len(y))
+    weight /= weight.mean()
+    options = {}
+    if ours is LinearClassifier:  # of several classes, theirs weighs each against the others
+        y, options = np.minimum(y, 1), {"class_weight": {0: 0.5, 1: 2.0}}
+    expected, own = aggressive(theirs, rate, eta0=0.5, **options)
+    if not isinstance(expected, theirs):
+        pytest.skip("this scikit-learn takes no sample weights with passive-aggressive steps")
+    expected.fit(X, y, sample_weight=weight)
+    assert_same(ours(**own).fit(X, y, sample_weight=weight), expected)
+
+
+@pytest.mark.parametrize("rate", ["pa1", "pa2"])
+@both
+def test_a_passive_aggressive_step_of_a_batch_is_the_mean_of_its_samples(theirs, ours, rate):
+    """From the beginning, where the steps of single samples do not depend on each other."""
+    X, y = data(ours, 20)
+    y = np.arange(20) % 2 if ours is LinearClassifier else y
+    options = {"learning_rate": rate, "eta0": 0.3, "penalty": None, "tol": None, "max_iter": 1}
+    loss = "hinge" if ours is LinearClassifier else "epsilon_insensitive"
+    known = {"classes": [0, 1]} if ours is LinearClassifier else {}
+    whole = ours(loss=loss, batch_size=20, **options).partial_fit(X, y, **known)
+    single = [
+        ours(loss=loss, batch_size=1, **options).partial_fit(X[i : i + 1], y[i : i + 1], **known)
+        for i in range(20)
+    ]
+    for name in ("coef_", "intercept_"):
+        mean = np.mean([getattr(model, name) for model in single], axis=0)
+        np.testing.assert_allclose(getattr(whole, name), mean, rtol=1e-12, atol=1e-15)
+        assert np.any(mean)
+
+
+def test_several_targets_take_their_own_passive_aggressive_steps():
+    """Each target as if it were alone."""
+    X, y = data(LinearRegressor)
+    targets = np.stack([y, -3 * y + 1], axis=1)
+    options = {"loss": "epsilon_insensitive", "learning_rate": "pa1", "eta0": 0.2, "max_iter": 2}
+    options |= {"penalty": None, "tol": None, "shuffle": False, "batch_size": 7}
+    together = LinearRegressor(**options).fit(X, targets)
+    for column in range(2):
+        alone = LinearRegressor(**options).fit(X, targets[:, column])
+        np.testing.assert_allclose(together.coef_[column], alone.coef_, rtol=1e-12)
 
 
 # --- programs of scikit-learn's users -------------------------------------------------------------

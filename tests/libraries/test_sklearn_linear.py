@@ -37,14 +37,15 @@ def scaled(load):
 def assert_slopes(loss, scores, targets):
     """Slopes are those of the values, by differences over intervals without a kink."""
     values, slopes = loss(scores, targets)
-    assert values.shape == (len(scores),)
+    assert values.shape in [scores.shape, (len(scores), 1)]
+    values = values.sum(axis=1)
     assert slopes.shape == scores.shape
     assert np.all(values >= 0)
     h = 1e-6
     for column in range(scores.shape[1]):
         shift = np.zeros_like(scores)
         shift[:, column] = h
-        right, left = loss(scores + shift, targets)[0], loss(scores - shift, targets)[0]
+        right, left = (loss(scores + h, targets)[0].sum(axis=1) for h in (shift, -shift))
         smooth = np.abs(right + left - 2 * values) < 1e-9  # a kink of slope 1 gives 1e-6
         difference = (right - left) / (2 * h)
         np.testing.assert_allclose(slopes[smooth, column], difference[smooth], atol=1e-6, rtol=1e-6)

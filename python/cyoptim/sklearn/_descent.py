@@ -1,4 +1,7 @@
-"""scikit-learn's stochastic gradient descent: its learning rates, as schedules of this package."""
+"""scikit-learn's stochastic gradient descent: its learning rates, as schedules of this package.
+
+Those of passive-aggressive steps are factors of the slopes instead, as each sample has its own.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from sklearn.utils.extmath import row_norms
+
 from cyoptim import optimizers
 from cyoptim.lr_scheduler import LambdaLR
-from cyoptim.sklearn._training import Recipe, is_set, spelt
+from cyoptim.sklearn._training import Array, Recipe, is_set, spelt
 
-RATES = frozenset({"constant", "optimal", "invscaling", "adaptive"})
+AGGRESSIVE = ("pa1", "pa2")
+RATES = frozenset({"constant", "optimal", "invscaling", "adaptive", *AGGRESSIVE})
 
 # What `learning_rate` decides itself.
 REPLACED = (
@@ -62,6 +69,12 @@ def check_spelling(estimator: Any) -> None:
             "learning_rate=, which is scikit-learn's stochastic gradient descent from eta0=, or "
             f"drop {', '.join(name + '=' for name in strange)}"
         )
+    if estimator.learning_rate in AGGRESSIVE and estimator.loss != estimator._aggressive_loss:
+        raise ValueError(
+            f"learning_rate={estimator.learning_rate!r} and loss={estimator.loss!r}: write "
+            f"loss={estimator._aggressive_loss!r}, the one that passive-aggressive steps end, or "
+            "another learning_rate="
+        )
     if estimator.learning_rate == "optimal" and estimator.alpha == 0:
         raise ValueError("learning_rate='optimal' needs alpha > 0, from which it computes the rate")
 
@@ -71,15 +84,36 @@ def _check_no_rate(estimator: Any) -> None:
         if (value := getattr(estimator, name)) is not None:
             raise ValueError(
                 f"{name}={value!r} without learning_rate=: write learning_rate='adaptive', "
-                "'constant', 'invscaling' or 'optimal' as well; scikit-learn's default is "
-                f"{estimator._scikit_rate!r}. For an optimizer, write learning_rate_init= and "
-                f"lr_scheduler= instead of {name}="
+                "'constant', 'invscaling', 'optimal', 'pa1' or 'pa2' as well; scikit-learn's "
+                f"default is {estimator._scikit_rate!r}. For an optimizer, write "
+                f"learning_rate_init= and lr_scheduler= instead of {name}="
             )
+
+
+def first_rate(estimator: Any) -> float:
+    """`eta0`, or scikit-learn's default."""
+    return 0.01 if estimator.eta0 is None else float(estimator.eta0)
+
+
+def lengths(estimator: Any, X: Any, losses: Array) -> Array:
+    """The factors of passive-aggressive steps at the rate `eta0`, one for each loss of a sample.
+
+    Each sample steps along itself: with "pa1" until its own loss is 0, but no further than the rate
+    allows; with "pa2" by less, the more so the lower the rate. A sample without features, which no
+    step of coefficients helps, makes none with "pa1".
+    """
+    rate, squares = first_rate(estimator), row_norms(X, squared=True)[:, None]
+    if estimator.learning_rate == "pa2":
+        found: Array = losses / (rate * squares + 0.5)
+    else:
+        whole = rate * squares
+        found = np.minimum(np.divide(losses, whole, out=np.zeros_like(losses), where=whole > 0), 1)
+    return found
 
 
 def recipe_of(estimator: Any) -> Recipe:
     """Plain descent at the rates of `learning_rate`."""
-    rate = 0.01 if estimator.eta0 is None else float(estimator.eta0)
+    rate = first_rate(estimator)
     factor: InversePower | Optimal | None = None
     if estimator.learning_rate == "invscaling":
         power = estimator.power_t

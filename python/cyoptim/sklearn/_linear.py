@@ -58,11 +58,15 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
         Accepted as in scikit-learn, without effect: all classes are trained together.
     random_state : int, RandomState or None
         For shuffling and the validation split.
-    learning_rate : {"constant", "optimal", "invscaling", "adaptive"}, optional
+    learning_rate : {"constant", "optimal", "invscaling", "adaptive", "pa1", "pa2"}, optional
         Train by scikit-learn's stochastic gradient descent. In step :math:`t`, its rate is `eta0`;
         :math:`1 / (\alpha (t_0 + t - 1))`, from :math:`\alpha^{-1/4}` down; `eta0` by
         :math:`t` to the power of `power_t`; or a fifth of the last rate, whenever
-        `n_iter_no_change` epochs bring no improvement. By default, `optimizer` trains.
+        `n_iter_no_change` epochs bring no improvement. "pa1" and "pa2" are passive-aggressive
+        steps, for the loss "hinge" or, of :class:`LinearRegressor`, "epsilon_insensitive": each
+        sample takes the step of length :math:`\min(\eta_0, L / |x|^2)`, or
+        :math:`L / (|x|^2 + 1 / (2 \eta_0))`, along itself, and a batch the mean of these. By
+        default, `optimizer` trains.
     eta0 : float, optional
         See `learning_rate`; by default 0.01.
     power_t : float, optional
@@ -151,6 +155,7 @@ class LinearClassifier(ClassifierMixin, LinearBase):  # type: ignore[misc]
 
     _scikit_rate: ClassVar[str] = "optimal"
     _scikit_power: ClassVar[float] = 0.5
+    _aggressive_loss: ClassVar[str] = "hinge"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **LinearBase._parameter_constraints,
         "loss": [StrOptions({*_losses.MARGIN_LOSSES, *_losses.RESIDUAL_LOSSES})],
@@ -474,6 +479,7 @@ class LinearRegressor(MultiOutputMixin, RegressorMixin, LinearBase):  # type: ig
     _targets_shape: tuple[int, ...]
     _scikit_rate: ClassVar[str] = "invscaling"
     _scikit_power: ClassVar[float] = 0.25
+    _aggressive_loss: ClassVar[str] = "epsilon_insensitive"
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **LinearBase._parameter_constraints,
         "loss": [StrOptions(set(_losses.RESIDUAL_LOSSES))],

@@ -46,6 +46,8 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     # Defaults of scikit-learn's stochastic gradient descent.
     _scikit_rate: ClassVar[str]
     _scikit_power: ClassVar[float]
+    # The loss of its passive-aggressive steps.
+    _aggressive_loss: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **CONSTRAINTS,
@@ -264,6 +266,8 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
     ) -> tuple[float, list[Array]]:
         weights, intercepts = self._pair(training.arrays)
         values, slopes = loss(safe_sparse_dot(X, weights) + intercepts, y)
+        if self.learning_rate in _descent.AGGRESSIVE:
+            slopes *= _descent.lengths(self, X, values)
         share = weight / X.shape[0]
         slopes *= share[:, None]
         absolute, squared = self._strengths()
@@ -276,7 +280,7 @@ class LinearBase(BaseEstimator):  # type: ignore[misc]
             penalty += absolute * float(abs(weights).sum())
         if self.fit_intercept:
             grads.append(slopes.sum(axis=0))
-        return float(values @ share) + penalty, grads
+        return float(values.sum(axis=1) @ share) + penalty, grads
 
     def _strengths(self) -> tuple[float, float]:
         """The factors of the absolute values, and of half the squares, of the weights."""

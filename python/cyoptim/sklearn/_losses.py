@@ -3,6 +3,8 @@
 Scores have the shape (n, k). The targets of classifiers are class numbers, of shape (n,); several
 classes have one score each, two classes share one. The targets of regressors are of the shape of
 the scores.
+
+A softmax is one value of all scores of a sample; each other loss has one value for each score.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from scipy.special import expit, logsumexp
 
 Array = npt.NDArray[Any]
 Loss: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
-"""``loss(scores, targets)``: the values of shape (n,), and their slopes of the scores' shape."""
+"""``loss(scores, targets)``: the values of shape (n, k) or (n, 1), and the slopes of their sums, of
+the scores' shape."""
 
 
 def hinge(z: Array) -> tuple[Array, Array]:
@@ -71,7 +74,7 @@ def classification(name: str, n_columns: int, epsilon: float) -> Loss:
         else:
             values, slopes = MARGIN_LOSSES[name](signs * scores)
             slopes = signs * slopes
-        return values.sum(axis=1), slopes
+        return values, slopes
 
     return loss
 
@@ -88,16 +91,15 @@ def _softmax(scores: Array, targets: Array) -> tuple[Array, Array]:
     slopes = np.exp(logs)
     rows = np.arange(len(targets))
     slopes[rows, targets] -= 1
-    return -logs[rows, targets], slopes
+    return -logs[rows, targets, None], slopes
 
 
 def regression(name: str, epsilon: float) -> Loss:
-    """A loss of numbers, summed over the targets of a sample."""
+    """A loss of numbers, with a value for each target of a sample."""
     of_residuals = RESIDUAL_LOSSES[name]
 
     def loss(scores: Array, targets: Array) -> tuple[Array, Array]:
-        values, slopes = of_residuals(scores - targets, epsilon)
-        return values.sum(axis=1), slopes
+        return of_residuals(scores - targets, epsilon)
 
     return loss
 
