@@ -63,10 +63,17 @@ static void *map_new_file(FileMemory *memory, size_t length, Head *head)
     void *base = NULL;
     LARGE_INTEGER end;
     end.QuadPart = (LONGLONG)length;
-    if (GetTempFileNameW(memory->folder, L"cyo", 0, path) == 0) goto failed;
+    if (GetTempFileNameW(memory->folder, L"cyo", 0, path) == 0) {
+        atomic_store(&memory->error, (int)GetLastError());
+        return NULL;
+    }
     head->file = CreateFileW(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS,
                              FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, NULL);
-    if (head->file == INVALID_HANDLE_VALUE) goto failed;
+    if (head->file == INVALID_HANDLE_VALUE) {
+        atomic_store(&memory->error, (int)GetLastError());
+        DeleteFileW(path); /* made empty, for its name */
+        return NULL;
+    }
     /* A file that is not sparse gets its blocks with its size. */
     head->mapping = CreateFileMappingW(head->file, NULL, PAGE_READWRITE, (DWORD)end.HighPart, end.LowPart, NULL);
     if (head->mapping != NULL) base = MapViewOfFile(head->mapping, FILE_MAP_ALL_ACCESS, 0, 0, length);
@@ -77,9 +84,6 @@ static void *map_new_file(FileMemory *memory, size_t length, Head *head)
     atomic_store(&memory->error, (int)GetLastError());
     if (head->mapping != NULL) CloseHandle(head->mapping);
     CloseHandle(head->file);
-    return NULL;
-failed:
-    atomic_store(&memory->error, (int)GetLastError());
     return NULL;
 }
 
