@@ -340,15 +340,15 @@ def _assembled(ranks: Ranks, parts: Parts) -> Array:
 
 def gathered(ranks: Ranks, parts: Parts) -> Array | None:
     """The whole array on rank 0."""
-    nowhere = [(0, 0)] * ranks.size
-    first = ranks.rank == 0
-    whole: Array = np.empty(parts.shape if first else 0, parts.dtype)
+    own, whole = parts.own, np.empty(parts.shape if ranks.rank == 0 else 0, parts.dtype)
     ranks.agree(b"an array for rank 0")
-    places = [(parts.itemsize * i, parts.itemsize * j) for i, j in parts.spans]
-    ranks.communicator.alltoall(
-        parts.own.view(np.uint8),
-        [(0, parts.own.nbytes), *nowhere[1:]],
-        whole.reshape(-1).view(np.uint8),
-        places if first else nowhere,
-    ).wait()
-    return whole if first else None
+    if ranks.rank:
+        sends = [(0, own.view(np.uint8))] if own.size else []
+        ranks.communicator.exchange(sends, []).wait()
+        return None
+    flat = whole.reshape(-1)
+    places = [flat[first:stop] for first, stop in parts.spans]
+    places[0][...] = own
+    receives = [(rank, place.view(np.uint8)) for rank, place in enumerate(places) if place.size]
+    ranks.communicator.exchange([], [pair for pair in receives if pair[0]]).wait()
+    return whole
