@@ -11,15 +11,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import cyoptim
+from tests.support.mpi import launchers, library_of, run_ranks
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "examples"
-EXAMPLES = sorted(FOLDER.glob("*.py"))
+MPI = FOLDER / "mpi_digits.py"  # which its own test runs in several processes
+EXAMPLES = [path for path in sorted(FOLDER.glob("*.py")) if path != MPI]
 TIMEOUT = 120  # seconds
 
 
@@ -105,3 +108,48 @@ def test_a_killed_training_run_goes_on_with_the_same_bits(tmp_path: Path) -> Non
     assert resumed["history"] == straight["history"]
     for name, array in straight["model"].items():
         np.testing.assert_array_equal(resumed["model"][name], array)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", launchers())
+def test_any_number_of_processes_has_the_same_bits(launcher: str, tmp_path: Path) -> None:
+    for module in ("sklearn", "tqdm", "matplotlib"):
+        pytest.importorskip(module)
+    library = library_of(launcher)
+    if library is None:
+        pytest.skip(f"{launcher} does not run mpi4py")
+
+    def output(size: int, *arguments: str) -> str:
+        result = run_ranks(
+            library,
+            size,
+            *("-m", "mpi4py", str(MPI), "--quick", *arguments),
+            timeout=TIMEOUT,
+            check=True,
+            cwd=tmp_path,
+            MPLBACKEND="agg",
+        )
+        assert result.stdout.count("digest") == 1, "one process prints"
+        return result.stdout
+
+    def digest(*arguments: Any) -> str:
+        return output(*arguments).split()[-1]
+
+    shown = output(4, "--folder", "on4")
+    (sizes,) = megabytes(shown)
+    assert len(sizes.split(",")) == 4
+    straight = shown.split()[-1]
+    assert digest(2, "--folder", "on2") == straight
+    assert digest(4, "--folder", "moves", "--stop", "1") != straight
+    assert digest(2, "--folder", "moves", "--stop", "2") != straight
+    assert digest(1, "--folder", "moves") == straight
+    alone = subprocess.run(
+        command(MPI, "--quick", "--folder", "alone"),
+        cwd=tmp_path,
+        env={**library.env, "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    assert alone.stdout.split()[-1] == straight

@@ -116,6 +116,7 @@ def run_ranks(
     *args: str,
     timeout: float = TIMEOUT,
     check: bool = False,
+    cwd: Path = ROOT,
     **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run Python in so many processes, and end all of them if they take too long.
@@ -132,6 +133,8 @@ def run_ranks(
         The seconds after which subprocess.TimeoutExpired is raised.
     check : bool
         Whether to fail with what has been printed, if the launcher's exit code is not 0.
+    cwd : Path
+        The folder in which they run.
     **env : str
         Variables of the environment.
     """
@@ -141,7 +144,7 @@ def run_ranks(
         process = subprocess.Popen(
             command,
             env={**library.env, **env},
-            cwd=ROOT,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
