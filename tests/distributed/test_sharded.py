@@ -521,3 +521,28 @@ def test_rates_on_trial(size: int, data: Any) -> None:
         return found.losses.tolist(), found.suggestion, means, optimizer.last_step
 
     both(size, program, start)
+
+
+@pytest.mark.parametrize("master", ["split", "float32", None])
+@pytest.mark.parametrize("size", SIZES)
+def test_master_weights(size: int, master: Any, data: Any) -> None:
+    """All bits of parameters of 16 bits, on every rank, and back."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    start, grads = data
+    start = [array.astype(ml_dtypes.bfloat16) for array in start]
+    wanted = {f"w{i}": grad for i, grad in enumerate(grads[-1]) if i != 2}
+
+    def program(params: Any, make: Any) -> Any:
+        named = [(f"w{i}", p) for i, p in enumerate(params)]
+        optimizer = make(named, lr=0.05, master=master)
+        told = []
+        for k, step in enumerate(grads[:4]):
+            optimizer.step(grads=step)
+            if k == 2:
+                cyoptim.set_master_weights(optimizer, wanted)
+            told.append([w.tobytes() for w in cyoptim.master_weights(optimizer)])
+        with pytest.raises(ValueError, match="weights has 'other', which is none of the 6 names"):
+            cyoptim.set_master_weights(optimizer, {"other": start[0]})
+        return told
+
+    both(size, program, start)

@@ -72,7 +72,8 @@ def master_weights(optimizer: Any) -> list[Any]:
     >>> cyoptim.master_weights(optimizer)
     [array([0.5, 0.5, 0.5], dtype=float32)]
     """
-    weights: list[Any] = optimizer._turn.read("master_weights()", _weights, optimizer)
+    collected = _weights if optimizer._stepped_by() is None else type(optimizer)._master_weights
+    weights: list[Any] = optimizer._turn.read("master_weights()", collected, optimizer)
     return weights
 
 
@@ -116,7 +117,8 @@ def set_master_weights(optimizer: Any, weights: Sequence[Any] | Mapping[str, Any
     >>> cyoptim.master_weights(optimizer)
     [array([0.1, 0.2], dtype=float32)]
     """
-    optimizer._turn.write("set_master_weights()", _set_weights, optimizer, weights)
+    put = _set_weights if optimizer._stepped_by() is None else type(optimizer)._set_master_weights
+    optimizer._turn.write("set_master_weights()", put, optimizer, weights)
 
 
 class Slot(NamedTuple):
@@ -185,27 +187,34 @@ def _weights(optimizer: Any) -> list[Any]:
 
 
 def _set_weights(optimizer: Any, weights: Any) -> None:
+    prepare_weights(optimizer, aligned_weights(weights, optimizer.param_groups)).run()
+
+
+def prepare_weights(optimizer: Any, weights: list[Any]) -> Commit:
+    """What gives each parameter a value, if there is one; nothing changes here."""
     slots = _slots(optimizer, "set_master_weights()")
     commit, changed = Commit(), []
-    for slot, value in zip(slots, _aligned(weights, optimizer.param_groups), strict=True):
+    for slot, value in zip(slots, weights, strict=True):
         if value is not None:
             prepare_values(slot, _checked(value, slot), optimizer, commit)
             changed.append(slot.param)
     tensors = [param for param in changed if is_tensor(param)]
     if tensors:
         announce_update(tensors)
-    commit.run()
+    return commit
 
 
 def _checked(value: Any, slot: Slot) -> Array:
-    """A given value as an array of the arithmetic of its parameter."""
-    what, dtype = f"the weight of {slot.label}", arithmetic_dtype(slot.view)
-    return rounded(
-        array_like(own_part(value, slot.param, what), slot.view.shape, dtype, what), dtype
-    )
+    return checked_weight(value, slot.param, slot.view, slot.label)
 
 
-def _aligned(weights: Any, groups: list[Group]) -> list[Any]:
+def checked_weight(value: Any, param: Any, view: Array, label: str) -> Array:
+    """A given value as an array of the arithmetic of its parameter, whose memory is `view`."""
+    what, dtype = f"the weight of {label}", arithmetic_dtype(view)
+    return rounded(array_like(own_part(value, param, what), view.shape, dtype, what), dtype)
+
+
+def aligned_weights(weights: Any, groups: list[Group]) -> list[Any]:
     """One value for each parameter, or None."""
     count = sum(len(group["params"]) for group in groups)
     if isinstance(weights, Mapping):

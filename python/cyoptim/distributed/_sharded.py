@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 
-from cyoptim._arrays.doors import announce_update, is_distributed, is_tensor, type_name
+from cyoptim._arrays.doors import announce_update, is_tensor
 from cyoptim._arrays.sparse import is_sparse, values_to_zero
 from cyoptim._averages.moving import MovingAverage, checked_decay
 from cyoptim._engine import Commit, Extras, Plan
@@ -24,13 +24,15 @@ from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
 from cyoptim._warnings import already_warned
 from cyoptim.distributed._agreement import Ranks, Words
 from cyoptim.distributed._average import ShardedAverage, average_of
+from cyoptim.distributed._checks import check_group, check_settings, checked_class
 from cyoptim.distributed._communicators import as_communicator
 from cyoptim.distributed._contents import assembled, contents_of_ranks
 from cyoptim.distributed._exchange import Parameters
 from cyoptim.distributed._lanes import Lanes
 from cyoptim.distributed._loading import described, prepare_load
 from cyoptim.distributed._saving import Joint
-from cyoptim.distributed._shard import Parts, Settings, Shard, takes_rows, with_parts
+from cyoptim.distributed._shard import Parts, Settings, Shard, with_parts
+from cyoptim.distributed._weights import collected, prepare_parts
 from cyoptim.distributed._words import (
     Options,
     gradients_in_full,
@@ -42,9 +44,6 @@ from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import AdamW
 from cyoptim.optimizers._schedule_free import ScheduleFree
 
-ORDERS = ("tree", "library")
-REDUCTIONS = ("mean", "sum")
-COMM_DTYPES = (None, "bfloat16")
 BUCKET = 16 * 2**20
 
 
@@ -56,7 +55,7 @@ class _OfAClass(Optimizer):
 
         def __new__(cls, params=None, optimizer=AdamW, *others, **options):
             if cls is Sharded:
-                cls = _sharded_class(_checked_class(optimizer))
+                cls = _sharded_class(checked_class(optimizer))
             return Optimizer.__new__(cls)
 
 
@@ -168,7 +167,7 @@ class Sharded(_OfAClass):
         self._ranks.together("Sharded()", self._construct, params, settings, options)
 
     def _construct(self, params: ParamsT, settings: Settings, options: dict[str, Any]) -> None:
-        _check_settings(settings)
+        check_settings(settings)
         self._settings, self._options = settings, options
         check_keywords(self._plain_class, options)
         self._plain_class.__init__(self, params, **options)
@@ -206,17 +205,8 @@ class Sharded(_OfAClass):
 
     def _complete_group(self, param_group: Group, others: list[Group]) -> Group:
         group = super()._complete_group(param_group, others)
-        self._check_group(group, len(others))
+        check_group(group, len(others), self)
         return group
-
-    def _check_group(self, group: Group, number: int) -> None:
-        """Refuse a group that cannot be sharded."""
-        _check_group(group, number)
-        if self._ranks.size > 1 and takes_rows(self, group):
-            raise TypeError(
-                f"{self._plain_class.__name__} adds up over the rows of the parameters of param "
-                f"group {number}, which ranks do not do together: use AdamW"
-            )
 
     def _prepare_groups(self, plan: Plan, commit: Commit) -> None:
         """Nothing: the state is that of the parts."""
@@ -437,7 +427,7 @@ class Sharded(_OfAClass):
 
     def _change_parts(self, shard: Shard, call: str, prepare: Callable[[], Commit]) -> None:
         """Change parameters, on all ranks or on none."""
-        self._ranks.agree(Words(call, lambda: {"call": call}))
+        self._ranks.agree(Words(call, dict))
         way = shard.parameters([True] * len(shard.params))
         shard.fill()
         commit = shard.inner._turn.write(call, prepare)
@@ -506,7 +496,7 @@ class Sharded(_OfAClass):
         )
 
     def _collected_average(self, call: str, number: int) -> Any:
-        self._ranks.agree(Words(call, lambda: {"call": call}))
+        self._ranks.agree(Words(call, dict))
         self._ranks.ready()
         return average_of(self._shard, number)
 
@@ -536,7 +526,7 @@ class Sharded(_OfAClass):
     def _swap(self, call: str) -> tuple[AbstractContextManager[None], Parameters | None]:
         shard = self._settled_shard()
         block = shard.inner.averaged()
-        self._ranks.agree(Words(call, lambda: {"call": call}))
+        self._ranks.agree(Words(call, dict))
         way = shard.parameters([True] * len(shard.params))
         shard.fill()
         block.__enter__()
@@ -625,7 +615,7 @@ class Sharded(_OfAClass):
         plain._load({"state": {}, "param_groups": saved})
         new: list[Group] = plain.param_groups
         for number, group in enumerate(new):
-            self._check_group(group, number)
+            check_group(group, number, self)
         self._shard.check_cuts(plain)
         return new
 
@@ -651,6 +641,36 @@ class Sharded(_OfAClass):
             A folder on a disk with room for the state. None moves the state into ordinary memory.
         """
         self._turn.write("map_state()", self._shard.inner.map_state, folder)
+
+    def _master_weights(self) -> list[Any]:
+        """The float32 values of the parameters, on every rank."""
+        call = "master_weights()"
+        return self._ranks.together(call, self._collect_weights, call)
+
+    def _collect_weights(self, call: str) -> list[Any]:
+        shard = self._settled_shard()
+        self._ranks.agree(Words(call, dict))
+        shard.fill()
+        self._ranks.ready()
+        return collected(shard)
+
+    def _set_master_weights(self, weights: Any) -> None:
+        """Give the parameters float32 values, of which each rank keeps all bits of its parts."""
+        call = "set_master_weights()"
+        self._ranks.together(call, self._put_weights, call, weights)
+
+    def _put_weights(self, call: str, weights: Any) -> None:
+        shard = self._settled_shard()
+        shard.fill()
+        commit, given = prepare_parts(self, weights)
+        labels = labels_of(self.param_groups)
+        self._ranks.agree(
+            {f"weight of {label}": has for label, has in zip(labels, given, strict=True)}
+        )
+        way = shard.parameters(given)
+        self._ranks.ready()
+        shard.inner._turn.write(call, commit.run)
+        shard.spread(way)
 
     def _stepped_by(self) -> Optimizer:
         return self.shard
@@ -688,9 +708,6 @@ class Sharded(_OfAClass):
         return table_of_groups(self._name(), self.param_groups)
 
 
-# --- checks ---------------------------------------------------------------------------------------
-
-
 @cache
 def _sharded_class(kind: type[Optimizer]) -> Any:
     """The class of sharded optimizers of a class."""
@@ -701,67 +718,3 @@ def _sharded_class(kind: type[Optimizer]) -> Any:
     if hasattr(kind, "_update_hessian"):
         methods["_update_hessian"] = Sharded._hessian_on_ranks
     return type(f"Sharded{kind.__name__}", (Sharded, kind), methods)
-
-
-def _checked_class(kind: Any) -> type[Optimizer]:
-    """Refuse what is no class of an optimizer that can be sharded."""
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        is_class = isinstance(kind, type)
-        shown = f"{kind.__module__}.{kind.__qualname__}" if is_class else f"a {type_name(kind)}"
-        raise TypeError(
-            f"the optimizer is {shown}, expected a class of cyoptim's optimizers: write "
-            "Sharded(params, cyoptim.AdamW, comm=comm, lr=0.1)"
-        )
-    if issubclass(kind, Sharded):
-        raise TypeError(f"{kind.__name__} is sharded already: write {kind._plain_class.__name__}")
-    if kind._steps_itself or kind.step is not Optimizer.step:
-        raise TypeError(
-            f"{kind.__name__} has a step() of its own, which knows of no ranks: use an optimizer "
-            "whose steps are rules, such as AdamW, or override update() instead of step()"
-        )
-    if kind._only_sparse:
-        raise TypeError(
-            f"{kind.__name__} steps along sparse gradients, which cannot be shared among ranks: "
-            "use Adam"
-        )
-    return kind
-
-
-def _check_settings(settings: Settings) -> None:
-    order, reduce, comm_dtype, bucket_size = settings
-    for name, value, known in (
-        ("order", order, ORDERS),
-        ("reduce", reduce, REDUCTIONS),
-        ("comm_dtype", comm_dtype, COMM_DTYPES),
-    ):
-        if not (value is None or isinstance(value, str)) or value not in known:
-            raise ValueError(f"{name} must be {' or '.join(map(repr, known))}, got {value!r}")
-    if comm_dtype is not None and order == "library":
-        raise ValueError(
-            f"comm_dtype={comm_dtype!r} is for order='tree': libraries add gradients up in the "
-            "type in which they travel"
-        )
-    if isinstance(bucket_size, bool) or not isinstance(bucket_size, int):
-        raise TypeError(f"bucket_size must be a whole number, got {bucket_size!r}")
-    if bucket_size < 1:
-        raise ValueError(f"bucket_size is {bucket_size}, expected at least 1 byte")
-
-
-def _check_group(group: Group, number: int) -> None:
-    """Refuse groups that cannot be sharded."""
-    members = group["params"]
-    if len({id(param) for param in members}) != len(members):
-        raise ValueError(
-            f"param group {number} has a parameter twice, which is then updated twice: list each "
-            "once to share them among ranks"
-        )
-    if any(map(is_distributed, members)):
-        raise TypeError(
-            f"param group {number} has a DTensor, of which torch has given each process a part: "
-            "write cyoptim.AdamW for these, or give whole tensors to Sharded"
-        )
-    if group.get("differentiable"):
-        raise ValueError(
-            f"param group {number} has differentiable=True, and steps of ranks are no operations "
-            "of torch: leave it out"
-        )
