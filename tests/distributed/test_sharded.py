@@ -487,6 +487,55 @@ def test_an_optimizer_in_python(size: int, data: Any) -> None:
     both(size, program, start)
 
 
+@every_card(DENSE, ~CLOSURE, in_parts)
+@pytest.mark.parametrize("size", [1, 4])
+def test_groups_that_come_later(card: Card, size: int) -> None:
+    """Before and after the first steps: the parameters are cut anew, and their state moves."""
+    start, grads = inputs(card, steps=6)
+    grads = [
+        [np.round(64 * grad) * 3 for grad in step] for step in grads
+    ]  # of which a third is exact
+    fixed = {"grad_scale": 64.0}
+
+    def program(params: Any, make: Any) -> Any:
+        first = {"params": [("a", params[0]), ("b", params[1])]}
+        optimizer = make([first], card.cls, **card.variants[0])
+        average = None if MODES(card) else optimizer.ema(0.7)
+        optimizer.add_param_group({"params": [("c", params[2]), ("d", params[3])]})
+        optimizer.step(grads=grads[0][:4])
+        optimizer.accumulate(grads[1][:4])
+        group = {"params": [("e", params[4]), ("f", params[5])], "_mine": 1}
+        optimizer.add_param_group(group)
+        assert optimizer.param_groups[2] is group
+        optimizer.step()
+        for step in grads[2:]:
+            optimizer.step(grads=step)
+        return None if average is None else [mean.tobytes() for mean in average]
+
+    both(size, program, start)
+
+
+@pytest.mark.parametrize("state_dtype", ["bfloat16", "dynamic8"])
+def test_stored_states_move(state_dtype: str, data: Any, tmp_path: Any) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    start, grads = data
+    start = [array.astype(ml_dtypes.bfloat16) for array in start]
+
+    def program(params: Any, make: Any) -> Any:
+        optimizer = make(params[:3], lr=0.05, state_dtype=state_dtype)
+        optimizer.map_state(tmp_path)
+        for step in grads[:2]:
+            optimizer.step(grads=step[:3])
+        optimizer.add_param_group({"params": params[3:]})
+        inner = getattr(optimizer, "shard", optimizer)
+        assert inner._turn.files.folder == str(tmp_path)
+        for step in grads[2:]:
+            optimizer.step(grads=step)
+        return [w.tobytes() for w in cyoptim.master_weights(optimizer)]
+
+    both(4, program, start)
+
+
 def test_new_groups_begin_where_rank_0_is() -> None:
     def program(comm: Any) -> Any:
         first, second = np.full(3, comm.rank), np.full((30, 1000), comm.rank + 1.0)

@@ -357,6 +357,20 @@ def values_of_others(folder: Path) -> None:
         refused(lambda: cyoptim.save(name, **objects), TypeError, "torch.distributed.checkpoint")  # noqa: B023
 
 
+@a_run
+def not_shared_twice(folder: Path) -> None:
+    """Parts of torch's cannot be cut again."""
+    import torch.distributed
+
+    from cyoptim.distributed import Sharded
+
+    refused(
+        lambda: Sharded([spread(np.ones((3, 2)))], comm=torch.distributed),
+        TypeError,
+        "param group 0 has a DTensor, of which torch has given each process a part",
+    )
+
+
 # --- the state --------------------------------------------------------------------------------------
 
 

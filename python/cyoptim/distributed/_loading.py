@@ -30,7 +30,7 @@ def prepare_load(sharded: Any, state_dict: StateDict, commit: Commit) -> None:
             "the loaded state dict has accumulated gradients of one process, which are not divided "
             "among ranks: call step() or zero_grad() before it is saved"
         )
-    own = _Cutting(sharded, commit.sources).cut(saved)
+    own = cut_for(sharded, saved, commit.sources)
     if commit.sources is not None:
         # What load() returns has the parts, too, so that nothing else is read.
         state_dict["state"].update(own["state"])
@@ -39,6 +39,11 @@ def prepare_load(sharded: Any, state_dict: StateDict, commit: Commit) -> None:
             state_dict["averages"]["values"].update(own["averages"]["values"])
     sharded._shard.inner._prepare_load(own, commit)
     _prepare_groups(sharded, saved["param_groups"], commit)
+
+
+def cut_for(sharded: Any, saved: StateDict, sources: Any = None) -> StateDict:
+    """This rank's part of a whole state dict."""
+    return _Cutting(sharded, sources).cut(saved)
 
 
 def _prepare_groups(sharded: Any, saved: list[Group], commit: Commit) -> None:

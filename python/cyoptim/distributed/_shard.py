@@ -194,11 +194,6 @@ class Shard:
             "a group by add_param_group(), or make a new Sharded"
         )
 
-    def continue_from(self, other: Shard) -> None:
-        """Take over the state that another shard has of the first parameters."""
-        if len(other.inner.state) or other.inner._average is not None:
-            raise NotImplementedError
-
     # --- groups -----------------------------------------------------------------------------------
 
     def take_options(self) -> None:

@@ -28,6 +28,7 @@ from cyoptim.distributed._checks import check_group, check_settings, checked_cla
 from cyoptim.distributed._communicators import as_communicator
 from cyoptim.distributed._contents import assembled, contents_of_ranks
 from cyoptim.distributed._exchange import Parameters
+from cyoptim.distributed._growing import begin_averages, move_state
 from cyoptim.distributed._lanes import Lanes
 from cyoptim.distributed._loading import described, prepare_load
 from cyoptim.distributed._saving import Joint
@@ -223,11 +224,12 @@ class Sharded(_OfAClass):
         prepared = prepare_groups([param_group], self)
         new = Shard(self, prepared.groups, prepared.plan, self._make_inner)
         self._agree_on(prepared.groups, new)
-        new.continue_from(shard)
+        move_state(self, new, prepared.groups)
         self._ranks.ready()
         prepared.add()
         self._shard = new
         new.copy_from(0, len(shard.params))
+        begin_averages(new, len(shard.params))
 
     def _settled_shard(self) -> Shard:
         """The shard, at the memory that the parameters have now, and with the options of now."""
