@@ -492,10 +492,6 @@ def test_an_optimizer_in_python(size: int, data: Any) -> None:
 def test_groups_that_come_later(card: Card, size: int) -> None:
     """Before and after the first steps: the parameters are cut anew, and their state moves."""
     start, grads = inputs(card, steps=6)
-    grads = [
-        [np.round(64 * grad) * 3 for grad in step] for step in grads
-    ]  # of which a third is exact
-    fixed = {"grad_scale": 64.0}
 
     def program(params: Any, make: Any) -> Any:
         first = {"params": [("a", params[0]), ("b", params[1])]}

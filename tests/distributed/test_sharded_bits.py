@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import cyoptim
 from cyoptim.distributed import Local, Sharded
@@ -70,6 +72,57 @@ def test_lanes(card: Card) -> None:
         runs = lanes_run(size, card, options, start, grads, 8)
         same_everywhere([found for found, _ in runs], expected)
         assert [told for _, told in runs] == [receipt] * size
+
+
+@given(
+    st.lists(
+        st.sampled_from([0, 1, 100, 20_000, 40_000]) | st.integers(0, 60_000),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from(["AdamW", "Lamb", "Prodigy"]),
+    st.sampled_from([None, 0.5]),
+    st.sampled_from([1 << 24, 50_000]),
+)
+@settings(max_examples=25, deadline=None)
+def test_tensors_of_any_sizes(
+    sizes: list[int], ranks: int, name: str, max_norm: float | None, bucket_size: int
+) -> None:
+    card = BY_NAME[name]
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(size).astype("f4") for size in sizes]
+    lanes = [[rng.standard_normal(size).astype("f4") for size in sizes] for _ in range(16)]
+    given = {"max_norm": max_norm, "settings": {"bucket_size": bucket_size}}
+    options = card.variants[0]
+    expected, receipt = lanes_run(1, card, options, start, lanes, 8, **given)[0]
+    for found, told in lanes_run(ranks, card, options, start, lanes, 8, **given):
+        same(found, expected)
+        assert told == receipt
+
+
+@pytest.mark.parametrize("unit", ["tensor", "element"])
+def test_units_that_are_no_rows(unit: str) -> None:
+    """Of Adam-mini, one of them the mean over a tensor."""
+    card = BY_NAME["AdamMini"]
+    start, grads = inputs(card, steps=6)
+
+    def program(comm: Any) -> Any:
+        params = [array.copy() for array in start]
+        groups = [{"params": params, "unit": unit}]
+        options = {"lr": 0.05, "weight_decay": 0.1}
+        optimizer: Any = (
+            cyoptim.AdamMini(groups, **options)
+            if comm is None
+            else Sharded(groups, cyoptim.AdamMini, comm=comm, **options)
+        )
+        for step in grads:
+            optimizer.step(grads=step, max_norm=1.0)
+        return params
+
+    expected = program(None)
+    for size in (2, 4):
+        same_everywhere(Local(size).run(program), expected)
 
 
 @pytest.mark.parametrize("count", [3, 6, 12])

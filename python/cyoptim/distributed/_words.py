@@ -64,7 +64,7 @@ class Options:
                     found.append((before, text))
                     continue
             options = [*_options(group, numbers)]
-            text = "".join([f"{name}={words_of(value)};" for name, value in options])
+            text = "".join(sorted([f"{name}={words_of(value)};" for name, value in options]))
             # A value that may change in place is looked at each time.
             found.append((values if all(_is_fixed(v) for _, v in options) else [], text))
         self.are_new = [text for _, text in found] != [text for _, text in known]
