@@ -293,12 +293,16 @@ def test_modes(card: Card, size: int) -> None:
 def test_estimates_of_the_hessian(size: int, data: Any) -> None:
     start, grads = data
 
-    def program(params: Any, make: Any) -> Any:
+    def program(arrays: Any, make: Any) -> Any:
+        params = [cyoptim.Parameter(array) for array in arrays]
         optimizer = make(params, cyoptim.SophiaG, lr=0.05, bs=4)
         for k, step in enumerate(grads):
+            for param in params:
+                param.data = param.data.copy()
             if k % 2 == 0:
                 optimizer.update_hessian(grads=[*step[:-1], None])
             optimizer.step(grads=step)
+        return [param.data.tobytes() for param in params]
 
     both(size, program, start)
 

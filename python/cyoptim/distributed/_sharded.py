@@ -412,7 +412,9 @@ class Sharded(_OfAClass):
         self._ranks.together("update_hessian()", self._hessian_of_parts, grads)
 
     def _hessian_of_parts(self, grads: Gradients | None) -> None:
+        self._check_before("call update_hessian()")
         shard = self._settled_shard()
+        self._refit()
         found, _ = self._found(shard, grads)
         if self._ranks.size > 1:
             way, words = shard.gradients(found)
