@@ -26,13 +26,11 @@ from cyoptim.distributed._agreement import Ranks, Words
 from cyoptim.distributed._average import ShardedAverage, average_of
 from cyoptim.distributed._checks import check_group, check_settings, checked_class
 from cyoptim.distributed._communicators import as_communicator
-from cyoptim.distributed._contents import assembled, contents_of_ranks
 from cyoptim.distributed._exchange import Parameters
 from cyoptim.distributed._growing import begin_averages, move_state
 from cyoptim.distributed._lanes import Lanes
-from cyoptim.distributed._loading import described, prepare_load
-from cyoptim.distributed._saving import Joint
-from cyoptim.distributed._shard import Parts, Settings, Shard, with_parts
+from cyoptim.distributed._shard import Parts, Settings, Shard
+from cyoptim.distributed._state import StateOfRanks
 from cyoptim.distributed._weights import collected, prepare_parts
 from cyoptim.distributed._words import (
     Options,
@@ -60,7 +58,7 @@ class _OfAClass(Optimizer):
             return Optimizer.__new__(cls)
 
 
-class Sharded(_OfAClass):
+class Sharded(_OfAClass, StateOfRanks):
     r"""An optimizer whose state and steps are shared among processes.
 
     Every process, a rank, has all parameters and computes gradients along its part of the batch. A
@@ -136,8 +134,6 @@ class Sharded(_OfAClass):
     """
 
     _plain_class: ClassVar[type[Optimizer]] = Optimizer
-    # As each rank reads its part, of averages, too.
-    _read_in_place: ClassVar[frozenset[str]] = frozenset({"state", "averages"})
     # A scaler of torch would make or skip the step on each rank by itself: it is to tell us.
     _step_supports_amp_scaling: Any = True
     _ranks: Ranks
@@ -547,85 +543,7 @@ class Sharded(_OfAClass):
         block.__exit__(None, None, None)
         self._shard.spread(way)
 
-    # --- saving and loading -----------------------------------------------------------------------
-
-    def state_dict(self) -> StateDict:
-        """The whole state in torch's form, on every rank.
-
-        As :meth:`cyoptim.Optimizer.state_dict` of the class itself, but for the arrays, which are
-        copies, collected one after the other. A checkpoint does not need it: :func:`cyoptim.save`
-        lets each rank write its own parts.
-
-        Returns
-        -------
-        dict
-            The state; the same on all ranks.
-
-        Raises
-        ------
-        ValueError
-            If gradients of :meth:`accumulate` wait for the step: they are those of each rank.
-        RankError
-            If another rank has failed.
-        """
-        return self._ranks.together("state_dict()", super().state_dict)
-
-    def _export(self) -> StateDict:
-        return assembled(self._ranks, super()._export())  # type: ignore[no-any-return]
-
-    def _export_parts(self) -> StateDict:
-        """The state dict with arrays in parts."""
-        return super()._export()
-
-    def _contents(self, params: list[Any], numbers: dict[int, int]) -> dict[str, Any]:
-        return contents_of_ranks(self)
-
-    def load_state_dict(self, state_dict: StateDict) -> None:
-        """Load the whole state that :meth:`state_dict`, here or of the class itself, has returned.
-
-        As :meth:`cyoptim.Optimizer.load_state_dict`, on every rank, of which each takes its parts.
-
-        Parameters
-        ----------
-        state_dict : dict
-            The state to continue from, the same on all ranks.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If it does not fit, has accumulated gradients, or has other options or step counts on
-            another rank. Then no rank has changed.
-        RankError
-            If another rank has failed.
-        """
-        self._ranks.together("load_state_dict()", super().load_state_dict, state_dict)
-
-    def _load(self, state_dict: StateDict) -> None:
-        commit = Commit()
-        self._prepare_load(state_dict, commit)
-        self._ranks.agree(described(state_dict))
-        self._ranks.ready()
-        commit.run()
-
-    def _prepare_load(self, state_dict: StateDict, commit: Commit) -> None:
-        self._check_before("call load_state_dict()")
-        self._settle_names()
-        prepare_load(self, state_dict, commit)
-
-    def _loaded_groups(self, saved: list[Group]) -> list[Group]:
-        """Loaded groups as the class makes them, with this optimizer's parameters."""
-        groups = with_parts(self.param_groups, self._shard.params, self)
-        plain = self._make_inner(groups, None)
-        plain._load({"state": {}, "param_groups": saved})
-        new: list[Group] = plain.param_groups
-        for number, group in enumerate(new):
-            check_group(group, number, self)
-        self._shard.check_cuts(plain)
-        return new
-
-    def _joint(self, members: list[Any]) -> Joint:
-        """What saves and loads sharded optimizers, which are all in one call, on all ranks."""
-        return Joint(members)
+    # --- memory, weights and copies ---------------------------------------------------------------
 
     def _replace_state(self, value: Any) -> NoReturn:
         raise TypeError(
