@@ -26,6 +26,7 @@ from tests.support.sharded_files import (
     run,
     same_state,
     saved_by_one,
+    shared_by_ranks,
 )
 
 every_size = pytest.mark.parametrize("size", SIZES)
@@ -46,12 +47,7 @@ def save_after(steps: int, of: Run, path: Path, size: int, **more: Any) -> bytes
 # --- the same bytes -------------------------------------------------------------------------------
 
 
-def has_parts(card: Card) -> bool:
-    """Whether ranks can step it."""
-    return card.name not in ("AdamMini", "AdamP", "SGDP")
-
-
-@every_card(DENSE, ~CLOSURE, has_parts)
+@every_card(DENSE, ~CLOSURE, shared_by_ranks)
 @every_suffix
 def test_every_optimizer_writes_the_file_of_one_process(
     card: Card, suffix: str, tmp_path: Path
@@ -264,7 +260,7 @@ def test_a_scheduler_and_hooks(tmp_path: Path) -> None:
 # --- loading --------------------------------------------------------------------------------------
 
 
-@every_card(DENSE, ~CLOSURE, has_parts)
+@every_card(DENSE, ~CLOSURE, shared_by_ranks)
 def test_every_optimizer_resumes_with_another_number_of_ranks(card: Card, tmp_path: Path) -> None:
     """Saved by four, then two, then one process, then three."""
     of, path = card_run(card), tmp_path / "run.safetensors"

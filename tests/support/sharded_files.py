@@ -149,3 +149,8 @@ def everything_in_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(sources, "LEAST_FILE", 1)
         patch.setattr(sources, "LEAST_ARRAY", 1)
         yield
+
+
+def shared_by_ranks(card: Card) -> bool:
+    """Whether ranks can step it: rules that add up over rows cannot be shared."""
+    return card.name not in ("AdamMini", "AdamP", "SGDP")

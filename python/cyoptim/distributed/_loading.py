@@ -30,6 +30,7 @@ def prepare_load(sharded: Any, state_dict: StateDict, commit: Commit) -> None:
             "the loaded state dict has accumulated gradients of one process, which are not divided "
             "among ranks: call step() or zero_grad() before it is saved"
         )
+    groups = sharded._loaded_groups(saved["param_groups"])
     own = cut_for(sharded, saved, commit.sources)
     if commit.sources is not None:
         # What load() returns has the parts, too, so that nothing else is read.
@@ -38,7 +39,7 @@ def prepare_load(sharded: Any, state_dict: StateDict, commit: Commit) -> None:
             own["averages"] = commit.sources.settled(own["averages"])
             state_dict["averages"]["values"].update(own["averages"]["values"])
     sharded._shard.inner._prepare_load(own, commit)
-    _prepare_groups(sharded, saved["param_groups"], commit)
+    _prepare_groups(sharded, groups, commit)
 
 
 def cut_for(sharded: Any, saved: StateDict, sources: Any = None) -> StateDict:
@@ -46,9 +47,8 @@ def cut_for(sharded: Any, saved: StateDict, sources: Any = None) -> StateDict:
     return _Cutting(sharded, sources).cut(saved)
 
 
-def _prepare_groups(sharded: Any, saved: list[Group], commit: Commit) -> None:
+def _prepare_groups(sharded: Any, groups: list[Group], commit: Commit) -> None:
     """Let `commit` give the groups, which have the whole parameters, their loaded options."""
-    groups = sharded._loaded_groups(saved)
     for group, new in zip(sharded.param_groups, groups, strict=True):
         commit.become(group, {**new, "params": group["params"]})
     commit.set(sharded, "_named", Named(groups, sharded._named))

@@ -20,7 +20,7 @@ from cyoptim._groups.groups import labels_of
 from cyoptim._groups.options import check_keywords, check_switch
 from cyoptim._shown import lines_of_groups, table_of_groups
 from cyoptim._step.receipt import Asked, extras_of
-from cyoptim._types import Array, Gradients, Group, ParamsT, StateDict
+from cyoptim._types import Array, Gradients, Group, ParamsT
 from cyoptim._warnings import already_warned
 from cyoptim.distributed._agreement import Ranks, Words
 from cyoptim.distributed._average import ShardedAverage, average_of
