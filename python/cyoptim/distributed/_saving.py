@@ -22,7 +22,7 @@ from cyoptim._checkpoints.places import Place, show
 from cyoptim._checkpoints.single import write
 from cyoptim._checkpoints.turns import in_turns
 from cyoptim._step.hooks import hooks_in
-from cyoptim._types import StateDict
+from cyoptim._types import Array, StateDict
 from cyoptim.distributed._agreement import Ranks
 from cyoptim.distributed._contents import exchanged, gathered
 from cyoptim.distributed._loading import described
@@ -90,34 +90,49 @@ class Joint:
         if self.rank == 0:
             write(path, objects, states, partial(self._fill, parts))
         else:
-            self._write_gaps(parts, *pickle.loads(self._laid_out(b"")))
-
-    def _laid_out(self, message: bytes) -> bytes:
-        return exchanged(self._ranks, message, b"the file is laid out")[0]
+            self._write_parts(parts)
 
     def _fill(self, parts: list[Parts], file: IO[bytes], gaps: Sequence[Gap]) -> list[int]:
-        """Let all ranks fill the gaps in the file of rank 0."""
+        """Let all ranks fill the gaps in the file of rank 0; return the checksums of these."""
         file.flush()
         numbers = {id(array): number for number, array in enumerate(parts)}
         named = [(numbers[id(gap.array.source)], *gap[1:]) for gap in gaps]
         self._laid_out(pickle.dumps((file.name, named)))
-        return self._write_gaps(parts, file.name, named)
+        # Nothing fails before all have opened the file, which is removed if rank 0 fails.
+        return self._checksums(self._write_gaps(file, gaps))
 
-    def _write_gaps(self, parts: list[Parts], name: str, named: list[Any]) -> list[int]:
-        """Write this rank's elements; return the checksums of those of all ranks, gap by gap."""
-        gaps = [Gap(parts[number], *rest) for number, *rest in named]
-        written = np.zeros(len(gaps), WRITTEN)
+    def _write_parts(self, parts: list[Parts]) -> None:
+        """Write what this rank has into the file of rank 0."""
+        name, named = pickle.loads(self._laid_out(b""))
         with self._opened(name) as file:
-            for k, gap in enumerate(gaps):
-                if not gap.fortran:
-                    written[k] = _write_own(file, gap, self.rank)
-            for k, gap in enumerate(gaps):
-                if gap.fortran:
-                    written[k] = self._write_whole(file, gap)
+            written = self._write_gaps(file, [Gap(parts[number], *rest) for number, *rest in named])
             file.flush()
             os.fsync(file.fileno())
+        self._checksums(written)
+
+    def _laid_out(self, message: bytes) -> bytes:
+        return exchanged(self._ranks, message, b"the file is laid out")[0]
+
+    def _write_gaps(self, file: IO[bytes], gaps: Sequence[Gap]) -> Array:
+        """Write this rank's elements; return what it has written into each gap."""
+        self._ranks.agree(b"the file is open")
+        written = np.zeros(len(gaps), WRITTEN)
+        for k, gap in enumerate(gaps):
+            if not gap.fortran:
+                written[k] = _write_own(file, gap, self.rank)
+        for k, gap in enumerate(gaps):
+            if gap.fortran:
+                written[k] = self._write_whole(file, gap)
+        return written
+
+    def _checksums(self, written: Array) -> list[int]:
+        """The checksum of each gap, of which the ranks have filled consecutive parts."""
         every = exchanged(self._ranks, written.tobytes(), b"the parts are on disk")
-        return _checksums([np.frombuffer(one, WRITTEN) for one in every])
+        sums = [0] * len(written)
+        for message in every:
+            for k, (checksum, length) in enumerate(np.frombuffer(message, WRITTEN).tolist()):
+                sums[k] = joined(sums[k], checksum, length)
+        return sums
 
     def _opened(self, name: str) -> IO[bytes]:
         try:
@@ -193,15 +208,6 @@ def _write_own(file: IO[bytes], gap: Gap, rank: int) -> tuple[int, int]:
         return 0, 0
     file.seek(gap.begin + first * array.itemsize)
     return write_elements(file, array.own, gap), array.own.nbytes
-
-
-def _checksums(every: list[Any]) -> list[int]:
-    """The checksums of gaps, of which the ranks have filled consecutive parts."""
-    sums = [0] * len(every[0])
-    for rank in every:
-        for k, (checksum, length) in enumerate(rank.tolist()):
-            sums[k] = joined(sums[k], checksum, length)
-    return sums
 
 
 def _at(saved: Any, place: Place) -> Any:
