@@ -79,6 +79,9 @@ def save(path: str | os.PathLike[str], /, **objects: object) -> None:
     order. Both store bfloat16 and float8_e4m3fn, of ml_dtypes and of torch. Checksums detect
     changed bytes: all in a ``.npz``, those before the elements in a ``.safetensors``.
 
+    With a ``cyoptim.distributed.Sharded`` among the objects, all ranks call it: each writes
+    its part of the state, and the other objects are those of rank 0.
+
     Examples
     --------
     >>> import numpy as np
@@ -198,6 +201,11 @@ def load(
         message lists entries that are missing, unexpected, or of another shape or dtype.
     TypeError
         If an object cannot be restored in place, such as a number.
+
+    Notes
+    -----
+    With a ``cyoptim.distributed.Sharded`` among the objects, all ranks call it. Nothing
+    changes on any before everything fits on all. In the dict, its state is the part of this rank.
 
     Examples
     --------
