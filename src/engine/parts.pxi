@@ -7,6 +7,13 @@
 # (c) A process that fails, fails before ready(), in which the others learn of it.
 
 
+# Whose sums over a tensor are.
+cdef enum:
+    NO_SUMS     # nobody's here: it has no gradient or no rule, or another process has all of its rows
+    OWN         # this process's, which has all of its rows
+    SHARED      # all processes'
+
+
 cdef class Parted(Followed):
     """A plan whose parameters may be such parts.
 
@@ -91,21 +98,52 @@ cdef class Parted(Followed):
         return 0
 
     cdef int _finish(self, Pass phase) except -1:
-        """Turn the sums of all processes into scalars."""
-        gathered = self._gathered(self.table.partials, self.n_chunks * MAX_SUMS)
-        if cnp.PyArray_SIZE(<cnp.ndarray>gathered) != self.n_wide * MAX_SUMS:
-            raise RuntimeError(f"{cnp.PyArray_SIZE(<cnp.ndarray>gathered)} sums of all processes, expected {self.n_wide * MAX_SUMS}")
-        memcpy(self.wide.partials, cnp.PyArray_DATA(<cnp.ndarray>gathered), self.n_wide * MAX_SUMS * sizeof(double))
+        """Turn sums into scalars: those of all processes, or of rows this process's own."""
+        cdef Py_ssize_t c, k = 0, own = 0
+        cdef const double *source
+        cdef object gathered = self._shared_sums()
+        for c in range(self.n_wide):
+            if self._kind_of_sums(self.wide.chunks[c].tensor) == SHARED:
+                if k >= cnp.PyArray_SIZE(<cnp.ndarray>gathered):
+                    k = -1
+                    break
+                source = <const double *>cnp.PyArray_DATA(<cnp.ndarray>gathered) + k
+                k += MAX_SUMS
+            else:
+                while self._kind_of_sums(self.table.chunks[own].tensor) != OWN:
+                    own += 1
+                source = self.table.partials + own * MAX_SUMS
+                own += 1
+            memcpy(self.wide.partials + c * MAX_SUMS, source, MAX_SUMS * sizeof(double))
+        if k != (0 if gathered is None else cnp.PyArray_SIZE(<cnp.ndarray>gathered)):
+            raise RuntimeError("other processes have other sums")
         self.wide.phase = phase
         KERNELS.finish(&self.wide, 0, self.n_wide)
         return 0
+
+    cdef object _shared_sums(self):
+        """The sums of all processes over the tensors of which each may have a part; None if there are none."""
+        cdef Py_ssize_t t, c, count = 0
+        cdef bint any_shared = False
+        cdef cnp.ndarray own
+        for t in range(self.n_tensors):
+            any_shared = any_shared or self._kind_of_sums(t) == SHARED
+        if not any_shared:
+            return None
+        own = np.empty(self.n_chunks * MAX_SUMS)
+        for c in range(self.n_chunks):
+            if self._kind_of_sums(self.table.chunks[c].tensor) == SHARED:
+                memcpy(<double *>cnp.PyArray_DATA(own) + count, self.table.partials + c * MAX_SUMS,
+                       MAX_SUMS * sizeof(double))
+                count += MAX_SUMS
+        return np.ascontiguousarray(self.ranks.gather(own[:count]), np.float64)
 
     cdef int _widen(self) except -1:
         """The table of whole tensors, whose chunks are those of all processes."""
         cdef Py_ssize_t t, start, c = 0, count = 0
         cdef Tensor *tensor
         for t in range(self.n_tensors):
-            start = 0
+            start = 0 if self._kind_of_sums(t) != NO_SUMS else self.parts[t].whole
             while start < self.parts[t].whole:
                 start = self._end_of_chunk_of(t, start, self.parts[t].whole)
                 count += 1
@@ -114,8 +152,9 @@ cdef class Parted(Followed):
             tensor = &self.wide.tensors[t]
             tensor[0] = self.table.tensors[t]
             tensor.size = self.parts[t].whole
-            if self._is_elsewhere(t):
+            if self._kind_of_sums(t) == NO_SUMS:
                 tensor.row = -1
+                continue
             start = 0
             while start < tensor.size:
                 self.wide.chunks[c].tensor, self.wide.chunks[c].start = t, start
@@ -128,13 +167,14 @@ cdef class Parted(Followed):
         self.wide.groups, self.wide.n_groups = self.table.groups, self.table.n_groups
         return 0
 
-    cdef bint _is_elsewhere(self, Py_ssize_t t) except -1:
-        """Whether the rows of a tensor are all of another process."""
+    cdef int _kind_of_sums(self, Py_ssize_t t) except -1:
+        """Whose sums over a tensor are."""
         cdef int row = self.table.tensors[t].row
         if row < 0 or self.table.rows[row].rule < 0:
-            return True
-        return ((<Rule>RULE_LIST[self.table.rows[row].rule]).scope == PER_ROW
-                and self.table.tensors[t].size != self.parts[t].whole)
+            return NO_SUMS
+        if (<Rule>RULE_LIST[self.table.rows[row].rule]).scope != PER_ROW:
+            return SHARED
+        return OWN if self.table.tensors[t].size == self.parts[t].whole else NO_SUMS
 
     cdef int _make_room(self, Py_ssize_t count) except -1:
         cdef void *tensors

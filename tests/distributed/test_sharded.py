@@ -17,7 +17,7 @@ from tests.optimizers import BY_NAME
 from tests.support.cards import CLOSURE, DENSE, MODES, Card
 from tests.support.doors import Door
 from tests.support.parametrize import every_card, every_door
-from tests.support.sharding import in_parts, inputs, same, same_everywhere
+from tests.support.sharding import inputs, same, same_everywhere
 
 ADAMW = BY_NAME["AdamW"]
 SIZES = (1, 2, 4)
@@ -83,7 +83,7 @@ def test_groups_and_schedules(size: int, data: Any) -> None:
     both(size, program, start)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("size", [2, 4])
 def test_missing_gradients(card: Card, size: int) -> None:
     """Alternately, and of one parameter always."""
@@ -238,7 +238,7 @@ def test_hooks_run_once(size: int, data: Any) -> None:
 # --- averages -----------------------------------------------------------------------------------------
 
 
-@every_card(DENSE, ~CLOSURE, in_parts, ~MODES)
+@every_card(DENSE, ~CLOSURE, ~MODES)
 @pytest.mark.parametrize("size", SIZES)
 def test_moving_averages(card: Card, size: int) -> None:
     start, grads = inputs(card, steps=4)
@@ -491,7 +491,7 @@ def test_an_optimizer_in_python(size: int, data: Any) -> None:
     both(size, program, start)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("size", [1, 4])
 def test_groups_that_come_later(card: Card, size: int) -> None:
     """Before and after the first steps: the parameters are cut anew, and their state moves."""

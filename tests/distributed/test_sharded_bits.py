@@ -16,7 +16,6 @@ from tests.support.cards import CLOSURE, COMPLEX, DENSE, Card, Options
 from tests.support.narrow import takes_narrow
 from tests.support.parametrize import every_card, every_variant
 from tests.support.sharding import (
-    in_parts,
     inputs,
     lanes_run,
     plain_run,
@@ -28,7 +27,7 @@ from tests.support.sharding import (
 ADAMW = BY_NAME["AdamW"]
 
 
-@every_variant(DENSE, ~CLOSURE, in_parts)
+@every_variant(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_as_the_plain_optimizer(card: Card, options: Options, size: int) -> None:
     """If all ranks have one gradient, two or four of it are exact."""
@@ -37,7 +36,7 @@ def test_as_the_plain_optimizer(card: Card, options: Options, size: int) -> None
     same_everywhere(sharded_run(size, card, options, start, grads), expected)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize(
     "asked",
     [{"max_norm": 0.5}, {"grad_scale": 3.0}, {"nonfinite": "skip"}, {"max_norm": 1e9}],
@@ -50,7 +49,7 @@ def test_arguments_of_a_step(card: Card, asked: Options) -> None:
     same_everywhere(sharded_run(4, card, options, start, grads, **asked), expected)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("order", ["tree", "library"])
 def test_two_buckets_or_many(card: Card, order: str) -> None:
     """Of equal gradients two are as exact in any order."""
@@ -62,7 +61,7 @@ def test_two_buckets_or_many(card: Card, order: str) -> None:
         same_everywhere(sharded_run(2, card, options, start, grads, settings), expected)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 def test_lanes(card: Card) -> None:
     """Eight gradients a step, on one rank or many."""
     start, grads = inputs(card, steps=16)
@@ -174,7 +173,7 @@ def test_the_tree_of_lanes() -> None:
 # --- kinds of parameters ----------------------------------------------------------------------------
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 def test_float64(card: Card) -> None:
     start, grads = inputs(card, np.float64)
     options = card.variants[0]
@@ -182,7 +181,7 @@ def test_float64(card: Card) -> None:
     same_everywhere(sharded_run(4, card, options, start, grads, max_norm=1.0), expected)
 
 
-@every_card(DENSE, ~CLOSURE, in_parts, COMPLEX)
+@every_card(DENSE, ~CLOSURE, COMPLEX)
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_complex(card: Card, dtype: Any) -> None:
     start, grads = inputs(card, dtype)
@@ -238,7 +237,7 @@ def test_sixteen_bits(dtype: str, storage: Options, wide: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:param group 0:UserWarning")
-@every_card(DENSE, ~CLOSURE, in_parts, takes_narrow)
+@every_card(DENSE, ~CLOSURE, takes_narrow)
 @pytest.mark.parametrize("storage", [{}, {"state_dtype": "dynamic8"}], ids=str)
 def test_every_optimizer_in_few_bits(card: Card, storage: Options) -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -289,7 +288,7 @@ def _strided(array: np.ndarray) -> np.ndarray:
     return room[..., 0]
 
 
-@every_card(DENSE, ~CLOSURE, in_parts)
+@every_card(DENSE, ~CLOSURE)
 @pytest.mark.parametrize("layout", [_fortran, _strided])
 def test_other_layouts(card: Card, layout: Any) -> None:
     start, grads = inputs(card)

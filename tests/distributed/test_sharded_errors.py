@@ -452,17 +452,6 @@ def test_the_signature_is_that_of_the_constructor() -> None:
     assert [*inspect.signature(Sharded).parameters] == [*names, "options"]
 
 
-def test_sums_over_rows() -> None:
-    message = (
-        "AdamP adds up over the rows of the parameters of param group 0, which ranks do not do "
-        "together: use AdamW"
-    )
-    Local(1).run(lambda comm: construct(comm, optimizer=cyoptim.AdamP))
-    with pytest.raises(TypeError) as caught:
-        Local(2).run(lambda comm: construct(comm, optimizer=cyoptim.AdamP))
-    assert str(caught.value) == message
-
-
 def test_what_is_refused_of_torch() -> None:
     torch = pytest.importorskip("torch")
     message = "param group 0 has differentiable=True, and steps of ranks are no operations of torch"

@@ -15,11 +15,6 @@ Gradients = Sequence[Any]
 Copy = Callable[[np.ndarray], np.ndarray]
 
 
-def in_parts(card: Card) -> bool:
-    """Whether its rules take no sums over rows, which ranks refuse."""
-    return card.name not in ("AdamMini", "AdamP", "SGDP")
-
-
 SHAPES = [(130, 300), (7,), (), (3, 5), (33_000,), (8192, 3)]
 """Of which four ranks cut some."""
 SMALL = [(5,), (), (3, 4)]

@@ -7,7 +7,7 @@ from typing import Any
 from cyoptim._arrays.doors import is_distributed, type_name
 from cyoptim._step.definition import Definition
 from cyoptim._types import Group
-from cyoptim.distributed._shard import Settings, takes_rows
+from cyoptim.distributed._shard import Settings
 from cyoptim.optimizer import Optimizer
 
 ORDERS = ("tree", "library")
@@ -77,9 +77,4 @@ def check_group(group: Group, number: int, sharded: Any) -> None:
         raise ValueError(
             f"param group {number} has differentiable=True, and steps of ranks are no operations "
             "of torch: leave it out"
-        )
-    if sharded._ranks.size > 1 and takes_rows(sharded, group):
-        raise TypeError(
-            f"{sharded._plain_class.__name__} adds up over the rows of the parameters of param "
-            f"group {number}, which ranks do not do together: use AdamW"
         )
