@@ -96,9 +96,11 @@ class _Cutting:
         array = self._array(value, slot, what)
         if name.endswith(SCALE) and name.removesuffix(SCALE) in entries:
             return self._scales(array, slot, what)
-        kind = self._form.entry(name, slot.own, slot.group).kind
-        if name in self._counts or kind in NUMBERS:
+        entry = self._form.entry(name, slot.own, slot.group)
+        if name in self._counts or entry.kind in NUMBERS:
             return value
+        if slot.first == slot.stop and entry.shape == (0,):  # also of an array of other elements
+            return self._part(array, 0, 0, entry.shape)
         return self._elements(array, slot, what)
 
     def _array(self, value: Any, slot: Slot, what: str) -> Array:

@@ -75,6 +75,7 @@ class Shard:
             for array, need in zip(self.arrays, whole, strict=True)
         ]
         self.layout = Layout(tensors, self._ranks.size)
+        self._alone = [steps_alone(outer, group) for group in groups for _ in group["params"]]
         self._memory = Memory()
         self._gradients: dict[tuple[Any, ...], tuple[Gradients, str]] = {}
         self._parameters: dict[tuple[bool, ...], Parameters] = {}
@@ -129,8 +130,7 @@ class Shard:
 
     def is_elsewhere(self, number: int) -> bool:
         """Whether another rank steps all of a tensor whose rule does not know of parts."""
-        tensor = self.layout.tensors[number]
-        return tensor.whole and not self.layout.is_whole(self._ranks.rank, number)
+        return self._alone[number] and not self.layout.is_whole(self._ranks.rank, number)
 
     def follow(self, plan: Plan) -> None:
         """Go on with parameters whose memory has moved; `plan` is the new one of all."""
@@ -317,14 +317,14 @@ class Shard:
 
 def needs_whole(optimizer: Any, group: Group) -> bool:
     """Whether the rule of a group needs whole tensors."""
-    if optimizer._rule_of_state(group) is None or group.get("slice_p", 1) != 1:
-        return True
-    return takes_rows(optimizer, group)
+    return steps_alone(optimizer, group) or group.get("slice_p", 1) != 1
 
 
-def takes_rows(optimizer: Any, group: Group) -> bool:
-    """Whether the rule of a group adds up over rows."""
+def steps_alone(optimizer: Any, group: Group) -> bool:
+    """Whether a rank steps a tensor of a group by itself: by sums over rows, or not by a rule."""
     rule = optimizer._rule_of_state(group)
+    if rule is None:
+        return True
     apart = rule
     if type(optimizer)._is_apart is not Definition._is_apart:
         apart = rule_apart(optimizer, group)
