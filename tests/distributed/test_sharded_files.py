@@ -495,3 +495,36 @@ def test_what_is_shared_is_found_where_it_is_saved() -> None:
         assert joint_of({"scheduler": scheduler}) is None
 
     run(2, program)
+
+
+class Remembers(cyoptim.Optimizer):
+    """Python steps, whose state has containers."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def update(self, param: Any, grad: Any, state: dict[str, Any], group: Any) -> None:
+        state.setdefault("history", []).append(grad.copy())
+        state["sums"] = {"rows": param.sum(axis=0), "norm": float(np.linalg.norm(grad))}
+        state["step"] = state.get("step", 0) + 1
+        param -= group["lr"] * sum(state["history"])
+
+
+@every_suffix
+def test_an_optimizer_of_ones_own(suffix: str, tmp_path: Path) -> None:
+    """Each tensor is one rank's, whatever its state is."""
+    of, path = Run(Remembers, [(300, 200), (7, 2), (100, 100)]), tmp_path / f"sharded{suffix}"
+    expected = saved_by_one(tmp_path / f"plain{suffix}", of, 2)
+    assert save_after(2, of, path, 3) == expected
+    params, plain = of.plain()
+    cyoptim.load(path, params=params, optimizer=plain)
+    of.step(plain, [2])
+
+    def program(comm: Any) -> None:
+        own, optimizer = of.sharded(comm)
+        cyoptim.load(path, params=own, optimizer=optimizer)
+        of.step(optimizer, [2], comm.rank)
+        same_state(own, params)
+        same_state(optimizer.state_dict(), plain.state_dict())
+
+    run(2, program)
