@@ -55,7 +55,7 @@ cdef class Inputs(Work):
     cdef list originals         # gradients that the running step reads in a copy
     cdef Turn turn              # of the optimizer
     cdef bint only_sparse       # other gradients are refused
-    cdef bint by_rows           # rows are units, or slices kept: parameters are in C order
+    cdef readonly bint by_rows  # rows are units, or slices kept: parameters are in C order
     cdef bint whole             # the caller makes sparse gradients dense
     cdef Py_ssize_t *n_options  # of each group's dict when it was last looked at; -1: not yet
     cdef bint zeroing           # gradients are filled with zeros by the running step

@@ -185,10 +185,11 @@ cdef int check_storage_kept(dict group, tuple before) except -1:
     return 0
 
 
-def in_arithmetic(cnp.ndarray view not None) -> np.ndarray:
-    """An empty array like a parameter in the type in which rules compute; in C order if that is another."""
+def in_arithmetic(cnp.ndarray view not None, bint by_rows=False) -> np.ndarray:
+    """An empty array like a parameter in the type in which rules compute; in C order if that is another, or rules
+    need rows."""
     dtype = arithmetic_dtype(view)
-    return np.empty_like(view, dtype, order="K" if dtype is view.dtype else "C", subok=False)
+    return np.empty_like(view, dtype, order="K" if dtype is view.dtype and not by_rows else "C", subok=False)
 
 
 cdef object recoded(object value, object scale, str name, object dtype, int code, object view, object what):

@@ -102,6 +102,35 @@ def test_every_layout(apart: bool, rng: Any) -> None:
         np.testing.assert_allclose(p, q, rtol=1e-14, atol=1e-15)
 
 
+@every_card(~MODES)
+def test_every_optimizer_takes_another_order_of_elements(card: Card, rng: Any) -> None:
+    for variant in card.variants[:2]:
+        straight = plain_arrays(rng, card.shapes([(130, 40), (3, 5)]), np.float32)
+        params = [np.asfortranarray(p) for p in straight]
+        both = [card.cls(arrays, **variant) for arrays in (params, straight)]
+        averages = [optimizer.ema(DECAY) for optimizer in both]
+        for _ in range(card.steps(3)):
+            grads = gradients(rng, straight)
+            for optimizer, arrays in zip(both, (params, straight), strict=True):
+                advance(card, optimizer, arrays, grads, ARRAYS)
+        for found, expected in zip(*averages, strict=True):
+            # Sums over the whole of a parameter have another order.
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float8_e4m3fn", "dynamic8"])
+def test_another_order_of_elements_with_state_of_fewer_bits(kind: str, rng: Any) -> None:
+    straight = rng.standard_normal((130, 40)).astype(np.float32)
+    turned = np.asfortranarray(straight)
+    averages = []
+    for param in (straight, turned):
+        optimizer = cyoptim.AdamW([param], lr=0.1, state_dtype=kind)
+        averages.append(optimizer.ema(DECAY))
+        for step in range(3):
+            optimizer.step(grads=[np.full((130, 40), step + 1.0, np.float32)])
+    same_bits(*averages)
+
+
 def _descend(self: Any, param: Any, grad: Any, state: Any, group: Any) -> None:
     param -= group["lr"] * grad
 

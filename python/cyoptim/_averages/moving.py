@@ -125,16 +125,16 @@ class MovingAverage:
         entries: dict[int, tuple[Any, Array]] = {}
         for param, view, label in zip(params, views, labels, strict=True):
             if id(param) not in entries:
-                entries[id(param)] = param, self._mean_of(param, view, label, room)
+                entries[id(param)] = param, self._mean_of(param, view, label, room, plan.by_rows)
         plan.follow(self._pace, [entries[id(param)][1] for param in params])
         names = (name for group in groups for name in group.get("param_names", ()))
         numbers = dict(zip(names, map(id, params), strict=False))
         commit.update(vars(self), {"_names": numbers, "_entries": entries})
 
-    def _mean_of(self, param: Any, view: Array, label: str, room: Room) -> Array:
+    def _mean_of(self, param: Any, view: Array, label: str, room: Room, by_rows: bool) -> Array:
         _, mean = self._entries.get(id(param), (None, None))
         known, mean = mean is not None, widened(view) if mean is None else mean
-        wanted = in_arithmetic(view)
+        wanted = in_arithmetic(view, by_rows)
         if mean.shape != view.shape or mean.dtype != wanted.dtype:
             raise ValueError(
                 f"the average of {label} has shape {mean.shape} and dtype {mean.dtype}, expected "
@@ -143,7 +143,7 @@ class MovingAverage:
         # An average from a memory-mapped file may be read-only.
         if known and mean.flags.writeable and same_layout_as(wanted, mean):
             return mean
-        new = room.zeros(NAME, view) if wanted.dtype == view.dtype else wanted
+        new = room.zeros(NAME, view) if same_layout_as(wanted, view) else wanted
         new[...] = mean
         return new
 
