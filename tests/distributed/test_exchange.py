@@ -20,6 +20,7 @@ from cyoptim.distributed._exchange import (
     Kind,
     Parameters,
     kind_of,
+    usual_bucket,
 )
 from cyoptim.distributed._layout import Layout, Segment, Tensor
 from tests.support.narrow import bfloat16
@@ -292,6 +293,10 @@ def test_long_segments_of_parameters_are_received_where_they_belong(size: int) -
         for array in arrays:
             assert (array.reshape(-1) == np.arange(array.size)).all()
         assert straight == ([rank != 1] * (size - 1) if size <= NEIGHBOURS else [])
+
+
+def test_messages_of_many_ranks_are_not_short() -> None:
+    assert [usual_bucket(ranks) for ranks in (1, 4, 256, 1024)] == [1 << 24] * 3 + [1 << 26]
 
 
 def test_kinds() -> None:

@@ -41,6 +41,7 @@ from cyoptim.distributed._communicators import Communicator, Pending
 from cyoptim.distributed._layout import Layout, Segment, blocks
 
 LONG = 2**16  # bytes of a segment that is not packed, as another message costs less
+BUCKET = 2**24  # bytes
 NEIGHBOURS = 8  # ranks that send their parameters to each other; more pass them on in a ring
 
 
@@ -78,6 +79,11 @@ def kind_of(dtype: np.dtype[Any], order: str, comm_dtype: str | None) -> Kind:
     if name == "float32" and comm_dtype is not None:
         return Kind(DTYPES[comm_dtype].numpy, SINGLE, comm_dtype, rounds=True)
     return Kind(np.dtype(name), np.dtype(name))
+
+
+def usual_bucket(ranks: int) -> int:
+    """Bytes of a bucket: so many that the messages of many ranks are not short."""
+    return max(BUCKET, LONG * ranks)
 
 
 def rows_of(

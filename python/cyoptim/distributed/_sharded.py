@@ -26,7 +26,7 @@ from cyoptim.distributed._agreement import Ranks, Words
 from cyoptim.distributed._average import ShardedAverage, average_of
 from cyoptim.distributed._checks import check_group, check_settings, checked_class
 from cyoptim.distributed._communicators import as_communicator
-from cyoptim.distributed._exchange import Parameters
+from cyoptim.distributed._exchange import Parameters, usual_bucket
 from cyoptim.distributed._growing import begin_averages, move_state
 from cyoptim.distributed._lanes import Lanes
 from cyoptim.distributed._shard import Parts, Settings, Shard
@@ -42,8 +42,6 @@ from cyoptim.distributed._words import (
 from cyoptim.optimizer import Optimizer
 from cyoptim.optimizers import AdamW
 from cyoptim.optimizers._schedule_free import ScheduleFree
-
-BUCKET = 16 * 2**20
 
 
 class _OfAClass(Optimizer):
@@ -88,8 +86,9 @@ class Sharded(_OfAClass, StateOfRanks):
     comm_dtype : {None, "bfloat16"}
         In what float32 gradients travel: as they are, or rounded to 16 bits, which halves what is
         sent and is another trajectory. They are added up in float32.
-    bucket_size : int
-        Bytes that are exchanged at once, while others are packed or added up.
+    bucket_size : int, optional
+        Bytes that a rank sends at once, while others are packed or added up: by default 16 MiB, and
+        at least 64 KiB for each rank.
     **options
         Those of the optimizer's class.
 
@@ -156,10 +155,12 @@ class Sharded(_OfAClass, StateOfRanks):
         order: Literal["tree", "library"] = "tree",
         reduce: Literal["mean", "sum"] = "mean",
         comm_dtype: Literal["bfloat16"] | None = None,
-        bucket_size: int = BUCKET,
+        bucket_size: int | None = None,
         **options: Any,
     ) -> None:
         self._ranks = Ranks(as_communicator(comm))
+        if bucket_size is None:
+            bucket_size = usual_bucket(self._ranks.size)
         settings = Settings(order, reduce, comm_dtype, bucket_size)
         self._ranks.together("Sharded()", self._construct, params, settings, options)
 
