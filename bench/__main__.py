@@ -13,6 +13,8 @@ from pathlib import Path
 from bench import accuracy, epochs, readme, report
 from bench.contenders import CONTENDERS, SLOW
 from bench.contexts import CONTEXTS
+from bench.ranks import command as ranks
+from bench.ranks.study import Study
 from bench.runner import ROOT, Effort, measure
 from bench.tables import COMMANDS
 from bench.tables.command import QUICK, Command
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy.add_options(
         commands.add_parser("accuracy", help="how well a model trains, format by format")
     )
+    ranks.add_options(commands.add_parser("distributed", help="one optimizer over many processes"))
     commands.add_parser("sklearn", help="how soon perceptrons read digits, with which solver")
     top.set_defaults(command=DEFAULT)
     return top
@@ -174,9 +177,13 @@ def publish(done: report.Run, command: Command, options: argparse.Namespace) -> 
 
 def show(options: argparse.Namespace) -> None:
     """Print and draw stored results."""
-    if any(map(accuracy.is_stored, options.run)):
+    if report.command_in(options.run[0]) == "accuracy":
         for path in options.run:
             print(accuracy.Study.load(path).text(options.markdown))
+        return
+    if report.command_in(options.run[0]) == "distributed":
+        for path in options.run:
+            ranks.publish(Study.load(path), options.markdown, options.plot)
         return
     done = report.Run.joined([*map(report.Run.load, options.run)])
     if options.json:
@@ -203,6 +210,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     if options.command == "accuracy":
         return accuracy.run(options, progress)
+    if options.command == "distributed":
+        return ranks.run(options, progress)
     if module := ALONE.get(options.command):
         return subprocess.run([sys.executable, "-m", module], cwd=ROOT).returncode
     if options.plot and not COMMANDS[options.command].drawn_by:

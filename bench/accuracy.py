@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.formats import FORMATS, Format, dtype_of, optimizer_of
-from bench.report import Run, about, command_of, environment, table
+from bench.report import Run, about, environment, table
 from bench.runner import Progress
 
 BASE = "float32"
@@ -64,11 +64,6 @@ class Study:
         return "\n".join(
             [*about(Run(self.environment, []), markdown), "", *table(header, rows, markdown)]
         )
-
-
-def is_stored(path: Path) -> bool:
-    """Whether a file has results of this command."""
-    return command_of(json.loads(path.read_text())["environment"]) == "accuracy"
 
 
 def _cells(losses: Sequence[float]) -> list[str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import accuracy
 from bench.optimizers import OPTIMIZERS
+from bench.ranks import tables
+from bench.ranks.study import Study
 from bench.report import Run, duration_text, ratio_text, table
 from bench.runner import ROOT
 from bench.tables import COMMANDS, verdict
@@ -20,7 +23,12 @@ from bench.tables.optimizers import Cell, cell
 from bench.workloads import Workload
 
 RESULTS = ROOT / "bench/results"
-PAGES = (ROOT / "README.md", ROOT / "bench/README.md", *sorted(RESULTS.glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "bench/README.md",
+    ROOT / "docs/distributed.md",
+    *sorted(RESULTS.glob("*.md")),
+)
 
 COLUMNS = {
     "cyoptim": "cyoptim",
@@ -35,6 +43,13 @@ COLUMNS = {
 INSTRUCTION_SETS = {"avx512bf16": "AVX-512", "avx512": "AVX-512", "avx2": "AVX2"}
 
 LARGE = "1x16M"
+
+OF_RANKS = {
+    "distributed": partial(tables.text, markdown=True),
+    "distributed_model": tables.model,
+    "distributed_memory": tables.memory,
+}
+"""Parts about many processes."""
 
 _PART = re.compile(r"(<!-- begin (\w+): python -m bench readme -->\n).*?(<!-- end \2 -->)", re.S)
 
@@ -66,6 +81,8 @@ def part(name: str) -> str:
         return "\n".join(verdict.summary(stored("sizes"), markdown=True)).strip()
     if name == "accuracy":
         return accuracy.Study.load(RESULTS / "accuracy.json").text(True)
+    if name in OF_RANKS:
+        return OF_RANKS[name](Study.load(RESULTS / "distributed.json"))
     command = name.partition("_")[0]
     return COMMANDS[command].text(stored(name), True)
 

@@ -120,6 +120,11 @@ def command_of(facts: dict[str, Any]) -> str:
     return str(word).strip()
 
 
+def command_in(path: Path) -> str:
+    """The command whose results a file has."""
+    return command_of(json.loads(path.read_text())["environment"])
+
+
 def _entry(result: Result) -> dict[str, Any]:
     """A result in JSON, with five digits of each round."""
     entry = asdict(result) | {

@@ -41,6 +41,7 @@ class Workload:
     dtype: str = "float32"
     zeros: int = 0  # untimed steps with zero gradients; then the timed steps have them, too
     context: str = "loop"  # what comes before each step: contexts.py
+    period: int = PERIOD  # elements after which data repeat
 
     @property
     def tensors(self) -> int:
@@ -99,12 +100,12 @@ class Workload:
         for array in arrays:
             flat = array.reshape(-1)
             values = self._period(rng, flat.size)
-            for start in range(0, flat.size, PERIOD):
-                part = flat[start : start + PERIOD]
+            for start in range(0, flat.size, self.period):
+                part = flat[start : start + self.period]
                 part[...] = values[: part.size]
 
     def _period(self, rng: np.random.Generator, size: int) -> Array:
-        values = rng.standard_normal(min(size, PERIOD), dtype=np.dtype(self.dtype).type)
+        values = rng.standard_normal(min(size, self.period), dtype=np.dtype(self.dtype).type)
         return np.copysign(np.maximum(np.abs(values), 1e-3), values)
 
 
@@ -204,8 +205,8 @@ class Expected:
 
     _BLOCK = 32768
 
-    def __init__(self, reference: Any, params: Arrays) -> None:
-        self.reference = reference
+    def __init__(self, reference: Any, params: Arrays, period: int = PERIOD) -> None:
+        self.reference, self.period = reference, period
         self.whole = getattr(reference, "joins", False)
         self.params = [p.astype(np.float64) for p in self._periods(params)]
 
@@ -233,12 +234,12 @@ class Expected:
         """What is expected and what was found, a period of each that repeats at a time."""
         for expected, found in zip(self.params, params, strict=True):
             flat = found.reshape(-1)
-            size = flat.size if self.whole else PERIOD
+            size = flat.size if self.whole else self.period
             for start in range(0, flat.size, size):
                 yield expected.reshape(-1), flat[start : start + size]
 
     def _periods(self, arrays: Arrays) -> Arrays:
-        return arrays if self.whole else [array.reshape(-1)[:PERIOD] for array in arrays]
+        return arrays if self.whole else [array.reshape(-1)[: self.period] for array in arrays]
 
     def _blocks(self, arrays: Arrays) -> Arrays:
         if self.whole:
