@@ -38,6 +38,7 @@ TITLES = {
     "cyoptim.swa_utils": "Averages by call",
     "cyoptim.checkpoint": "Checkpoints",
     "cyoptim._saving.masters": "Master weights",
+    "cyoptim.distributed": "Many processes",
     "cyoptim.sklearn": "scikit-learn",
     "cyoptim.scipy": "SciPy",
     "cyoptim._config": "Threads and build",
