@@ -21,8 +21,8 @@ from tests.support.paths import ROOT
 PROGRAM = ROOT / "tests" / "support" / "training_ranks.py"
 MOST_SECONDS = 10.0  # from the kill to the end of the job
 RANKS = 4
-# One run of each library; with CYOPTIM_TEST_KILLS=100 as many, which takes some minutes.
-KILLS = int(os.environ.get("CYOPTIM_TEST_KILLS", "2"))
+# Of each library and format; with CYOPTIM_TEST_KILLS=25 so many, which takes some minutes.
+KILLS = int(os.environ.get("CYOPTIM_TEST_KILLS", "1"))
 
 
 class Job:
