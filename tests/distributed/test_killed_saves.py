@@ -17,7 +17,7 @@ from tests.support.sharded_files import SUFFIXES
 
 PROGRAM = "tests/support/saving_ranks.py"
 RANKS = 3
-KILLS = int(os.environ.get("CYOPTIM_TEST_KILLS", 2))  # for each format
+KILLS = int(os.environ.get("CYOPTIM_TEST_KILLS", 6))  # for each format
 AT_ONCE = 10  # seconds until the job has ended
 
 
