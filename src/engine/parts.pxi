@@ -54,6 +54,9 @@ cdef class Parted(Followed):
         """Nothing can fail any more here: learn whether another process has failed."""
         if self.ranks is not None:
             self.ranks.ready()
+            self._check_still()     # other threads have run meanwhile
+            if not self._owners_are_still():
+                self.refuse_moved_state()
         return 0
 
     cdef double combine_ranks(self, Pass phase, int reduction) except? -1:
@@ -104,7 +107,7 @@ cdef class Parted(Followed):
         cdef object gathered = self._shared_sums()
         for c in range(self.n_wide):
             if self._kind_of_sums(self.wide.chunks[c].tensor) == SHARED:
-                if k >= cnp.PyArray_SIZE(<cnp.ndarray>gathered):
+                if k + MAX_SUMS > cnp.PyArray_SIZE(<cnp.ndarray>gathered):
                     k = -1
                     break
                 source = <const double *>cnp.PyArray_DATA(<cnp.ndarray>gathered) + k

@@ -19,7 +19,8 @@ def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -
     codec : str, optional
         How the pieces of a float32 sum are stored: "bfloat16" or "float16".
     """
-    cdef Py_ssize_t k, count = len(pieces), chunks
+    cdef list held = list(pieces)       # which no other thread can change
+    cdef Py_ssize_t k, count = len(held), chunks
     cdef Sum sum
     cdef cnp.ndarray piece
     cdef double nanoseconds
@@ -27,9 +28,9 @@ def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -
         raise ValueError("there are no pieces to be added up")
     check_dense(out)
     sum.dtype = dtype_code(out)
-    sum.code = sum.dtype if codec is None else CODECS[codec]
+    sum.code = sum.dtype if codec is None else CODECS.get(codec, sum.dtype)
     sum.size = count_reals(out)
-    if sum.dtype > FLOAT64 or (codec is not None and (sum.dtype != FLOAT32 or codec not in ("bfloat16", "float16"))):
+    if sum.dtype > FLOAT64 or (codec is not None and (out.dtype != FLOAT32_DTYPE or codec not in ("bfloat16", "float16"))):
         raise TypeError(f"cannot add up pieces stored as {codec} in dtype {out.dtype}")
     if not cnp.PyArray_ISWRITEABLE(out):
         raise ValueError("the array for the sum is read-only")
@@ -39,7 +40,7 @@ def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -
         raise MemoryError
     try:
         for k in range(count):
-            piece = pieces[k]
+            piece = held[k]
             check_dense(piece)
             if cnp.PyArray_SIZE(piece) != cnp.PyArray_SIZE(out) or (
                     piece.dtype != out.dtype if codec is None else cnp.PyArray_ITEMSIZE(piece) != 2):

@@ -491,3 +491,42 @@ def test_states_are_those_of_shards() -> None:
         one.state = {}
     with pytest.raises(TypeError, match="ShardedAdamW is not called"):
         one()
+
+
+class Meddler:
+    """A communicator during whose last exchange before the step another thread might run: it resizes arrays."""
+
+    def __init__(self, member: Any, arrays: Callable[[], list[Any]]) -> None:
+        self._member, self._arrays, self._armed = member, arrays, False
+        self.rank, self.size = member.rank, member.size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._member, name)
+
+    def exchange(self, *args: Any) -> Any:
+        self._armed = bool(self._arrays())
+        return self._member.exchange(*args)
+
+    def share(self, message: bytes) -> list[bytes]:
+        messages: list[bytes] = self._member.share(message)
+        for array in self._arrays() if self._armed else []:
+            array.resize(2 * array.size, refcheck=False)
+        return messages
+
+
+@pytest.mark.parametrize("which", ["parameter", "state"])
+def test_memory_that_moves_while_ranks_agree(which: str) -> None:
+    """It is found before the kernels write to where it was."""
+
+    def program(comm: Any) -> None:
+        w, found = np.ones(100), []
+        optimizer = Sharded([w], cyoptim.Adam, comm=Meddler(comm, lambda: found))
+        optimizer.step(grads=[np.ones(100)])
+        (state,) = optimizer.shard.state.values()
+        average = state["exp_avg"]
+        owner = average if average.base is None else average.base
+        found[:] = [w] if which == "parameter" else [owner]
+        optimizer.step(grads=[np.ones(100)])
+
+    with pytest.raises(RuntimeError, match="changed in size or place"):
+        Local(2).run(program)

@@ -108,6 +108,8 @@ def test_what_is_not_finite_stays() -> None:
         ({"pieces": [np.zeros(3, "f4")]}, ValueError, "piece 0 has dtype float32, shape (3,)"),
         ({"pieces": [np.zeros(4)]}, ValueError, "piece 0 has dtype float64"),
         ({"codec": "dynamic8"}, TypeError, "cannot add up pieces stored as dynamic8"),
+        ({"codec": "no codec"}, TypeError, "cannot add up pieces stored as no codec"),
+        ({"out": np.zeros(4, "c8"), "codec": "float16"}, TypeError, "in dtype complex64"),
         ({"out": np.zeros(4, "f2")}, TypeError, "in dtype float16"),
     ],
 )
