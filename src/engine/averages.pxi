@@ -182,20 +182,23 @@ cdef class Followed(States):
         cdef Py_ssize_t i
         cdef Slot *slot
         cdef bint every = self.pace is not None
+        cdef set opened
         if self.in_place and not self.repeats:
             return 0
+        opened = set()
         for i in range(self.n_tensors):
             slot = &self.slots[i]
             if self.table.tensors[i].row < 0 and not every:
                 continue
             if slot.door == TENSOR and self.table.tensors[i].row >= 0:
                 self.updated.append(self.objects[i])
-            if slot.first != i:
-                self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
-            elif not slot.direct:
-                copy = self.empty_like(self.views[i], None)
-                self.copies.append((i, copy))
-                self.table.tensors[i].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+            # The first occurrence, whose copy it is, may have no gradient.
+            if not slot.direct and slot.first not in opened:
+                opened.add(slot.first)
+                copy = self.empty_like(self.views[slot.first], None)
+                self.copies.append((slot.first, copy))
+                self.table.tensors[slot.first].streams[0] = cnp.PyArray_DATA(<cnp.ndarray>copy)
+            self.table.tensors[i].streams[0] = self.table.tensors[slot.first].streams[0]
         return 0
 
     cdef int fill_copies(self) except -1:

@@ -83,32 +83,30 @@ cdef class States(Rows):
         """Bind, and where missing make, the state of these slots. New entries are put into the
         optimizer's state when nothing can fail any more: see settle."""
         cdef Py_ssize_t i
-        cdef Room room
         for i in slots:
             if self.table.rows[self.table.tensors[i].row].rule < 0:     # its group had a rule before
                 self.slots[i].rule = UNSEEN
                 self._look_at_slot(optimizer, i)
         slots = [i for i in slots if self.table.rows[self.table.tensors[i].row].rule >= 0]
-        room = Room([self.views[i] for i in slots if self.slots[i].first == i])
+        cdef dict firsts = {}, entries = {}     # of each parameter, the first of its slots here: an earlier one may be absent
+        for i in slots:
+            firsts.setdefault(self.slots[i].first, i)
+        cdef Room room = Room([self.views[i] for i in firsts.values()])
         cdef object state = optimizer.state
-        cdef dict entries = {}
         self.stirred = True
         self.fills.clear()          # of a step that failed
         state.staged = self.births = []
+        for first, i in firsts.items():
+            new = self._prepare_state(optimizer, i, room)
+            entries[first] = {**state.arrays(self.objects[i]), **new}
+            if new:
+                state._fill(self.objects[i], new)
         for i in slots:
-            if self.slots[i].first == i:
-                new = self._prepare_state(optimizer, i, room)
-                entries[i] = {**state.arrays(self.objects[i]), **new}
-                if new:
-                    state._fill(self.objects[i], new)
-        for i in slots:
-            known = entries.get(self.slots[i].first)
-            self._take_state(state.arrays(self.objects[i]) if known is None else known, i)
+            self._take_state(entries[self.slots[i].first], i)
         return 0
 
     cdef dict _prepare_state(self, object optimizer, Py_ssize_t i, Room room):
         """The entries that the state of this slot lacks, or has in a form the kernel cannot use."""
-        cdef Slot *slot = &self.slots[i]
         cdef dict new = {}
         cdef Rule rule = RULE_LIST[self.table.rows[self.table.tensors[i].row].rule]
         if cnp.PyArray_ISCOMPLEX(<cnp.ndarray>self.views[i]):
@@ -118,7 +116,7 @@ cdef class States(Rows):
                 optimizer._refuse_with_caution("complex parameters")
         state = optimizer.state.arrays(self.objects[i])
         if self.counts_steps and not is_counter(state.get("step")):
-            new["step"] = self.counters.get(i)
+            new["step"] = self.counters.get(self.slots[i].first)
             if new["step"] is None:
                 new["step"] = make_counter(state.get("step"), self.labels[i], room)
         for name in rule.carried + rule.unit_numbers:
@@ -127,7 +125,7 @@ cdef class States(Rows):
             self._prepare_companions(i, rule, state, new)
         fresh = [name for name in rule.states if self._prepare_array(i, rule, name, state, new, room)]
         if rule.states and not self.counts_steps:
-            slot.age = 0 if fresh else 1
+            self.slots[self.slots[i].first].age = 0 if fresh else 1
             self.aged = False
         return new
 
@@ -329,6 +327,8 @@ cdef class States(Rows):
             counter = state["step"]
             kept.append(counter)
             self.slots[i].step = <int64_t *>cnp.PyArray_DATA(<cnp.ndarray>counter)
+            if self.slots[self.slots[i].first].step == NULL:    # which may have had no gradient yet
+                self.slots[self.slots[i].first].step = self.slots[i].step
         self.carries = self.carries or len(rule.carried) > 0
         for name in rule.carried:
             array = state[name]

@@ -407,8 +407,9 @@ cdef inline void update_chunk(const Table *table, Py_ssize_t c) noexcept nogil:
     cdef const Chunk *chunk = &table.chunks[c]
     cdef int number = table.tensors[chunk.tensor].row
     cdef const Row *row
-    if number < 0:
-        run_span(table, chunk.tensor, -1, NULL, NULL, NULL, False, chunk.start, chunk.stop)
+    if number < 0:      # without a stage that follows it, its parameter may be nowhere: see open_copies
+        if table.after:
+            run_span(table, chunk.tensor, -1, NULL, NULL, NULL, False, chunk.start, chunk.stop)
         return
     row = &table.rows[number]
     if measures(table, chunk, row):

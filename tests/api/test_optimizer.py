@@ -15,13 +15,9 @@ import pytest
 import cyoptim
 from tests.support import runs
 from tests.support.cards import (
-    ADAPTIVE,
     CAUTIOUS,
     CLOSURE,
-    DENSE,
     FUSED,
-    MODES,
-    NATIVE,
     STORAGE,
     TORCH,
     Card,
@@ -179,46 +175,6 @@ def test_lists_of_params_and_groups_may_be_edited() -> None:
     optimizer.param_groups[0]["params"][0] = np.zeros(3)
     optimizer.step(grads=[ONES, ONES, ONES])
     assert [x[0] for x in (a, b, c)] == [-3.0, -3.0, -6.0]
-
-
-@every_card(TORCH, NATIVE, DENSE)
-def test_duplicate_in_a_group_warns_and_is_stepped_twice(torch: Any, card: Card) -> None:
-    t = torch.zeros(3, requires_grad=True)
-    with pytest.warns(UserWarning, match="duplicate parameters"):
-        theirs = card.torch_class(torch)([t, t], foreach=False)
-    p = cyoptim.Parameter(np.zeros(3, np.float32))
-    with pytest.warns(UserWarning, match="duplicate parameters") as record:
-        ours = card.cls([p, p])
-    assert record[0].filename == __file__
-    for g in (1.0, -0.5, 2.0):
-        t.grad = torch.full((3,), g)
-        p.grad = np.full(3, g, np.float32)
-        theirs.step()
-        ours.step()
-    np.testing.assert_allclose(p.data, t.detach().numpy(), rtol=1e-5)
-
-
-@every_card(ADAPTIVE)
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
-def test_a_duplicate_is_refused_where_it_would_count_twice(card: Card) -> None:
-    w = np.ones((2, 3))
-    optimizer = card.cls([w, w])
-    with pytest.raises(ValueError, match="list each of them once, as one occurs twice"):
-        optimizer.step(grads=[np.ones((2, 3))] * 2)
-    np.testing.assert_array_equal(w, 1)
-
-
-@every_card(~CLOSURE, ~ADAPTIVE, ~MODES)  # where a step counts once for the group
-@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
-def test_a_duplicate_takes_each_step_twice(card: Card) -> None:
-    twice, once = np.full((2, 3), 0.5), np.full((2, 3), 0.5)
-    ours, plain = card.cls([twice, twice], lr=0.1), card.cls([once], lr=0.1)
-    for g in (1.0, -0.5, 2.0):
-        grad = card.form(np.full((2, 3), g))
-        ours.step(grads=[grad, grad])
-        plain.step(grads=[grad])
-        plain.step(grads=[grad])
-    np.testing.assert_array_equal(twice, once)
 
 
 # --- the step -------------------------------------------------------------------------------------

@@ -263,6 +263,23 @@ def test_vectors(dtype: Any) -> None:
     )
 
 
+# Large enough for its copies to be given back to the system, where a read would end the process.
+WITHOUT_A_GRADIENT = """
+import numpy as np, cyoptim
+w = np.zeros(2 * 17_000_000, np.float16)[::2]
+optimizer = cyoptim.SGD([{"params": [w], "master": None}], lr=1.0)
+optimizer.step(grads=[np.ones(w.shape, np.float16)])
+optimizer.step(grads=[None])
+assert (w == -1).all()
+"""
+
+
+@pytest.mark.slow
+def test_a_parameter_with_gaps_and_no_gradient_is_not_read() -> None:
+    # Steps change such a parameter in a copy, which is gone after each.
+    subprocess.run([sys.executable, "-c", WITHOUT_A_GRADIENT], check=True, cwd=ROOT)
+
+
 # --- other environments ---------------------------------------------------------------------------
 
 WITHOUT = """
