@@ -177,8 +177,15 @@ cdef inline int arithmetic_code(int code) noexcept:
 
 cpdef object arithmetic_dtype(cnp.ndarray a):
     """The dtype in which rules compute with an array's elements."""
+    return FLOAT32_DTYPE if is_sixteen(a) else a.dtype
+
+
+cdef inline bint is_sixteen(cnp.ndarray a) except -1:
+    """Whether an array's elements have 16 bits."""
     cdef const Stored *stored = stored_as(a)
-    return FLOAT32_DTYPE if stored != NULL and stored.code > FLOAT64 else a.dtype
+    if stored == NULL and is_dtype(a.dtype):    # which looks for the type, of which no array had been seen yet
+        stored = stored_as(a)
+    return stored != NULL and stored.code > FLOAT64
 
 
 cdef object FLOAT32_DTYPE = np.dtype(np.float32)

@@ -49,12 +49,6 @@ cdef object dtype_of_codec(int code):
     return DTYPES["float16"].numpy
 
 
-cdef inline bint is_sixteen(object view):
-    """Whether a parameter's elements have 16 bits."""
-    cdef const Stored *stored = stored_as(<cnp.ndarray>view)
-    return stored != NULL and stored.code > FLOAT64
-
-
 cdef tuple OPTION_NAMES = tuple(STORAGE_OPTIONS)
 
 
