@@ -2,6 +2,7 @@
 
 cdef enum:
     PIECES = 8      # in the place of a pass, of the runs of such sums
+    MOST_PIECES = 33554432      # for which the kernels have levels
 
 
 def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -> None:
@@ -26,6 +27,8 @@ def sum_pieces(cnp.ndarray out not None, list pieces not None, str codec=None) -
     cdef double nanoseconds
     if count == 0:
         raise ValueError("there are no pieces to be added up")
+    if count > MOST_PIECES:
+        raise ValueError(f"{count} pieces, expected at most {MOST_PIECES}")
     check_dense(out)
     sum.dtype = dtype_code(out)
     sum.code = sum.dtype if codec is None else CODECS.get(codec, sum.dtype)

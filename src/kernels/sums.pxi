@@ -5,7 +5,7 @@
 
 cdef enum:
     SUMMED = 256        # elements at once: a block for each level of the tree stays in the cache
-    MOST_LEVELS = 24
+    MOST_LEVELS = 24    # of up to 2**25 pieces
 
 
 cdef inline Py_ssize_t left_of(Py_ssize_t count) noexcept nogil:
@@ -38,38 +38,39 @@ cdef inline void add_four(floating *out, const floating *a, const floating *b, c
         out[i] = (a[i] + b[i]) + (c[i] + d[i])
 
 
-cdef void add_tree(const Sum *sum, Py_ssize_t first, Py_ssize_t count, floating *out, floating *room, Py_ssize_t start,
-                   Py_ssize_t n) noexcept nogil:
-    """The sum of some pieces over a block; `room` has a block for this level and each one below."""
-    cdef floating blocks[4 * SUMMED]
+cdef void add_tree(const Sum *sum, Py_ssize_t first, Py_ssize_t count, floating *out, floating *blocks, floating *room,
+                   Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """The sum of some pieces over a block; `blocks` are four, and `room` has one for this level and each one below.
+
+    Neither is in the frame of this function: threads may have stacks of 128 KiB.
+    """
     cdef const floating *a
-    cdef const floating *b
     cdef Py_ssize_t left
     if count == 1:
         a = piece_at(sum, first, out, start, n)
         if a != out:
             memcpy(out, a, n * sizeof(floating))
     elif count == 2:
-        add_two(out, piece_at(sum, first, <floating *>blocks, start, n),
+        add_two(out, piece_at(sum, first, blocks, start, n),
                 piece_at(sum, first + 1, blocks + SUMMED, start, n), n)
     elif count == 4:
-        add_four(out, piece_at(sum, first, <floating *>blocks, start, n),
+        add_four(out, piece_at(sum, first, blocks, start, n),
                  piece_at(sum, first + 1, blocks + SUMMED, start, n),
                  piece_at(sum, first + 2, blocks + 2 * SUMMED, start, n),
                  piece_at(sum, first + 3, blocks + 3 * SUMMED, start, n), n)
     else:
         left = left_of(count)
-        add_tree(sum, first, left, out, room + SUMMED, start, n)
-        add_tree(sum, first + left, count - left, room, room + SUMMED, start, n)
+        add_tree(sum, first, left, out, blocks, room + SUMMED, start, n)
+        add_tree(sum, first + left, count - left, room, blocks, room + SUMMED, start, n)
         add_two(out, out, room, n)
 
 
 cdef inline void add_blocks(const Sum *sum, floating *type, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    cdef floating room[MOST_LEVELS * SUMMED]
+    cdef floating room[(4 + MOST_LEVELS) * SUMMED]
     cdef Py_ssize_t n
     while start < stop:
         n = min(<Py_ssize_t>SUMMED, stop - start)
-        add_tree(sum, 0, sum.count, (<floating *>sum.out) + start, <floating *>room, start, n)
+        add_tree(sum, 0, sum.count, (<floating *>sum.out) + start, <floating *>room, room + 4 * SUMMED, start, n)
         start += n
 
 

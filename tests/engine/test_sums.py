@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cyoptim._engine import LARGEST_CHUNK, chunk_length, sum_pieces
+from tests.support.processes import lines_of
 
 Array = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -51,6 +52,23 @@ def test_many_pieces(count: int) -> None:
     out = np.empty(300, "float32")
     sum_pieces(out, pieces)
     assert out.tobytes() == tree(pieces).tobytes()
+
+
+def test_the_stack_does_not_grow_with_the_pieces() -> None:
+    # Where the standard library is musl, threads have no more than this.
+    lines = lines_of("""
+        import threading
+        import numpy as np
+        from cyoptim._engine import sum_pieces
+        out, piece = np.empty(300), np.ones(300)
+        sum_pieces(out, [piece])
+        threading.stack_size(128 * 1024)
+        thread = threading.Thread(target=sum_pieces, args=(out, [piece] * 65535))
+        thread.start()
+        thread.join()
+        print(set(out.tolist()))
+    """)
+    assert lines == ["{65535.0}"]
 
 
 def test_another_order_gives_other_bits() -> None:
