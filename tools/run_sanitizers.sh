@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds with AddressSanitizer and UndefinedBehaviorSanitizer into a separate environment, and runs
 # the tests on it, with the short runs of the fuzzers; then FUZZ_COUNT more cases of each fuzzer.
-# Arguments go to pytest. Needs GCC and its sanitizers' libraries.
+# Arguments go to pytest, such as `-m quick`, or files. Needs GCC and its sanitizers' libraries.
 #
 # Excluded: tests that start other programs, that measure or limit memory, and tests that fork while
 # threads run, which AddressSanitizer does not support. Leaks are not checked, as Python's own would be
@@ -11,18 +11,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 environment=$(mktemp -d)
-trap 'rm -rf "$environment"' EXIT
+# A process ends at its first report, which pytest has captured and does not show.
+trap 'cat "$environment"/report.* 2>/dev/null; rm -rf "$environment"' EXIT
 python3 -m venv "$environment"
 python="$environment/bin/python"
-flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
+flags="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -fno-omit-frame-pointer -g"
 
 "$python" -m pip install --quiet --upgrade pip
 CFLAGS="$flags" LDFLAGS="-fsanitize=address,undefined" "$python" -m pip install --quiet \
   -Cinstall.strip=false -Cbuild-dir="$environment/build" ".[test]"
 engine=$(find "$environment" -path '*site-packages/cyoptim/_engine*.so')
 nm -D "$engine" | grep __asan_report >/dev/null || { echo "$engine is not built with AddressSanitizer" >&2; exit 1; }
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
-export UBSAN_OPTIONS=print_stacktrace=1
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:log_path="$environment/report"
+export UBSAN_OPTIONS=print_stacktrace=1:log_path="$environment/report"
 export PYTHONMALLOC=malloc  # Python's own allocator would hide what has been given back
 export LD_PRELOAD="$(gcc -print-file-name=libasan.so):$(gcc -print-file-name=libubsan.so)"
 hostile=tests/checkpoints/test_checkpoint_hostile.py
