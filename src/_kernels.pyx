@@ -28,9 +28,9 @@ from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTE
 from rules._math cimport along, descent, greater, scale_of_share
 from rules.adabelief cimport AdaBelief, adabelief, adabelief_amsgrad, adabelief_clock
 from rules.adadelta cimport Adadelta, adadelta, adadelta_clock
-from rules.adafactor cimport (add_residuals, add_squares_each, clip_of, column_factors, confident_update,
-                              count_agreements, decide, followed_update, move_lines, move_squares, row_factors,
-                              scale_of, scaled_square, scaled_update, sum_squares)
+from rules.adafactor cimport (TOGETHER, add_plain_squares, add_residuals, add_scaled_squares, add_squares_each, clip_of,
+                              column_factors, confident_update, count_agreements, decide, followed_update, move_lines,
+                              move_squares, row_factors, scale_of, scaled_update)
 from rules.adagrad cimport Adagrad, adagrad, adagrad_clock
 from rules.adam cimport Adam, adam, adam_amsgrad, adam_clock
 from rules.adam_atan2 cimport (AdamAtan2, adam_atan2, adam_atan2_cautious, adam_atan2_cautious_pulled, adam_atan2_clock,

@@ -125,8 +125,8 @@ cdef struct Factored:
     # The numbers of a step.
     double weight, eps              # of the new squares in their average, and what is added to them
     double residual_weight, residual_eps
-    bint product                    # whether factors multiply the gradient; else their product is what it is divided by,
-    double floor, least_mean        # at least this; and the least mean of the row factors
+    bint product                    # whether factors multiply the gradient one by one; else their product does, which is
+    double most, least_mean         # at most this; and the least mean of the row factors
     bint scaled                     # whether the rate is relative to the size of the parameter,
     double least_scale              # at least this
     double threshold                # of the root mean square of the scaled gradient

@@ -11,7 +11,14 @@ def set_stepped_by_one(Py_ssize_t elements) -> int:
     return before
 
 
-FACTORED_NUMBERS = ("weight", "eps", "residual_weight", "residual_eps", "floor", "least_mean", "least_scale", "threshold",
+cdef enum:
+    FACTORED_ARRAYS = 7     # at most: parameter, average, those along rows and columns, of the residual, too, and the count
+
+cdef struct Place:
+    const void *data
+    Py_ssize_t size
+
+FACTORED_NUMBERS = ("weight", "eps", "residual_weight", "residual_eps", "most", "least_mean", "least_scale", "threshold",
                     "sign", "rate", "keep", "rest", "decay")
 
 
@@ -34,7 +41,7 @@ cdef class FactoredStep:
 
     cdef Factored f
     cdef list arrays            # all of the above: their places are checked again before the step
-    cdef tuple places
+    cdef Place places[FACTORED_ARRAYS]
     cdef tuple names            # of those after the parameter in the state, if it is kept
     cdef char *memory
     cdef Py_ssize_t bytes
@@ -70,7 +77,9 @@ cdef class FactoredStep:
             raise ValueError("expected a step count")
         f.counter = <int64_t *>cnp.PyArray_DATA(counter)
         self.arrays = [array for array in (param, moment, *squares, *residuals, counter) if array is not None]
-        self.places = tuple([(<uintptr_t>cnp.PyArray_DATA(<cnp.ndarray>a), (<cnp.ndarray>a).size) for a in self.arrays])
+        for k, array in enumerate(self.arrays):
+            self.places[k].data = cnp.PyArray_DATA(<cnp.ndarray>array)
+            self.places[k].size = cnp.PyArray_SIZE(<cnp.ndarray>array)
         self._cut()
 
     cdef int _check(self, cnp.ndarray array, Py_ssize_t size, cnp.ndarray param) except -1:
@@ -119,7 +128,7 @@ cdef class FactoredStep:
         ``scaled``, ``cautious`` and ``decays_by_scale``."""
         cdef Factored *f = &self.f
         f.step = step
-        (f.weight, f.eps, f.residual_weight, f.residual_eps, f.floor, f.least_mean, f.least_scale, f.threshold, f.sign,
+        (f.weight, f.eps, f.residual_weight, f.residual_eps, f.most, f.least_mean, f.least_scale, f.threshold, f.sign,
          f.rate, f.keep, f.rest, f.decay) = [numbers[name] for name in FACTORED_NUMBERS]
         f.product, f.scaled, f.cautious = numbers["product"], numbers["scaled"], numbers["cautious"]
         f.decays_by_scale = numbers["decays_by_scale"]
@@ -130,8 +139,7 @@ cdef class FactoredStep:
         """Whether the arrays are where they were."""
         cdef Py_ssize_t k
         for k in range(PyList_GET_SIZE(self.arrays)):
-            place, size = self.places[k]
-            if not is_at(<cnp.ndarray>self.arrays[k], <const void *><uintptr_t>place, size):
+            if not is_at(<cnp.ndarray>PyList_GET_ITEM(self.arrays, k), self.places[k].data, self.places[k].size):
                 return False
         return True
 
@@ -141,7 +149,7 @@ cdef class FactoredStep:
         cdef Factored *o = &other.f
         f.step = o.step
         f.weight, f.eps, f.residual_weight, f.residual_eps = o.weight, o.eps, o.residual_weight, o.residual_eps
-        f.product, f.floor, f.least_mean, f.scaled, f.least_scale = o.product, o.floor, o.least_mean, o.scaled, o.least_scale
+        f.product, f.most, f.least_mean, f.scaled, f.least_scale = o.product, o.most, o.least_mean, o.scaled, o.least_scale
         f.threshold, f.sign, f.rate, f.keep, f.cautious = o.threshold, o.sign, o.rate, o.keep, o.cautious
         f.rest, f.decay, f.decays_by_scale = o.rest, o.decay, o.decays_by_scale
 
@@ -180,7 +188,7 @@ cdef class KeptSteps:
     def prepare(self, found, list params not None, list groups not None, optimizer, Commit commit not None) -> list:
         """Let `commit` make the steps that are kept; return what is left of `found`."""
         cdef FactoredStep step, last = None
-        cdef object group = None
+        cdef object group = None, seen = None, form = None
         cdef int64_t t
         cdef list left = []
         cdef tuple pair
@@ -191,10 +199,12 @@ cdef class KeptSteps:
         self.watch, self.seen = watch, NEVER
         if PyDict_Size(self.steps) > PyList_GET_SIZE(params):       # some have gone
             self.steps.clear()
-        forms = {id(group): optimizer._state_form(group) for group in optimizer.param_groups}
         for number, array, grad in found:
+            if groups[number] is not seen:
+                seen = groups[number]
+                form = optimizer._state_form(seen)
             pair = self.steps.get(number)
-            if pair is None or pair[0] != forms[id(groups[number])]:
+            if pair is None or (pair[0] is not form and pair[0] != form):
                 left.append((number, array, grad))
                 continue
             step = pair[1]
@@ -267,9 +277,8 @@ cdef class FactoredSteps:
         cdef Py_ssize_t i
         cdef FactoredStep step
         for i in range(PyList_GET_SIZE(self.steps)):
-            step = self.steps[i]
-            if not (step.are_still() and is_at(<cnp.ndarray>self.grads[i], step.f.grad,
-                                               cnp.PyArray_SIZE(<cnp.ndarray>step.arrays[0]))):
+            step = <FactoredStep>PyList_GET_ITEM(self.steps, i)
+            if not (step.are_still() and is_at(<cnp.ndarray>PyList_GET_ITEM(self.grads, i), step.f.grad, step.places[0].size)):
                 return False
         return True
 

@@ -1,52 +1,69 @@
 # The passes over the matrices of Adafactor's family, and what is computed between two of them.
 
-cdef inline void factored_row(const Factored *f, int phase, floating *param, Py_ssize_t block, bint first,
-                              Py_ssize_t i, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-    # `param` chooses the type. Row i of the block's matrix, n elements from `start` on; `first`: of the block's rows.
+cdef inline void factored_rows(const Factored *f, int phase, floating *param, Py_ssize_t block, int rows, bint first,
+                               Py_ssize_t i, Py_ssize_t start, Py_ssize_t n, double *lanes) noexcept nogil:
+    # `param` chooses the type. Rows of the block's matrix from i on, a constant number; n elements of each, from `start` on.
+    # `first`: of the block's rows.
     cdef Py_ssize_t matrix = block // (f.across * f.down), row = matrix * f.rows + i
-    cdef Py_ssize_t place = row * f.columns + start, line = matrix * f.columns + start
+    cdef Py_ssize_t place = row * f.columns + start, line = matrix * f.columns + start, r, at
     cdef floating *g = (<floating *>f.grad) + place
     cdef floating *moment = NULL if f.moment == NULL else (<floating *>f.moment) + place
     cdef floating *column = (<floating *>f.factors[1]) + line
-    cdef floating factor = (<floating *>f.factors[0])[row]
-    cdef double *row_sum = f.row_sums + (matrix * f.across + block % f.across) * f.rows + i
+    cdef floating *factor = (<floating *>f.factors[0]) + row
+    cdef double *row_sums = f.row_sums + (matrix * f.across + block % f.across) * f.rows + i
     cdef double *column_sums = f.column_sums + (block // f.across) * f.columns + start
-    cdef floating keep = <floating>f.keep, gain = <floating>f.gain, floor = <floating>f.floor
+    cdef floating keep = <floating>f.keep, gain = <floating>f.gain, most = <floating>f.most
     cdef floating shrink = <floating>f.shrink, size = <floating>f.size
     param += place
     if phase == MEAN_SQUARES:
         if f.scaled:
-            f.param_squares[block] += sum_squares(param, n)
+            add_plain_squares(param, f.columns, rows, lanes, n)
         if f.vector:
             move_squares(g, (<floating *>f.squares[1]) + line, column, f.weight, f.eps, f.product, n)
         else:
-            row_sum[0] = add_squares_each(g, column_sums, first, n)
+            add_squares_each(g, f.columns, rows, row_sums, column_sums, first, n)
     elif phase == SCALED_SQUARES:
-        f.sums[block] += scaled_square(g, factor, column, floor, f.product, n)
+        add_scaled_squares(g, f.columns, rows, factor, column, most, f.product, lanes, n)
     elif phase == RESIDUALS:
-        row_sum[0] = add_residuals(g, moment, factor, column, <floating>f.along, keep, gain, column_sums, first, n)
-    elif phase == AGREEMENTS:
-        f.sums[block] += count_agreements(g, moment, factor, column, keep, gain, n)
-    elif moment == NULL:
-        scaled_update(param, g, factor, column, floor, f.product, shrink, size, n)
-    elif f.confidence[0] == NULL:
-        followed_update(param, g, moment, factor, column, keep, gain, f.cautious, shrink, size, n)
+        add_residuals(g, moment, f.columns, rows, factor, column, <floating>f.along, keep, gain, row_sums, column_sums,
+                      first, n)
     else:
-        confident_update(param, g, moment, factor, column, (<floating *>f.confidence[0])[row],
-                         (<floating *>f.confidence[1]) + line, keep, gain, shrink, size, n)
+        for r in range(rows):
+            at = r * f.columns
+            if phase == AGREEMENTS:
+                lanes[0] += count_agreements(g + at, moment + at, factor[r], column, keep, gain, n)
+            elif moment == NULL:
+                scaled_update(param + at, g + at, factor[r], column, most, f.product, shrink, size, n)
+            elif f.confidence[0] == NULL:
+                followed_update(param + at, g + at, moment + at, factor[r], column, keep, gain, f.cautious, shrink, size, n)
+            else:
+                confident_update(param + at, g + at, moment + at, factor[r], column,
+                                 (<floating *>f.confidence[0])[row + r], (<floating *>f.confidence[1]) + line, keep, gain,
+                                 shrink, size, n)
 
 
-cdef inline void factored_block(const Factored *f, int phase, Py_ssize_t block) noexcept nogil:
-    cdef Py_ssize_t first = (block // f.across) % f.down * f.height, i
+cdef inline void factored_block(const Factored *f, int phase, Py_ssize_t block, floating *param) noexcept nogil:
+    cdef Py_ssize_t first = (block // f.across) % f.down * f.height, stop = min(first + f.height, f.rows), i = first
     cdef Py_ssize_t start = (block % f.across) * f.width, n = min(f.width, f.columns - start)
-    f.sums[block] = 0
+    cdef double lanes[LANES]
+    memset(lanes, 0, sizeof(lanes))
+    while i + TOGETHER <= stop:
+        factored_rows(f, phase, param, block, TOGETHER, i == first, i, start, n, lanes)
+        i += TOGETHER
+    while i < stop:
+        factored_rows(f, phase, param, block, 1, i == first, i, start, n, lanes)
+        i += 1
     if phase == MEAN_SQUARES:
-        f.param_squares[block] = 0
-    for i in range(first, min(first + f.height, f.rows)):
-        if f.dtype == FLOAT32:
-            factored_row(f, phase, <float *>f.param, block, i == first, i, start, n)
-        else:
-            factored_row(f, phase, <double *>f.param, block, i == first, i, start, n)
+        f.param_squares[block] = fold_sums(lanes)
+    else:
+        f.sums[block] = fold_sums(lanes)
+
+
+cdef void run_block(const Factored *f, int phase, Py_ssize_t block) noexcept nogil:
+    if f.dtype == FLOAT32:
+        factored_block(f, phase, block, <float *>f.param)
+    else:
+        factored_block(f, phase, block, <double *>f.param)
 
 
 cdef inline double total_of(const double *sums, Py_ssize_t n) noexcept nogil:
@@ -121,7 +138,7 @@ cdef void step_whole(Factored *f) noexcept nogil:
     for phase in range(FACTORED_PASSES):
         if takes_pass(f, phase):
             for block in range(f.blocks):
-                factored_block(f, phase, block)
+                run_block(f, phase, block)
             settle(f, phase)
 
 
@@ -138,5 +155,5 @@ cdef void factor(const void *context, Py_ssize_t bundle) noexcept nogil:
         settle(f, run.phase)
     else:
         for i in range(bundle * f.bundle, min((bundle + 1) * f.bundle, f.blocks)):
-            factored_block(f, run.phase, i)
+            run_block(f, run.phase, i)
     fp_restore(mode)

@@ -37,7 +37,7 @@ PLAIN: Numbers = {
     "eps": 0.0,
     "residual_weight": 0.0,
     "residual_eps": 0.0,
-    "floor": 0.0,
+    "most": math.inf,
     "least_mean": 0.0,
     "least_scale": 0.0,
     "threshold": math.inf,

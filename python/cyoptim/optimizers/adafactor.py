@@ -149,7 +149,7 @@ class Adafactor(FactoredOptimizer):
         return {
             "weight": t ** as_float(group["beta2_decay"]),
             "product": False,
-            "floor": eps1 * eps1,
+            "most": 1 / eps1 if eps1 > 0 else math.inf,
             "least_mean": eps1,
             "scaled": True,
             "least_scale": as_float(eps2),
