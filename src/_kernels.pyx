@@ -149,7 +149,7 @@ cdef int rule(str name, dict scalars, Rule32 rule32, Rule64 rule64, Clock clock=
 
 
 cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 measure64, Finish finish,
-                tuple numbers=(), Combine combine=NULL) except -1:
+                tuple numbers=(), Combine combine=NULL, bint repeats=False) except -1:
     """Give the rule of this name a pass before it, which adds up so many sums over units of this scope, and
     what turns the sums into scalars of the unit.
 
@@ -174,6 +174,7 @@ cdef int passes(str name, int scope, int sums, Measure32 measure32, Measure64 me
     COMBINES[number] = combine
     SCOPES[number] = scope
     SUMS[number] = sums
+    REPEATS[number] = repeats
     about.update(scope=scope, again=False, measures=measure32 != NULL, combines=combine != NULL, numbers=numbers,
                  computed=about["computed"] | finished_by(finish, list(about["scalars"])))
     return 0
@@ -357,11 +358,12 @@ rule("adam_atan2_pulled", ADAM_ATAN2, adam_atan2_pulled[float], adam_atan2_pulle
      ("exp_avg", "exp_avg_sq", ("param_init", "param")))
 rule("adam_atan2_cautious", ADAM_ATAN2, adam_atan2_cautious[float], adam_atan2_cautious[double], adam_atan2_clock,
      ("exp_avg", "exp_avg_sq"))
-passes("adam_atan2_cautious", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double], adam_atan2_finish)
+passes("adam_atan2_cautious", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double], adam_atan2_finish,
+       (), NULL, True)
 rule("adam_atan2_cautious_pulled", ADAM_ATAN2, adam_atan2_cautious_pulled[float], adam_atan2_cautious_pulled[double],
      adam_atan2_clock, ("exp_avg", "exp_avg_sq", ("param_init", "param")))
 passes("adam_atan2_cautious_pulled", PER_TENSOR, 1, adam_atan2_measure[float], adam_atan2_measure[double],
-       adam_atan2_finish)
+       adam_atan2_finish, (), NULL, True)
 rule("laprop", LAPROP, laprop[float], laprop[double], laprop_clock, ("exp_avg", "exp_avg_sq"),
      carried=(("exp_avg_lr_1", 0.0, "float64"), ("exp_avg_lr_2", 0.0, "float64")))
 rule("adam_mini_element", ADAM, adam[float], adam[double], adam_clock, ("m", "v"))

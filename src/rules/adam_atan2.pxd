@@ -4,13 +4,15 @@
 #
 # To the root is added the most that squares which are flushed to zero can take from it; else steps were twice as long.
 #
-# A cautious step takes two passes. The first moves the averages, computes the angles, and counts those that go with
-# the gradient: a whole number, whose sum is the same in any order.
+# Angles are computed piece by piece, as each takes a chain of arithmetic that is longer than what a processor looks ahead.
+#
+# A cautious step takes two passes. The first moves the averages, and counts those that go with the gradient, as their angles
+# then do: a whole number, whose sum is the same in any order.
 from cython cimport floating
 from libc.math cimport fabs, pow
-from libc.stdint cimport int32_t, int64_t
-from _table cimport WORK
-from rules._math cimport angle, least_eps, root, spread_of
+from libc.stdint cimport int64_t
+from _table cimport PIECE
+from rules._math cimport along, angle, least_eps, root, spread_of
 
 
 cdef struct AdamAtan2:
@@ -39,102 +41,115 @@ cdef inline void adam_atan2_finish(double *scalars, const double *sums, double *
     h.scale = 1 / (mean if mean > 1e-5 else 1e-5)
 
 
-cdef inline floating _angle(floating m, floating v, floating unbias1, floating unbias2, floating least) noexcept nogil:
-    return angle(unbias1 * m, root(v * unbias2) + least)
-
-
-# How _move gets its angle.
-cdef enum:
-    NEW         # of averages that it moves
-    KEPT_ONE    # of the pass that measured
-    AGAIN       # of the averages that that pass has moved
-
-
-cdef inline void _move(floating **s, const double *scalars, Py_ssize_t n, int source, bint pulled) noexcept nogil:
-    cdef const AdamAtan2 *h = <const AdamAtan2 *>scalars
-    cdef floating *p = s[0]
-    cdef floating *g = s[1]
-    cdef floating *m = s[2]
-    cdef floating *v = s[3]
-    cdef floating *first = s[4]
-    cdef floating *kept = s[WORK]
-    cdef floating sign = <floating>h.sign, size = <floating>h.size
+cdef inline void _advance(const AdamAtan2 *h, const floating *g, floating *m, floating *v, Py_ssize_t n) noexcept nogil:
+    """Move the averages."""
+    cdef floating sign = <floating>h.sign
     cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
     cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
-    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
-    cdef floating least = least_eps(<floating>0, h.spread) * <floating>fabs(h.b)
-    cdef floating keep = <floating>h.keep, others = 1 if h.cautious_wd else keep
-    cdef floating scale = <floating>h.scale, factor = <floating>(h.scale * h.cautious_factor)
-    cdef floating pull = <floating>h.pull
-    cdef bint pulls = pull != 0, decays = keep != 1
-    cdef floating d, average, square, u, x
+    cdef floating d
     cdef Py_ssize_t i
     for i in range(n):
         d = sign * g[i]
-        if source == NEW:
-            average = beta1 * m[i] + gain1 * d
-            square = beta2 * v[i] + gain2 * d * d
-            m[i] = average
+        m[i] = beta1 * m[i] + gain1 * d
+        v[i] = beta2 * v[i] + gain2 * d * d
+
+
+cdef inline void _find_roots(const AdamAtan2 *h, floating **s, floating *x, bint moved, Py_ssize_t start,
+                             Py_ssize_t n) noexcept nogil:
+    """The root of each square in x; the averages move, if they have not yet."""
+    cdef floating *g = s[1] + start
+    cdef floating *m = s[2] + start
+    cdef floating *v = s[3] + start
+    cdef floating sign = <floating>h.sign
+    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
+    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
+    cdef floating unbias2 = <floating>h.unbias2
+    cdef floating least = least_eps(<floating>0, h.spread) * <floating>fabs(h.b)
+    cdef floating d, square
+    cdef Py_ssize_t i
+    for i in range(n):
+        square = v[i]
+        if not moved:
+            d = sign * g[i]
+            m[i] = beta1 * m[i] + gain1 * d
+            square = beta2 * square + gain2 * d * d
             v[i] = square
-            u = _angle(average, square, unbias1, unbias2, least)
-        elif source == KEPT_ONE:
-            u = kept[i]
+        x[i] = root(square * unbias2) + least
+
+
+cdef inline void _step(const AdamAtan2 *h, floating **s, const floating *x, bint cautious, bint selects, Py_ssize_t start,
+                       Py_ssize_t n) noexcept nogil:
+    cdef floating *p = s[0] + start
+    cdef const floating *g = s[1] + start
+    cdef const floating *m = s[2] + start
+    cdef floating sign = <floating>h.sign, unbias1 = <floating>h.unbias1
+    cdef floating scale = <floating>h.scale, factor = <floating>(h.scale * h.cautious_factor)
+    cdef floating size = <floating>h.size, keep = <floating>h.keep, kept
+    cdef floating u
+    cdef Py_ssize_t i
+    for i in range(n):
+        u = angle(unbias1 * m[i], x[i])
+        if cautious:
+            u = (scale if along(sign * g[i], -m[i]) < 0 else factor) * u
+        kept = keep
+        if selects:
+            kept = keep if u * p[i] > 0 else 1
+        p[i] = kept * p[i] - size * u
+
+
+cdef inline void _pull(const AdamAtan2 *h, floating *p, const floating *first, Py_ssize_t n) noexcept nogil:
+    cdef floating pull = <floating>h.pull
+    cdef Py_ssize_t i
+    if pull != 0:
+        for i in range(n):
+            p[i] = p[i] + pull * (first[i] - p[i])
+
+
+cdef inline void _move(floating **s, const double *scalars, Py_ssize_t n, bint cautious, bint pulled) noexcept nogil:
+    cdef const AdamAtan2 *h = <const AdamAtan2 *>scalars
+    cdef floating x[PIECE]
+    cdef Py_ssize_t start = 0, count
+    while start < n:
+        count = min(<Py_ssize_t>PIECE, n - start)
+        _find_roots(h, s, x, cautious, start, count)
+        if pulled:
+            _pull(h, s[0] + start, s[4] + start, count)
+        if h.cautious_wd != 0 and h.keep != 1:
+            _step(h, s, x, cautious, True, start, count)
         else:
-            u = _angle(m[i], v[i], unbias1, unbias2, least)
-        if source != NEW:
-            u = (scale if u * d > 0 else factor) * u
-        x = p[i]
-        if pulled and pulls:
-            x = x + pull * (first[i] - x)
-        if decays:
-            x = (keep if u * x > 0 else others) * x
-        p[i] = x - size * u
+            _step(h, s, x, cautious, False, start, count)
+        start += count
 
 
 cdef inline void adam_atan2(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _move(s, scalars, n, NEW, False)
+    _move(s, scalars, n, False, False)
 
 
 cdef inline void adam_atan2_pulled(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    _move(s, scalars, n, NEW, True)
+    _move(s, scalars, n, False, True)
 
 
 cdef inline void adam_atan2_measure(floating **s, const double *scalars, double *lanes, Py_ssize_t n) noexcept nogil:
     cdef const AdamAtan2 *h = <const AdamAtan2 *>scalars
-    cdef floating *g = s[1]
-    cdef floating *m = s[2]
-    cdef floating *v = s[3]
-    cdef floating *kept = s[WORK]
     cdef floating sign = <floating>h.sign
-    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
-    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
-    cdef floating unbias1 = <floating>h.unbias1, unbias2 = <floating>h.unbias2
-    cdef floating least = least_eps(<floating>0, h.spread) * <floating>fabs(h.b)
-    cdef floating d, average, square
-    cdef int32_t count
-    cdef Py_ssize_t i
-    for i in range(n):
-        d = sign * g[i]
-        average = beta1 * m[i] + gain1 * d
-        square = beta2 * v[i] + gain2 * d * d
-        m[i] = average
-        v[i] = square
-        kept[i] = _angle(average, square, unbias1, unbias2, least)
-    count = 0
-    for i in range(n):
-        count += kept[i] * (sign * g[i]) > 0
-    lanes[0] += count
+    cdef floating *g
+    cdef floating *m
+    cdef Py_ssize_t start = 0, i
+    cdef int count, block
+    while start < n:
+        block = <int>min(<Py_ssize_t>PIECE, n - start)
+        g, m = s[1] + start, s[2] + start
+        _advance(h, g, m, s[3] + start, block)
+        count = 0
+        for i in range(block):
+            count += along(sign * g[i], -m[i]) < 0
+        lanes[0] += count
+        start += block
 
 
 cdef inline void adam_atan2_cautious(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    if s[WORK] != NULL:
-        _move(s, scalars, n, KEPT_ONE, False)
-    else:
-        _move(s, scalars, n, AGAIN, False)
+    _move(s, scalars, n, True, False)
 
 
 cdef inline void adam_atan2_cautious_pulled(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
-    if s[WORK] != NULL:
-        _move(s, scalars, n, KEPT_ONE, True)
-    else:
-        _move(s, scalars, n, AGAIN, True)
+    _move(s, scalars, n, True, True)
