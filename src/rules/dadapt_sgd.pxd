@@ -5,9 +5,9 @@
 from cython cimport floating
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
-from libc.string cimport memset
-from _reduce cimport add_multiples, add_squares
-from _table cimport LANES, PIECE, WORK
+from libc.string cimport memcpy, memset
+from _reduce cimport add_squares
+from _table cimport BLOCK, LANES
 from rules._math cimport descent
 
 
@@ -49,35 +49,70 @@ cdef inline void dadapt_sgd_finish(double *scalars, const double *sums, double *
     numbers[3] = numbers[3] + 1
 
 
+# What is in a lane each is read before any is written, as a compiler cannot know that arrays are apart. What is left over at
+# the end goes through arrays of that length, whose zeros add nothing.
+cdef inline void _gather(const floating *p, const floating *g, floating *gone, floating sign, floating l2, floating size,
+                         double weight, bint decays, double *lanes, Py_ssize_t n) noexcept nogil:
+    cdef double sums[LANES]
+    cdef double squares[LANES]
+    cdef floating last[3][LANES]
+    cdef floating d[LANES]
+    cdef floating u[LANES]
+    cdef floating moved[LANES]
+    cdef floating *out = gone
+    cdef Py_ssize_t left = n, step
+    cdef int k
+    memcpy(sums, lanes, sizeof(sums))
+    memcpy(squares, lanes + LANES, sizeof(squares))
+    while left > 0:
+        step = min(<Py_ssize_t>LANES, left)
+        if step < LANES:
+            memset(last, 0, sizeof(last))
+            memcpy(last[0], p, step * sizeof(floating))
+            memcpy(last[1], g, step * sizeof(floating))
+            memcpy(last[2], gone, step * sizeof(floating))
+            p, g, gone = last[0], last[1], last[2]
+        for k in range(LANES):
+            d[k] = descent(g[k], p[k], sign, l2, decays)
+        for k in range(LANES):
+            u[k] = d[k] * gone[k]
+            moved[k] = gone[k] + size * d[k]
+        for k in range(LANES):
+            gone[k] = moved[k]
+            sums[k] = sums[k] + weight * <double>u[k]
+            squares[k] = squares[k] + <double>moved[k] * <double>moved[k]
+        if step < LANES:
+            memcpy(out, gone, step * sizeof(floating))
+        p, g, gone = p + LANES, g + LANES, gone + LANES
+        out += LANES
+        left -= step
+    memcpy(lanes, sums, sizeof(sums))
+    memcpy(lanes + LANES, squares, sizeof(squares))
+
+
 cdef inline void dadapt_sgd_measure(floating **s, const double *scalars, double *lanes,
                                     Py_ssize_t n) noexcept nogil:
     cdef const DAdaptSGD *h = <const DAdaptSGD *>scalars
-    cdef floating *p = s[0]
     cdef floating *g = s[1]
     cdef floating *gone = s[2]
-    cdef floating *u = s[WORK]
     cdef floating sign = <floating>h.sign, size = <floating>h.size, l2 = <floating>h.weight_decay
-    cdef bint decays = l2 != 0
-    cdef floating d
-    cdef Py_ssize_t block = 128 if n <= PIECE else PIECE
-    cdef Py_ssize_t start = 0, stop, i
+    cdef floating d[BLOCK]
+    cdef Py_ssize_t start = 0, count, i
     if h.lr == 0:               # a group that stands still
         return
-    while start < n:
-        stop = min(start + block, n)
-        if h.g0_norm == 0:
-            # The norm is that of the gradients alone. What an unfinished step may have left does not count.
-            for i in range(start, stop):
-                gone[i] = 0
-                u[i] = sign * g[i]
-            add_squares(u + start, lanes + 2 * LANES, stop - start)
-        for i in range(start, stop):
-            d = descent(g[i], p[i], sign, l2, decays)
-            u[i] = d * gone[i]
-            gone[i] = gone[i] + size * d
-        add_multiples(u + start, h.size, lanes, stop - start)
-        add_squares(gone + start, lanes + LANES, stop - start)
-        start = stop
+    if h.g0_norm == 0:
+        # The norm is that of the gradients alone. What an unfinished step may have left does not count.
+        memset(gone, 0, n * sizeof(floating))
+        while start < n:
+            count = min(<Py_ssize_t>BLOCK, n - start)
+            for i in range(count):
+                d[i] = sign * g[start + i]
+            add_squares(d, lanes + 2 * LANES, count)
+            start += count
+    if l2 != 0:
+        _gather(s[0], g, gone, sign, l2, size, h.size, True, lanes, n)
+    else:
+        _gather(s[0], g, gone, sign, l2, size, h.size, False, lanes, n)
 
 
 cdef inline void dadapt_sgd(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
