@@ -2,7 +2,8 @@
 
 ``_kernels_baseline``, ``_kernels_avx2``, ``_kernels_avx512`` and ``_kernels_avx512bf16`` are one
 source compiled four times. The best one that the processor *and* the operating system support is
-used; ``CYOPTIM_ISA`` may choose a lower one.
+used; ``CYOPTIM_ISA`` may choose a lower one. Beside some of them is one that ends in ``_far``: the
+same, but its loops ask for memory ahead, for steps of large arrays.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _choose() -> str:
 def use(name: str) -> None:
     """Use the kernels of this instruction set from now on."""
     global chosen
-    _engine.bind(importlib.import_module(f"cyoptim._kernels_{name}"))
+    near, far = f"cyoptim._kernels_{name}", f"cyoptim._kernels_{name}_far"
+    ahead = importlib.import_module(far) if importlib.util.find_spec(far) else None
+    _engine.bind(importlib.import_module(near), ahead)
     chosen = name
 
 

@@ -315,9 +315,10 @@ cdef void run_factored(Factored **parameters, Py_ssize_t *bundles, int phase, Py
                        double elements) noexcept nogil:
     cdef FactoredRun run
     cdef double nanoseconds = 4 * NANOSECONDS * elements
+    cdef const Kernels *kernels = KERNELS if phase == FACTORED_PASSES else kernels_for(<Py_ssize_t>elements, 1)
     run.phase, run.settles, run.parameters, run.bundles = phase, False, parameters, bundles
     run_chosen(run_shared_choice(FACTORED_WHOLE if phase == FACTORED_PASSES else FACTORED_BLOCKS, nanoseconds),
-               KERNELS.factor, &run, 0, count, available_threads(), nanoseconds)
+               kernels.factor, &run, 0, count, available_threads(), nanoseconds)
 
 
 cdef void run_by_blocks(Factored **parameter) noexcept nogil:

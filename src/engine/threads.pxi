@@ -25,18 +25,41 @@ cdef extern from "threads/run.h" nogil:
     void run_ask_again()
 
 cdef const Kernels *KERNELS = NULL
+cdef const Kernels *FAR_KERNELS = NULL      # the same, whose loops ask for memory ahead
+cdef Py_ssize_t FAR_ELEMENTS = 262144       # of steps that these make,
+cdef Py_ssize_t FAR_MEAN = 8192             # in arrays of so many in the mean: beyond its end, what is asked for is not used
 cdef int AVERAGE_RULE = -1, COPY_RULE = -1      # of the averages that follow a step
 
 
-def bind(module):
-    """Use the kernels of this module from now on."""
-    global KERNELS, AVERAGE_RULE, COPY_RULE
+def bind(module, far):
+    """Use the kernels of this module from now on, and for large steps those of the other, if there is one."""
+    global KERNELS, FAR_KERNELS, AVERAGE_RULE, COPY_RULE
     if not RULE_LIST:
         for name, about in module.RULES.items():
             RULES[name] = RULE_BY_NAME[name] = rule = Rule(name, about)
             RULE_LIST.append(rule)
         AVERAGE_RULE, COPY_RULE = rule_named("average").number, rule_named("copy").number
-    KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
+    KERNELS = FAR_KERNELS = <const Kernels *>PyCapsule_GetPointer(module.kernels(), "cyoptim.kernels")
+    if far is not None:
+        FAR_KERNELS = <const Kernels *>PyCapsule_GetPointer(far.kernels(), "cyoptim.kernels")
+
+
+def set_far_elements(Py_ssize_t elements) -> int:
+    """For tests: from how many elements on a step asks for memory ahead, in arrays of any size if it is 0; returns what it was."""
+    global FAR_ELEMENTS, FAR_MEAN
+    before = FAR_ELEMENTS
+    FAR_ELEMENTS, FAR_MEAN = elements, min(elements, 8192)
+    return before
+
+
+def asks_ahead(Py_ssize_t elements, Py_ssize_t arrays) -> bool:
+    """Whether a step of so many elements in so many arrays asks for memory ahead."""
+    return kernels_for(elements, arrays) != KERNELS
+
+
+cdef inline const Kernels *kernels_for(Py_ssize_t elements, Py_ssize_t arrays) noexcept nogil:
+    """Those that are faster for a step of so many elements in so many arrays."""
+    return FAR_KERNELS if elements >= FAR_ELEMENTS and elements >= FAR_MEAN * arrays else KERNELS
 
 
 def compiler() -> str:

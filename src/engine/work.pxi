@@ -201,11 +201,12 @@ cdef class Work:
                                    * (last - first) / max(self.n_bundles, 1))
         # To ask how many threads there are takes longer than a small step.
         cdef int most = available_threads() if run_takes_all or nanoseconds > CHOICE_LEAST else 1
+        cdef const Kernels *kernels = kernels_for(self.total, self.n_tensors)
         if phase == APPLY or phase == UPDATE_AGAIN:
             # On the threads that have measured: they have the data in their caches.
-            run_tasks(KERNELS.run, &self.table, first, last, self.updaters)
+            run_tasks(kernels.run, &self.table, first, last, self.updaters)
         else:
-            self.updaters = run_chosen(self.choice(phase, nanoseconds), KERNELS.run, &self.table, first, last, most,
+            self.updaters = run_chosen(self.choice(phase, nanoseconds), kernels.run, &self.table, first, last, most,
                                        nanoseconds)
 
     @cython.final

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cyoptim
-from cyoptim import _dispatch
+from cyoptim import _dispatch, _engine
 from tests.optimizers import cards, label, variants
 from tests.support import cautious
-from tests.support.bits import digest, digests_on_threads, use_isa
+from tests.support.bits import asking_ahead, digest, digests_on_threads, use_isa
 from tests.support.cards import ELEMENT_WISE, SAME_BITS, Card, Options
 from tests.support.doors import trajectory_inputs
 from tests.support.dtypes import REALS
@@ -66,9 +66,25 @@ def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
+def test_same_bits_where_memory_is_asked_for_ahead(isa: str, expected: dict[str, str]) -> None:
+    with asking_ahead(isa):
+        assert all_digests() == expected
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_same_bits_on_any_number_of_threads(threads: int, expected: dict[str, str]) -> None:
     assert digests_on_threads("tests.engine.test_bits", threads) == expected
+
+
+def test_large_steps_ask_for_memory_ahead() -> None:
+    with asking_ahead(_dispatch.chosen):
+        pass
+    assert _engine.asks_ahead(262_144, 1)
+    assert not _engine.asks_ahead(262_143, 1)
+    assert _engine.asks_ahead(1_000_000, 100)
+    assert not _engine.asks_ahead(1_000_000, 1000)  # arrays that are short in the mean
 
 
 @every_real

@@ -15,7 +15,7 @@ from cyoptim import _dispatch
 from cyoptim._engine import NONNEGATIVE, widened
 from tests.optimizers import cards, variants
 from tests.support import cautious
-from tests.support.bits import digest, digests_on_threads, use_isa
+from tests.support.bits import asking_ahead, digest, digests_on_threads, use_isa
 from tests.support.cards import ELEMENT_WISE, MODES, Card, Options
 from tests.support.doors import trajectory_inputs
 from tests.support.narrow import (
@@ -416,6 +416,13 @@ def expected() -> dict[str, str]:
 def test_same_bits_on_each_instruction_set(isa: str, expected: dict[str, str]) -> None:
     use_isa(isa)
     assert all_digests() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["avx512", "avx512bf16"])
+def test_same_bits_where_memory_is_asked_for_ahead(isa: str, expected: dict[str, str]) -> None:
+    with asking_ahead(isa):
+        assert all_digests() == expected
 
 
 @pytest.mark.slow

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from cyoptim import _cpu, _dispatch
+from cyoptim import _cpu, _dispatch, _engine
 from tests.support.processes import lines_of
 
 
@@ -21,6 +24,20 @@ def use_isa(name: str) -> None:
     if _dispatch.LEVELS.index(name) > _cpu.level():
         pytest.skip(f"this machine does not allow {name}")
     _dispatch.use(name)
+
+
+@contextmanager
+def asking_ahead(name: str) -> Iterator[None]:
+    """Make every step by the kernels for this instruction set that ask for memory ahead."""
+    use_isa(name)
+    if not importlib.util.find_spec(f"cyoptim._kernels_{name}_far"):
+        pytest.skip(f"no kernels for {name} that ask for memory ahead: only GCC builds them")
+    before = _engine.set_far_elements(0)
+    try:
+        assert _engine.asks_ahead(1, 1)
+        yield
+    finally:
+        _engine.set_far_elements(before)
 
 
 def digests_on_threads(module: str, threads: int) -> dict[str, str]:
