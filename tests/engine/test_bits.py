@@ -56,6 +56,9 @@ def test_every_instruction_set_was_built() -> None:
     # What this machine cannot run must have been built all the same.
     for name in _dispatch.LEVELS[: 3 if sys.platform == "win32" else 4]:
         assert importlib.util.find_spec(f"cyoptim._kernels_{name}"), name
+    if _engine.compiler().startswith("GCC"):
+        for name in _dispatch.LEVELS[2:]:
+            assert importlib.util.find_spec(f"cyoptim._kernels_{name}_far"), name
 
 
 @pytest.mark.slow
