@@ -119,6 +119,7 @@ cdef inline void load(const Table *table, Py_ssize_t t, int rule, int count, flo
         if code_of(table, t, k) == table.tensors[t].dtype:
             s[k] = stream(table, t, rule, k, start, scratch)
         else:
+            prefetch_bytes(at(table, t, k, start + PIECE), PIECE * stored_size(code_of(table, t, k)))
             s[k] = scratch + PIECE * k
             read(table, t, k, s[k], start, n)
 

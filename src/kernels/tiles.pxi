@@ -37,10 +37,13 @@ cdef inline bint is_tiled(const Table *table, Py_ssize_t t, int rule, const doub
 
 
 cdef inline float *get_tile(int code, void *stored, const void *partner, float *room, Py_ssize_t i) noexcept nogil:
-    """Where the elements of a tile are."""
+    """Where the elements of a tile are; those of the next one are asked for."""
     if code == FLOAT32:
+        prefetch_bytes((<float *>stored) + i + TILE, TILE * sizeof(float))
         return (<float *>stored) + i
+    prefetch_bytes((<const uint16_t *>stored) + i + TILE, TILE * sizeof(uint16_t))
     if code == BFLOAT16_SPLIT:
+        prefetch_bytes((<const int16_t *>partner) + i + TILE, TILE * sizeof(int16_t))
         decode_split((<const uint16_t *>stored) + i, (<const int16_t *>partner) + i, room, TILE)
     else:
         decode_bfloat16((<const uint16_t *>stored) + i, room, TILE)

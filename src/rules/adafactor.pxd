@@ -15,6 +15,7 @@
 from cython cimport floating
 from libc.math cimport NAN, isfinite, sqrt
 from libc.string cimport memcpy
+from _prefetch cimport AHEAD, prefetch_bytes
 from _reduce cimport fold_sums
 from _table cimport LANES, Factored
 from rules._math cimport direction, greater
@@ -37,6 +38,12 @@ cdef inline double fold_row(double *lane, Py_ssize_t n) noexcept nogil:
 
 # In the sums, `rows` is a constant, 1 or TOGETHER: so many rows of a matrix, of n elements each, that begin `stride` after
 # each other. So is `count`, but at the end of a row. Loops over them become straight code.
+
+cdef inline void _prefetch_rows(const floating *g, Py_ssize_t stride, int rows) noexcept nogil:
+    cdef int r
+    for r in range(rows):
+        prefetch_bytes(g + r * stride + AHEAD, LANES * sizeof(floating))
+
 
 cdef inline void _open_lanes(double *lane, int rows, double *sums, bint first, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
@@ -68,6 +75,7 @@ cdef inline void add_squares_each(floating *g, Py_ssize_t stride, int rows, doub
     _open_lanes(lane, rows, sums, first, n)
     for j in range(n // LANES):
         i = j * LANES
+        _prefetch_rows(g + i, stride, rows)
         _squares_at(g + i, stride, rows, lane, sums + i, LANES)
     _squares_at(g + whole, stride, rows, lane, sums + whole, <int>(n - whole))
     for r in range(rows):
@@ -92,6 +100,7 @@ cdef inline void add_plain_squares(floating *p, Py_ssize_t stride, int rows, dou
     memcpy(lane, lanes, sizeof(lane))
     for j in range(n // LANES):
         i = j * LANES
+        _prefetch_rows(p + i, stride, rows)
         _plain_squares_at(p + i, stride, rows, lane, LANES)
     _plain_squares_at(p + whole, stride, rows, lane, <int>(n - whole))
     memcpy(lanes, lane, sizeof(lane))
@@ -124,6 +133,7 @@ cdef inline void _add_scaled_squares(floating *g, Py_ssize_t stride, int rows, c
     memcpy(lane, lanes, sizeof(lane))
     for j in range(n // LANES):
         i = j * LANES
+        _prefetch_rows(g + i, stride, rows)
         _scaled_squares_at(g + i, stride, rows, row, column + i, most, product, lane, LANES)
     _scaled_squares_at(g + whole, stride, rows, row, column + whole, most, product, lane, <int>(n - whole))
     memcpy(lanes, lane, sizeof(lane))
@@ -182,6 +192,8 @@ cdef inline void add_residuals(floating *g, floating *m, Py_ssize_t stride, int 
     _open_lanes(lane, rows, sums, first, n)
     for j in range(n // LANES):
         i = j * LANES
+        _prefetch_rows(g + i, stride, rows)
+        _prefetch_rows(m + i, stride, rows)
         _residuals_at(g + i, m + i, stride, rows, row, column + i, clip, keep, gain, lane, sums + i, LANES)
     _residuals_at(g + whole, m + whole, stride, rows, row, column + whole, clip, keep, gain, lane, sums + whole,
                   <int>(n - whole))

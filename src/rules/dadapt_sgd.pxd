@@ -6,6 +6,7 @@ from cython cimport floating
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
+from _prefetch cimport AHEAD, prefetch_bytes
 from _reduce cimport add_squares
 from _table cimport BLOCK, LANES
 from rules._math cimport descent
@@ -72,6 +73,10 @@ cdef inline void _gather(const floating *p, const floating *g, floating *gone, f
             memcpy(last[1], g, step * sizeof(floating))
             memcpy(last[2], gone, step * sizeof(floating))
             p, g, gone = last[0], last[1], last[2]
+        if decays:
+            prefetch_bytes(p + AHEAD, sizeof(d))
+        prefetch_bytes(g + AHEAD, sizeof(d))
+        prefetch_bytes(gone + AHEAD, sizeof(d))
         for k in range(LANES):
             d[k] = descent(g[k], p[k], sign, l2, decays)
         for k in range(LANES):

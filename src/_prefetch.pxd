@@ -1,0 +1,8 @@
+# Memory asked for before it is needed: by the kernels for large steps alone, in the others nothing.
+from libc.stddef cimport ptrdiff_t
+
+cdef enum:
+    AHEAD = 160         # elements, ten lines of float32: as far as the compiler looks ahead in the loops that it knows
+
+cdef extern from "prefetch.h" nogil:
+    void prefetch_bytes(const void *place, ptrdiff_t bytes)
