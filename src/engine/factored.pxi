@@ -58,6 +58,11 @@ cdef class FactoredStep:
         cdef int k
         if self.memory != NULL:     # others may know its places
             raise TypeError("a step is made once")
+        if len(squares) not in (1, 2) or len(residuals) not in (0, 2) or (residuals and moment is None):
+            raise ValueError(
+                "expected one or two arrays of averages of squares, and none or two of the residual's, which has an average, "
+                f"got {len(squares)} and {len(residuals)}"
+            )
         self._check(param, cnp.PyArray_SIZE(param), param)
         f.vector = len(squares) == 1
         shape = (1, 1, *(<object>param).shape)

@@ -229,6 +229,11 @@ def vector_step() -> _engine.FactoredStep:
         lambda: _engine.Arrays([np.zeros(3)]).apply("none such", ()),
         lambda: _engine.FactoredStep(None, None, (), (), None),
         lambda: _engine.FactoredStep(np.zeros(2), None, (np.zeros(3),), (), np.array(0)),
+        lambda: _engine.FactoredStep(np.zeros(2), None, (), (), np.array(0)),
+        lambda: _engine.FactoredStep(np.zeros(2), None, (np.zeros(2),) * 7, (), np.array(0)),
+        lambda: _engine.FactoredStep(
+            np.zeros((2, 2)), None, (np.zeros(2),) * 2, (np.zeros(2),) * 2, np.array(0)
+        ),
         lambda: _engine.Commit().factor(
             _engine.FactoredStep.__new__(_engine.FactoredStep), np.zeros(2)
         ),

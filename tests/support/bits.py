@@ -32,12 +32,14 @@ def asking_ahead(name: str) -> Iterator[None]:
     use_isa(name)
     if not importlib.util.find_spec(f"cyoptim._kernels_{name}_far"):
         pytest.skip(f"no kernels for {name} that ask for memory ahead: only GCC builds them")
-    before = _engine.set_far_elements(0)
+    elements = _engine.set_far_elements(0)
+    by_one = _engine.set_stepped_by_one(0)  # what one thread steps whole asks for nothing
     try:
         assert _engine.asks_ahead(1, 1)
         yield
     finally:
-        _engine.set_far_elements(before)
+        _engine.set_far_elements(elements)
+        _engine.set_stepped_by_one(by_one)
 
 
 def digests_on_threads(module: str, threads: int) -> dict[str, str]:
