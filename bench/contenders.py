@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
-
 from bench import averaged_steps, formats, fused_steps, loops, norms, own, peers, rivals
 from bench.optimizers import NORM, OPERATIONS, OPTIMIZERS
 from bench.roof import roof
@@ -35,11 +33,11 @@ class Contender:
 def build_roof(operation: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     if operation == NORM:
         return norms.of_roof(grads, threads)
-    scale = 0.01
-    count = OPERATIONS[operation].written
-    state = [[np.zeros_like(p) for p in params] for _ in range(count - 1)]
-    step, owner = roof((params, *state), (grads,), scale, threads)
-    return Subject(step, params, grads, Stream(scale, count), owner)
+    walks = OPERATIONS[operation].walks(max(p.size for p in params))
+    # What several passes write, later ones read: with a larger factor it would grow.
+    scale = 0.01 if len(walks) == 1 else 1e-4
+    step, owner = roof(walks, params, grads, scale, threads)
+    return Subject(step, params, grads, Stream(scale, walks), owner)
 
 
 def _is_adam(optimizer: str) -> bool:
@@ -55,7 +53,7 @@ def _in_torch(operation: str) -> bool:
 
 
 def _has_source(operation: str) -> bool:
-    return operation in OPTIMIZERS and OPTIMIZERS[operation].card.source is not None
+    return operation in OPTIMIZERS and OPTIMIZERS[operation].source is not None
 
 
 def _is_norm(operation: str) -> bool:

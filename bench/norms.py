@@ -45,7 +45,7 @@ def build_torch(operation: str, params: Arrays, grads: Arrays, threads: int) -> 
 
 
 def of_roof(grads: Arrays, threads: int) -> Subject:
-    total, owner = roof((), (grads,), 1.0, threads)
+    total, owner = roof(("g",), [], grads, 1.0, threads)
     return _subject(lambda: total() ** 0.5, grads, owner)
 
 

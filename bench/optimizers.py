@@ -1,6 +1,10 @@
 """What the bench knows of what it times: the rows of the optimizers' cards, and the norm.
 
 Options, reference and memory traffic of an optimizer are in `tests/optimizers`, and nowhere else.
+
+A pass is written as a letter for each array of a parameter's size that it moves: "g" is the
+gradient, "p" the parameter, any other one the state. It reads those in small letters, and reads and
+writes those in capital ones.
 """
 
 from __future__ import annotations
@@ -9,10 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.optimizers import CARDS
-from tests.support.cards import ELEMENT_WISE, FUSED, MODES, TORCH, Card
+from tests.support.cards import ELEMENT_WISE, FUSED, MODES, TORCH, Card, Source
 
-READ = 1
-"""Arrays of a parameter's size that are read and not written: the gradient."""
+STATE = "abcdef"
+"""Names of an optimizer's state, where nobody has named it."""
+
+IN_CACHE = 16384
+"""Elements of a tensor that every pass but the first finds in the cache."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +28,7 @@ class Operation:
 
     name: str
     written: int  # arrays that it reads and writes
-    passes: int = 0  # arrays that all passes read or write, if there are several
-    read: int = 0  # arrays of the state that it reads only
+    passes: tuple[str, ...] = ()  # if it is not one that reads the gradient and writes these
     matrices: bool = False  # whether its tensors are matrices
 
     @property
@@ -46,14 +52,28 @@ class Operation:
         return False
 
     @property
-    def more_passes(self) -> float:
-        """The bytes of all passes, in parts of those of one pass over the same arrays."""
-        return self.traffic / (READ + 2 * self.written)
+    def goes_again(self) -> bool:
+        """Whether it takes several passes."""
+        return len(self.passes) > 1
 
     @property
-    def traffic(self) -> int:
-        """How often it must move as many bytes as there are in the parameters."""
-        return self.passes or READ + self.read + 2 * self.written
+    def read(self) -> int:
+        """Arrays of the state that it only reads."""
+        return len(self.all_at_once.replace("g", "")) - self.written
+
+    @property
+    def all_at_once(self) -> str:
+        """All that it moves, as one pass."""
+        moved = {letter.lower(): letter for letter in sorted("".join(self.passes), reverse=True)}
+        return "".join(moved.values()) or "g" + ("p" + STATE)[: self.written].upper()
+
+    def walks(self, each: int) -> tuple[str, ...]:
+        """What moves beyond the cache, pass by pass, if tensors have so many elements each."""
+        return (self.all_at_once,) if each <= IN_CACHE else self.passes or (self.all_at_once,)
+
+    def traffic(self, each: int) -> int:
+        """How often it must move as many bytes as there are in such parameters."""
+        return sum(1 + letter.isupper() for walk in self.walks(each) for letter in walk)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +82,13 @@ class Optimizer(Operation):
 
     card: Card
     options: dict[str, Any] = field(default_factory=dict)  # beside the defaults
+    named_source: str = ""  # of the card's further sources
+
+    @property
+    def source(self) -> Source | None:
+        """The class of the authors, or of those who have these options."""
+        card = self.card
+        return card.more_sources[self.named_source] if self.named_source else card.source
 
     @property
     def cls(self) -> str:
@@ -70,15 +97,15 @@ class Optimizer(Operation):
 
     @property
     def fused(self) -> bool:
-        return TORCH(self.card) and FUSED(self.card)
+        return self.in_torch and FUSED(self.card)
 
     @property
     def in_torch(self) -> bool:
-        return TORCH(self.card)
+        return TORCH(self.card) and not self.named_source
 
     @property
     def joins(self) -> bool:
-        return not ELEMENT_WISE(self.card) or self.passes > 0
+        return not ELEMENT_WISE(self.card) or self.goes_again
 
 
 _ROWS = [
@@ -86,10 +113,10 @@ _ROWS = [
         name=f"{card}{timed.suffix}",
         written=timed.written,
         passes=timed.passes,
-        read=timed.read,
         matrices=timed.matrices,
         card=card,
         options=timed.options,
+        named_source=timed.source,
     )
     for card in CARDS
     for timed in card.timed

@@ -51,7 +51,7 @@ SOURCES = "CYOPTIM_BENCH_SOURCES"
 def build_source(optimizer: str, params: Arrays, grads: Arrays, threads: int) -> Subject:
     """The authors' own class, with tensors, as its users install it."""
     row = OPTIMIZERS[optimizer]
-    source = row.card.source
+    source = row.source
     assert source is not None
     file = Path(os.environ.get(SOURCES, "")) / f"{row.cls}.py"
     if "." not in source.cls and not file.is_file():

@@ -135,7 +135,7 @@ def _ratios(run: Run) -> str:
         if c.source and OPTIMIZERS[name].in_torch and not OPTIMIZERS[name].fused
     }  # fmt: skip
     one, more = (
-        [roof for name, roof in roofs.items() if bool(OPTIMIZERS[name].passes) is several]
+        [roof for name, roof in roofs.items() if OPTIMIZERS[name].goes_again is several]
         for several in (False, True)
     )
     passes = f", and those of several passes {_range(more)} times as long as theirs" if more else ""

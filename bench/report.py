@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench.contenders import CONTENDERS
-from bench.optimizers import OPERATIONS
 from bench.runner import MEAN, MEDIAN, Result, quartile
 from bench.workloads import Workload, named
 
@@ -95,10 +94,9 @@ class Run:
         return self._times(quartile, measure)
 
     def _times(self, chosen: Callable[[Sequence[float]], float], measure: str) -> Times:
-        """One round of each. The roof is timed in one pass, at whose speed the bytes of several are
-        reckoned."""
+        """One round of each."""
         return {
-            (r.workload, r.contender): chosen(rounds) * _passes(r)
+            (r.workload, r.contender): chosen(rounds)
             for r in self.results
             if (rounds := r.of(measure))
         }
@@ -146,11 +144,6 @@ def _shared(commands: Sequence[str]) -> str:
     while len(words) < len(commands[0].split()) and words[-1].startswith("--"):
         words.pop()
     return " ".join(words)
-
-
-def _passes(result: Result) -> float:
-    operation = OPERATIONS[named(result.workload).optimizer]
-    return operation.more_passes if result.contender == "roof" else 1.0
 
 
 def environment(threads: int, command: str) -> dict[str, Any]:

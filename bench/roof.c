@@ -1,18 +1,18 @@
 /* The roof: moves an optimizer's memory, with one multiplication and addition per array.
  *
- * (a) A step reads READ arrays and reads and writes WRITTEN ones. Nothing can be left out, because
- *     each sum depends on the one before; the last one is the parameter's.
+ * (a) A pass reads READ arrays and reads and writes WRITTEN ones. Nothing can be left out, because
+ *     each sum depends on the one before; the last one is that of the first array.
  * (b) Each thread walks one contiguous range of all elements, cut evenly to the element.
  * (c) All loads come before the stores: large arrays lie a multiple of 4096 bytes apart, where a
  *     load after a store to another array is taken to depend on it.
  * (d) Plain stores: non-temporal ones would save reading what is written, but cyoptim has none.
- * (e) If nothing is written, the squares of the first array are added up: LANES sums of a block,
- *     as one chain of additions would be slower than memory, and blocks in double.
+ * (e) If nothing is written, the squares are added up: LANES sums of a block, as one chain of
+ *     additions would be slower than memory, and blocks in double.
  *
  * The compiler unrolls the loops over k, whose number of rounds it knows, and vectorizes the other.
  */
 typedef struct {
-    REAL *written[WRITTEN]; /* the parameter first */
+    REAL *written[WRITTEN];
     const REAL *read[READ];
     long long size;
 } Span;
@@ -40,14 +40,18 @@ enum { LANES = 64, BLOCK = 4096 };
 static double walk(const Span *span, REAL c) {
     double total = 0;
     for (long long start = 0; start < span->size; start += BLOCK) {
-        const REAL *x = span->read[0] + start;
+        const REAL *x[READ];
         long long left = span->size - start, n = left < BLOCK ? left : BLOCK, i = 0;
         REAL lanes[LANES] = {0}, rest = 0;
+        for (int j = 0; j < READ; j++)
+            x[j] = span->read[j] + start;
         for (; i + LANES <= n; i += LANES)
-            for (int k = 0; k < LANES; k++)
-                lanes[k] += c * x[i + k] * x[i + k];
+            for (int j = 0; j < READ; j++)
+                for (int k = 0; k < LANES; k++)
+                    lanes[k] += c * x[j][i + k] * x[j][i + k];
         for (; i < n; i++)
-            rest += c * x[i] * x[i];
+            for (int j = 0; j < READ; j++)
+                rest += c * x[j][i] * x[j][i];
         for (int k = 0; k < LANES; k++)
             rest += lanes[k];
         total += rest;

@@ -28,9 +28,45 @@ class Unavailable(Exception):
 
 
 def roof(
+    walks: Sequence[str], params: Arrays, grads: Arrays, scale: float, threads: int
+) -> tuple[Callable[[], Any], Any]:
+    """A step that walks through this memory and such state, and what to keep alive for it.
+
+    Walks are written as passes are: see `bench.optimizers`.
+    """
+    names = dict.fromkeys("".join(walks).lower())
+    arrays = {"p": params, "g": grads} | {
+        name: [_zeros(p) for p in params] for name in names if name not in "pg"
+    }
+    made = [
+        _walk(
+            [arrays[x.lower()] for x in walk if x.isupper()],
+            [arrays[x] for x in walk if x.islower()],
+            scale,
+            threads,
+        )
+        for walk in walks
+    ]
+    steps, owners = zip(*made, strict=True)
+    return steps[0] if len(steps) == 1 else partial(_in_turn, steps), owners
+
+
+def _zeros(like: Array) -> Array:
+    """Zeros in memory of their own: until they are written, all are one page of the system."""
+    zeros = np.empty_like(like)
+    zeros.fill(0)
+    return zeros
+
+
+def _in_turn(steps: Sequence[Callable[[], Any]]) -> None:
+    for step in steps:
+        step()
+
+
+def _walk(
     written: Sequence[Arrays], read: Sequence[Arrays], scale: float, threads: int
 ) -> tuple[Callable[[], Any], Any]:
-    """A step that moves this memory, and the objects to keep alive for it; see roof.c."""
+    """One walk, and the objects to keep alive for it; see roof.c."""
     streams = (*written, *read)
     first = streams[0]
     threads = threads if sum(a.size for a in first) >= _WORTH_THREADS else 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.optimizers import OPTIMIZERS
 from bench.workloads import Arrays
+from tests.support.cautious import Cautious, has_caution
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
 def reference(optimizer: str, **options: Any) -> Any:
     """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
-    made = row.card.reference(**row.options, **options)
+    if has_caution(row.card) and "caution" in row.options:
+        made: Any = Cautious(row.card, row.options | options)
+    else:
+        made = row.card.reference(**row.options, **options)
     made.joins = row.joins
     return made
 

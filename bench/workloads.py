@@ -64,7 +64,7 @@ class Workload:
     @property
     def bytes(self) -> int:
         """The bytes that a step must move."""
-        return OPERATIONS[self.optimizer].traffic * self._array
+        return OPERATIONS[self.optimizer].traffic(self.each) * self._array
 
     @property
     def memory(self) -> int:
@@ -182,18 +182,22 @@ OVERVIEW = ("1x16M", "1x1M", "1000x1000")
 
 
 class Stream:
-    """The computation of the roof: the chain of sums over all written arrays."""
+    """The computation of the roof: in each walk, the chain of sums over what it writes."""
 
-    def __init__(self, scale: float, written: int) -> None:
-        self.scale, self.written = scale, written
-        self.state: dict[int, Arrays] = {}
+    def __init__(self, scale: float, walks: Sequence[str]) -> None:
+        self.scale, self.walks = scale, walks
+        self.state: dict[int, dict[str, Array]] = {}
 
     def step(self, params: Sequence[Array], grads: Sequence[Array]) -> None:
+        names = "".join(self.walks).lower()
         for i, (p, g) in enumerate(zip(params, grads, strict=True)):
-            state = self.state.setdefault(i, [np.zeros_like(p) for _ in range(self.written - 1)])
-            for array in [*state, p]:
-                array += self.scale * g
-                g = array
+            state = self.state.setdefault(i, {x: np.zeros_like(p) for x in names})
+            arrays = state | {"p": p, "g": g}
+            for walk in self.walks:
+                last = sum(arrays[x] for x in walk if x.islower())
+                for x in reversed([x.lower() for x in walk if x.isupper()]):
+                    arrays[x] += self.scale * last
+                    last = arrays[x]
 
 
 class Expected:

@@ -114,8 +114,8 @@ def build_agreement(process: Process) -> Step:
 def build_roof(process: Process) -> Step:
     """A loop that moves the bytes of a step of this part, on one thread."""
     _, first, stop = own_part(process)
-    streams = [np.ones(stop - first, np.float32) for _ in range(4)]
-    step, owner = roof([[stream] for stream in streams[:3]], [streams[3:]], 0.01, 1)
+    param, grad = (np.ones(stop - first, np.float32) for _ in range(2))
+    step, owner = roof(("gPMV",), [param], [grad], 0.01, 1)
     return Step(step, state=lambda: owner[:0])
 
 

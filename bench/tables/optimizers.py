@@ -48,7 +48,7 @@ def cell(run: Run, optimizer: str, shapes: str) -> Cell:
 
 def _named(mode: str, optimizer: str) -> str:
     """The mode of torch, or the package of the authors' class."""
-    source = OPTIMIZERS[optimizer].card.source
+    source = OPTIMIZERS[optimizer].source
     if mode == "source" and source is not None:
         return source.place or source.cls.partition(".")[0]
     return mode.removeprefix("torch-")
@@ -93,11 +93,11 @@ def _unfused(optimizer: str) -> bool:
 
 
 def _in_one_pass(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].passes == 0
+    return not OPTIMIZERS[optimizer].goes_again
 
 
 def _in_more_passes(optimizer: str) -> bool:
-    return OPTIMIZERS[optimizer].passes > 0
+    return OPTIMIZERS[optimizer].goes_again
 
 
 TARGETS = (

@@ -11,7 +11,7 @@ import pytest
 from bench import __main__ as command_line
 from bench import report, roof, runner, worker
 from bench.contenders import CONTENDERS, FUSED, INSTRUCTION_SETS, PEERS, SLOW
-from bench.optimizers import OPERATIONS, OPTIMIZERS
+from bench.optimizers import IN_CACHE, OPERATIONS, OPTIMIZERS
 from bench.runner import Effort, Result, Worker
 from bench.subject import Subject, stepper_of
 from bench.tables import COMMANDS, adam, optimizers, roofs, scaling, sizes
@@ -160,17 +160,42 @@ def test_what_torch_has():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize(("written", "read"), [(1, 1), (2, 1), (3, 1), (4, 2)])
-def test_roof_touches_everything(threads, written, read):
-    params, *state = ([np.zeros_like(a) for a in UNEVEN.random(0)] for _ in range(written))
-    grads, *more = (UNEVEN.random(1 + i) for i in range(read))
-    for array in [a for arrays in more for a in arrays]:
-        array.fill(0)  # and so the reference need not know of it
+@pytest.mark.parametrize(
+    "walks",
+    [("gP",), ("gPA",), ("gPAB",), ("gsPABC",), ("gpAB", "abP"), ("g", "g", "gAP")],
+    ids="+".join,
+)
+def test_roof_touches_everything(threads, walks):
+    params, grads = (UNEVEN.random(seed) for seed in range(2))
     try:
-        step, owner = roof.roof((params, *state), (grads, *more), 0.05, threads)
+        step, owner = roof.roof(walks, params, grads, 0.05, threads)
     except roof.Unavailable as error:
         pytest.skip(str(error))
-    worker.validate(Subject(step, params, grads, Stream(0.05, written), owner), UNEVEN)
+    worker.validate(Subject(step, params, grads, Stream(0.05, walks), owner), UNEVEN)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("read", [1, 2, 3])
+def test_roof_adds_up_what_it_only_reads(threads, read):
+    arrays = [UNEVEN.random(seed) for seed in range(read)]
+    try:
+        step, _ = roof._walk((), arrays, 1.0, threads)
+    except roof.Unavailable as error:
+        pytest.skip(str(error))
+    expected = sum(float(np.vdot(x, x)) for each in arrays for x in map(np.float64, each))
+    assert step() == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_passes_move():
+    row = OPTIMIZERS["Lamb"]
+    assert [row.traffic(each) for each in (IN_CACHE, IN_CACHE + 1)] == [7, 11]
+    assert [len(row.walks(each)) for each in (IN_CACHE, IN_CACHE + 1)] == [1, 3]
+    assert sorted(row.walks(1)[0]) == sorted("gPMV")
+    assert OPTIMIZERS["Adam"].walks(1) == OPTIMIZERS["Adam"].walks(1 << 24) == ("gPAB",)
+    assert OPERATIONS["norm"].walks(1 << 24) == ("g",)
+    for row in OPTIMIZERS.values():
+        assert row.all_at_once.count("g") == row.all_at_once.count("P") == 1, row.name
+        assert sum(map(str.isupper, row.all_at_once)) == row.written, row.name
 
 
 def test_cut_is_even_and_complete():

@@ -9,7 +9,6 @@ import pytest
 
 from bench import __main__ as command_line
 from bench import readme, report
-from bench.optimizers import OPERATIONS
 from bench.runner import Result
 from bench.tables import scaling, sizes, verdict
 from bench.workloads import MOST_JOINED, named
@@ -75,16 +74,6 @@ def test_sizes_by_context():
     assert f"{mean}\n\n| elements | cyoptim | cyoptim-1 |" in text
     assert "| 65,536 | 3.00 s | 4.00 s |" in text
     assert "1x1000 and 4 others, cyoptim-openmp: unavailable: no such layer" in text
-
-
-def test_the_roof_of_several_passes_is_reckoned():
-    run = sizes_run()
-    passes = OPERATIONS["Lamb-unclipped"].more_passes
-    assert passes > 1
-    for times in (run.best(), run.quartiles()):
-        assert times["Lamb-unclipped:1x1000", "roof"] == passes
-        assert times["Lamb-unclipped:1x1000", "cyoptim"] == 2.0
-        assert times["1x1000", "roof"] == 1.0
 
 
 def scaling_run() -> report.Run:

@@ -297,6 +297,7 @@ def test_what_only_reads_changes_nothing(name: str) -> None:
 def test_a_gradient_is_replaced_whenever() -> None:
     # Each step takes one of the gradients that there were, whole; no step takes what has ended.
     params, optimizer = momentum(LITTLE, 5)
+    optimizer.step()  # a first one without any gradient would warn
     seen = [param.data for param in params]
 
     def replace(k: int) -> None:

@@ -78,7 +78,14 @@ CARD = Card(
         ({"weight_decay": -1}, ValueError, "weight_decay should be >= 0 but is: -1"),
     ),
     bad=(*COMMON, ({"eps": 1e-3}, TypeError, "eps must be a pair of numbers, got 0.001")),
-    timed=(Timed(1, {"eps": (float(np.finfo(np.float32).eps), 1e-3)}, passes=6, matrices=True),),
+    timed=(
+        Timed(
+            1,
+            {"eps": (float(np.finfo(np.float32).eps), 1e-3)},
+            passes=("gp", "g", "gP"),
+            matrices=True,
+        ),
+    ),
     drawing=Recipe(
         "cyoptim.Adafactor([p], lr=0.2)",
         "A matrix of two rows. Steps are relative to the size of the parameter, and slow down.",

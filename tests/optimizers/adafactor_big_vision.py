@@ -99,7 +99,7 @@ CARD = Card(
         "timm.optim.AdafactorBigVision", "1.0.31", place="timm",
         twin=without_casts, removed="the cast of the momentum to bfloat16",
     ),
-    timed=(Timed(2, {"lr": 1e-3}, passes=6, matrices=True),),
+    timed=(Timed(2, {"lr": 1e-3}, passes=("g", "gPM"), matrices=True),),
     drawing=Recipe(
         "cyoptim.AdafactorBigVision([p], lr=0.03)",
         "An average of steps that are as long in each coordinate.",

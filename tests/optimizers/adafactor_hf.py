@@ -100,7 +100,7 @@ CARD = Card(
         "transformers.optimization.Adafactor", "5.24.0", place="transformers",
         twin=with_lr_alone, removed="relative steps by default, where there is an lr",
     ),
-    timed=(Timed(1, passes=6, matrices=True),),
+    timed=(Timed(1, passes=("gp", "g", "gP"), matrices=True),),
     drawing=Recipe(
         "cyoptim.AdafactorHF([p], lr=0.2)",
         "A matrix of two rows. Steps are relative to the size of the parameter.",

@@ -87,7 +87,7 @@ CARD = Card(
         ({"b": float("nan")}, ValueError, "Invalid b value: nan (expected a finite number)"),
     ),
     source=Source("adam_atan2_pytorch.AdamAtan2", "0.4.1", place="adam-atan2-pytorch"),
-    timed=(Timed(3), Timed(3, {"cautious_factor": 0.0}, "-cautious", passes=10)),
+    timed=(Timed(3), Timed(3, {"cautious_factor": 0.0}, "-cautious", ("gMV", "gmvP"))),
     drawing=Recipe(
         "cyoptim.AdamAtan2([p], lr=0.1)",
         "It goes as Adam does, without an `eps`; no step is longer than twice `lr`.",

@@ -175,7 +175,7 @@ CARD = Card(
             {"lr": 0.05, "unit": "element", "eps": 0.1},
         ),
     ),
-    timed=(Timed(2, passes=6),),
+    timed=(Timed(2, passes=("g", "gPM")),),
     drawing=Recipe(
         'cyoptim.AdamMini([("scale", p)], lr=0.1)',
         "One average of squares for both coordinates: the step has the direction of the momentum.",

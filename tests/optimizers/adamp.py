@@ -116,7 +116,7 @@ CARD = Card(
             ),
         ),
     },
-    timed=(Timed(3), Timed(3, suffix="-matrices", passes=11, matrices=True)),
+    timed=(Timed(3), Timed(3, suffix="-matrices", passes=("gpMV", "mvP"), matrices=True)),
     drawing=Recipe(
         "cyoptim.AdamP([p], lr=0.1)",
         "A matrix of one row. Where the gradient is orthogonal to the parameter, so is the step.",

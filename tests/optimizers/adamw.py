@@ -32,7 +32,7 @@ CARD = Card(
             ),
         ),
     },
-    timed=(Timed(3),),
+    timed=(Timed(3), Timed(3, {"caution": True}, "-caution", ("gm", "gPMV"), source="timm")),
     drawing=Recipe(
         "cyoptim.AdamW([p], lr=0.1, weight_decay=0.1)",
         "Adam's path, ending short of the minimum: the decay draws both coordinates to zero.",

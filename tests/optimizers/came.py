@@ -58,7 +58,7 @@ CARD = Card(
         ({"betas": (0.9, 0.99, 1.5)}, ValueError, "Invalid betas[2] value: 1.5"),
     ),
     source=Source("came_pytorch.CAME", "0.1.3", place="came-pytorch"),
-    timed=(Timed(2, passes=9, matrices=True),),
+    timed=(Timed(2, passes=("g", "g", "gm", "gPM"), matrices=True),),
     drawing=Recipe(
         "cyoptim.CAME([p], lr=0.01)",
         "A matrix of two rows. Steps are large where momentum and gradient agree.",

@@ -89,7 +89,7 @@ CARD = Card(
         twin=alone,
         removed="steps without any gradient; gradients are given as copies",
     ),
-    timed=(Timed(4, passes=11),),
+    timed=(Timed(4, passes=("gMVS", "mvP")),),
     drawing=Recipe(
         "cyoptim.DAdaptAdam([p])",
         "The first steps are too small to see; then the estimate of the distance grows.",

@@ -64,7 +64,7 @@ CARD = Card(
         twin=alone,
         removed="steps without any gradient; gradients are given as copies",
     ),
-    timed=(Timed(3, passes=7),),
+    timed=(Timed(3, passes=("gPMS",)),),
     drawing=Recipe(
         "cyoptim.DAdaptLion([p], lr=0.2, d0=0.001)",
         "The first steps are too small to see; then the estimate of the distance grows.",

@@ -83,7 +83,7 @@ CARD = Card(
         twin=alone,
         removed="steps without any gradient; gradients are given as copies",
     ),
-    timed=(Timed(2, passes=7, read=1),),
+    timed=(Timed(2, passes=("gS", "srP")),),
     drawing=Recipe(
         "cyoptim.DAdaptSGD([p], momentum=0.9)",
         "The first steps are too small to see; then the estimate of the distance grows.",

@@ -76,8 +76,8 @@ CARD = Card(
     ),
     source=Source("timm.optim.Lars", "1.0.31"),
     timed=(
-        Timed(1, {"weight_decay": 1e-4}, passes=5),
-        Timed(2, {"weight_decay": 1e-4, "momentum": 0.9}, "-momentum", passes=7),
+        Timed(1, {"weight_decay": 1e-4}, passes=("gp", "gP")),
+        Timed(2, {"weight_decay": 1e-4, "momentum": 0.9}, "-momentum", passes=("gp", "gPM")),
     ),
     drawing=Recipe(
         "cyoptim.Lars([p], lr=0.1, trust_coeff=0.02, always_adapt=True, momentum=0.9)",

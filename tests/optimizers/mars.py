@@ -169,7 +169,7 @@ CARD = Card(
             ),
         ),
     },
-    timed=(Timed(4, {"optimize_1d": True}, passes=11),),
+    timed=(Timed(4, {"optimize_1d": True}, passes=("gl", "gPMVL")),),
     drawing=Recipe(
         "cyoptim.MARS([p], lr=0.02)",
         "As AdamW's; where the gradient turns, the difference of two gradients turns it further.",

@@ -101,7 +101,7 @@ CARD = Card(
         twin=in_float64,
         removed="its average of squares is float64, not float32",
     ),
-    timed=(Timed(2, passes=6),),
+    timed=(Timed(2, passes=("g", "gPM")),),
     drawing=Recipe(
         "cyoptim.NovoGrad([p], lr=0.002)",
         "The gradient's direction alone counts, so the steps stay of one size.",

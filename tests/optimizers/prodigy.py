@@ -109,7 +109,7 @@ CARD = Card(
         twin=alone,
         removed="gradients are given as copies",
     ),
-    timed=(Timed(4, passes=13, read=1),),
+    timed=(Timed(4, passes=("gpsMVR", "mvP")),),
     drawing=Recipe(
         "cyoptim.Prodigy([p], d_coef=0.5)",
         "The first steps are too small to see; then the estimate of the distance grows.",

@@ -105,7 +105,7 @@ CARD = Card(
     },
     timed=(
         Timed(2, {"momentum": 0.9}),
-        Timed(2, {"momentum": 0.9}, "-matrices", passes=8, matrices=True),
+        Timed(2, {"momentum": 0.9}, "-matrices", ("gpM", "mP"), matrices=True),
     ),
     drawing=Recipe(
         "cyoptim.SGDP([p], lr=0.004, momentum=0.9)",

@@ -73,7 +73,7 @@ CARD = Card(
     source=Source(
         "SophiaG", "a7e1572", place="Liuhong99/Sophia", twin=with_bs, removed="`bs` of `step`"
     ),
-    timed=(Timed(2, read=1),),
+    timed=(Timed(2, passes=("ghPM",)),),
     drawing=Recipe(
         "cyoptim.SophiaG([p], lr=0.02, weight_decay=0.0)",
         "Without an estimate of the Hessian: `lr` a step, along the sign of the momentum.",

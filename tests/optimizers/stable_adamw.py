@@ -54,7 +54,7 @@ CARD = Card(
         ({"kahan_sum": True}, TypeError, "unexpected keyword argument 'kahan_sum'"),
     ),
     source=Source("optimi.StableAdamW", "0.3.3", counts_together=True, place="torch-optimi"),
-    timed=(Timed(3, passes=9),),
+    timed=(Timed(3, passes=("gMV", "mvP")),),
     drawing=Recipe(
         "cyoptim.StableAdamW([p], lr=0.03)",
         "As AdamW's, but for shorter steps where the gradient suddenly grows.",

@@ -81,9 +81,11 @@ class Timed:
     written: int  # arrays that a step reads and writes: the parameter and its state
     options: Options = field(default_factory=dict)
     suffix: str = ""  # of the row's name
-    passes: int = 0  # arrays that all passes of a step read or write, if it is more than one pass
-    read: int = 0  # arrays of the state that a step reads only
+    passes: tuple[
+        str, ...
+    ] = ()  # what each pass moves, see bench/optimizers.py, if it is not the usual one
     matrices: bool = False  # whether tensors are matrices, as nearly square as their size allows
+    source: str = ""  # which of the card's further sources has these options, if torch and the first one have not
 
 
 @dataclass(frozen=True)
