@@ -455,11 +455,15 @@ rule("copy", AVERAGE, copy[float], copy[double])
 rule("squares", SQUARES_OF, squares[float], squares[double])
 rule("axpby", AXPBY, axpby[float], axpby[double])
 
-for name in ("sgd_momentum", "sgd_nesterov", "adam", "adam_amsgrad", "rmsprop_momentum", "rmsprop_centered_momentum",
-             "adamax", "nadam", "radam", "lion", "ademamix", "yogi", "sophia", "mars_vector", "mars_vector_amsgrad"):
+for name in ("sgd_nesterov", "rmsprop_momentum", "rmsprop_centered_momentum", "nadam", "lion", "ademamix", "sophia"):
     cautious(name)
-for name in ("adabelief", "adabelief_amsgrad", "adan", "adopt", "laprop", "signum", "adamp_vector", "sgdp_vector"):
+for name in ("adam", "adam_amsgrad", "adamax", "radam", "yogi", "mars_vector", "mars_vector_amsgrad"):
+    cautious(name, "l2", "shrink", "beta1", "gain1")
+for name in ("adabelief", "adabelief_amsgrad"):
+    cautious(name, "penalty", "keep", "beta1", "gain1")
+for name in ("adan", "adopt", "laprop", "signum", "adamp_vector", "sgdp_vector"):
     cautious(name, "penalty", "keep")
+cautious("sgd_momentum", "l2", "shrink", "momentum", "gain")
 
 
 include "kernels/passes.pxi"

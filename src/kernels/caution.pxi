@@ -7,30 +7,36 @@
 # (a) Elements of u whose sign is not that of d become zero; the others are divided by their share of the tensor. So
 #     the rule runs twice: to count them, on copies of the state, and to move them. For a unit that is kept it runs
 #     once: the state moves while they are counted, and -u goes from pass to pass.
-# (b) Counts are whole numbers: their sum is the same in any order.
+# (b) Of a step along an average of the gradient, keep * m + gain * d, that average has the sign. Then it alone is
+#     computed to count, and elements that it says follow the gradient, also where their u is flushed to zero.
+# (c) Counts are whole numbers: their sum is the same in any order.
 
 cdef struct Caution:                # the first scalars of a cautious rule
     double sign
-    double rule, l2_at, shrink_at   # the number of the rule within; where its scalars of these names are, 0: nowhere
+    double rule                     # the number of the rule within
+    double l2_at, shrink_at, keep_at, gain_at   # where its scalars of these names are; 0: nowhere
     double cautious_wd              # a switch
     double scale                    # by the finish
 
 cdef enum:
-    WITHIN = 6                      # the first scalar of the rule within: its sign, which is 1
+    WITHIN = 8                      # the first scalar of the rule within: its sign, which is 1
     MAX_STATES = MAX_STREAMS - 2
 
 
-cdef int cautious(str name, str l2="l2", str shrink="shrink") except -1:
-    """Give a rule of the form above its forms for the options `caution` and `cautious_wd`; what it calls the scalars."""
+cdef int cautious(str name, str l2="l2", str shrink="shrink", str keep="", str gain="") except -1:
+    """Give a rule of the form above its forms for the options `caution` and `cautious_wd`; what it calls the scalars.
+
+    `keep` and `gain` are of the average in its first state, if it steps along that.
+    """
     about = RULES[name]
     cdef tuple within = about["scalars"]
     cdef int number
     if about["scope"] != PER_ELEMENT or WITHIN + len(within) > MAX_SCALARS:
         raise ValueError(f"rule {name} can have no cautious form")
-    names = ("sign", "caution_rule", "l2_at", "shrink_at", "cautious_decay", "caution_scale", "caution_sign")
-    constants = {"caution_rule": about["number"], "caution_sign": 1,
-                 "l2_at": WITHIN + within.index(l2) if l2 in within else 0,
-                 "shrink_at": WITHIN + within.index(shrink) if shrink in within else 0}
+    places = {"l2_at": l2, "shrink_at": shrink, "keep_at": keep, "gain_at": gain}
+    names = ("sign", "caution_rule", *places, "cautious_decay", "caution_scale", "caution_sign")
+    constants = {at: WITHIN + within.index(scalar) if scalar in within else 0 for at, scalar in places.items()}
+    constants.update(caution_rule=about["number"], caution_sign=1)
     form = {**about, "scalars": names + within[1:]}
     add_form(name + "_cautious_wd", {**form, "constants": {**constants, "caution_scale": 1}},
              cautious_decay[float], cautious_decay[double])
@@ -124,6 +130,22 @@ cdef inline int64_t count_along(const floating *d, const floating *u, Py_ssize_t
         return wide
 
 
+# As above, of the average that the state is once it has moved.
+cdef inline int64_t count_average(const floating *d, const floating *m, floating keep, floating gain, bint moved,
+                                  Py_ssize_t n) noexcept nogil:
+    cdef int32_t narrow = 0
+    cdef int64_t wide = 0
+    cdef Py_ssize_t i
+    if floating is float:
+        for i in range(n):
+            narrow += along(d[i], -(m[i] if moved else keep * m[i] + gain * d[i])) < 0
+        return narrow
+    else:
+        for i in range(n):
+            wide += along(d[i], -(m[i] if moved else keep * m[i] + gain * d[i])) < 0
+        return wide
+
+
 cdef inline void move(floating *p, const floating *d, const floating *u, floating shrink, floating scale, bint masks,
                       bint cautious_wd, Py_ssize_t n) noexcept nogil:
     cdef floating keep = shrink, x
@@ -171,6 +193,9 @@ cdef inline void caution_measure(floating **s, const double *scalars, double *la
     cdef floating room[PIECE]
     cdef floating more_room[PIECE]
     cdef floating copies[MAX_STATES * PIECE]
+    cdef const Caution *h = <const Caution *>scalars
+    cdef bint averages = h.keep_at != 0
+    cdef floating keep = <floating>scalars[<int>h.keep_at], gain = <floating>scalars[<int>h.gain_at]
     cdef floating *kept = s[WORK]
     cdef floating *d
     cdef floating *u = more_room
@@ -183,6 +208,10 @@ cdef inline void caution_measure(floating **s, const double *scalars, double *la
         if kept != NULL:
             u = kept + start
         d = gradient(s, scalars, room, start, count)
-        run_within(s, scalars, d, u, states, start, count)
-        lanes[0] += count_along(d, u, count)
+        if kept != NULL or not averages:
+            run_within(s, scalars, d, u, states, start, count)
+        if averages:
+            lanes[0] += count_average(d, s[2] + start, keep, gain, kept != NULL, count)
+        else:
+            lanes[0] += count_along(d, u, count)
         start += count

@@ -11,7 +11,8 @@
 from cython cimport floating
 from libc.math cimport fabs, pow
 from libc.stdint cimport int64_t
-from _table cimport PIECE
+from _prefetch cimport AHEAD, prefetch_bytes
+from _table cimport LANES, PIECE
 from rules._math cimport along, angle, least_eps, root, spread_of
 
 
@@ -41,19 +42,6 @@ cdef inline void adam_atan2_finish(double *scalars, const double *sums, double *
     h.scale = 1 / (mean if mean > 1e-5 else 1e-5)
 
 
-cdef inline void _advance(const AdamAtan2 *h, const floating *g, floating *m, floating *v, Py_ssize_t n) noexcept nogil:
-    """Move the averages."""
-    cdef floating sign = <floating>h.sign
-    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
-    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
-    cdef floating d
-    cdef Py_ssize_t i
-    for i in range(n):
-        d = sign * g[i]
-        m[i] = beta1 * m[i] + gain1 * d
-        v[i] = beta2 * v[i] + gain2 * d * d
-
-
 cdef inline void _find_roots(const AdamAtan2 *h, floating **s, floating *x, bint moved, Py_ssize_t start,
                              Py_ssize_t n) noexcept nogil:
     """The root of each square in x; the averages move, if they have not yet."""
@@ -77,24 +65,44 @@ cdef inline void _find_roots(const AdamAtan2 *h, floating **s, floating *x, bint
         x[i] = root(square * unbias2) + least
 
 
+# What is in a lane each is read before any is written, as a compiler cannot know that arrays are apart. `count` is a constant,
+# LANES, but for what is left over at the end.
+cdef inline void _step_at(const AdamAtan2 *h, floating *p, const floating *g, const floating *m, const floating *x,
+                          bint cautious, bint selects, int count) noexcept nogil:
+    cdef floating sign = <floating>h.sign, unbias1 = <floating>h.unbias1
+    cdef floating scale = <floating>h.scale, factor = <floating>(h.scale * h.cautious_factor)
+    cdef floating size = <floating>h.size, keep = <floating>h.keep
+    cdef floating moved[LANES]
+    cdef floating u, kept
+    cdef int k
+    for k in range(count):
+        u = angle(unbias1 * m[k], x[k])
+        if cautious:
+            u = (scale if along(sign * g[k], -m[k]) < 0 else factor) * u
+        kept = keep
+        if selects:
+            kept = keep if u * p[k] > 0 else 1
+        moved[k] = kept * p[k] - size * u
+    for k in range(count):
+        p[k] = moved[k]
+
+
 cdef inline void _step(const AdamAtan2 *h, floating **s, const floating *x, bint cautious, bint selects, Py_ssize_t start,
                        Py_ssize_t n) noexcept nogil:
+    """Step a piece; and ask for the next one's averages, as memory would stand still while angles are computed."""
     cdef floating *p = s[0] + start
     cdef const floating *g = s[1] + start
     cdef const floating *m = s[2] + start
-    cdef floating sign = <floating>h.sign, unbias1 = <floating>h.unbias1
-    cdef floating scale = <floating>h.scale, factor = <floating>(h.scale * h.cautious_factor)
-    cdef floating size = <floating>h.size, keep = <floating>h.keep, kept
-    cdef floating u
-    cdef Py_ssize_t i
-    for i in range(n):
-        u = angle(unbias1 * m[i], x[i])
-        if cautious:
-            u = (scale if along(sign * g[i], -m[i]) < 0 else factor) * u
-        kept = keep
-        if selects:
-            kept = keep if u * p[i] > 0 else 1
-        p[i] = kept * p[i] - size * u
+    cdef const floating *v = s[3] + start
+    cdef Py_ssize_t whole = n // LANES * LANES, i, j
+    for j in range(n // LANES):
+        i = j * LANES
+        prefetch_bytes(p + i + AHEAD, LANES * sizeof(floating))
+        prefetch_bytes(g + i + PIECE, LANES * sizeof(floating))
+        prefetch_bytes(m + i + PIECE, LANES * sizeof(floating))
+        prefetch_bytes(v + i + PIECE, LANES * sizeof(floating))
+        _step_at(h, p + i, g + i, m + i, x + i, cautious, selects, LANES)
+    _step_at(h, p + whole, g + whole, m + whole, x + whole, cautious, selects, <int>(n - whole))
 
 
 cdef inline void _pull(const AdamAtan2 *h, floating *p, const floating *first, Py_ssize_t n) noexcept nogil:
@@ -131,20 +139,22 @@ cdef inline void adam_atan2_pulled(floating **s, const double *scalars, Py_ssize
 
 cdef inline void adam_atan2_measure(floating **s, const double *scalars, double *lanes, Py_ssize_t n) noexcept nogil:
     cdef const AdamAtan2 *h = <const AdamAtan2 *>scalars
+    cdef floating *g = s[1]
+    cdef floating *m = s[2]
+    cdef floating *v = s[3]
     cdef floating sign = <floating>h.sign
-    cdef floating *g
-    cdef floating *m
-    cdef Py_ssize_t start = 0, i
-    cdef int count, block
-    while start < n:
-        block = <int>min(<Py_ssize_t>PIECE, n - start)
-        g, m = s[1] + start, s[2] + start
-        _advance(h, g, m, s[3] + start, block)
-        count = 0
-        for i in range(block):
-            count += along(sign * g[i], -m[i]) < 0
-        lanes[0] += count
-        start += block
+    cdef floating beta1 = <floating>h.beta1, beta2 = <floating>h.beta2
+    cdef floating gain1 = <floating>h.gain1, gain2 = <floating>h.gain2
+    cdef floating d, first
+    cdef Py_ssize_t i
+    cdef int count = 0
+    for i in range(n):
+        d = sign * g[i]
+        first = beta1 * m[i] + gain1 * d
+        m[i] = first
+        v[i] = beta2 * v[i] + gain2 * d * d
+        count += along(d, -first) < 0
+    lanes[0] += count
 
 
 cdef inline void adam_atan2_cautious(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:

@@ -118,6 +118,27 @@ def test_signs_are_compared_and_not_products(dtype: Any) -> None:
     np.testing.assert_allclose(v / small, [0.25, 1.5], rtol=1e-6)
 
 
+ALONG_AVERAGES = ["AdaBelief", "Adam", "AdamW", "Adamax", "RAdam", "SGD", "Yogi"]
+
+
+@pytest.mark.parametrize("size", [2, 300, 20_000, 2_000_000])
+@pytest.mark.parametrize("name", ALONG_AVERAGES)
+def test_a_step_that_is_flushed_to_zero_follows_its_gradient(name: str, size: int) -> None:
+    # As in the authors' code, whose mask is of the average: steps do not become longer where others are tiny.
+    card = BY_NAME[name]
+    grad, w = np.ones(size, np.float32), np.zeros(size, np.float32)
+    grad[::2] = 1e-36
+    options = {"lr": 1e-12, **card.only(momentum=0.9, initial_accumulator=0.0)}
+    optimizer = card.cls([w], **options, caution=True)
+    for _ in range(3):  # RAdam does not adapt yet
+        optimizer.step(grads=[grad])
+    plain = card.cls([v := np.zeros(size, np.float32)], **options)
+    for _ in range(3):
+        plain.step(grads=[grad])
+    assert np.count_nonzero(v[1::2]) == size // 2
+    np.testing.assert_array_equal(w, v)
+
+
 def test_what_decays_cautiously() -> None:
     # Where the step goes towards zero, or stands still.
     p = np.array([1.0, -1.0, 1.0, -1.0, 1.0])
