@@ -4,8 +4,9 @@
  *     no processor, because another library's threads spin on it or another process has it, costs
  *     nothing: the others do its share. (A parallel region of OpenMP waits for every thread of its
  *     team to arrive, which then takes milliseconds.)
- * (b) Idle workers look for the next run for some tens of microseconds, then sleep. Those that sleep are
- *     woken in a tree: each wakes two others, so that the caller makes at most two calls of the system.
+ * (b) Idle workers look for the next run for some tens of microseconds, then sleep. By the clock: a pause takes 10 ns
+ *     on one processor and 45 on another. Those that sleep are woken in a tree: each wakes two others, so that the
+ *     caller makes at most two calls of the system.
  * (c) One run at a time: whoever finds the pool taken does its work alone. Nobody ever waits for
  *     somebody else's run.
  * (d) Workers run where the caller may run, but not on its own processor: some systems would wake a worker
@@ -18,8 +19,11 @@
 
 enum {
     POOL_MOST = 256,    /* threads, the caller's included */
-    POOL_LOOKS = 1000   /* at whether something has happened, before a thread sleeps or yields */
+    POOL_LOOKS = 1000,  /* at whether the others are done, before the caller yields */
+    POOL_GLANCES = 16   /* at whether there is another run, between two at the clock */
 };
+
+#define POOL_LINGER 5e4 /* nanoseconds without a run before a worker sleeps */
 
 /* What workers see of the run, in one cache line. The number is written last; 0 while the rest changes. */
 typedef struct {
@@ -112,12 +116,14 @@ static void pool_note_lateness(void) {
 }
 
 static void pool_await(int thread, Run *run, uint32_t last) {
+    int64_t until = thread_ticks() + (int64_t)(POOL_LINGER * thread_tick_rate()), now;
     do {
-        for (int look = 0; look < POOL_LOOKS; look++) {
+        for (int look = 0; look < POOL_GLANCES; look++) {
             if (pool_look(run, last)) return;
             thread_pause();
         }
-    } while (thread_ticks() < atomic_load_explicit(&pool.awaited, memory_order_relaxed));
+        now = thread_ticks();
+    } while (now < until || now < atomic_load_explicit(&pool.awaited, memory_order_relaxed));
     pool_sleep(&pool.worker[thread], run, last);
     if (thread < run->threads) pool_note_lateness();
 }
