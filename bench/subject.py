@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.optimizers import OPTIMIZERS
 from bench.workloads import Arrays
-from tests.support.cautious import Cautious, has_caution
+from tests.support.cards import ELEMENT_WISE
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def views_of(tensors: list[Any]) -> tuple[Arrays, Arrays]:
 def reference(optimizer: str, **options: Any) -> Any:
     """The slow reference of an optimizer."""
     row = OPTIMIZERS[optimizer]
-    if has_caution(row.card) and "caution" in row.options:
+    if row.options.get("caution") and ELEMENT_WISE(row.card):
+        # It imports cyoptim, whose kernels a process may have to choose before.
+        from tests.support.cautious import Cautious
+
         made: Any = Cautious(row.card, row.options | options)
     else:
         made = row.card.reference(**row.options, **options)
