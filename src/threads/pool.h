@@ -4,9 +4,9 @@
  *     no processor, because another library's threads spin on it or another process has it, costs
  *     nothing: the others do its share. (A parallel region of OpenMP waits for every thread of its
  *     team to arrive, which then takes milliseconds.)
- * (b) Idle workers look for the next run for some tens of microseconds, then sleep. By the clock: a pause takes 10 ns
- *     on one processor and 45 on another. Those that sleep are woken in a tree: each wakes two others, so that the
- *     caller makes at most two calls of the system.
+ * (b) Idle workers look for the next run for some tens of microseconds, then sleep. By the clock, as
+ *     processors differ in how long a pause is. Those that sleep are woken in a tree: each wakes two others, so that
+ *     the caller makes at most two calls of the system.
  * (c) One run at a time: whoever finds the pool taken does its work alone. Nobody ever waits for
  *     somebody else's run.
  * (d) Workers run where the caller may run, but not on its own processor: some systems would wake a worker
