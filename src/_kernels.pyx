@@ -17,7 +17,7 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 from libc.string cimport memcmp, memcpy, memset
 
 from _codecs cimport BFLOAT16, BFLOAT16_SPLIT, BFLOAT16_STOCHASTIC, FLOAT32, SCALED_TOGETHER, arithmetic_size, codec_has_scales, codec_partner_size, decode, encode, is_lossy, mixed, stored_size
-from _prefetch cimport prefetch_bytes
+from _prefetch cimport prefetch_bytes, unbounded
 from _reduce cimport (AXPBY_DOT, DOT, SUM_SQUARES, add_squares, axpby_dot_span, combine, dot_span,
                       fold_sums, reduce_span)
 from _table cimport (AGREEMENTS, APPLY, CHUNK, DIRECTED, FACTORED_PASSES, FLATTENED, KEPT, LANES, LINE,

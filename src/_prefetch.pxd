@@ -6,3 +6,4 @@ cdef enum:
 
 cdef extern from "prefetch.h" nogil:
     void prefetch_bytes(const void *place, ptrdiff_t bytes)
+    ptrdiff_t unbounded(ptrdiff_t n)

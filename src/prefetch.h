@@ -13,4 +13,13 @@ static inline void prefetch_bytes(const void *place, ptrdiff_t bytes) {
 #endif
 }
 
+/* n, of which the compiler is to know no bound. GCC asks for nothing ahead in a loop that it knows to be shorter than the
+ * distance; but the pieces of a stream lie side by side, and what lies ahead of one is the next. */
+static inline ptrdiff_t unbounded(ptrdiff_t n) {
+#if defined(CYOPTIM_PREFETCH) && defined(__GNUC__)
+    __asm__("" : "+r"(n));
+#endif
+    return n;
+}
+
 #endif

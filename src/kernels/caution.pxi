@@ -171,7 +171,7 @@ cdef inline void cautious_update(floating **s, const double *scalars, floating *
     cdef bint cautious_wd = h.cautious_wd != 0
     cdef Py_ssize_t start = 0, count
     while start < n:
-        count = min(<Py_ssize_t>PIECE, n - start)
+        count = unbounded(min(<Py_ssize_t>PIECE, n - start))
         d = gradient(s, scalars, room, start, count)
         if kept != NULL:
             u = kept + start
@@ -204,7 +204,7 @@ cdef inline void caution_measure(floating **s, const double *scalars, double *la
     if kept != NULL:
         states = NULL
     while start < n:
-        count = min(<Py_ssize_t>PIECE, n - start)
+        count = unbounded(min(<Py_ssize_t>PIECE, n - start))
         if kept != NULL:
             u = kept + start
         d = gradient(s, scalars, room, start, count)

@@ -173,7 +173,7 @@ cdef inline void run_pieces(const Table *table, Py_ssize_t t, int rule, const do
     cdef Py_ssize_t n
     s[WORK] = work
     while start < stop:
-        n = min(<Py_ssize_t>PIECE, stop - start)
+        n = unbounded(min(<Py_ssize_t>PIECE, stop - start))
         load(table, t, rule, count, s, scratch, start, n)
         if rule >= 0:
             run_before(table, s, scratch, n)
@@ -197,7 +197,7 @@ cdef inline void run_in_turn(const Table *table, Py_ssize_t t, int rule, const d
     cdef int k
     s[WORK] = work
     while start < stop:
-        n = min(<Py_ssize_t>PIECE, stop - start)
+        n = unbounded(min(<Py_ssize_t>PIECE, stop - start))
         # Not moved on from the last piece: a vector loaded from what was stored in parts has to wait.
         for k in range(MAX_STREAMS):
             s[k] = stream(table, t, rule, k, start, work)

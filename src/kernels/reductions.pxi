@@ -16,7 +16,7 @@ cdef inline double reduce_pieces(const Table *table, const Chunk *chunk, floatin
     cdef Py_ssize_t start = chunk.start, n
     cdef int k
     while start < chunk.stop:
-        n = min(<Py_ssize_t>PIECE, chunk.stop - start)
+        n = unbounded(min(<Py_ssize_t>PIECE, chunk.stop - start))
         for k in range(3):
             s[k] = pieces + PIECE * k
             if table.tensors[chunk.tensor].streams[k] != NULL:
@@ -53,7 +53,7 @@ cdef inline double norm_pieces(const Table *table, const Chunk *chunk, floating 
     cdef Py_ssize_t start = chunk.start, n
     memset(lane, 0, sizeof(lane))
     while start < chunk.stop:
-        n = min(<Py_ssize_t>PIECE, chunk.stop - start)
+        n = unbounded(min(<Py_ssize_t>PIECE, chunk.stop - start))
         read(table, chunk.tensor, 1, piece, start, n)
         add_squares(piece, lane, n)
         start += n

@@ -4,15 +4,15 @@
 #
 # To the root is added the most that squares which are flushed to zero can take from it; else steps were twice as long.
 #
-# Angles are computed piece by piece, as each takes a chain of arithmetic that is longer than what a processor looks ahead.
+# Angles are computed block by block, as each takes a chain of arithmetic that is longer than what a processor looks ahead.
 #
 # A cautious step takes two passes. The first moves the averages, and counts those that go with the gradient, as their angles
 # then do: a whole number, whose sum is the same in any order.
 from cython cimport floating
 from libc.math cimport fabs, pow
 from libc.stdint cimport int64_t
-from _prefetch cimport AHEAD, prefetch_bytes
-from _table cimport LANES, PIECE
+from _prefetch cimport AHEAD, prefetch_bytes, unbounded
+from _table cimport BLOCK, LANES
 from rules._math cimport along, angle, least_eps, root, spread_of
 
 
@@ -89,7 +89,7 @@ cdef inline void _step_at(const AdamAtan2 *h, floating *p, const floating *g, co
 
 cdef inline void _step(const AdamAtan2 *h, floating **s, const floating *x, bint cautious, bint selects, Py_ssize_t start,
                        Py_ssize_t n) noexcept nogil:
-    """Step a piece; and ask for the next one's averages, as memory would stand still while angles are computed."""
+    """Step a block; and ask for the next one's averages, as memory would stand still while angles are computed."""
     cdef floating *p = s[0] + start
     cdef const floating *g = s[1] + start
     cdef const floating *m = s[2] + start
@@ -98,9 +98,9 @@ cdef inline void _step(const AdamAtan2 *h, floating **s, const floating *x, bint
     for j in range(n // LANES):
         i = j * LANES
         prefetch_bytes(p + i + AHEAD, LANES * sizeof(floating))
-        prefetch_bytes(g + i + PIECE, LANES * sizeof(floating))
-        prefetch_bytes(m + i + PIECE, LANES * sizeof(floating))
-        prefetch_bytes(v + i + PIECE, LANES * sizeof(floating))
+        prefetch_bytes(g + i + BLOCK, LANES * sizeof(floating))
+        prefetch_bytes(m + i + BLOCK, LANES * sizeof(floating))
+        prefetch_bytes(v + i + BLOCK, LANES * sizeof(floating))
         _step_at(h, p + i, g + i, m + i, x + i, cautious, selects, LANES)
     _step_at(h, p + whole, g + whole, m + whole, x + whole, cautious, selects, <int>(n - whole))
 
@@ -115,10 +115,10 @@ cdef inline void _pull(const AdamAtan2 *h, floating *p, const floating *first, P
 
 cdef inline void _move(floating **s, const double *scalars, Py_ssize_t n, bint cautious, bint pulled) noexcept nogil:
     cdef const AdamAtan2 *h = <const AdamAtan2 *>scalars
-    cdef floating x[PIECE]
+    cdef floating x[BLOCK]
     cdef Py_ssize_t start = 0, count
     while start < n:
-        count = min(<Py_ssize_t>PIECE, n - start)
+        count = unbounded(min(<Py_ssize_t>BLOCK, n - start))
         _find_roots(h, s, x, cautious, start, count)
         if pulled:
             _pull(h, s[0] + start, s[4] + start, count)

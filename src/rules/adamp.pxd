@@ -12,6 +12,7 @@
 from cython cimport floating
 from libc.math cimport fabs, fmax, pow, sqrt
 from libc.stdint cimport int32_t, int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_dot, add_products
 from _table cimport LANES, MAX_SUMS, PIECE, WORK
 from rules._math cimport followed, least_eps, magnitude, root, scale_of_share, spread_of
@@ -216,7 +217,7 @@ cdef inline void adamp_measure(floating **s, const double *scalars, double *lane
     cdef Py_ssize_t block = 128 if n <= PIECE else PIECE
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         for i in range(start, stop):
             d = sign * g[i]
             m[i] = beta1 * m[i] + gain1 * d
@@ -303,7 +304,7 @@ cdef inline void adamp_count(floating **s, const double *scalars, double *lanes,
     cdef bint projects = (<const AdamP *>scalars).projection != NOTHING
     cdef Py_ssize_t start = 0, stop
     while start < n:
-        stop = min(start + PIECE, n)
+        stop = start + unbounded(min(<Py_ssize_t>PIECE, n - start))
         _adamp_follow(s, scalars, u + start, start, stop)
         count(s[0] + start, u + start, lanes, projects, stop - start)
         start = stop
@@ -317,7 +318,7 @@ cdef inline void adamp_caution(floating **s, const double *scalars, Py_ssize_t n
     cdef floating keep = <floating>h.keep, size = <floating>(h.size * h.scale)
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + PIECE, n)
+        stop = start + unbounded(min(<Py_ssize_t>PIECE, n - start))
         if s[WORK] != NULL:
             u = s[WORK] + start
         else:
@@ -366,7 +367,7 @@ cdef inline void sgdp_measure(floating **s, const double *scalars, double *lanes
     cdef Py_ssize_t block = 128 if n <= PIECE else PIECE
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         for i in range(start, stop):
             d = sign * g[i]
             m[i] = momentum * m[i] + gain * d
@@ -449,7 +450,7 @@ cdef inline void sgdp_count(floating **s, const double *scalars, double *lanes, 
     cdef bint nesterov = h.nesterov != 0, projects = h.projection != NOTHING
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + PIECE, n)
+        stop = start + unbounded(min(<Py_ssize_t>PIECE, n - start))
         for i in range(start, stop):
             u[i] = _sgdp_follow(p[i], sign * g[i], m[i], momentum, along, turn, nesterov, projects)
         count(p + start, u + start, lanes, projects, stop - start)

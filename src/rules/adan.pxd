@@ -2,7 +2,8 @@
 from cython cimport floating
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t
-from _table cimport MAX_STREAMS, PIECE
+from _prefetch cimport prefetch_bytes
+from _table cimport BLOCK, MAX_STREAMS
 from rules._math cimport least_eps, root, spread_of
 
 
@@ -29,8 +30,8 @@ cdef inline void adan_clock(double *scalars, int64_t step, double *carried) noex
     h.keep = 1 - h.lr * h.weight_decay if h.no_prox else 1 / (1 + h.lr * h.weight_decay)
 
 
-# In two loops over each few hundred elements: with all six streams in one, the compiler would have to tell more pairs
-# of arrays apart than it does, and the loop would stay scalar.
+# In two loops over each block: with all six streams in one, the compiler would have to tell more pairs of arrays apart
+# than it does, and the loop would stay scalar. Of so many arrays the next block is far enough ahead to ask for.
 cdef inline void adan(floating **s, const double *scalars, Py_ssize_t n) noexcept nogil:
     cdef floating *t[MAX_STREAMS]
     cdef Py_ssize_t start = 0
@@ -38,12 +39,13 @@ cdef inline void adan(floating **s, const double *scalars, Py_ssize_t n) noexcep
     while start < n:
         for k in range(6):
             t[k] = s[k] + start
-        _adan(t, <const Adan *>scalars, min(n - start, <Py_ssize_t>PIECE))
-        start += PIECE
+            prefetch_bytes(t[k] + BLOCK, BLOCK * sizeof(floating))
+        _adan(t, <const Adan *>scalars, min(n - start, <Py_ssize_t>BLOCK))
+        start += BLOCK
 
 
 cdef inline void _adan(floating **s, const Adan *h, Py_ssize_t n) noexcept nogil:
-    cdef floating look[PIECE]               # the gradient, looking ahead
+    cdef floating look[BLOCK]               # the gradient, looking ahead
     cdef floating *p = s[0]
     cdef floating *g = s[1]
     cdef floating *m = s[2]

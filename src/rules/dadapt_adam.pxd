@@ -6,6 +6,7 @@
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_magnitudes, add_multiples
 from _table cimport LANES, PIECE, WORK
 from rules._math cimport descent, least_eps, root, spread_of
@@ -74,7 +75,7 @@ cdef inline void dadapt_adam_measure(floating **s, const double *scalars, double
     if h.lr == 0:               # a group that stands still
         return
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         for i in range(start, stop):
             d = descent(g[i], p[i], sign, l2, decays)
             u[i] = d * (gone[i] / (root(v[i]) + eps))       # by the average without this gradient

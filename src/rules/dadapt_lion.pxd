@@ -5,6 +5,7 @@
 from cython cimport floating
 from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_magnitudes, add_multiples
 from _table cimport LANES, PIECE, WORK
 from rules._math cimport direction
@@ -47,7 +48,7 @@ cdef inline void dadapt_lion_measure(floating **s, const double *scalars, double
     if h.lr == 0:               # a group that stands still
         return
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         for i in range(start, stop):
             d = sign * g[i]
             x = direction(beta1 * m[i] + gain1 * d)

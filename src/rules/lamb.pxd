@@ -9,6 +9,7 @@
 from cython cimport floating
 from libc.math cimport INFINITY, pow, sqrt
 from libc.stdint cimport int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_dot, add_squares
 from _table cimport LANES, PIECE, WORK
 from rules._math cimport followed, least_eps, magnitude, root, scale_of_share, spread_of
@@ -91,7 +92,7 @@ cdef inline void _measure(floating **s, const double *scalars, double *lanes, Py
     cdef Py_ssize_t block = 128 if n <= PIECE else PIECE
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         for i in range(start, stop):
             d = scale * g[i]
             m[i] = beta1 * m[i] + gain1 * d

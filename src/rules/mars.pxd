@@ -9,6 +9,7 @@
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int32_t, int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_squares
 from _table cimport BLOCK, PIECE
 from rules._math cimport along, direction, followed, greater, least_eps, root, scale_of_share, spread_of
@@ -69,7 +70,7 @@ cdef inline void mars_measure(floating **s, const double *scalars, double *lanes
     cdef floating d
     cdef Py_ssize_t start = 0, count, i
     while start < n:
-        count = min(<Py_ssize_t>BLOCK, n - start)
+        count = unbounded(min(<Py_ssize_t>BLOCK, n - start))
         for i in range(count):
             d = sign * g[i]
             c[i] = d + correction * (d - last[i])
@@ -89,7 +90,7 @@ cdef inline void mars_count(floating **s, const double *scalars, double *lanes, 
     cdef int32_t count
     cdef Py_ssize_t start = 0, stop, i
     while start < n:
-        stop = min(start + PIECE, n)
+        stop = start + unbounded(min(<Py_ssize_t>PIECE, n - start))
         count = 0
         for i in range(start, stop):
             d = sign * g[i]

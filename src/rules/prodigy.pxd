@@ -6,6 +6,7 @@
 from cython cimport floating
 from libc.math cimport fabs, pow, sqrt
 from libc.stdint cimport int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_magnitudes, add_multiples
 from _table cimport LANES, PIECE, START, WORK
 from rules._math cimport descent, least_eps, root, spread_of
@@ -93,7 +94,7 @@ cdef inline void prodigy_measure(floating **s, const double *scalars, double *la
     if every != 1:
         _sample(p, g, gone, p0, sign, l2, weight, beta3, gain3, lanes, first, n, every)
     while start < n:
-        stop = min(start + block, n)
+        stop = start + unbounded(min(block, n - start))
         # Two loops, of few arrays each: a compiler that must ask which of more overlap makes no vectors.
         for i in range(start, stop):
             x = distance * descent(g[i], p[i], sign, l2, decays)

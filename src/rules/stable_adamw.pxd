@@ -5,6 +5,7 @@
 from cython cimport floating
 from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
+from _prefetch cimport unbounded
 from _reduce cimport add_values
 from _table cimport BLOCK
 from rules._math cimport greater, least_eps, least_square, root, spread_of
@@ -54,7 +55,7 @@ cdef inline void stable_adamw_measure(floating **s, const double *scalars, doubl
     cdef floating d, second
     cdef Py_ssize_t start = 0, count, i
     while start < n:
-        count = min(<Py_ssize_t>BLOCK, n - start)
+        count = unbounded(min(<Py_ssize_t>BLOCK, n - start))
         for i in range(count):
             d = sign * g[i]
             m[i] = kept1 * m[i] + gain1 * d
