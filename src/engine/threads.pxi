@@ -18,8 +18,8 @@ cdef extern from "threads/run.h" nogil:
     void team_begin()
     int run_chosen(Choice *choice, void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
                    Py_ssize_t first, Py_ssize_t last, int most, double nanoseconds)
-    void run_tasks(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
-                   Py_ssize_t first, Py_ssize_t last, int threads)
+    int64_t run_tasks(void (*task)(const void *, Py_ssize_t) noexcept nogil, const void *context,
+                      Py_ssize_t first, Py_ssize_t last, int threads)
     Choice *run_shared_choice(int phase, double nanoseconds)
     void run_forget()
     void run_ask_again()

@@ -20,6 +20,7 @@
 enum {
     POOL_MOST = 256,    /* threads, the caller's included */
     POOL_LOOKS = 1000,  /* at whether the others are done, before the caller yields */
+    POOL_LATE = 200,    /* such looks, after which another thread is late */
     POOL_GLANCES = 16   /* at whether there is another run, between two at the clock */
 };
 
@@ -180,13 +181,16 @@ static void pool_follow(const ThreadPlaces *places) {
     pool.places = others;
 }
 
-static void pool_close(const Run *run) {
+/* Wait for the others; whether that took long. */
+static int pool_close(const Run *run) {
     ptrdiff_t tasks = run->last - run->first;
-    for (int look = 0; shares_done(run, pool.shares) != tasks; look++) {
+    int look = 0;
+    for (; shares_done(run, pool.shares) != tasks; look++) {
         /* A worker that lost its processor in the middle of a task may get this one. */
         if (look < POOL_LOOKS) thread_pause();
         else thread_yield();
     }
+    return look > POOL_LATE;
 }
 
 /* Whether so many threads would not have to be woken. */
@@ -195,13 +199,15 @@ static int pool_is_awake(int threads) {
         && atomic_load_explicit(&pool.sleeping, memory_order_relaxed) == 0;
 }
 
-/* Call task(context, index) for every index in [first, last), on at most this many threads. */
-static void pool_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads,
-                     const ThreadPlaces *places) {
+/* Call task(context, index) for every index in [first, last), on at most this many threads. How many ticks it took, if it
+ * had to wait for one that was late; else 0. */
+static int64_t pool_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads,
+                        const ThreadPlaces *places) {
     Run run = {0, threads < POOL_MOST ? threads : POOL_MOST, task, context, first, last};
+    int late;
     if (run.threads <= 1 || last - first > SHARE_TASKS || atomic_exchange(&pool.taken, 1) != 0) {
         run_serial(task, context, first, last);
-        return;
+        return 0;
     }
     run.threads = pool_start(run.threads);
     if (places != NULL) pool_follow(places);
@@ -210,8 +216,9 @@ static void pool_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t 
     pool_write(&run);
     pool_wake_children(&run, 0);
     shares_work(&run, pool.shares, 0);
-    pool_close(&run);
-    atomic_store(&pool.taken, 0);
+    late = pool_close(&run);
+    atomic_store_explicit(&pool.taken, 0, memory_order_release);
+    return late ? thread_ticks() - atomic_load_explicit(&pool.board.opened, memory_order_relaxed) : 0;
 }
 
 #endif

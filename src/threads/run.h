@@ -38,10 +38,14 @@ static int run_processors(void) {
 /* Forget what is known, for a caller who wants the truth. */
 static void run_ask_again(void) { run_known.until = 0; }
 
-static void run_tasks(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads) {
-    if (threads <= 1) run_serial(task, context, first, last);
-    else if (run_layer == LAYER_OPENMP && team_is_usable()) team_run(task, context, first, last, threads);
-    else pool_run(task, context, first, last, threads, run_known.count > 0 ? &run_known.places : NULL);
+/* How many ticks it took, if it had to wait for a thread of the pool; else 0. */
+static int64_t run_tasks(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads) {
+    if (threads > 1 && (run_layer != LAYER_OPENMP || !team_is_usable())) {
+        return pool_run(task, context, first, last, threads, run_known.count > 0 ? &run_known.places : NULL);
+    }
+    if (threads > 1) team_run(task, context, first, last, threads);
+    else run_serial(task, context, first, last);
+    return 0;
 }
 
 /* A run on as many threads as are best, of at most `most`; on one it should take so many nanoseconds. How many they are. */
@@ -55,12 +59,14 @@ static int run_chosen(Choice *choice, Task task, const void *context, ptrdiff_t 
         /* If somebody else has the choice, he has the pool, too. */
         run_serial(task, context, first, last);
     } else {
-        int64_t begun;
+        int64_t begun = 0, time;
+        if (run_layer == LAYER_OPENMP) choice->skips = 0;   /* nothing tells that its threads came late */
         threads = choice_begin(choice, most, nanoseconds);
-        begun = thread_ticks();
-        run_tasks(task, context, first, last, threads);
-        choice_end(choice, (double)(thread_ticks() - begun));
-        atomic_store(&choice->busy, 0);
+        if (choice->measures) begun = thread_ticks();
+        time = run_tasks(task, context, first, last, threads);
+        if (choice->measures) time = thread_ticks() - begun;
+        choice_end(choice, (double)time);
+        atomic_store_explicit(&choice->busy, 0, memory_order_release);
     }
     return threads;
 }

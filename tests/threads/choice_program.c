@@ -66,7 +66,7 @@ static int check(const char *name, World world, int most, double expected, long 
         /* Adaptation: the first 50 ms do not count. */
         if (run * expected > 5e4) add_times(world, most, run, sums);
         time = world(choice_begin(&choice, most, expected * 1e3), run);
-        choice_end(&choice, time * rate);
+        if (choice.measures) choice_end(&choice, time * rate);
         if (run * expected > 5e4) spent += time;
     }
     best += take_best(most, sums);
@@ -101,26 +101,50 @@ static int check_beginning(double share, double bound) {
     return ratio > bound;
 }
 
+/* Two threads are a little better, but the first runs after a change are slow: the data are in the other's cache. */
+static int check_moving(double bound) {
+    enum { RUNS = 300000, MOVED = 4 };
+    static Choice choice;
+    double spent = 0, rate = thread_tick_rate() * 1e3, ratio, late;
+    int last = 0, since = MOVED;
+    memset(&choice, 0, sizeof choice);
+    for (int run = 0; run < RUNS; run++) {
+        int threads = choice_begin(&choice, 2, 1.5e3);
+        double time = (threads == 1 ? 1.7 : 1.5) * (0.9 + 0.2 * uniform());
+        since = threads == last ? since + 1 : 0;
+        if (since < MOVED) time += 0.6;
+        late = uniform() < 0.001 ? 6 : 0;
+        time += late;
+        last = threads;
+        if (choice.measures || late) choice_end(&choice, time * rate);
+        spent += time;
+    }
+    ratio = spent / RUNS / 1.506;
+    printf("data that move: %.4f of the best, allowed %.3f\n", ratio, bound);
+    return ratio > bound;
+}
+
 int main(void) {
     int wrong = 0;
-    wrong += check_beginning(0, 1.02);
+    wrong += check_beginning(0, 1.01);
     wrong += check_beginning(0.01, 1.03);
     wrong += check_beginning(0.05, 1.06);
-    wrong += check_beginning(0.1, 1.1);
+    wrong += check_beginning(0.1, 1.07);
     wrong += check_beginning(0.2, 1.05);
-    wrong += check("in a loop", in_a_loop, 2, 20, 100000, 1.012);
-    wrong += check("in a loop", in_a_loop, 16, 20, 100000, 1.012);
-    wrong += check("between products", between_products, 2, 20, 100000, 1.012);
-    wrong += check("between products", between_products, 16, 20, 100000, 1.012);
+    wrong += check_moving(1.01);
+    wrong += check("in a loop", in_a_loop, 2, 20, 100000, 1.007);
+    wrong += check("in a loop", in_a_loop, 16, 20, 100000, 1.007);
+    wrong += check("between products", between_products, 2, 20, 100000, 1.007);
+    wrong += check("between products", between_products, 16, 20, 100000, 1.007);
     wrong += check("stalls", stalls, 2, 20, 1000000, 1.02);
-    wrong += check("noisy", noisy, 2, 20, 100000, 1.02);
-    wrong += check("heavy tails", heavy_tails, 2, 120, 100000, 1.02);
+    wrong += check("noisy", noisy, 2, 20, 100000, 1.01);
+    wrong += check("heavy tails", heavy_tails, 2, 120, 100000, 1.015);
     wrong += check("long runs", long_runs, 16, 16000, 2000, 1.012);
     wrong += check("the middle is best", best_in_the_middle, 16, 100, 100000, 1.02);
     wrong += check("only all help", only_all_help, 16, 100, 100000, 1.02);
     wrong += check("all alike", all_alike, 16, 20, 100000, 1.0001);
-    wrong += check("a bad guess", in_a_loop, 2, 2, 100000, 1.012);
-    wrong += check("another bad guess", in_a_loop, 2, 2000, 100000, 1.012);
+    wrong += check("a bad guess", in_a_loop, 2, 2, 100000, 1.007);
+    wrong += check("another bad guess", in_a_loop, 2, 2000, 100000, 1.007);
     wrong += check("changing", changing, 2, 20, 400000, 1.05);
     return wrong != 0;
 }
