@@ -11,10 +11,12 @@ import numpy as np
 
 from cyoptim._arrays.containers import is_branch, is_record
 from cyoptim._arrays.doors import (
+    are_known,
     array_of,
     arrays_of,
     as_written,
     check_array,
+    class_of,
     foreign_array,
     is_parameter,
     is_tensor,
@@ -24,9 +26,11 @@ from cyoptim._arrays.trees import named_leaves
 from cyoptim._engine import (
     Arrays,
     Commit,
+    are_apart,
     arithmetic_dtype,
     clip_coefficient,
     is_dense,
+    ordinary_arrays,
     plainly,
     together,
     widened,
@@ -288,24 +292,32 @@ class _Gradients:
     """The gradients of parameters, as arrays that the kernels can process."""
 
     def __init__(self, found: list[Any], writable: bool = True) -> None:
-        self.tensors = any(is_tensor(grad) for grad in found)
+        tensor = class_of("torch", "Tensor")
+        self.tensors = any(isinstance(grad, tensor) for grad in found)
         views = [
-            (i, _view(grad, f"gradient of parameter {i}"))
-            for i, grad in enumerate(found)
+            (i, _view(grad, f"gradient of parameter {i}") if array is None else array)
+            for i, (grad, array) in enumerate(zip(found, ordinary_arrays(found), strict=True))
             if grad is not None
         ]
         self._numbers = [i for i, _ in views]
-        self.arrays: list[Array] = []  # one per gradient, dense
-        self._copies: list[tuple[Array, Array]] = []  # other gradients, and their copies
-        # Two parameters may share a gradient. It counts twice, but must not be changed twice.
-        self._distinct: dict[tuple[Any, ...], Array] = {}
         for i, view in views:
             if writable and not view.flags.writeable:
                 raise ValueError(f"gradient of parameter {i} is read-only")
+        self.arrays: list[Array] = [view for _, view in views]  # one per gradient, dense
+        self._copies: list[tuple[Array, Array]] = []  # other gradients, and their copies
+        # Two parameters may share a gradient. It counts twice, but must not be changed twice.
+        self._distinct = self.arrays
+        if not are_apart(self.arrays):
+            self._set_apart()
+
+    def _set_apart(self) -> None:
+        distinct: dict[tuple[Any, ...], Array] = {}
+        for k, view in enumerate(self.arrays):
             key = (view.__array_interface__["data"][0], view.shape, view.strides)
-            if key not in self._distinct:
-                self._distinct[key] = self._dense(view)
-            self.arrays.append(self._distinct[key])
+            if key not in distinct:
+                distinct[key] = self._dense(view)
+            self.arrays[k] = distinct[key]
+        self._distinct = list(distinct.values())
 
     def _dense(self, view: Array) -> Array:
         if is_dense(view):
@@ -317,7 +329,7 @@ class _Gradients:
     def apply(self, rule: str, scalars: tuple[float, ...]) -> None:
         """Run a rule over every gradient."""
         commit = Commit()
-        commit.apply(Arrays(list(self._distinct.values())), rule, scalars)
+        commit.apply(Arrays(self._distinct), rule, scalars)
         for view, copy in self._copies:
             commit.copy(view, copy)
         commit.run()
@@ -343,7 +355,7 @@ class _Gradients:
 
     def scalar(self, value: float) -> Any:
         """A real number in the precision of the gradients."""
-        dtypes = [arithmetic_dtype(array) for array in self.arrays]
+        dtypes = {arithmetic_dtype(array) for array in self.arrays}
         dtype = np.result_type(*dtypes).type(0).real.dtype if dtypes else np.dtype("f4")
         with np.errstate(over="ignore"):
             number = dtype.type(value)
@@ -405,7 +417,7 @@ def _as_lists(parameters: Any) -> tuple[list[Any], list[str]]:
     params, names = split_names(parameters)
     if not params and isinstance(parameters, Iterator):
         warn(f"`parameters` is an empty {_kind_of(parameters)}, no gradient clipping will occur.")
-    for i, param in enumerate(params):
+    for i, param in enumerate([] if are_known(params) else params):
         if not is_parameter(param):
             label = f" ({names[i]!r})" if names else ""
             raise TypeError(

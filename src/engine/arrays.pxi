@@ -176,6 +176,8 @@ cdef Layout layout_of(cnp.ndarray a):
     cdef Py_ssize_t ndim = cnp.PyArray_NDIM(a), k
     cdef Py_ssize_t extent = cnp.PyArray_ITEMSIZE(a), reach = extent, stride, dim
     cdef bint dense = True
+    if cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_ISALIGNED(a):
+        return DENSE
     if cnp.PyArray_SIZE(a) <= 1:
         return DENSE if cnp.PyArray_SIZE(a) == 0 or cnp.PyArray_ISALIGNED(a) else STRIDED
     axes = sorted([

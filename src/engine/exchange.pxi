@@ -63,6 +63,11 @@ cdef class Exchange:
                 pass
         return False
 
+    @cython.final
+    cdef bint reads(self, object value) except -1:
+        """Whether the value is a torch tensor."""
+        return type(value) is self.types[OF_GRADIENT] or is_tensor(value)
+
     cdef int _find(self, object tensor, int role) except -1:
         cdef const ExchangeTable *exchange
         self.types[role] = type(tensor)
@@ -141,3 +146,55 @@ cdef inline bint is_lazy(cnp.ndarray view, object tensor, bint direct) except -1
     if cnp.PyArray_ISCOMPLEX(view):
         return tensor.is_conj() or tensor.is_neg()
     return (not direct or array_size(<PyObject *>view) == 1) and tensor.is_neg()
+
+
+def ordinary_arrays(list values not None) -> list:
+    """The memory of many arrays and tensors, as arrays: of each value that is a plain array, or a torch tensor of floats
+    that can be read at once. None for every other, which has to be looked at in detail."""
+    cdef Exchange exchange = Exchange()
+    cdef BorrowedTensor tensor
+    cdef list arrays = []
+    for value in values:
+        found = None
+        if cnp.PyArray_CheckExact(value):
+            if cnp.PyArray_ISBEHAVED_RO(value) and stored_as(value) != NULL:
+                found = value
+        elif value is not None and exchange.reads(value) and exchange.borrow(value, OF_GRADIENT, &tensor):
+            found = array_over(&tensor, value)
+        arrays.append(found)
+    return arrays
+
+
+cdef object array_over(BorrowedTensor *tensor, object owner):
+    """An array over the memory of a dense CPU tensor of floats; None for another tensor."""
+    cdef cnp.npy_intp dims[MAX_DIMS]
+    cdef const Stored *stored = NULL
+    cdef Py_ssize_t stride = 1
+    cdef int k
+    for k in range(N_DTYPES):
+        if STORED[k].kind == tensor.type_code and 8 * STORED[k].size == tensor.type_bits:
+            stored = &STORED[k]
+    if (stored == NULL or stored.number < 0 or tensor.device_type != DL_CPU or tensor.type_lanes != 1
+            or tensor.data == NULL or tensor.ndim > MAX_DIMS):
+        return None
+    for k in range(tensor.ndim - 1, -1, -1):
+        if tensor.strides != NULL and tensor.shape[k] > 1 and tensor.strides[k] != stride:
+            return None
+        dims[k] = tensor.shape[k]
+        stride *= tensor.shape[k]
+    # See is_lazy().
+    if stride == 1 and owner.is_neg():
+        return None
+    array = cnp.PyArray_SimpleNewFromData(tensor.ndim, dims, stored.number, <char *>tensor.data + tensor.byte_offset)
+    cnp.set_array_base(array, owner)
+    return array if cnp.PyArray_ISBEHAVED_RO(array) else None
+
+
+def are_apart(list arrays not None) -> bool:
+    """Whether each of these arrays is dense, and begins at another address."""
+    cdef set places = set()
+    for array in arrays:
+        if layout_of(<cnp.ndarray?>array) != DENSE:
+            return False
+        places.add(<uintptr_t>cnp.PyArray_DATA(array))
+    return len(places) == len(arrays)

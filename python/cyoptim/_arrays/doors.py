@@ -19,6 +19,7 @@ from cyoptim._engine import (
     is_self_overlapping,
     memory_bounds,
     name_of_dtype,
+    ordinary_arrays,
     supported_dtypes,
     widened,
 )
@@ -147,21 +148,19 @@ def check_unmasked(value: object, label: str) -> None:
 
 def arrays_of(params: Sequence[Any]) -> list[Array]:
     """The memory of the parameters whose address is available, without checking its contents."""
-    arrays = []
-    for param in params:
-        array = param if isinstance(param, np.ndarray) else getattr(param, "data", None)
-        if is_tensor(array):
-            array = _tensor_array(array)
-        if isinstance(array, np.ndarray):
-            arrays.append(array)
-    return arrays
+    known = (np.ndarray, class_of("torch", "Tensor"))
+    values = [p if isinstance(p, known) else getattr(p, "data", None) for p in params]
+    found = zip(values, ordinary_arrays(values), strict=True)
+    arrays = [_memory_of(value) if array is None else array for value, array in found]
+    return [array for array in arrays if array is not None]
 
 
-def _tensor_array(tensor: Any) -> Array | None:
-    from cyoptim._libraries.torch import as_array
+def _memory_of(value: Any) -> Array | None:
+    if is_tensor(value):
+        from cyoptim._libraries.torch import as_array
 
-    array = as_array(tensor)
-    return array if isinstance(array, np.ndarray) else None  # on another device, or sparse
+        value = as_array(value)
+    return value if isinstance(value, np.ndarray) else None  # on another device, or sparse
 
 
 def is_buffer(value: object) -> bool:
@@ -178,6 +177,12 @@ def is_parameter(value: object) -> bool:
         or is_buffer(value)
         or (hasattr(value, "grad") and isinstance(getattr(value, "data", None), np.ndarray))
     )
+
+
+def are_known(values: list[Any]) -> bool:
+    """Whether all are parameters of a class that is known; False of parameters of others, too."""
+    known = (ParameterBase, np.ndarray, class_of("torch", "Tensor"))
+    return all(isinstance(value, known) for value in values)
 
 
 def view_parameter(param: Any, label: str) -> tuple[int, Array]:

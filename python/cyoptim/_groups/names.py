@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cyoptim._arrays.containers import is_branch, is_record
-from cyoptim._arrays.doors import is_parameter
+from cyoptim._arrays.doors import are_known, is_parameter
 from cyoptim._arrays.trees import is_number, list_of_numbers, named_leaves
 from cyoptim._engine import Commit
 from cyoptim._types import Group
@@ -20,6 +20,8 @@ def split_names(params: Any) -> tuple[list[Any], list[str]]:
     if isinstance(params, Mapping) or is_record(params):
         return _split_tree(params)
     entries = list(params)
+    if are_known(entries):
+        return entries, []
     pairs = [entry for entry in entries if _is_pair(entry)]
     if is_tree(entries):
         return _split_tree(entries)
