@@ -52,6 +52,7 @@ typedef struct {
     int next;                   /* arm whose trial may come next */
     int slow;                   /* runs one after the other that were slower than they used to be */
     int count;                  /* runs in the mean time of the best arm */
+    int begins;                 /* only the first arm has been measured so far */
     int measures;               /* the run that has begun */
     int skips;                  /* runs that need not be measured */
     int stands;                 /* runs that the next one that is measured stands for */
@@ -113,7 +114,7 @@ static void choice_reset(Choice *choice, int most, double ticks) {
     memset(choice, 0, sizeof *choice);
     atomic_store(&choice->busy, 1);
     choice->most = most;
-    choice->stands = 1;
+    choice->stands = choice->begins = 1;
     for (choice->arms = 1; 1 << (choice->arms - 1) < most; choice->arms++) {}
     for (int arm = 1; arm < choice->arms; arm++) {
         double time = choice_model(choice, arm, ticks) + choice_wait(choice_threads(choice, arm));
@@ -153,6 +154,12 @@ static void choice_take(Choice *choice, int arm, int count) {
     choice->count = count;
 }
 
+/* The first arm was measured in a program's first steps, where much is slow that does not stay so: it gets another trial. */
+static void choice_win_trial(Choice *choice) {
+    if (choice->begins) choice->time[choice->best] = choice->debt[choice->best] = 0;
+    choice_take(choice, choice->trial, choice->counted);
+}
+
 static void choice_end_trial(Choice *choice, double best, int stalls) {
     int arm = choice->trial;
     if (stalls) {
@@ -166,8 +173,13 @@ static void choice_end_trial(Choice *choice, double best, int stalls) {
     choice->left = 0;
     choice->least = 0;
     choice->debt[arm] += choice->lost > best / 4 ? choice->lost : best / 4;
-    if (arm == choice->best || choice->time[arm] < (1 - CHOICE_GAIN) * best) choice_take(choice, arm, choice->counted);
+    if (arm == choice->best) {
+        choice->count = choice->counted;
+        return;
+    }
+    if (choice->time[arm] < (1 - CHOICE_GAIN) * best) choice_win_trial(choice);
     else choice->back = CHOICE_WARM;
+    choice->begins = 0;
 }
 
 /* Whether too few runs were counted to tell which is better. */
