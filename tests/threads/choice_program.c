@@ -145,8 +145,8 @@ int main(void) {
     int wrong = 0;
     wrong += check_beginning(0, 1.01);
     wrong += check_beginning(0.01, 1.03);
-    wrong += check_beginning(0.05, 1.06);
-    wrong += check_beginning(0.1, 1.07);
+    wrong += check_beginning(0.05, 1.05);
+    wrong += check_beginning(0.1, 1.05);
     wrong += check_beginning(0.2, 1.05);
     wrong += check_cold_beginning(1.05);
     wrong += check_moving(1.01);
