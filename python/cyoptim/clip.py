@@ -459,4 +459,9 @@ def _given_gradients(params: list[Any], names: list[str], grads: Gradients) -> l
 def _view(grad: Any, label: str) -> Array:
     array = foreign_array(grad, label)
     check_array(array, label)
+    if is_tensor(grad) and (grad.is_conj() or grad.is_neg()):
+        from cyoptim._libraries.torch import memory_of, unflagged
+
+        # The array is a copy, but what is stored has to change: it has the same norm and limits.
+        return memory_of(unflagged(grad))
     return array

@@ -182,8 +182,7 @@ cdef object array_over(BorrowedTensor *tensor, object owner):
             return None
         dims[k] = tensor.shape[k]
         stride *= tensor.shape[k]
-    # See is_lazy().
-    if stride == 1 and owner.is_neg():
+    if owner.is_neg():          # see is_lazy()
         return None
     array = cnp.PyArray_SimpleNewFromData(tensor.ndim, dims, stored.number, <char *>tensor.data + tensor.byte_offset)
     cnp.set_array_base(array, owner)

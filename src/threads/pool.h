@@ -204,7 +204,7 @@ static int pool_is_awake(int threads) {
 static int64_t pool_run(Task task, const void *context, ptrdiff_t first, ptrdiff_t last, int threads,
                         const ThreadPlaces *places) {
     Run run = {0, threads < POOL_MOST ? threads : POOL_MOST, task, context, first, last};
-    int late;
+    int64_t time;
     if (run.threads <= 1 || last - first > SHARE_TASKS || atomic_exchange(&pool.taken, 1) != 0) {
         run_serial(task, context, first, last);
         return 0;
@@ -216,9 +216,9 @@ static int64_t pool_run(Task task, const void *context, ptrdiff_t first, ptrdiff
     pool_write(&run);
     pool_wake_children(&run, 0);
     shares_work(&run, pool.shares, 0);
-    late = pool_close(&run);
+    time = pool_close(&run) ? thread_ticks() - atomic_load_explicit(&pool.board.opened, memory_order_relaxed) : 0;
     atomic_store_explicit(&pool.taken, 0, memory_order_release);
-    return late ? thread_ticks() - atomic_load_explicit(&pool.board.opened, memory_order_relaxed) : 0;
+    return time;
 }
 
 #endif

@@ -56,33 +56,39 @@ def a_loop(task: Task) -> Any:
 
 def _in_checkpoints(task: Task, new: Callable[[], Any]) -> Any:
     """A loop that is saved and resumed by torch.distributed.checkpoint."""
+    # The model ends before the process group does. If a DistributedDataParallel is the last to hold the group, it waits for
+    # a thread of gloo, which may wait for the GIL that the model's end holds.
+    with alone(task.folder):
+        return _trained_in_checkpoints(task, new)
+
+
+def _trained_in_checkpoints(task: Task, new: Callable[[], Any]) -> Any:
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-    with alone(task.folder):
-        model, first = new(), 0
-        optimizer = task.make(model)
-        for last in task.parts:
-            loop(task, model, optimizer, first, last)
-            if task.resumes:
-                place = task.folder / f"at-{last}"
-                weights, state = get_state_dict(model, optimizer)
-                checkpoint.save({"model": weights, "optimizer": state}, checkpoint_id=place)
-                model = new()
-                optimizer = task.make(model)
-                task.train(optimizer)  # to make a state, a step is taken
-                weights, state = get_state_dict(model, optimizer)
-                loaded = {"model": weights, "optimizer": state}
-                checkpoint.load(loaded, checkpoint_id=place)
-                set_state_dict(
-                    model,
-                    optimizer,
-                    model_state_dict=loaded["model"],
-                    optim_state_dict=loaded["optimizer"],
-                )
-            first = last
-        task.eval(optimizer)
-        return flat(model)
+    model, first = new(), 0
+    optimizer = task.make(model)
+    for last in task.parts:
+        loop(task, model, optimizer, first, last)
+        if task.resumes:
+            place = task.folder / f"at-{last}"
+            weights, state = get_state_dict(model, optimizer)
+            checkpoint.save({"model": weights, "optimizer": state}, checkpoint_id=place)
+            model = new()
+            optimizer = task.make(model)
+            task.train(optimizer)  # to make a state, a step is taken
+            weights, state = get_state_dict(model, optimizer)
+            loaded = {"model": weights, "optimizer": state}
+            checkpoint.load(loaded, checkpoint_id=place)
+            set_state_dict(
+                model,
+                optimizer,
+                model_state_dict=loaded["model"],
+                optim_state_dict=loaded["optimizer"],
+            )
+        first = last
+    task.eval(optimizer)
+    return flat(model)
 
 
 # It makes the state by a step with lr=0, in which the authors' own optimizer makes none.

@@ -85,6 +85,28 @@ static int run_where_the_caller_may(void) {
     return atomic_load(&elsewhere);
 }
 
+/* Of two tasks the second takes 20 million ticks; the first ends when another thread has begun it, or waits in vain. */
+static atomic_int begun;
+
+static void wait_or_be_late(const void *context, ptrdiff_t index) {
+    int64_t until = thread_ticks() + 20000000;
+    (void)context;
+    if (index == 1) atomic_store(&begun, 1);
+    while (thread_ticks() < until && (index == 1 || !atomic_load(&begun))) {}
+}
+
+static void do_nothing(const void *context, ptrdiff_t index) { (void)context, (void)index; }
+
+/* Whether a run tells the time for which it had to wait for another thread, and no other run does. */
+static int tells_late_threads(void) {
+    int64_t time = 0;
+    for (int times = 0; times < 50 && time == 0; times++) {
+        atomic_store(&begun, 0);
+        time = pool_run(wait_or_be_late, NULL, 0, 2, 2, NULL);
+    }
+    return time >= 10000000 && pool_run(do_nothing, NULL, 0, 1, 1, NULL) == 0;
+}
+
 static THREAD_RESULT caller(void *number) {
     run_all((int)(intptr_t)number);
     atomic_fetch_sub(&callers, 1);
@@ -95,6 +117,10 @@ int main(int count, char **arguments) {
     ThreadHandle handle;
     if (count > 1) runs = atoi(arguments[1]);
     run_all(0);
+    if (thread_processors() > 1 && !tells_late_threads()) {
+        printf("a run did not tell that a thread was late\n");
+        return 3;
+    }
     for (int k = 1; k < 4; k++) {
         atomic_fetch_add(&callers, 1);
         if (!thread_start(caller, k, &handle)) return 2;

@@ -186,18 +186,17 @@ class Restore:
 
     def _fit_tensor(self, target: Any, saved: Array, place: Place) -> tuple[Array, Array]:
         """The memory of a tensor, and its new elements."""
-        from cyoptim._libraries.torch import memory_of
+        from cyoptim._libraries.torch import memory_of, unflagged
 
         torch = sys.modules["torch"]
         if target.is_inference() and not torch.is_inference_mode_enabled():
             raise ValueError(f"{show(place)} is an inference tensor and cannot be changed here")
-        physical = target.detach()
-        if physical.is_conj():
-            physical, saved = physical.conj(), self._sources.read(saved).conj()
-        if physical.is_neg():
-            physical, saved = torch._neg_view(physical), -self._sources.read(saved)
+        if target.is_conj():
+            saved = self._sources.read(saved).conj()
+        if target.is_neg():
+            saved = -self._sources.read(saved)
         announce_update([target])
-        return memory_of(physical), saved
+        return memory_of(unflagged(target)), saved
 
     def _fit_dict(self, target: Any, saved: Any, place: Place) -> None:
         """`target` may be any mapping or record; plain values are restored only in dicts."""

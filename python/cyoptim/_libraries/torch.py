@@ -108,6 +108,14 @@ def elements_of(tensor: torch.Tensor) -> Array:
     return _numpy_of(tensor.detach().resolve_conj().resolve_neg())
 
 
+def unflagged(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory without flags of a conjugate and of a sign: elements as they are stored."""
+    tensor = tensor.detach()
+    if tensor.is_conj():
+        tensor = tensor.conj()
+    return torch._neg_view(tensor) if tensor.is_neg() else tensor
+
+
 def memory_of(tensor: torch.Tensor) -> Array:
     """An array that shares a CPU tensor's memory."""
     return _numpy_of(tensor.detach())
